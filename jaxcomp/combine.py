@@ -1,0 +1,191 @@
+"""Combinators: a recipe is a compressor built of compressors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxcomp.core import paths
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.straight_through import straight_through as pass_through
+from jaxcomp.core.types import Compressor, Note, Params, State, Step
+
+
+def identity() -> Compressor:
+    """Shows the parameters as they are: the unit of :func:`chain`, and a rule that leaves parameters alone.
+
+    Example:
+      >>> identity().apply({"w": 1.0}, ())
+      {'w': 1.0}
+    """
+    return Compressor(lambda params: (), lambda params, state, step, **extra: (), lambda params, state: params)
+
+
+def chain(*compressors: Compressor) -> Compressor:
+    """Applies compressors in turn; each sees, and fits itself to, its predecessor's view.
+
+    Args:
+      *compressors: first to last.
+
+    Returns:
+      A compressor whose state is the tuple of theirs.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcomp as jc
+      >>> recipe = chain(jc.prune.magnitude(0.5), jc.quant.fake(bits=2))
+      >>> params = {"w": jnp.array([0.1, 0.2, -3.0, 2.0])}
+      >>> recipe.apply(params, recipe.init(params))["w"].tolist()
+      [0.0, 0.0, -3.0, 3.0]
+    """
+
+    def init(params: Params) -> State:
+        states = []
+        for compressor in compressors:
+            states.append(compressor.init(params))
+            params = compressor.apply(params, states[-1])
+        return tuple(states)
+
+    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
+        states = []
+        for compressor, old in zip(compressors, state, strict=True):
+            states.append(compressor.update(params, old, step, **extra))
+            params = compressor.apply(params, states[-1])
+        return tuple(states)
+
+    def apply(params: Params, state: State) -> Params:
+        for compressor, part in zip(compressors, state, strict=True):
+            params = compressor.apply(params, part)
+        return params
+
+    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
+        notes: dict[str, Note] = {}
+        for compressor, part in zip(compressors, state, strict=True):
+            for path, note in compressor.describe(params, part, step).items():
+                notes[path] = note.over(notes.get(path, Note()))
+            params = compressor.apply(params, part)
+        return notes
+
+    return Compressor(init, update, apply, describe)
+
+
+def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
+    """Gives each parameter to the first rule whose regular expression matches the whole of its path.
+
+    Paths are spelled alike for Linen, NNX and plain trees (``Conv_0/kernel``). Parameters that no rule matches
+    come back untouched.
+
+    Args:
+      rules: ``(regex, compressor)`` pairs, in order of precedence.
+
+    Returns:
+      A compressor whose state is a tuple, one entry a rule. A rule's compressor sees its parameters as a flat
+      ``{path: array}``, and its state is spelled so: ``state[0]["Conv_0/kernel"]``.
+
+    Raises:
+      RuleError: (from its functions) if a rule is no regular expression, matches no parameter, or is shadowed by
+        earlier ones; the paths are listed.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcomp as jc
+      >>> recipe = partition([(".*/kernel", jc.prune.magnitude(0.5))])
+      >>> params = {"Dense_0": {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([0.1, 0.2])}}
+      >>> state = recipe.init(params)
+      >>> state[0]["Dense_0/kernel"].tolist()
+      [[False, True]]
+    """
+    patterns = [pattern for pattern, _ in rules]
+    compressors = [compressor for _, compressor in rules]
+
+    def split(params: Params) -> list[dict[str, Any]]:
+        named = paths.named_leaves(params)
+        parts: list[dict[str, Any]] = [{} for _ in rules]
+        for path, rule in paths.assign(patterns, named).items():
+            parts[rule][path] = named[path]
+        return parts
+
+    def init(params: Params) -> State:
+        return tuple(c.init(part) for c, part in zip(compressors, split(params), strict=True))
+
+    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
+        pieces = {name: split(tree) for name, tree in extra.items() if name == "grads" and tree is not None}
+        return tuple(
+            c.update(part, old, step, **{**extra, **{name: piece[i] for name, piece in pieces.items()}})
+            for i, (c, part, old) in enumerate(zip(compressors, split(params), state, strict=True))
+        )
+
+    def apply(params: Params, state: State) -> Params:
+        views: dict[str, Any] = {}
+        for c, part, own in zip(compressors, split(params), state, strict=True):
+            views |= c.apply(part, own)
+        return paths.replace_leaves(params, views)
+
+    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
+        parts = split(params)
+        notes = {path: Note(skipped="no rule matches it") for path in paths.named_leaves(params)}
+        for c, part, own in zip(compressors, parts, state, strict=True):
+            notes |= {path: Note(skipped="its rule changes nothing") for path in part} | dict(
+                c.describe(part, own, step)
+            )
+        return notes
+
+    return Compressor(init, update, apply, describe)
+
+
+def every(n: int, compressor: Compressor) -> Compressor:
+    """Updates a compressor at steps 0, n, 2n, ...; between them its state stands.
+
+    Args:
+      n: steps from one update to the next, 1 or more.
+      compressor: what to update.
+
+    Returns:
+      A compressor with the same state.
+
+    Raises:
+      ArgumentError: if n is not a whole number of at least 1.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcomp as jc
+      >>> sometimes = every(10, jc.prune.magnitude(0.5))
+      >>> state = sometimes.init({"w": jnp.array([1.0, 2.0])})
+      >>> sometimes.update({"w": jnp.array([3.0, 2.0])}, state, 5)["w"].tolist()
+      [False, True]
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ArgumentError(f"every(n, ...) needs a whole number of steps of at least 1, got {n!r}")
+
+    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
+        if isinstance(step, int):
+            return state if step % n else compressor.update(params, state, step, **extra)
+        return lax.cond(step % n == 0, lambda: compressor.update(params, state, step, **extra), lambda: state)
+
+    return compressor._replace(update=update)
+
+
+def straight_through(compressor: Compressor) -> Compressor:
+    """The same view, with the gradient of the identity: masked weights keep learning and may come back.
+
+    Args:
+      compressor: whose view to take.
+
+    Returns:
+      A compressor with the same state and values.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxcomp as jc
+      >>> soft = straight_through(jc.prune.magnitude(0.5))
+      >>> w = jnp.array([1.0, 2.0])
+      >>> jax.grad(lambda w: soft.apply(w, soft.init(w)).sum())(w).tolist()
+      [1.0, 1.0]
+
+    Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.
+    """
+
+    def apply(params: Params, state: State) -> Params:
+        def estimate(leaf: Any, view: Any) -> Any:
+            return view if view is leaf else pass_through(view, leaf)
+
+        return jax.tree.map(estimate, params, compressor.apply(params, state))
+
+    return compressor._replace(apply=apply)

@@ -1,0 +1,42 @@
+"""How a method treats the leaves that it is given: which it works on, and how it leaves the others out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcomp.core.paths import path_string
+from jaxcomp.core.types import Params, State
+
+NOT_REAL = "not a floating-point tensor"
+
+
+def is_real(leaf: Any) -> bool:
+    """Whether a leaf holds real floating-point numbers (not integers, complex numbers or random keys)."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def left_out(node: Any) -> bool:
+    """Whether a node of a state stands for a parameter that the method leaves as it is."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def map_real(function: Callable[..., Any], params: Params) -> State:
+    """``function(path, leaf)`` for every real leaf, ``optax.MaskedNode()`` in place of every other one."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(path, leaf) if is_real(leaf) else optax.MaskedNode(), params
+    )
+
+
+def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
+    """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are."""
+    return jax.tree.map(lambda leaf, node: leaf if left_out(node) else function(leaf, node), params, state)
+
+
+def named_states(params: Params, state: State) -> dict[str, Any]:
+    """``{path: what the state holds for it}``, for every leaf of the parameters."""
+    named: dict[str, Any] = {}
+    jax.tree_util.tree_map_with_path(lambda path, _, node: named.update({path_string(path): node}), params, state)
+    return named

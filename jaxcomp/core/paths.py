@@ -1,0 +1,134 @@
+"""Path strings of parameters, and ordered regex rules over them: one spelling for Linen, NNX and plain trees."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from jaxcomp.core.errors import PathError, RuleError
+
+
+def key_name(key: Any) -> str | int:
+    """The bare name of one step of a pytree path: a dict key, an index, an attribute."""
+    match key:
+        case DictKey():
+            return key.key
+        case SequenceKey():
+            return key.idx
+        case GetAttrKey():
+            return key.name
+        case FlattenedIndexKey():
+            return key.key
+    return str(key)
+
+
+def path_keys(path: Sequence[Any]) -> tuple[str | int, ...]:
+    """The names along a pytree path, without the ``.value`` by which an NNX variable holds its array."""
+    if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
+        path = path[:-1]
+    return tuple(key_name(key) for key in path)
+
+
+def path_string(path: Sequence[Any]) -> str:
+    """Spells a pytree path as ``Conv_0/kernel``, alike for Linen dicts and NNX states.
+
+    Args:
+      path: a path of ``jax.tree_util.tree_flatten_with_path``.
+
+    Returns:
+      The names joined by ``/``; the empty string for a tree that is a single leaf.
+
+    Example:
+      >>> import jax
+      >>> [(path, _)], _ = jax.tree_util.tree_flatten_with_path({"block": [{"kernel": 1.0}]})
+      >>> path_string(path)
+      'block/0/kernel'
+    """
+    return "/".join(map(str, path_keys(path)))
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path string, in the tree's own order.
+
+    Args:
+      tree: any pytree.
+
+    Returns:
+      ``{path: leaf}``, itself a pytree whose paths are spelled the same.
+
+    Raises:
+      PathError: if two leaves are spelled alike (``{"a/b": x, "a": {"b": y}}``).
+
+    Example:
+      >>> named_leaves({"Dense_0": {"kernel": 1.0, "bias": 2.0}})
+      {'Dense_0/bias': 2.0, 'Dense_0/kernel': 1.0}
+    """
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = path_string(path)
+        if name in named:
+            raise PathError(f"two leaves of the tree are both spelled {name!r}: rename one of their keys")
+        named[name] = leaf
+    return named
+
+
+def replace_leaves(tree: Any, named: dict[str, Any]) -> Any:
+    """The tree with the leaves named in ``named`` replaced, all others as they were."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: named.get(path_string(path), leaf), tree)
+
+
+def assign(patterns: Sequence[str], paths: Iterable[str]) -> dict[str, int]:
+    """Assigns each path to the first pattern that matches the whole of it.
+
+    Args:
+      patterns: regular expressions, in order of precedence (``re.fullmatch``).
+      paths: path strings.
+
+    Returns:
+      ``{path: index of its pattern}``, without the paths that no pattern matches.
+
+    Raises:
+      RuleError: if a pattern is no regular expression, matches no path, or matches only paths that earlier
+        patterns have taken (a closing ``.*`` may be left without any).
+
+    Example:
+      >>> assign([r".*/kernel"], ["Conv_0/kernel", "Conv_0/bias"])
+      {'Conv_0/kernel': 0}
+    """
+    paths = list(paths)
+    compiled = [_compile(pattern) for pattern in patterns]
+    owner = {}
+    for path in paths:
+        hit = next((i for i, regex in enumerate(compiled) if regex.fullmatch(path)), None)
+        if hit is not None:
+            owner[path] = hit
+    for i, regex in enumerate(compiled):
+        if i not in owner.values() and regex.pattern != ".*":
+            _explain_unused(i, regex, owner, compiled, paths)
+    return owner
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise RuleError(f"rule {pattern!r} is not a regular expression: {error}") from error
+
+
+def _explain_unused(
+    i: int, regex: re.Pattern[str], owner: dict[str, int], compiled: list[re.Pattern[str]], paths: list[str]
+) -> None:
+    taken = [path for path in paths if regex.fullmatch(path)]
+    if taken:
+        earlier = compiled[owner[taken[0]]].pattern
+        raise RuleError(
+            f"rule {i}, {regex.pattern!r}, is left without a parameter: the earlier rule {earlier!r} takes "
+            f"{taken[0]!r} and every other path it matches. Put the more specific rule first."
+        )
+    listing = "\n  ".join(paths) or "(the tree has no leaves)"
+    raise RuleError(
+        f"rule {i}, {regex.pattern!r}, matches no parameter. A rule must match a whole path "
+        f"(write '.*/kernel' for every kernel). The paths are:\n  {listing}"
+    )

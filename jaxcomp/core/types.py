@@ -1,0 +1,87 @@
+"""The vocabulary of the library: the :class:`Compressor` and what it says of each parameter."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Any
+"""Any pytree of arrays: dict, FrozenDict, tuple, ``nnx.State``, ..."""
+
+State = Any
+"""A pytree of arrays that lives beside the parameters."""
+
+Step = int | jax.Array
+"""The training step, counted by the caller."""
+
+Schedule = Callable[[Any], Any]
+"""An optax schedule: step -> value."""
+
+
+class Grid(NamedTuple):
+    """The numbers that a quantised tensor can hold: ``(code - zero_point) * scale``, with integer codes.
+
+    Attributes:
+      scale: positive floats, of the tensor's rank; 1 along every axis that shares a scale.
+      zero_point: int32, of the same shape: the code that stands for 0.
+    """
+
+    scale: Any
+    zero_point: Any
+
+
+class Note(NamedTuple):
+    """What a compressor says of one parameter; a field is None where it has nothing to say.
+
+    Attributes:
+      sparsity: the fraction of zeros asked for, in [0, 1]; under global scope, that of the whole group.
+      bits: bits of a stored code.
+      grid: the grid that the view's values lie on.
+      skipped: why the parameter is left as it is.
+    """
+
+    sparsity: float | None = None
+    bits: int | None = None
+    grid: Grid | None = None
+    skipped: str | None = None
+
+    def over(self, earlier: "Note") -> "Note":
+        """This note, completed by an earlier one where this one is silent."""
+        said = {field: value for field, value in self._asdict().items() if value is not None}
+        return earlier._replace(**said)
+
+
+def _nothing(params: Params, state: State, step: Step) -> dict[str, Note]:
+    del params, state, step
+    return {}
+
+
+class Compressor(NamedTuple):
+    """A view: pure functions that show parameters as if they were compressed, without changing a shape.
+
+    ``apply`` inside the loss is reparameterisation (gradients flow through it), after
+    ``optax.apply_updates`` it is projection, at the end of training it is what ships.
+
+    Attributes:
+      init: ``params -> state``. Equals ``update`` at step 0; works under ``jax.eval_shape``.
+      update: ``(params, state, step, *, grads=None, ...) -> state``: re-rank, re-scale, re-cluster. The new
+        state has the structure, shapes and dtypes of the old one, so that it can be scanned and donated.
+      apply: ``(params, state) -> params`` of the same structure, shapes, dtypes and shardings. Idempotent.
+      describe: ``(params, state, step) -> {path: Note}``: what was asked of each parameter, and how its view
+        can be stored. Called on the host with concrete arrays; a compressor without it says nothing.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> halve = Compressor(
+      ...     init=lambda params: (),
+      ...     update=lambda params, state, step, **extra: state,
+      ...     apply=lambda params, state: jax.tree.map(lambda p: jnp.where(p > 1, 1, p), params),
+      ... )
+      >>> halve.apply({"w": jnp.array([0.5, 2.0])}, halve.init({}))["w"].tolist()
+      [0.5, 1.0]
+    """
+
+    init: Callable[[Params], State]
+    update: Callable[..., State]
+    apply: Callable[[Params, State], Params]
+    describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing

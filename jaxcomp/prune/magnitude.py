@@ -1,0 +1,129 @@
+"""Magnitude pruning: the smallest weights are zero."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core import leaves, threshold
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+
+
+def kept_count(sparsity: Any, size: int) -> Any:
+    """How many of ``size`` elements a sparsity keeps: ``size - round(sparsity * size)``, and at least one.
+
+    A Python float is counted in float64. An array, traced or not, is counted in whole 2**-24ths, exactly: float32
+    products would be off by several elements of a tensor of 25 million.
+
+    Args:
+      sparsity: the fraction of zeros, in [0, 1); an array is clipped to it.
+      size: elements of the tensor, below 2**32.
+
+    Returns:
+      The count, an int or a uint32 scalar.
+
+    Example:
+      >>> kept_count(0.9, 25_000_000)
+      2500000
+    """
+    least = min(size, 1)
+    if isinstance(sparsity, float | int):
+        return max(size - round(sparsity * size), least)
+    steps = jnp.clip(jnp.round(sparsity * 2.0**24), 0, 2**24 - 1).astype(jnp.uint32)
+    carry = jnp.uint32(2**23)  # one half, so that the product is rounded
+    for byte in size.to_bytes(4, "little"):
+        product = steps * jnp.uint32(byte) + carry
+        carry = product >> 8
+    return jnp.maximum(size - product, least)
+
+
+def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer", "global"] = "layer") -> list[Array]:
+    """Masks that keep the weights of largest magnitude; True = kept.
+
+    Args:
+      weights: floating-point arrays of any shapes.
+      sparsity: the fraction of zeros, in [0, 1); a float, or a scalar array that may be traced.
+      scope: ``"layer"`` ranks every array by itself, ``"global"`` all of them together.
+
+    Returns:
+      Boolean arrays of the same shapes, with exactly ``round(sparsity * size)`` zeros per array or over all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> magnitude_masks([jnp.array([3.0, -1.0, 2.0, 0.5])], 0.5)[0].tolist()
+      [True, False, True, False]
+    """
+    if scope == "global":
+        total = sum(weight.size for weight in weights)
+        return threshold.keep_largest(weights, [kept_count(sparsity, total)], [0] * len(weights))
+    keep = [kept_count(sparsity, weight.size) for weight in weights]
+    return threshold.keep_largest(weights, keep, range(len(weights)))
+
+
+def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] = "layer") -> Compressor:
+    r"""Prunes the weights of smallest magnitude: :math:`w \mapsto w \cdot [|w| \ge t]`.
+
+    The threshold t is exact: each update zeroes exactly ``round(sparsity * size)`` weights, of each tensor or of
+    all tensors together; among equal magnitudes the first are kept. Every floating-point tensor that it is given
+    is pruned, biases too: choose with :func:`jaxcomp.partition`. Inside the loss, pruned weights receive no
+    gradient; wrap it in :func:`jaxcomp.straight_through` to let them recover.
+
+    Args:
+      sparsity: the fraction of zeros, in [0, 1), or an optax schedule of it (step -> fraction).
+      scope: ``"layer"``: every tensor reaches the sparsity; ``"global"``: all together do, ranked as one.
+
+    Returns:
+      A compressor whose state is a boolean mask per tensor, True = kept.
+
+    Raises:
+      ArgumentError: for a sparsity outside [0, 1) or another scope. A schedule's value is checked where it is
+        concrete and clipped where it is traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> prune = magnitude(0.5)
+      >>> params = {"kernel": jnp.array([[1.0, -4.0], [3.0, 2.0]])}
+      >>> prune.apply(params, prune.init(params))["kernel"].tolist()
+      [[0.0, -4.0], [3.0, 0.0]]
+
+    Reference: Han et al., Learning both weights and connections, 2015; Zhu and Gupta, To prune, or not to prune,
+    2017 (the cubic schedule: ``optax.polynomial_schedule(0.0, sparsity, 3, steps)``).
+    """
+    if scope not in ("layer", "global"):
+        raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
+    if not callable(sparsity):
+        _check(sparsity, "sparsity")
+
+    def asked(step: Step) -> Any:
+        if not callable(sparsity):
+            return float(sparsity)
+        value = sparsity(step)
+        if not isinstance(value, jax.core.Tracer):
+            _check(value, f"the sparsity schedule's value at step {step}")
+        return value
+
+    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
+        del state, extra
+        named = {path: leaf for path, leaf in named_leaves(params).items() if leaves.is_real(leaf)}
+        masks = dict(zip(named, magnitude_masks(list(named.values()), asked(step), scope), strict=True))
+        return leaves.map_real(lambda path, leaf: masks[path_string(path)], params)
+
+    def apply(params: Params, state: State) -> Params:
+        return leaves.map_view(lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros_like(leaf)), params, state)
+
+    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
+        fraction = float(asked(step))
+        return {
+            path: Note(skipped=leaves.NOT_REAL) if leaves.left_out(mask) else Note(sparsity=fraction)
+            for path, mask in leaves.named_states(params, state).items()
+        }
+
+    return Compressor(lambda params: update(params, None, 0), update, apply, describe)
+
+
+def _check(sparsity: Any, what: str) -> None:
+    if not 0 <= float(sparsity) < 1:
+        raise ArgumentError(f"{what} must be a fraction of zeros in [0, 1), got {sparsity}")
