@@ -1,0 +1,37 @@
+"""Floor 4: what compression reached, and reports of it. Needs only jax and numpy until a figure is drawn."""
+
+from jaxcomp.measure.blocks import (
+    Bar,
+    Block,
+    code,
+    collapsible,
+    figure,
+    heading,
+    paragraph,
+    summary_table,
+    table,
+    tiles,
+)
+from jaxcomp.measure.figures import layer_sparsity, training_curves, weight_histograms
+from jaxcomp.measure.report import html_report
+from jaxcomp.measure.summary import Row, Summary, summary
+
+__all__ = [
+    "Bar",
+    "Block",
+    "Row",
+    "Summary",
+    "code",
+    "collapsible",
+    "figure",
+    "heading",
+    "html_report",
+    "layer_sparsity",
+    "paragraph",
+    "summary",
+    "summary_table",
+    "table",
+    "tiles",
+    "training_curves",
+    "weight_histograms",
+]

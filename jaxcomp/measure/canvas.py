@@ -1,0 +1,81 @@
+"""What the figures share: a drawing without a display, its colours, panels and labels."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcomp.core.errors import MissingExtraError
+
+# Okabe and Ito's palette, which most colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+INK, SOFT, FAINT, GREY = "#1c2330", "#5b6576", "#dfe3ea", "#b9c1ce"
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty ``matplotlib.figure.Figure`` of so many inches, which no global state knows of.
+
+    Raises:
+      MissingExtraError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError('figures need matplotlib: pip install "jaxcomp[report]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid(panels: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A drawing of so many panels, each so many inches wide and high, and its axes in reading order."""
+    columns = max(min(columns, panels), 1)
+    lines = max(math.ceil(panels / columns), 1)
+    drawing = blank(width * columns + 0.3, height * lines + 0.5)
+    return drawing, [drawing.add_subplot(lines, columns, i + 1) for i in range(panels)]
+
+
+def style(axes: Any, title: str, *, size: float = 10) -> None:
+    """Gives a panel its title, and takes away what is not data."""
+    # A path may hold a $, which matplotlib would read as mathematics.
+    axes.set_title(title, loc="left", fontsize=size, color=INK, fontweight="bold", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.tick_params(labelsize=8, colors=SOFT, labelcolor=INK)
+    axes.set_axisbelow(True)
+    axes.grid(True, color=FAINT, linewidth=0.7)
+
+
+def legend(drawing: Any, artists: Sequence[Any]) -> None:
+    """One legend above all panels, with each label once."""
+    handles = {str(artist.get_label()): artist for artist in artists}
+    if handles:
+        box = drawing.legend(handles.values(), handles, loc="outside upper right", ncols=6, frameon=False, fontsize=9)
+        for text in box.get_texts():
+            text.set_parse_math(False)
+
+
+def write(axes: Any, x: float, y: float, text: str, **layout: Any) -> None:
+    """A remark at a place within a panel, both coordinates in [0, 1]."""
+    axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=SOFT, parse_math=False, **layout)
+
+
+def nothing(axes: Any) -> None:
+    """Says so where there is nothing to draw."""
+    axes.set(xticks=[], yticks=[])
+    write(axes, 0.5, 0.5, "nothing to draw", ha="center", va="center")
+
+
+def elide(path: str, length: int) -> str:
+    """A path by its end, where it is longer than ``length``."""
+    return path if len(path) <= length else "…" + path[1 - length :]
+
+
+def is_float(values: Any) -> bool:
+    """Whether an array holds floats, of NumPy or of JAX's own kinds."""
+    return jax.dtypes.issubdtype(getattr(values, "dtype", np.float64), np.floating)
+
+
+def floats(values: Any) -> np.ndarray:
+    """Any floats as a flat float64 array."""
+    return np.asarray(values).astype(np.float64).ravel()

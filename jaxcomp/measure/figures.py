@@ -1,0 +1,199 @@
+"""Figures of a compression run, drawn without a display: curves, layers, histograms."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.measure import canvas
+from jaxcomp.measure.summary import Summary
+from jaxcomp.measure.text import percent
+
+PHASES = {"teacher": canvas.BLUE, "student": canvas.ORANGE}
+SPARE = (canvas.GREEN, canvas.PINK, canvas.YELLOW, canvas.SKY)
+BINS = 60
+
+
+def training_curves(
+    records: Sequence[Mapping[str, Any]], fields: Sequence[str] = ("loss", "accuracy", "sparsity")
+) -> Any:
+    """Draws metrics against the step, one panel a field, one line a phase.
+
+    Args:
+      records: as read from a ``metrics.jsonl``: each has ``step``, may have ``phase`` (else ``train``), and
+        holds the fields that were measured then. A value that is None or not finite leaves a gap.
+      fields: what to draw. Those named ``accuracy`` or ``sparsity``, or ending so (``test_accuracy``), are
+        fractions and drawn in percent; others that span a factor of 50 are drawn on a log axis.
+
+    Returns:
+      A ``matplotlib.figure.Figure``; a phase has one colour in all panels, and ``teacher`` and
+      ``student`` have theirs in all figures.
+
+    Raises:
+      ArgumentError: if there is no field to draw.
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> drawing = training_curves([{"phase": "teacher", "step": 1, "loss": 2.3}], ["loss"])
+      >>> drawing.axes[0].get_title(loc="left")
+      'loss'
+    """
+    if not fields:
+        raise ArgumentError("training_curves needs at least one field to draw, as 'loss'")
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record.get("step") is not None:
+            lines.setdefault(str(record.get("phase", "train")), []).append(record)
+    others = [phase for phase in lines if phase not in PHASES]
+    colours = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
+    drawing, panels = canvas.grid(len(fields), 3, 3.6, 2.6)
+    for axes, field in zip(panels, fields, strict=True):
+        canvas.style(axes, field)
+        for phase, measured in lines.items():
+            _curve(axes, field, measured, phase, colours[phase])
+        _scale(axes, field)
+    canvas.legend(drawing, [line for axes in panels for line in axes.lines])
+    return drawing
+
+
+def _curve(axes: Any, field: str, records: Sequence[Mapping[str, Any]], phase: str, colour: str) -> None:
+    points = sorted(((r["step"], r[field]) for r in records if field in r), key=lambda point: point[0])
+    values = np.array([np.nan if value is None else float(value) for _, value in points])
+    values[~np.isfinite(values)] = np.nan
+    seen = np.count_nonzero(np.isfinite(values))
+    if seen:
+        steps = [step for step, _ in points]
+        # A lone value between gaps would be no line at all.
+        marker = "o" if seen < 25 else None
+        axes.plot(steps, values, color=colour, label=phase, linewidth=1.6, marker=marker, markersize=3)
+
+
+def _scale(axes: Any, field: str) -> None:
+    if not axes.lines:
+        return canvas.nothing(axes)
+    axes.set_xlabel("step", fontsize=8, color=canvas.SOFT)
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    low, high = np.nanmin(values), np.nanmax(values)
+    if field.split("_")[-1] in ("accuracy", "sparsity"):
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    elif low > 0 and high > 50 * low:
+        axes.set_yscale("log")
+    if field == "sparsity":
+        axes.set_ylim(-0.02, 1.02)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.locator_params(axis="x", nbins=5)
+
+
+def layer_sparsity(summary: Summary) -> Any:
+    """Draws the sparsity of each layer as a bar, with a tick at the one asked for.
+
+    Args:
+      summary: its rows that were asked to be sparse are drawn; all of them if none was.
+
+    Returns:
+      A ``matplotlib.figure.Figure`` that grows with the number of layers.
+
+    Raises:
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> from jaxcomp.measure import summary
+      >>> len(layer_sparsity(summary({"a": np.eye(3), "b": np.ones(2)})).axes[0].patches)
+      2
+    """
+    rows = [row for row in summary.rows if row.asked is not None] or list(summary.rows)
+    drawing = canvas.blank(9.6, 1.0 + 0.25 * max(len(rows), 2))
+    axes = drawing.add_subplot()
+    canvas.style(axes, "sparsity by layer")
+    if not rows:
+        canvas.nothing(axes)
+        return drawing
+    drawn = [axes.barh(range(len(rows)), [r.sparsity for r in rows], 0.62, color=canvas.SKY, label="reached")]
+    asked = [(row.asked, i) for i, row in enumerate(rows) if row.asked is not None]
+    if asked:
+        x, y = zip(*asked, strict=True)
+        look = {"s": 110, "color": canvas.ORANGE, "marker": "|", "linewidths": 2, "zorder": 3}
+        drawn.append(axes.scatter(x, y, label="asked", **look))
+    canvas.legend(drawing, drawn)
+    labels = [canvas.elide(row.path, 48) for row in rows]
+    axes.set_yticks(range(len(rows)), labels, parse_math=False)
+    for i, row in enumerate(rows):
+        share = percent(row.sparsity, 1)
+        axes.text(1.01, i, share, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=canvas.INK)
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    axes.grid(False, axis="y")
+    return drawing
+
+
+def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
+    """Draws how the values of each parameter are distributed before and after compression.
+
+    Counts are on a log axis. Zeros of ``after`` are not drawn as a bar but written as a share, since they
+    would dwarf all else.
+
+    Args:
+      before: arrays of any shape, by path (``named_leaves(params)``); those that hold no floats are left out.
+      after: arrays of the same paths; a path that only one of both holds is drawn with that one alone.
+
+    Returns:
+      A ``matplotlib.figure.Figure`` with a panel a path, four in a line.
+
+    Raises:
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> w = np.linspace(-1, 1, 50)
+      >>> drawing = weight_histograms({"conv/kernel": w}, {"conv/kernel": np.where(abs(w) < 0.5, 0, w)})
+      >>> drawing.axes[0].texts[0].get_text()
+      '48.0% zero'
+    """
+    before, after = ({p: w for p, w in side.items() if canvas.is_float(w)} for side in (before, after))
+    paths = list(dict.fromkeys([*before, *after]))
+    drawing, panels = canvas.grid(max(len(paths), 1), 4, 2.7, 1.8)
+    if not paths:
+        canvas.nothing(panels[0])
+    for axes, path in zip(panels, paths, strict=False):
+        canvas.style(axes, canvas.elide(path, 30), size=8)
+        _histogram(axes, before.get(path), after.get(path))
+    canvas.legend(drawing, [patch for axes in panels for patch in axes.patches])
+    return drawing
+
+
+def _histogram(axes: Any, before: Any, after: Any) -> None:
+    curves = {"before": before, "after": after}
+    values = {name: canvas.floats(array) for name, array in curves.items() if array is not None}
+    finite = {name: array[np.isfinite(array)] for name, array in values.items()}
+    lost = sum(array.size for array in values.values()) - sum(array.size for array in finite.values())
+    remarks = [f"{lost:,} not finite"] if lost else []
+    zeros = np.count_nonzero(values.get("after", np.ones(1)) == 0)
+    if zeros:
+        remarks.insert(0, f"{percent(zeros / values['after'].size, 1)} zero")
+        finite["after"] = finite["after"][finite["after"] != 0]
+    _stairs(axes, finite)
+    canvas.write(axes, 0.98, 0.96, "\n".join(remarks), ha="right", va="top")
+
+
+def _stairs(axes: Any, finite: Mapping[str, np.ndarray]) -> None:
+    pooled = np.concatenate([*finite.values(), np.zeros(0)])
+    if not pooled.size:
+        axes.set(xticks=[], yticks=[])
+        return
+    low, high = pooled.min(), pooled.max()
+    largest = max(abs(low), abs(high))
+    if high - low <= 1e-9 * largest or largest == 0:
+        # Values that are all alike still need a bin of some width.
+        low, high = low - 0.5 * (largest or 1), high + 0.5 * (largest or 1)
+    edges = np.linspace(low, high, BINS + 1)
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    colours = {"before": canvas.GREY, "after": canvas.ORANGE}
+    for name, array in finite.items():
+        # The axis starts at half a count, so that a single weight is still seen.
+        counts = np.maximum(np.histogram(array, edges)[0], 0.5)
+        fill = name == "before"
+        axes.stairs(counts, edges, baseline=0.5, fill=fill, color=colours[name], linewidth=1, label=name)
+    # Room for the remark above the highest bar.
+    axes.set_ylim(0.5, 8 * axes.dataLim.y1)
+    axes.locator_params(axis="x", nbins=4)

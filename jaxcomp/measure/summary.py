@@ -1,0 +1,223 @@
+"""What compression reached, parameter by parameter, against what was asked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.types import Note, Params
+from jaxcomp.measure.text import count, percent, rich_table, text_table
+
+
+class Row(NamedTuple):
+    """One parameter of a :class:`Summary`, or its totals.
+
+    Attributes:
+      path: the path string of the parameter.
+      shape: its shape.
+      dtype: its dtype, as text.
+      parameters: the number of its values.
+      nonzeros: how many of them are not zero; a PRNG key counts as not zero.
+      asked: the fraction of zeros asked for, in [0, 1]; None if nothing was asked. Under global scope it is
+        asked of the whole group, so that only :attr:`Summary.reached` can be held against it.
+      sparsity: the fraction of zeros reached, in [0, 1].
+      bits: bits of a stored value; None in the totals.
+      dense_bytes: bytes of all values at the dtype's own width.
+      ideal_bytes: bytes at ``bits`` a value, as dense codes or as a bit mask and the codes of the non-zeros,
+        whichever is smaller. Without scales, codebooks, headers and entropy coding.
+      note: why the parameter was left out, or what is odd about it; empty if nothing.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    parameters: int
+    nonzeros: int
+    asked: float | None
+    sparsity: float
+    bits: int | None
+    dense_bytes: int
+    ideal_bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of a parameter tree and their totals; ``print`` shows a table, and so does ``rich.print``.
+
+    Attributes:
+      rows: one a leaf, in the tree's own order.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def total(self) -> Row:
+        """The sums of the rows, and the sparsity of all of them, as a row of the path ``total``."""
+        parameters, nonzeros = self._sum("parameters"), self._sum("nonzeros")
+        sparsity = _zeros(parameters, nonzeros)
+        sizes = self._sum("dense_bytes"), self._sum("ideal_bytes")
+        return Row("total", (), "", parameters, nonzeros, None, sparsity, None, *sizes, "")
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros over every leaf, asked or not, in [0, 1]."""
+        return self.total.sparsity
+
+    @property
+    def asked(self) -> float | None:
+        """The fraction of zeros asked for, over the leaves of which any was asked; None if of none."""
+        rows = [row for row in self.rows if row.asked is not None]
+        weights = sum(row.parameters for row in rows)
+        return sum((row.asked or 0.0) * row.parameters for row in rows) / weights if weights else None
+
+    @property
+    def reached(self) -> float | None:
+        """The fraction of zeros over the same leaves as :attr:`asked`; None if there are none."""
+        rows = [row for row in self.rows if row.asked is not None and row.parameters]
+        if not rows:
+            return None
+        return _zeros(sum(row.parameters for row in rows), sum(row.nonzeros for row in rows))
+
+    @property
+    def ratio(self) -> float:
+        """Dense bytes over ideal bytes; 1 for a tree without values."""
+        total = self.total
+        return total.dense_bytes / total.ideal_bytes if total.ideal_bytes else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings and lists, for ``json.dumps``."""
+        return {
+            "rows": [{**row._asdict(), "shape": list(row.shape)} for row in self.rows],
+            "total": {**self.total._asdict(), "shape": []},
+            "sparsity": self.sparsity,
+            "asked": self.asked,
+            "reached": self.reached,
+            "ratio": self.ratio,
+        }
+
+    def __str__(self) -> str:
+        cells = [_cells(row) for row in self.rows]
+        return text_table(COLUMNS, cells, _cells(self.total)) + "\n" + self._verdict()
+
+    def __rich__(self) -> Any:
+        cells = [_cells(row) for row in self.rows]
+        return rich_table(COLUMNS, cells, _cells(self.total), caption=self._verdict())
+
+    def _sum(self, field: str) -> int:
+        return sum(getattr(row, field) for row in self.rows)
+
+    def _verdict(self) -> str:
+        total = self.total
+        verdict = f"{count(total.dense_bytes)} bytes, ideally {count(total.ideal_bytes)} ({self.ratio:.2f} x)"
+        if self.reached is None:
+            return verdict
+        leaves = sum(row.asked is not None for row in self.rows)
+        return (
+            f"{verdict}; where sparsity was asked ({leaves} of {len(self.rows)} leaves): "
+            f"{percent(self.asked)} asked, {percent(self.reached)} reached"
+        )
+
+
+COLUMNS = (
+    "path", "shape", "dtype", "parameters", "non-zero", "asked", "reached", "bits", "bytes", "ideal", "note"
+)  # fmt: skip
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row as text, in the order of COLUMNS."""
+    return (
+        row.path,
+        "x".join(map(str, row.shape)),
+        row.dtype,
+        count(row.parameters),
+        count(row.nonzeros),
+        percent(row.asked),
+        percent(row.sparsity),
+        "" if row.bits is None else str(row.bits),
+        count(row.dense_bytes),
+        count(row.ideal_bytes),
+        row.note,
+    )
+
+
+def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summary:
+    """Counts what a view of the parameters holds, leaf by leaf, against what was asked.
+
+    ``sparsity = 1 - nonzeros / parameters`` and, of n values with m non-zeros at b bits,
+    ``ideal_bytes = min(ceil(n b / 8), ceil(n / 8) + ceil(m b / 8))``.
+
+    Args:
+      params: any pytree of concrete arrays: for a compressor, its view ``recipe.apply(params, state)``.
+      notes: ``recipe.describe(params, state, step)``, keyed by path string; a leaf that it does not name is
+        listed with "no rule selects it". None for a tree that was not compressed.
+
+    Returns:
+      A :class:`Summary` with one :class:`Row` a leaf. Bits are those of the note, else those of the dtype.
+
+    Raises:
+      ArgumentError: if a note names a path that ``params`` lacks, or a leaf has a shape but no values.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> view = {"fc": {"kernel": jnp.array([[0.0, 2.0], [0.0, 0.0]]), "bias": jnp.ones(2)}}
+      >>> print(summary(view, notes={"fc/kernel": Note(sparsity=0.75, bits=4)}))
+      path       shape  dtype    parameters  non-zero   asked  reached  bits  bytes  ideal  note
+      ---------  -----  -------  ----------  --------  ------  -------  ----  -----  -----  ----...
+      fc/bias    2      float32           2         2            0.00%    32      8      8  no rule selects it
+      fc/kernel  2x2    float32           4         1  75.00%   75.00%     4     16      2
+      ---------  -----  -------  ----------  --------  ------  -------  ----  -----  -----  ----...
+      total                               6         3           50.00%           24     10
+      24 bytes, ideally 10 (2.40 x); where sparsity was asked (1 of 2 leaves): 75.00% asked, 75.00% reached
+    """
+    leaves = named_leaves(params)
+    strangers = [path for path in notes or {} if path not in leaves]
+    if strangers:
+        raise ArgumentError(
+            f"the notes name {strangers[0]!r} ({len(strangers)} such paths), which the parameters lack; "
+            f"their paths are like {next(iter(leaves), '(none)')!r}. Describe and summarise the same tree."
+        )
+    return Summary(tuple(_row(path, leaf, notes) for path, leaf in leaves.items()))
+
+
+def _row(path: str, leaf: Any, notes: Mapping[str, Note] | None) -> Row:
+    dtype, shape, parameters, nonzeros, width = _count(path, leaf)
+    note = None if notes is None else notes.get(path, Note(skipped="no rule selects it"))
+    asked = None if note is None or note.sparsity is None else float(note.sparsity)
+    bits = width if note is None or note.bits is None else int(note.bits)
+    dense, coded = _bytes(parameters, width), _bytes(parameters, bits)
+    ideal = min(coded, _bytes(parameters, 1) + _bytes(nonzeros, bits))
+    sparsity = _zeros(parameters, nonzeros)
+    remark = _remark(note, parameters, nonzeros)
+    return Row(path, shape, dtype, parameters, nonzeros, asked, sparsity, bits, dense, ideal, remark)
+
+
+def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:
+    """A leaf's dtype, shape, number of values, number of non-zeros, and bits of one value."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise ArgumentError(f"{path!r} has a shape but no values: summarise concrete arrays, not eval_shape's")
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return str(leaf.dtype), leaf.shape, leaf.size, leaf.size, 8 * leaf.dtype.itemsize
+    values = np.asarray(leaf)
+    numeric = values.dtype.kind not in "OSUMm"
+    width = jax.dtypes.itemsize_bits(values.dtype) if numeric else 8 * values.dtype.itemsize
+    return str(values.dtype), values.shape, values.size, int(np.count_nonzero(values)), width
+
+
+def _remark(note: Note | None, parameters: int, nonzeros: int) -> str:
+    if note is None or note.skipped is not None or parameters == 0:
+        return "" if note is None else note.skipped or "it holds no values"
+    return "every weight is zero" if nonzeros == 0 else ""
+
+
+def _zeros(parameters: int, nonzeros: int) -> float:
+    return (parameters - nonzeros) / parameters if parameters else 0.0
+
+
+def _bytes(values: int, bits: int) -> int:
+    return math.ceil(values * bits / 8)

@@ -1,0 +1,188 @@
+"""Saving and loading a compressed model."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError, ArtifactError
+from jaxcomp.core.types import Note, Params
+from jaxcomp.pack import coding, container, layout
+
+Path = str | os.PathLike[str]
+
+
+def save(
+    path: Path,
+    params: Params,
+    *,
+    notes: Mapping[str, Note] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """Saves a tree of arrays as one small file that gives back their very bits.
+
+    ``value = (code - zero_point) * scale``: where a note gives a grid and the values lie on it, codes are
+    stored; where zeros are many, positions and the rest; each tensor in the smallest form that is exact. The
+    file appears whole or not at all.
+
+    Args:
+      path: the file; its folder exists.
+      params: any pytree of concrete arrays of any shapes: the view to ship, ``recipe.apply(params, state)``.
+      notes: ``{path: note}``, as ``recipe.describe(params, state, step)`` returns.
+      metadata: a JSON-able dict, kept as JSON keeps it (tuples become lists, keys strings).
+
+    Returns:
+      The bytes of the file.
+
+    Raises:
+      ArgumentError: if a leaf is no concrete array of numbers (a typed PRNG key, a string), a key of the tree
+        is neither a string nor an integer, a note is of no leaf, the metadata is not JSON-able, or the folder
+        does not exist.
+      PathError: if two leaves are spelled alike.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.jcz", {"w": jnp.eye(100)}, metadata={"accuracy": 0.9})
+      ...     params, metadata = load(f"{folder}/m.jcz")
+      >>> size < 300, params["w"].shape, metadata
+      (True, (100, 100), {'accuracy': 0.9})
+
+    Reference: Han et al., Deep compression, 2016.
+    """
+    leaves = layout.rows(params)
+    full = [leaf for leaf in leaves if not leaf.empty]
+    notes = dict(notes or {})
+    _check_arguments(full, notes, metadata)
+    arrays = [_fetch(leaf) for leaf in full]
+    coded = [coding.encode(array, notes.get(leaf.note, Note()).grid) for leaf, array in zip(full, arrays, strict=True)]
+    header: dict[str, Any] = {
+        "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
+        "off_grid": [i for i, c in enumerate(coded) if c.off_grid],
+        "metadata": dict(metadata or {}),
+    }
+    blocks = [
+        container.Block([leaf.keys, array.shape, array.dtype.name, c.kind, c.args], c.streams)
+        for leaf, array, c in zip(full, arrays, coded, strict=True)
+    ]
+    return container.write(path, {key: value for key, value in header.items() if value}, blocks)
+
+
+def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata: Any) -> None:
+    known = [leaf.note for leaf in leaves]
+    unknown = sorted(set(notes) - set(known))
+    if unknown:
+        raise ArgumentError(
+            f"notes are given for {_listing(unknown)}, which the tree does not have; its paths are "
+            f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
+        )
+    try:
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"it is a {type(metadata).__name__}")
+        json.dumps(dict(metadata or {}))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"metadata needs to be a dict of what JSON can hold: {error}") from error
+
+
+def _fetch(leaf: layout.Leaf) -> np.ndarray:
+    name, value = leaf.name, leaf.value
+    if isinstance(value, jax.core.Tracer):
+        raise ArgumentError(f"{name}: needs a concrete array and got a tracer: save outside jit and grad")
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        raise ArgumentError(
+            f"{name}: a leaf needs to be an array of numbers and is of dtype {dtype}: save "
+            "`jax.random.key_data(key)` in its place, or leave it out of the tree"
+        )
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        raise ArgumentError(f"{name}: is spread over other processes: gather it first (process_allgather)")
+    array = np.asarray(value)
+    try:
+        return array.astype(coding.dtype_named(array.dtype.name), copy=False)
+    except ValueError as error:
+        raise ArgumentError(f"{name}: a leaf needs to be an array of numbers: {error}; got {value!r}") from error
+
+
+def load(path: Path, *, like: Params | None = None) -> tuple[Params, dict[str, Any]]:
+    """Loads a file that :func:`save` wrote.
+
+    Args:
+      path: the file.
+      like: a pytree of arrays, or of anything with a shape and a dtype, with the paths, shapes and dtypes of
+        the saved tree. Without it, the tree comes back as dicts, and lists where it had sequences.
+
+    Returns:
+      ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved.
+
+    Raises:
+      ArtifactError: if the file is no artefact, was cut short or altered, or is not like ``like``.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, jax.numpy as jnp
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.jcz", (jnp.ones(2), {"b": jnp.zeros(1)}))
+      ...     plain, _ = load(f"{folder}/m.jcz")
+      ...     like = (jax.ShapeDtypeStruct((2,), "float32"), {"b": jax.ShapeDtypeStruct((1,), "float32")})
+      ...     again, _ = load(f"{folder}/m.jcz", like=like)
+      >>> plain
+      [array([1., 1.], dtype=float32), {'b': array([0.], dtype=float32)}]
+      >>> again
+      (array([1., 1.], dtype=float32), {'b': array([0.], dtype=float32)})
+    """
+    header, blocks = container.read(path)
+    try:
+        leaves = [_decode(block) for block in blocks]
+        arrays = {layout.spell(keys): array for keys, array in leaves}
+        for index, keys, value in header.get("empty", []):
+            leaves.insert(index, (keys, value))
+        tree, metadata = layout.rebuild(leaves), dict(header.get("metadata", {}))
+    except container.FORGED as error:
+        raise ArtifactError(
+            f"{path}: its checksums hold but its contents do not make a tree of arrays ({error}): it was not "
+            "written by this jaxcomp; upgrade, or save it anew"
+        ) from error
+    return (tree if like is None else _put(path, arrays, like)), metadata
+
+
+def _decode(block: container.Block) -> tuple[list[Any], np.ndarray]:
+    keys, shape, dtype, kind, args = block.about
+    coded = coding.Coded(kind, args, block.streams)
+    return keys, coding.decode(coded, tuple(shape), coding.dtype_named(dtype))
+
+
+def _put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
+    wanted = {leaf.name: _shape_and_dtype(leaf.value) for leaf in layout.rows(like) if not leaf.empty}
+    wrong = [
+        *(f"{name!r} is needed and not in the file" for name in wanted if name not in arrays),
+        *(f"{name!r} is in the file and not in `like`" for name in arrays if name not in wanted),
+    ]
+    for name in wanted.keys() & arrays.keys():
+        has = _shape_and_dtype(arrays[name])
+        if has != wanted[name]:
+            wrong.append(f"{name!r} needs to be {_spell(wanted[name])} and is {_spell(has)} in the file")
+    if wrong:
+        raise ArtifactError(
+            f"{path}: is not like the tree given: {_listing(sorted(wrong), '; ')}. Load without `like` "
+            "to see what the file holds."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def _shape_and_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
+    dtype = getattr(leaf, "dtype", None)
+    return tuple(np.shape(leaf)), str(np.asarray(leaf).dtype if dtype is None else dtype)
+
+
+def _spell(shape_and_dtype: tuple[tuple[int, ...], str]) -> str:
+    shape, dtype = shape_and_dtype
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _listing(items: list[str], joint: str = ", ", most: int = 12) -> str:
+    rest = f"{joint}and {len(items) - most} more" if len(items) > most else ""
+    return (joint.join(items[:most]) or "(none)") + rest

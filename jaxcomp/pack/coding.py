@@ -1,0 +1,204 @@
+"""Tensors as streams and back: plain, as integers, or as codes on a grid; whole, or without their zeros."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from jaxcomp.core.types import Grid
+from jaxcomp.pack import fields
+
+_NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
+
+
+class Coded(NamedTuple):
+    """A tensor as streams.
+
+    Attributes:
+      kind: ``plain``, ``ints`` or ``codes``, with ``+mask`` or ``+gaps`` where zeros are left out.
+      args: JSON numbers that the kind needs.
+      streams: the positions (where zeros are left out), then what the kind holds.
+      off_grid: True where a grid was given on which the values do not lie, bit for bit.
+    """
+
+    kind: str
+    args: list[Any]
+    streams: list[bytes]
+    off_grid: bool = False
+
+
+class _Lattice(NamedTuple):
+    levels: np.ndarray
+    codes: np.ndarray
+    args: list[Any]
+    streams: list[bytes]
+
+
+def dtype_named(name: str) -> np.dtype:
+    """The dtype of that name among those that JAX knows; a ValueError for any other."""
+    if name in _NUMPY:
+        return _NUMPY[name]
+    found = getattr(ml_dtypes, name, None)
+    if isinstance(found, type) and issubclass(found, np.generic):
+        return np.dtype(found)
+    raise ValueError(f"no array of JAX has the dtype {name!r}")
+
+
+def encode(array: np.ndarray, grid: Grid | None = None) -> Coded:
+    """Codes a tensor in the smallest form that gives back its very bits.
+
+    With a grid, ``codes = round(array / scale) + zero_point``, kept only if ``(codes - zero_point) * scale``,
+    in float32 (float64 for float64) and cast to the tensor's dtype, is the tensor again.
+
+    Args:
+      array: ``[...]``, of a dtype that JAX knows.
+      grid: scale and zero point that broadcast against it, or None.
+
+    Returns:
+      The tensor as streams.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxcomp.core.types import Grid
+      >>> encode(np.arange(-8, 8, 0.5), Grid(np.float32([0.5]), np.int32([0]))).kind
+      'codes'
+      >>> encode(np.eye(64, dtype=np.float32)).kind
+      'plain+gaps'
+    """
+    flat = array.reshape(-1)
+    stored = _set_bits(flat)
+    selections: list[tuple[str, Any, list[bytes]]] = [("", slice(None), [])]
+    if not stored.all():
+        where, stream = fields.pack_mask(stored)
+        selections.append((f"+{where}", stored, [stream]))
+    lattice = None if grid is None else _lattice(array, grid)
+    forms = []
+    for suffix, chosen, positions in selections:
+        forms.append(Coded(f"plain{suffix}", [], [*positions, fields.pack_items(flat[chosen])]))
+        if flat.dtype == bool or jax.dtypes.issubdtype(flat.dtype, np.integer):
+            forms += _packed(f"ints{suffix}", [], positions, flat[chosen].astype(np.int64))
+        # No code stands for -0.0 in a whole tensor; where +0.0 is left out, a stored 0 can be nothing else.
+        elif lattice is not None and (suffix or not (stored & (lattice.levels == 0)).any()):
+            forms += _packed(f"codes{suffix}", lattice.args, positions + lattice.streams, lattice.codes[chosen])
+    best = min(forms, key=lambda form: sum(len(stream) + 3 for stream in form.streams))
+    return best._replace(off_grid=grid is not None and lattice is None and array.size > 0)
+
+
+def _packed(kind: str, args: list[Any], before: list[bytes], values: np.ndarray) -> list[Coded]:
+    packed = fields.pack_ints(values)
+    return [] if packed is None else [Coded(kind, [packed[0], *args], [*before, packed[1]])]
+
+
+def _set_bits(flat: np.ndarray) -> np.ndarray:
+    """True where an item is anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
+    word = math.gcd(flat.itemsize, 8)
+    return np.any(flat.view(f"u{word}").reshape(flat.size, flat.itemsize // word), axis=1)
+
+
+def _working_dtype(dtype: np.dtype) -> np.dtype:
+    return np.dtype("<f8" if dtype == np.float64 else "<f4")
+
+
+def _values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    # The arithmetic of the fake quantiser, operation for operation: one product, then one cast.
+    with np.errstate(all="ignore"):
+        return (levels.astype(scale.dtype) * scale).astype(dtype)
+
+
+def _lattice(array: np.ndarray, grid: Grid) -> _Lattice | None:
+    """Levels (code - zero point), codes, and what to store beside them; None if the bits would differ."""
+    scale = np.asarray(grid.scale).astype(_working_dtype(array.dtype))
+    scale = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
+    fits = scale.ndim == array.ndim and all(s in (1, n) for s, n in zip(scale.shape, array.shape, strict=True))
+    if not fits or not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating):
+        return None
+    if not ((scale > 0) & (scale < np.inf)).all():
+        return None
+    with np.errstate(all="ignore"):
+        levels = np.rint(array.astype(np.float64) / scale.astype(np.float64))
+    if not (np.abs(levels) < 2**31).all():
+        return None
+    levels = levels.astype(np.int64)
+    flat, steps = array.reshape(-1), levels.reshape(-1)
+    again = _values_at(levels, scale, array.dtype).reshape(-1)
+    same = (again.view(np.uint8) == flat.view(np.uint8)).reshape(flat.size, -1).all(axis=1)
+    if not (same | ((steps == 0) & (flat == 0))).all():
+        return None
+    axes = [axis for axis, size in enumerate(scale.shape) if size != 1]
+    return _with_zero_points(levels, np.asarray(grid.zero_point), scale, axes)
+
+
+def _with_zero_points(levels: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axes: list[int]) -> _Lattice:
+    stored = [fields.pack_items(scale.reshape(-1))]
+    if zero_point.size > 1 and zero_point.size == scale.size and (zero_point != zero_point.flat[0]).any():
+        # Levels would do, but where channels differ in their zero points they span more bits than codes.
+        shifts = zero_point.reshape(scale.shape).astype(np.int64)
+        packed = fields.pack_ints(shifts.reshape(-1))
+        if packed is not None:
+            return _Lattice(levels.reshape(-1), (levels + shifts).reshape(-1), [axes, packed[0]], [*stored, packed[1]])
+    return _Lattice(levels.reshape(-1), levels.reshape(-1), [axes], stored)
+
+
+def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The tensor that :func:`encode` was given.
+
+    Args:
+      coded: its streams.
+      shape: its shape.
+      dtype: its dtype.
+
+    Returns:
+      ``[*shape]``, its own memory.
+
+    Raises:
+      ValueError: if the streams do not make such a tensor.
+
+    Example:
+      >>> import numpy as np
+      >>> decode(encode(np.eye(2)), (2, 2), np.dtype("float64"))
+      array([[1., 0.],
+             [0., 1.]])
+    """
+    kind, _, positions = coded.kind.partition("+")
+    size, rest = math.prod(shape), coded.streams
+    keep = None
+    if positions:
+        keep, rest = fields.unpack_mask(positions, rest[0], size), rest[1:]
+    count = size if keep is None else int(np.count_nonzero(keep))
+    match kind:
+        case "plain":
+            (stream,) = rest
+            values = fields.unpack_items(stream, count, dtype)
+        case "ints":
+            values = fields.unpack_ints(coded.args[0], rest[0], count).astype(dtype)
+        case "codes":
+            values = _from_codes(coded.args, rest, shape, dtype, keep)
+        case _:
+            raise ValueError(f"no kind is called {kind!r}: the file may be of a newer jaxcomp")
+    if keep is None:
+        return values.reshape(shape).copy()
+    flat = np.zeros(size, dtype)
+    flat[keep] = values
+    return flat.reshape(shape)
+
+
+def _from_codes(
+    args: list[Any], rest: list[bytes], shape: tuple[int, ...], dtype: np.dtype, keep: np.ndarray | None
+) -> np.ndarray:
+    packing, axes, *shifted = args
+    chosen = slice(None) if keep is None else keep
+    grid_shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
+
+    def spread(numbers: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(numbers.reshape(grid_shape), shape).reshape(-1)[chosen]
+
+    scale = spread(fields.unpack_items(rest[0], math.prod(grid_shape), _working_dtype(dtype)))
+    levels = fields.unpack_ints(packing, rest[-1], scale.size)
+    if shifted:
+        levels -= spread(fields.unpack_ints(shifted[0], rest[1], math.prod(grid_shape)))
+    values = _values_at(levels, scale, dtype)
+    if keep is not None:
+        values[levels == 0] = -0.0
+    return values

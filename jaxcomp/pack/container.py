@@ -1,0 +1,147 @@
+"""The file: a header and blocks of bytes, each closed by a checksum; written whole or not at all.
+
+    b"\\x89JCZ"  version u8  header bytes u32  header bytes when inflated u32      (little end first)
+    header: deflated JSON; its "blocks" say of each block what it is and how long its streams   crc u32
+    block 0: its streams, one after the other                                                   crc u32
+    block 1: ...                                                                                crc u32
+
+A checksum is the CRC-32 of all that precedes it, other checksums left out: it tells every altered bit, and
+blocks in the wrong order too. The sizes make up the length of the file, so that it can be neither cut nor
+extended. Nothing in it is code.
+"""
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxcomp.core.errors import ArtifactError
+from jaxcomp.core.files import write_atomically
+from jaxcomp.pack.streams import deflate, inflate
+
+MAGIC = b"\x89JCZ"
+VERSION = 1
+_PRELUDE = struct.Struct("<4sBII")
+_CRC = struct.Struct("<I")
+CHECKSUM_BYTES = _CRC.size
+_ANEW = "get the file again, or save it anew"
+
+FORGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
+"""What reading a file can end in whose checksums hold although jaxcomp did not write it."""
+
+
+class Block(NamedTuple):
+    """A part of a container: what it is, as JSON, and its streams of bytes."""
+
+    about: list[Any]
+    streams: list[bytes]
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence[Block]) -> int:
+    """Writes a container, replacing the file at ``path`` at once when all of it is on the disk.
+
+    Args:
+      path: the file.
+      header: a JSON-able dict without the key ``blocks``.
+      blocks: each its ``about``, a JSON-able list, and its streams.
+
+    Returns:
+      The bytes of the file.
+
+    Raises:
+      ArgumentError: if the folder does not exist.
+      TypeError: if the header is not JSON-able.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = write(f"{folder}/x.jcz", {"hello": 1}, [Block(["b"], [b"", b"de"])])
+      ...     read(f"{folder}/x.jcz")
+      ({'hello': 1}, [Block(about=['b'], streams=[b'', b'de'])])
+
+    Reference: RFC 1951 (deflate), RFC 1952 (CRC-32), RFC 8259 (JSON).
+    """
+    rows = [[*about, [len(stream) for stream in streams]] for about, streams in blocks]
+    text = json.dumps({"blocks": rows, **header}, separators=(",", ":")).encode()
+    packed = deflate(text)
+    first = _PRELUDE.pack(MAGIC, VERSION, len(packed), len(text)) + packed
+    parts, crc = [], 0
+    for part in (first, *(b"".join(block.streams) for block in blocks)):
+        crc = zlib.crc32(part, crc)
+        parts += [part, _CRC.pack(crc)]
+    content = b"".join(parts)
+    write_atomically(path, content)
+    return len(content)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Block]]:
+    """Reads a container and checks every byte of it.
+
+    Args:
+      path: the file.
+
+    Returns:
+      ``(header, blocks)``, as written.
+
+    Raises:
+      ArtifactError: if the file is no container, of another version, cut short, extended or altered.
+    """
+    data = Path(path).read_bytes()
+    if len(data) < _PRELUDE.size or not data.startswith(MAGIC):
+        raise ArtifactError(
+            f"{path}: is no jaxcomp artefact: it needs to begin with {MAGIC!r} and begins with {data[:4]!r}, "
+            f"of {len(data)} bytes in all. Give a file that jaxcomp.pack.save wrote."
+        )
+    _, version, stored, size = _PRELUDE.unpack_from(data)
+    if version != VERSION:
+        raise ArtifactError(
+            f"{path}: is of format version {version}, and this jaxcomp reads version {VERSION}: upgrade "
+            f"jaxcomp or, if it is not newer, {_ANEW}"
+        )
+    end = _PRELUDE.size + stored
+    crc = _check(path, "the header", data[:end], data[end : end + _CRC.size], 0)
+    try:
+        header = json.loads(inflate(data[_PRELUDE.size : end], size))
+        rows = [(about, [_size(n) for n in sizes]) for *about, sizes in header.pop("blocks")]
+    except FORGED as error:
+        raise ArtifactError(f"{path}: its header cannot be read ({error}): {_ANEW}") from error
+    return header, _blocks(path, data, end + _CRC.size, rows, crc)
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"the size of a stream is a whole number of bytes, not {value!r}")
+    return value
+
+
+def _blocks(
+    path: str | os.PathLike[str], data: bytes, at: int, rows: list[tuple[list[Any], list[int]]], crc: int
+) -> list[Block]:
+    needed = at + sum(sum(block) + _CRC.size for _, block in rows)
+    if len(data) != needed:
+        change = "cut short" if len(data) < needed else "extended"
+        raise ArtifactError(f"{path}: has been {change}: it needs {needed} bytes and has {len(data)}; {_ANEW}")
+    blocks = []
+    for number, (about, block) in enumerate(rows):
+        end = at + sum(block)
+        crc = _check(path, f"block {number}", data[at:end], data[end : end + _CRC.size], crc)
+        streams = []
+        for size in block:
+            streams.append(data[at : at + size])
+            at += size
+        blocks.append(Block(about, streams))
+        at += _CRC.size
+    return blocks
+
+
+def _check(path: str | os.PathLike[str], what: str, content: bytes, word: bytes, crc: int) -> int:
+    crc = zlib.crc32(content, crc)
+    if word != _CRC.pack(crc):
+        raise ArtifactError(
+            f"{path}: {what} is cut short or altered: its checksum needs to be {_CRC.pack(crc).hex()} and is "
+            f"{word.hex() or 'missing'}; {_ANEW}"
+        )
+    return crc

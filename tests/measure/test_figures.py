@@ -1,0 +1,146 @@
+"""Figures draw whatever a run leaves behind: one layer or many, gaps, nothing at all."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp.core.errors import ArgumentError, MissingExtraError
+from jaxcomp.core.types import Note
+from jaxcomp.measure import figure, layer_sparsity, summary, training_curves, weight_histograms
+
+NAN = float("nan")
+
+
+def records(n=30):
+    for phase in ("teacher", "student"):
+        for step in range(n):
+            yield {
+                "phase": phase,
+                "step": step,
+                "loss": 2 / (step + 1),
+                "accuracy": step / n,
+                "sparsity": 0.5,
+            }
+
+
+def layers(n, name="block_{}/conv/kernel"):
+    params = {name.format(i): (np.arange(20) < i % 20).astype(np.float32) for i in range(n)}
+    return summary(params, notes={path: Note(sparsity=0.5) for path in params})
+
+
+def test_curves_have_a_panel_a_field_and_a_colour_a_phase():
+    drawing = training_curves(list(records()))
+    assert [axes.get_title(loc="left") for axes in drawing.axes] == ["loss", "accuracy", "sparsity"]
+    colours = [{line.get_label(): line.get_color() for line in axes.lines} for axes in drawing.axes]
+    assert colours[0] == colours[1] == colours[2]
+    assert len(set(colours[0].values())) == 2
+    assert len(drawing.legends[0].get_texts()) == 2
+    alone = training_curves([r for r in records() if r["phase"] == "student"])
+    assert alone.axes[0].lines[0].get_color() == colours[0]["student"]
+
+
+def test_curves_join_records_that_measure_different_things():
+    mixed = [{"step": i, "loss": 1.0} for i in range(9)] + [{"step": 4, "accuracy": 0.5}, {"epochs": 3}]
+    loss, accuracy = training_curves(mixed, ["loss", "accuracy"]).axes
+    assert loss.lines[0].get_xdata().tolist() == list(range(9))
+    assert accuracy.lines[0].get_ydata().tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        [{"step": 1}],
+        [{"step": 0, "loss": NAN}],
+        [{"step": 0, "loss": None}, {"step": 1, "loss": 1.0}],
+        [{"step": 0, "loss": float("inf")}, {"step": 1, "loss": 1e-2}, {"step": 2, "loss": 1e3}],
+        [{"step": 0, "loss": -1.0, "phase": "$\\frac{$"}, {"step": 0, "loss": 0.0, "phase": None}],
+        [{"step": 0, "loss": i, "phase": f"phase {i}"} for i in range(9)],
+    ],
+)
+def test_curves_draw_gaps_and_nothing(odd):
+    assert "<svg" in figure(training_curves(odd)).markup
+
+
+@pytest.mark.parametrize("fields", [["loss"], ["loss", "a", "b", "c"]])
+def test_curves_take_any_fields(fields):
+    assert len(training_curves(list(records()), fields).axes) == len(fields)
+    with pytest.raises(ArgumentError, match="at least one field"):
+        training_curves([], [])
+
+
+@pytest.mark.parametrize("n", [0, 1, 60])
+def test_layers_are_one_bar_each(n):
+    drawing = layer_sparsity(layers(n))
+    assert len(drawing.axes[0].patches) == n
+    assert "<svg" in figure(drawing).markup
+
+
+def test_layers_are_those_that_were_asked():
+    params = {"a": jnp.zeros(3), "b": jnp.ones(3)}
+    (axes,) = layer_sparsity(summary(params, notes={"a": Note(sparsity=1.0)})).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a"]
+    assert len(layer_sparsity(summary(params)).axes[0].patches) == 2
+
+
+def test_long_and_hostile_paths_are_drawn_as_they_are():
+    drawing = layer_sparsity(layers(2, "$\\frac{{$/<b>/" + "x" * 90 + "{}"))
+    assert "…" in drawing.axes[0].get_yticklabels()[0].get_text()
+    assert "<svg" in figure(drawing).markup
+    svg = figure(layer_sparsity(layers(1, "$\\frac{{$/<b>{}"))).markup
+    assert "$\\frac{$/&lt;b&gt;0" in svg
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_histograms_are_one_panel_each(n):
+    rng = np.random.default_rng(0)
+    before = {f"block_{i}/conv/kernel": rng.normal(size=(3, 3, 4)) for i in range(n)}
+    after = {path: np.where(abs(w) < 0.5, 0, w) for path, w in before.items()}
+    drawing = weight_histograms(before, after)
+    assert len(drawing.axes) == max(n, 1)
+
+
+def test_histograms_draw_odd_values():
+    odd = {
+        "zero": np.zeros(5),
+        "empty": np.zeros((0, 3)),
+        "lost": np.full(4, NAN),
+        "mixed": np.array([NAN, np.inf, 1.0]),
+        "scalar": np.array(3.0),
+        "tiny": np.array([1e-30, 2e-30]),
+        "alike": np.array([1.0, np.nextafter(1.0, 2.0)]),
+        "bfloat16": jnp.ones((3, 2), jnp.bfloat16),
+    }
+    assert "<svg" in figure(weight_histograms(odd, odd)).markup
+    others = {"key": jax.random.key(0), "count": np.arange(3), "flag": np.array([True])}
+    assert [axes.get_title(loc="left") for axes in weight_histograms(others, odd | others).axes] == list(odd)
+
+
+def test_histograms_write_zeros_as_a_share():
+    (axes,) = weight_histograms({"w": np.ones(8)}, {"w": np.array([0, 0, 0, 1, NAN, 1, 1, 1])}).axes
+    assert axes.texts[0].get_text() == "37.5% zero\n1 not finite"
+    before, after = axes.patches
+    assert (before.get_data().values > 0.5).sum() == 1
+    assert after.get_data().values.max() == 4
+
+
+@pytest.mark.parametrize("draw", [lambda: training_curves([]), lambda: weight_histograms({}, {})])
+def test_without_matplotlib_the_error_names_the_extra(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "jaxcomp\[report\]"'):
+        draw()
+
+
+def test_matplotlib_is_imported_late_and_never_pyplot():
+    code = """
+import sys
+import jaxcomp.measure as measure
+assert not {"matplotlib", "rich", "flax"} & set(sys.modules)
+measure.figure(measure.training_curves([{"step": 1, "loss": 1.0}], ["loss"]))
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

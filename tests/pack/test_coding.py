@@ -1,0 +1,164 @@
+"""Laws of coding: a tensor of any dtype and shape comes back bit for bit, in the smallest form at hand."""
+
+import math
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxcomp.core.types import Grid
+from jaxcomp.pack import coding, fields
+from jaxcomp.quant.fake import fake
+
+RNG = np.random.default_rng(0)
+NAMES = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))]
+NAMES += ["float16", "float32", "float64", "complex64", "complex128", "bfloat16"]
+NAMES += ["float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "float8_e8m0fnu", "float4_e2m1fn"]
+REALS = ["float32", "bfloat16", "float16", "float64"]
+
+
+def there_and_back(array, grid=None):
+    coded = coding.encode(array, grid)
+    again = coding.decode(coded, array.shape, array.dtype)
+    assert (again.shape, again.dtype) == (array.shape, array.dtype)
+    assert again.tobytes() == array.tobytes()
+    assert again.flags.writeable
+    return coded
+
+
+def stored(coded):
+    return sum(map(len, coded.streams))
+
+
+def on_grid(levels, scale, dtype="float32"):
+    work = np.float64 if dtype == "float64" else np.float32
+    return (levels.astype(work) * scale.astype(work)).astype(coding.dtype_named(dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (5,), (3, 3, 4, 8)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dtype_and_shape_comes_back(name, shape):
+    for density in (0.0, 0.1, 1.0):
+        values = np.asarray(RNG.normal(size=shape) * 3 * (RNG.random(shape) < density))
+        there_and_back((np.abs(values) if name.startswith("uint") else values).astype(coding.dtype_named(name)))
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"])
+def test_every_bit_pattern_comes_back(name):
+    dtype = coding.dtype_named(name)
+    bits = RNG.bytes(512 * dtype.itemsize)
+    there_and_back(np.frombuffer(bits, dtype))
+    specials = np.array([0.0, -0.0, np.nan, -np.nan, 1.0], np.float32).astype(dtype)
+    there_and_back(np.tile(specials, 20))
+    there_and_back(np.where(np.arange(500) % 9, specials[0], specials[1]))
+
+
+def test_arrays_in_any_memory_order_come_back():
+    array = RNG.normal(size=(6, 4, 2)).astype(np.float32)
+    for view in (array.T, array[::2], np.asfortranarray(array), np.broadcast_to(np.float32(2), (3, 3))):
+        there_and_back(view)
+
+
+@pytest.mark.parametrize("name", ["int8", "int32", "uint8", "bool", "int4"])
+def test_integers_of_few_bits_are_packed(name):
+    values = RNG.integers(0, 2, 4000).astype(coding.dtype_named(name))
+    coded = there_and_back(values)
+    assert coded.kind == "ints"
+    assert stored(coded) <= 4000 / 8 + 1
+
+
+@pytest.mark.parametrize("axis", [None, -1, (0, 1)])
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("sparsity", [0.0, 0.8])
+def test_values_on_a_grid_are_stored_as_codes(dtype, axis, sparsity):
+    shape = (3, 3, 8, 16)
+    kept = {None: (), -1: (3,), (0, 1): (0, 1)}[axis]
+    scale = RNG.uniform(1e-3, 1e-1, [n if i in kept else 1 for i, n in enumerate(shape)]).astype(np.float32)
+    levels = RNG.integers(-7, 8, shape) * (RNG.random(shape) >= sparsity)
+    view = on_grid(levels, scale, dtype)
+    for zero_point in (np.zeros(scale.shape, np.int32), RNG.integers(-3, 4, scale.shape, dtype=np.int32), np.int32(2)):
+        coded = there_and_back(view, Grid(scale, zero_point))
+        assert coded.kind.startswith("codes")
+        assert not coded.off_grid
+        _, counts = np.unique(levels, return_counts=True)
+        shares = counts / levels.size
+        entropy = -(shares * np.log2(shares)).sum() * levels.size / 8
+        assert stored(coded) < 1.15 * entropy + 60 + scale.size * (8 if dtype == "float64" else 4) + scale.size
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("dtype", "bits"), [("float32", 8), ("bfloat16", 8), ("float32", 2)])
+def test_the_fake_quantiser_is_stored_as_codes(dtype, bits, symmetric):
+    params = {"w": jnp.asarray(RNG.normal(size=(64, 32)), dtype), "dead": jnp.zeros((64, 32), dtype)}
+    recipe = fake(bits, axis=-1, symmetric=symmetric)
+    state = recipe.init(params)
+    view = recipe.apply(params, state)
+    coded = there_and_back(np.asarray(view["w"]), recipe.describe(params, state, 0)["w"].grid)
+    assert coded.kind.startswith("codes")
+    assert stored(coded) < 64 * 32 * bits / 8 + 32 * 4 + 32 + 10
+    assert not there_and_back(np.asarray(view["dead"]), recipe.describe(params, state, 0)["dead"].grid).off_grid
+
+
+@pytest.mark.parametrize("dtype", REALS)
+def test_negative_zeros_on_a_grid_come_back_as_codes(dtype):
+    levels = RNG.integers(-7, 8, (40, 50))
+    view = on_grid(levels, np.float32([[0.1]]), dtype)
+    view[(levels == 0) & (RNG.random(levels.shape) < 0.5)] = -0.0
+    coded = there_and_back(view, Grid(np.float32([[0.1]]), np.int32([[0]])))
+    assert coded.kind in ("codes+mask", "codes+gaps")
+
+
+OFF = {
+    "one value": lambda view: np.concatenate([view[:-1], np.nextafter(view[-1:], np.float32(9))]),
+    "nan": lambda view: np.concatenate([view[:-1], np.float32([[np.nan] * view.shape[1]])]),
+    "inf": lambda view: np.concatenate([view[:-1], np.float32([[np.inf] * view.shape[1]])]),
+    "other values": lambda view: RNG.normal(size=view.shape).astype(np.float32),
+    "other shape": lambda view: view[:, :-1],
+    "other rank": lambda view: view.reshape(-1),
+    "integers": lambda view: RNG.integers(-9, 9, view.shape, np.int32),
+}
+
+
+@pytest.mark.parametrize("change", OFF.values(), ids=OFF.keys())
+def test_values_off_their_grid_are_stored_as_they_are_and_told(change):
+    scale = RNG.uniform(0.1, 1, (1, 20)).astype(np.float32)
+    view = on_grid(RNG.integers(-127, 128, (30, 20)), scale)
+    coded = there_and_back(change(view), Grid(scale, np.zeros((1, 20), np.int32)))
+    assert not coded.kind.startswith("codes")
+    assert coded.off_grid
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-45, 1e38])
+def test_a_scale_of_any_value_is_safe(scale):
+    with np.errstate(all="ignore"):
+        for view in (RNG.normal(size=(9, 9)).astype(np.float32), np.float32([[scale, 0.0], [-scale, 2 * scale]])):
+            there_and_back(view, Grid(np.float32([[scale]]), np.int32([[0]])))
+
+
+def test_zeros_are_left_out_where_that_is_smaller():
+    dense = RNG.normal(size=(64, 64)).astype(np.float32)
+    pruned = np.where(RNG.random(dense.shape) < 0.9, np.float32(0), dense)
+    channels = np.where(np.arange(64) % 2, np.float32(0), dense)
+    assert there_and_back(dense).kind == "plain"
+    assert there_and_back(pruned).kind == "plain+gaps"
+    assert there_and_back(channels).kind.startswith("plain+")
+    entropy = 4096 * -(0.1 * math.log2(0.1) + 0.9 * math.log2(0.9)) / 8
+    assert stored(there_and_back(pruned)) < 4 * np.count_nonzero(pruned) + 1.06 * entropy + 60
+
+
+def test_an_unknown_kind_or_dtype_is_a_value_error():
+    with pytest.raises(ValueError, match="newer"):
+        coding.decode(coding.Coded("arithmetic", [], [b"\0"]), (0,), np.dtype("float32"))
+    with pytest.raises(ValueError, match="newer"):
+        coding.decode(coding.Coded("plain+runs", [], [b"\0", b"\0"]), (0,), np.dtype("float32"))
+    for name in ("object", "void32", "str", "finfo", "datetime64", "__name__", "float0"):
+        with pytest.raises(ValueError, match="dtype"):
+            coding.dtype_named(name)
+
+
+def test_each_dtype_has_one_name():
+    for name in NAMES:
+        assert coding.dtype_named(name).name == name
+    assert coding.dtype_named("bfloat16") == ml_dtypes.bfloat16
+    assert fields.unpack_items(fields.pack_items(np.ones(3)), 3, np.dtype(float)).tolist() == [1, 1, 1]

@@ -1,0 +1,219 @@
+"""The main job: teach a classifier, compress it while a teacher watches, pack it, and prove what was packed.
+
+    python -m train.compress [--config FILE] [--dataset NAME] [--workdir DIR] [--config.FIELD=VALUE ...]
+
+A run that was stopped goes on when the same command is given again, and ends as if it had not been stopped.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+import jaxcomp as jc
+from jaxcomp.core.files import write_atomically
+from train import config as command_line
+from train import data, evaluate, models, report
+from train.errors import UserError
+from train.loop import Phase, Stopped, fit
+from train.parallel import DataParallel, data_parallel
+from train.step import Classifier, TrainState, distillation_loss, hard_loss, init_state, make_step
+
+
+def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
+    """What the student's kernels go through: magnitude pruning on a cubic schedule, then integers per channel.
+
+    Args:
+      config: the job's configuration.
+      steps: the student's training steps.
+
+    Returns:
+      The recipe, a value made of views.
+    """
+    student = config.student
+    # The ranking is renewed every n steps, so the schedule ends on a multiple of n: none of it is missed.
+    rises = int(steps * student.prune_until) // student.prune_every * student.prune_every
+    sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
+    prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
+    return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
+
+
+def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """AdamW or Nesterov SGD on a cosine that ends at 0; weight decay on kernels alone."""
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    if config.optimizer == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
+
+
+def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
+    """The steps, the records and the batches of a phase, from epochs."""
+    batch_size = min(config.batch_size, len(dataset.train))
+    per_epoch = len(dataset.train) // batch_size
+    steps = max(1, round(config[name].epochs * per_epoch))
+    seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
+    every = max(1, round(config.record_every * per_epoch))
+    return Phase(name, steps, every, batch_size, seed, config.shift, config.flip)
+
+
+def exact_view(state: TrainState, recipe: jc.Compressor) -> tuple[Any, Any]:
+    """The variables that ship, and the recipe's state behind them, fitted to the parameters as they are now."""
+    compressor = recipe.update(state.params, state.compressor, state.step)
+    return {"params": recipe.apply(state.params, compressor), **state.stats}, compressor
+
+
+def train_phase(
+    config: ConfigDict, name: str, dataset: data.Dataset, parallel: DataParallel, workdir: Path, teacher: Any = None
+) -> tuple[Classifier, jc.Compressor, TrainState, float]:
+    """Trains the teacher, or the student under its teacher ``(classifier, variables)``.
+
+    Returns:
+      The classifier, its recipe, its last state and the seconds it took.
+    """
+    fields, phase = config[name], make_phase(config, name, dataset)
+    options = fields.options.to_dict()
+    model = Classifier(models.create(fields.model, dataset.classes, options), *dataset.moments())
+    spread = model._replace(module=models.create(fields.model, dataset.classes, options, axis_name=parallel.axis))
+    optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
+    variables = model.init(jax.random.key(phase.seed), dataset.train.images[:1])
+    recipe, loss, frozen = jc.identity(), hard_loss, {}
+    if teacher is not None:
+        teacher_model, frozen = teacher
+        recipe = make_recipe(config, phase.steps)
+        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha)
+        if fields.from_teacher:
+            variables = inherit(variables, frozen)
+    step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
+
+    view_of = jax.jit(lambda state: exact_view(state, recipe)[0])
+
+    def score(state: TrainState) -> dict[str, float]:
+        view = view_of(state)
+        scored = {"test_accuracy": evaluate.score(model, view, dataset.test)["accuracy"]}
+        return scored if teacher is None else scored | {"sparsity": kernel_sparsity(view["params"])}
+
+    start = init_state(variables, recipe, optimizer)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, score)
+    return model, recipe, state, seconds
+
+
+def inherit(variables: Any, teacher: Any) -> Any:
+    """The teacher's variables, if the student has the same ones.
+
+    Raises:
+      UserError: if it has not.
+    """
+    shapes = jax.tree.map(np.shape, variables), jax.tree.map(np.shape, teacher)
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "the student cannot start from the teacher's weights, its parameters differ: "
+            "give both one model and options, or set --config.student.from_teacher=False"
+        )
+    return teacher
+
+
+def kernel_sparsity(params: Any) -> float:
+    """The fraction of zeros among all kernels."""
+    kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    return 1 - sum(map(np.count_nonzero, kernels)) / sum(kernel.size for kernel in kernels)
+
+
+def ship(path: Path, model: Classifier, variables: Any, notes: Any, metadata: dict[str, Any]) -> int:
+    """Packs the final view; returns the file's bytes."""
+    described = {**metadata, "mean": model.mean, "std": model.std}
+    return jc.pack.save(
+        path, variables, notes={f"params/{name}": note for name, note in notes.items()}, metadata=described
+    )
+
+
+def score_in_new_process(artifact: Path) -> dict[str, Any]:
+    """What a fresh interpreter, which has only the file, scores.
+
+    Raises:
+      UserError: if it fails; its last words are shown.
+    """
+    command = [sys.executable, "-m", "train.evaluate", f"--artifact={artifact.absolute()}"]
+    if command_line.DATA_DIR.value:
+        command.append(f"--data_dir={Path(command_line.DATA_DIR.value).absolute()}")
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"the artefact could not be scored in a new process:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def job(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Runs the whole job in a workdir and returns its summary."""
+    began = time.monotonic()
+    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None)
+    parallel = data_parallel(command_line.PARALLEL.value)
+    teacher, _, taught, teacher_seconds = train_phase(config, "teacher", dataset, parallel, workdir)
+    frozen = jax.device_get({"params": taught.params, **taught.stats})
+    student, recipe, state, student_seconds = train_phase(
+        config, "student", dataset, parallel, workdir, (teacher, frozen)
+    )
+    view, compressor = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
+    if jax.process_index() != 0:
+        return {}
+    metadata = {
+        "model": config.student.model,
+        "options": config.student.options.to_dict(),
+        "classes": dataset.classes,
+        "dataset": config.dataset,
+        "image_size": config.image_size,
+    }
+    notes = recipe.describe(jax.device_get(state.params), compressor, int(state.step))
+    compressed_bytes = ship(workdir / "model.jcz", student, view, notes, metadata)
+    here, there = evaluate.score(student, view, dataset.test), score_in_new_process(workdir / "model.jcz")
+    if here != there:
+        raise UserError(f"the artefact does not compute what was trained: {there} in a new process, {here} in this one")
+    teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
+    summary = {
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "teacher_accuracy": evaluate.score(teacher, frozen, dataset.test)["accuracy"],
+        "compressed_accuracy": there["accuracy"],
+        "teacher_bytes": teacher_bytes,
+        "compressed_bytes": compressed_bytes,
+        "ratio": teacher_bytes / compressed_bytes,
+        "sparsity": kernel_sparsity(view["params"]),
+        "examples": there["examples"],
+        "predictions": there["predictions"],
+        "train_seconds": teacher_seconds + student_seconds,
+        "wall_seconds": time.monotonic() - began,
+    }
+    write_atomically(workdir / "summary.json", json.dumps(summary, indent=2).encode())
+    layers = jc.measure.summary(view["params"], notes=notes)
+    report.write(workdir, summary, layers, before=frozen["params"], after=view["params"], config=config.to_dict())
+    report.show(summary, layers, workdir)
+    return summary
+
+
+def main(config: ConfigDict) -> int:
+    """Runs the job that the command line asks for."""
+    if command_line.MULTIHOST.value:
+        jax.distributed.initialize()
+    config = command_line.resolve(config)
+    workdir = Path(command_line.WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
+    command_line.claim(workdir, config)
+    try:
+        job(config, workdir)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 143  # 128 + SIGTERM, by which a supervisor knows the reason
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,1 @@
+"""Configurations of the main job, one Python file a data set."""

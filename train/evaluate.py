@@ -1,0 +1,72 @@
+"""Scores an artefact on a test split: ``python -m train.evaluate --artifact model.jcz``. Prints one line of JSON."""
+
+import argparse
+import functools
+import hashlib
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxcomp as jc
+from train import data, models
+from train.errors import UserError
+from train.step import Classifier, make_eval
+
+
+@functools.lru_cache
+def _compiled(model: Classifier) -> Any:
+    return jax.jit(make_eval(model))
+
+
+def predictions(model: Classifier, variables: Any, split: data.Split) -> np.ndarray:
+    """The class predicted for each image of a split, in order: ``[n]`` int32."""
+    evaluate = _compiled(model)
+    # One batch shape compiles once: the last batch is padded, and what padding predicts is dropped.
+    size = min(data.EVAL_BATCH, len(split))
+    padded = (data.pad(batch, size) for batch in data.eval_batches(split, size))
+    return np.concatenate([np.asarray(evaluate(variables, batch)) for batch in padded])[: len(split)]
+
+
+def score(model: Classifier, variables: Any, split: data.Split) -> dict[str, Any]:
+    """Accuracy, and a digest of every prediction by which two runs are compared exactly."""
+    predicted = predictions(model, variables, split)
+    correct = int((predicted == split.labels).sum())
+    digest = hashlib.sha256(predicted.astype("<i4").tobytes()).hexdigest()
+    return {"accuracy": correct / len(split), "correct": correct, "examples": len(split), "predictions": digest}
+
+
+def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
+    """Loads an artefact and scores it on the data set that its metadata names.
+
+    Raises:
+      ArtifactError: if the file is damaged or no artefact.
+      UserError: if it does not say what model it is, or the data set is not there.
+    """
+    variables, metadata = jc.pack.load(path)
+    if missing := {"model", "options", "classes", "mean", "std", "dataset"} - set(metadata):
+        raise UserError(f"{path} was not written by train.compress: its metadata lack {', '.join(sorted(missing))}")
+    module = models.create(metadata["model"], metadata["classes"], metadata["options"])
+    model = Classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
+    dataset = data.load(metadata["dataset"], data_dir, metadata.get("image_size") or None)
+    return score(model, variables, dataset.test)
+
+
+def main() -> int:
+    """Prints the score of ``--artifact``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", required=True, help="the .jcz file")
+    parser.add_argument("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    options = parser.parse_args()
+    try:
+        print(json.dumps(score_artifact(options.artifact, options.data_dir)))
+    except (UserError, jc.JaxcompError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The training loop: resumable to the bit, stopped by SIGTERM without loss, stopped by NaN with an explanation."""
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcomp.core.files import write_atomically
+from jaxcomp.core.paths import named_leaves
+from train import data
+from train.checkpoints import Checkpoints
+from train.errors import UserError
+from train.parallel import DataParallel
+from train.progress import Progress
+from train.step import TrainState
+
+
+class Stopped(Exception):  # noqa: N818 -- not an error: the run was asked to stop, and can go on
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One training run within a job.
+
+    Attributes:
+      name: ``"teacher"`` or ``"student"``: names its checkpoints and its records.
+      steps: in all.
+      record_every: steps from one metrics record, test score and checkpoint to the next.
+      batch_size, seed, shift, flip: of :func:`train.data.train_batch`.
+    """
+
+    name: str
+    steps: int
+    record_every: int
+    batch_size: int
+    seed: int
+    shift: int
+    flip: bool
+
+
+def fit(
+    phase: Phase,
+    step: Callable[..., TrainState],
+    start: TrainState,
+    frozen: Any,
+    dataset: data.Dataset,
+    parallel: DataParallel,
+    workdir: Path,
+    score: Callable[[TrainState], dict[str, float]],
+) -> tuple[TrainState, float]:
+    """Trains one phase to its end, from its last checkpoint if the workdir holds one.
+
+    Args:
+      phase: what to run.
+      step: ``(state, frozen, batch) -> state``, not yet compiled.
+      start: the state before the first step.
+      frozen: what the step reads and nobody trains.
+      dataset: its training split is learnt from.
+      parallel: how the step runs on the devices.
+      workdir: holds ``checkpoints/`` and ``metrics.jsonl``.
+      score: what to record of a state beside loss and training accuracy.
+
+    Returns:
+      The last state, and the seconds that the phase has taken, earlier runs included.
+
+    Raises:
+      Stopped: on SIGTERM, once the state is saved.
+      UserError: when loss or parameters are no longer finite, or a checkpoint is damaged.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints" / phase.name)
+    names = ["loss", *named_leaves(start.params)]
+    began, before = time.monotonic(), 0.0
+    state = start
+    if checkpoints.latest() is not None:
+        state, before = checkpoints.restore(start)
+    at = int(state.step)
+    metrics = Metrics(workdir / "metrics.jsonl", phase.name, at)
+    compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
+
+    def save(state: TrainState) -> None:
+        _check_finite(state, names, phase.name, checkpoints)
+        checkpoints.save(int(state.step), state, before + time.monotonic() - began)
+
+    with Progress(phase.name, phase.steps, at) as progress, _sigterm() as asked_to_stop:
+        while at < phase.steps:
+            batch = data.train_batch(
+                dataset.train, at, phase.batch_size, phase.seed, shift=phase.shift, flip=phase.flip
+            )
+            shared = compiled(shared, frozen, parallel.split(batch))
+            at += 1
+            if at % phase.record_every == 0 or at == phase.steps:
+                state = parallel.get(shared)
+                _check_finite(state, names, phase.name, checkpoints)
+                record = _record(state, phase.name) | score(state)
+                metrics.append(record)
+                progress.show(record)
+                save(state)
+            progress.advance()
+            if asked_to_stop():
+                save(parallel.get(shared))
+                checkpoints.close()
+                raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; run the same command to continue")
+    checkpoints.close()
+    return parallel.get(shared), before + time.monotonic() - began
+
+
+def _record(state: TrainState, phase: str) -> dict[str, Any]:
+    sums = {name: float(value) for name, value in state.sums.items()}
+    return {
+        "phase": phase,
+        "step": int(state.step),
+        "loss": sums["loss"] / sums["examples"],
+        "accuracy": sums["correct"] / sums["examples"],
+    }
+
+
+def _check_finite(state: TrainState, names: list[str], phase: str, checkpoints: Checkpoints) -> None:
+    trouble = np.asarray(state.trouble)
+    if not trouble.any():
+        return
+    first = trouble[trouble > 0].min()
+    where = [name for name, when in zip(names, trouble, strict=True) if when == first]
+    kept = checkpoints.latest()
+    raise UserError(
+        f"not finite: {', '.join(where[:6])}{', ...' if len(where) > 6 else ''} at {phase} step {first - 1}.\n"
+        + (f"The checkpoint of step {kept} is kept. " if kept is not None else "No checkpoint was saved yet. ")
+        + f"Lower --config.{phase}.learning_rate, or look for bad values in the data, and start again in a new workdir."
+    )
+
+
+class Metrics:
+    """``metrics.jsonl``: one record a line, holding nothing that differs from one run of the same job to the next."""
+
+    def __init__(self, path: Path, phase: str, step: int) -> None:
+        """Opens the file for a phase that goes on after ``step``: later records, and a torn line, are dropped."""
+        self.path = path
+        if jax.process_index() == 0:
+            kept = [r for r in read_metrics(path) if r["phase"] != phase or r["step"] <= step]
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a record, and hands it to the system at once."""
+        if jax.process_index() == 0:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``, without a last line that a kill has torn."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class _sigterm:  # noqa: N801 -- reads as a statement: with _sigterm() as asked_to_stop
+    """Within the block SIGTERM sets a flag, which the block asks for by calling what it was given."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self._received = False
+        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return lambda: self._received
+
+    def _receive(self, *_: Any) -> None:
+        self._received = True
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, self._previous)

@@ -1,0 +1,89 @@
+"""What a finished job shows: ``report.html`` in the run folder, and a table in the terminal."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jaxcomp as jc
+from jaxcomp import measure
+from jaxcomp.core.paths import named_leaves
+from train.loop import read_metrics
+
+
+def write(
+    workdir: Path,
+    summary: dict[str, Any],
+    layers: jc.measure.Summary,
+    *,
+    before: Any,
+    after: Any,
+    config: dict[str, Any],
+) -> None:
+    """Writes ``report.html``: key numbers, training curves, layers, weights before and after, the final table.
+
+    Args:
+      workdir: the run folder; its ``metrics.jsonl`` is drawn.
+      summary: as in ``summary.json``.
+      layers: the compressed parameters, per layer.
+      before: the teacher's parameters.
+      after: the compressed student's.
+      config: the job's configuration.
+    """
+    kernels = [{p: x for p, x in named_leaves(tree).items() if x.ndim > 1} for tree in (before, after)]
+    records = read_metrics(workdir / "metrics.jsonl")
+    fields = ["loss", "accuracy", "test_accuracy", "sparsity"]
+    dropped = 100 * (summary["teacher_accuracy"] - summary["compressed_accuracy"])
+    blocks = [
+        measure.tiles(
+            [
+                ("teacher accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['teacher_bytes']:,} bytes"),
+                ("compressed accuracy", f"{summary['compressed_accuracy']:.2%}", f"{dropped:+.2f} points lost"),
+                ("smaller", f"{summary['ratio']:.1f}x", f"{summary['compressed_bytes']:,} bytes"),
+                ("sparsity", f"{summary['sparsity']:.1%}", "of the kernels' weights"),
+            ]
+        ),
+        "The accuracy is that of model.jcz, loaded by a new process and scored on every test image; it equals the "
+        "trained network's, prediction by prediction.",
+        measure.heading("Training"),
+        measure.figure(measure.training_curves(records, fields)),
+        measure.heading("Layers"),
+        measure.figure(measure.layer_sparsity(layers)),
+        measure.summary_table(layers),
+        measure.heading("Weights, teacher and compressed student"),
+        measure.figure(measure.weight_histograms(*kernels)),
+        measure.heading("Result"),
+        measure.table([{"": name.replace("_", " "), "value": value} for name, value in summary.items()]),
+        measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2, default=str))),
+    ]
+    measure.html_report(workdir / "report.html", f"{summary['dataset']}, seed {summary['seed']}", blocks)
+
+
+def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> None:
+    """Prints the result: tables on a terminal, one line elsewhere."""
+    line = (
+        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes, "
+        f"compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes "
+        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
+    )
+    if not sys.stdout.isatty():
+        print(line)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary['dataset']}, seed {summary['seed']}, {summary['examples']:,} test images")
+    for heading in ("", "accuracy", "bytes", "smaller", "sparsity"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("teacher", f"{summary['teacher_accuracy']:.2%}", f"{summary['teacher_bytes']:,}", "1x", "")
+    table.add_row(
+        "model.jcz",
+        f"{summary['compressed_accuracy']:.2%}",
+        f"{summary['compressed_bytes']:,}",
+        f"{summary['ratio']:.1f}x",
+        f"{summary['sparsity']:.1%}",
+    )
+    console = Console()
+    console.print(layers)
+    console.print(table)
+    console.print(f"{summary['wall_seconds']:.0f} s; report: {workdir / 'report.html'}")

@@ -1,0 +1,159 @@
+"""The training step: distil, prune and fake-quantise in one pure function."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import jaxcomp as jc
+
+Batch = dict[str, jax.Array]
+Variables = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """All that a run must remember, as one pytree of arrays.
+
+    Attributes:
+      step: int32, steps made.
+      params: the model's parameters, dense and in floating point behind the recipe's view.
+      stats: its other variables (``{"batch_stats": ...}``), or ``{}``.
+      opt_state: the optimiser's state.
+      compressor: the recipe's state: masks, scales, ...
+      sums: loss, correct answers and examples since the last record.
+      trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+    compressor: Any
+    sums: dict[str, jax.Array]
+    trouble: jax.Array
+
+
+class Classifier(NamedTuple):
+    """A model and how images reach it.
+
+    Attributes:
+      module: the Flax module.
+      mean, std: ``[channels]``, of pixels in [0, 1].
+    """
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``, for inference."""
+        return self.module.apply(variables, self._normalise(images))
+
+    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+        """Logits of a training batch, and the variables that its statistics change."""
+        stats = [name for name in variables if name != "params"]
+        return self.module.apply(
+            variables, self._normalise(batch["image"]), train=True, valid=batch["valid"], mutable=stats
+        )
+
+    def init(self, key: jax.Array, images: jax.Array) -> Variables:
+        """Fresh variables for images of this shape."""
+        return dict(self.module.init(key, self._normalise(images)))
+
+    def _normalise(self, images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step. The recipe's state is beside the parameters, never inside them."""
+    params = variables["params"]
+    stats = {name: tree for name, tree in variables.items() if name != "params"}
+    sums = {name: jnp.zeros(()) for name in ("loss", "correct", "examples")}
+    trouble = jnp.zeros(1 + len(jax.tree.leaves(params)), jnp.int32)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, stats, optimizer.init(params), recipe.init(params), sums, trouble)
+
+
+def make_step(
+    model: Classifier,
+    recipe: jc.Compressor,
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[jax.Array, Batch, Any], jax.Array],
+    *,
+    record_every: int,
+    axis: str | None = None,
+) -> Callable[[TrainState, Any, Batch], TrainState]:
+    """Builds ``step(state, frozen, batch) -> state``.
+
+    Args:
+      model: what is trained.
+      recipe: its compression, seen by the loss through ``recipe.apply``.
+      optimizer: any optax transformation.
+      loss: ``(logits, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
+      record_every: steps after which ``sums`` start anew.
+      axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
+
+    Returns:
+      The step, for ``jax.jit`` over any mesh, or ``jax.pmap`` with ``axis_name=axis``.
+    """
+
+    def over_devices(tree: Any) -> Any:
+        return tree if axis is None else jax.lax.psum(tree, axis)
+
+    def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
+        examples = over_devices(jnp.sum(batch["valid"]))
+        compressor = recipe.update(state.params, state.compressor, state.step)
+
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            view = recipe.apply(params, compressor)
+            logits, stats = model.train_logits({"params": view, **state.stats}, batch)
+            total = jnp.sum(loss(logits, batch, frozen) * batch["valid"]) / examples
+            correct = jnp.sum((jnp.argmax(logits, -1) == batch["label"]) * batch["valid"])
+            return total, (stats, correct)
+
+        (total, (stats, correct)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        total, correct, grads = over_devices((total, correct, grads))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        now = {"loss": total * examples, "correct": correct, "examples": examples}
+        fresh = state.step % record_every == 0
+        sums = {name: jnp.where(fresh, 0, state.sums[name]) + value for name, value in now.items()}
+        trouble = _first_trouble(state.trouble, state.step, total, params)
+        return TrainState(state.step + 1, params, stats, opt_state, compressor, sums, trouble)
+
+    return step
+
+
+def _first_trouble(trouble: jax.Array, step: jax.Array, loss: jax.Array, params: Any) -> jax.Array:
+    finite = jnp.stack([jnp.isfinite(loss), *(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params))])
+    return jnp.where((trouble == 0) & ~finite, step + 1, trouble)
+
+
+def hard_loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
+    """Cross-entropy with the labels: how teachers learn."""
+    del frozen
+    return jc.distill.cross_entropy(logits, batch["label"])
+
+
+def distillation_loss(
+    teacher: Classifier, temperature: float, alpha: float
+) -> Callable[[jax.Array, Batch, Any], jax.Array]:
+    """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn."""
+
+    def loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
+        targets = teacher.logits(frozen, batch["image"])
+        return jc.distill.soft_and_hard(logits, targets, batch["label"], temperature=temperature, alpha=alpha)
+
+    return loss
+
+
+def make_eval(model: Classifier) -> Callable[[Variables, Batch], jax.Array]:
+    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32."""
+
+    def evaluate(variables: Variables, batch: Batch) -> jax.Array:
+        return jnp.argmax(model.logits(variables, batch["image"]), axis=-1).astype(jnp.int32)
+
+    return evaluate
