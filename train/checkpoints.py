@@ -15,7 +15,8 @@ class Checkpoints:
     """The last checkpoints of one phase of a run, in a folder of its own.
 
     Orbax writes a checkpoint under a temporary name and renames it when it is whole. Beside the arrays stands a
-    digest of them, so that a damaged file is told from a good one.
+    digest of them, so that a damaged file is told from a good one. Arrays are kept as the host has them: a run may
+    go on with another number of devices. With several hosts, all of them call, and the first writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,31 +36,29 @@ class Checkpoints:
 
         Args:
           step: its name; a step that is there already is left as it is.
-          tree: any pytree of arrays.
+          tree: any pytree of arrays, the same on every host.
           seconds: the time that the run has taken so far.
         """
         if step == self.latest():
             return
-        args = self._ocp.args
+        args, tree = self._ocp.args, _on_host(tree)
         meta = {"digest": digest(tree), "seconds": seconds}
         self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(meta)))
 
     def restore(self, like: Any) -> tuple[Any, float]:
-        """The newest checkpoint, in the structure and shardings of ``like``, and the seconds that it had taken.
+        """The newest checkpoint as NumPy arrays in the structure of ``like``, and the seconds that it had taken.
 
         Raises:
           UserError: if it cannot be read, or is not what was written; the folder to delete is named.
         """
         step, args = self.latest(), self._ocp.args
-        abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         try:
             found = self._manager.restore(
-                step, args=args.Composite(state=args.StandardRestore(abstract), meta=args.JsonRestore())
+                step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
             )
         except Exception as error:  # whatever a damaged file makes Orbax raise; its words are kept
-            raise UserError(
-                self._damaged(step, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-            ) from error
+            words = (str(error).splitlines() or [""])[0]
+            raise UserError(self._damaged(step, f"{type(error).__name__}: {words}")) from error
         if found.meta.get("digest") != digest(found.state):
             raise UserError(self._damaged(step, "its arrays differ from those that were saved"))
         return found.state, float(found.meta["seconds"])
@@ -72,6 +71,10 @@ class Checkpoints:
         older = [s for s in self._manager.all_steps() if s != step]
         then = f"to continue from step {max(older)}" if older else "to start this phase again"
         return f"checkpoint {self.folder / str(step)} is damaged ({why}).\nDelete that folder {then}."
+
+
+def _on_host(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
 
 
 def digest(tree: Any) -> str:

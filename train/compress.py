@@ -5,7 +5,9 @@
 A run that was stopped goes on when the same command is given again, and ends as if it had not been stopped.
 """
 
+import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from absl import flags
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
@@ -24,7 +27,9 @@ from train import data, evaluate, models, report
 from train.errors import UserError
 from train.loop import Phase, Stopped, fit
 from train.parallel import DataParallel, data_parallel
-from train.step import Classifier, TrainState, distillation_loss, hard_loss, init_state, make_step
+from train.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
+
+flags.adopt_module_key_flags(command_line)  # so that --helpshort lists them
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
@@ -58,6 +63,24 @@ def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> opta
     return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
+def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Classifier:
+    """The model of a phase; its batch norm, if any, takes its statistics over ``axis`` too.
+
+    Raises:
+      UserError: for an unknown model or option, or for options with which it takes no such images.
+    """
+    fields = config[name]
+    options = fields.options.to_dict()
+    model = Classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
+    try:
+        jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
+    except Exception as error:  # Flax has many words for what does not fit; the first line says it
+        words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
+        raise UserError(f"{name} model {fields.model!r} with options {options} takes no {size} images: {words}") from error
+    return model
+
+
 def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
     """The steps, the records and the batches of a phase, from epochs."""
     batch_size = min(config.batch_size, len(dataset.train))
@@ -83,18 +106,18 @@ def train_phase(
       The classifier, its recipe, its last state and the seconds it took.
     """
     fields, phase = config[name], make_phase(config, name, dataset)
-    options = fields.options.to_dict()
-    model = Classifier(models.create(fields.model, dataset.classes, options), *dataset.moments())
-    spread = model._replace(module=models.create(fields.model, dataset.classes, options, axis_name=parallel.axis))
+    model = make_classifier(config, name, dataset)
     optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
-    variables = model.init(jax.random.key(phase.seed), dataset.train.images[:1])
-    recipe, loss, frozen = jc.identity(), hard_loss, {}
+    variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
+    recipe, frozen = jc.identity(), {}
+    loss: Loss = hard_loss
     if teacher is not None:
         teacher_model, frozen = teacher
         recipe = make_recipe(config, phase.steps)
         loss = distillation_loss(teacher_model, fields.temperature, fields.alpha)
         if fields.from_teacher:
             variables = inherit(variables, frozen)
+    spread = make_classifier(config, name, dataset, parallel.axis)
     step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
 
     view_of = jax.jit(lambda state: exact_view(state, recipe)[0])
@@ -104,7 +127,7 @@ def train_phase(
         scored = {"test_accuracy": evaluate.score(model, view, dataset.test)["accuracy"]}
         return scored if teacher is None else scored | {"sparsity": kernel_sparsity(view["params"])}
 
-    start = init_state(variables, recipe, optimizer)
+    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
     state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, score)
     return model, recipe, state, seconds
 
@@ -132,10 +155,8 @@ def kernel_sparsity(params: Any) -> float:
 
 def ship(path: Path, model: Classifier, variables: Any, notes: Any, metadata: dict[str, Any]) -> int:
     """Packs the final view; returns the file's bytes."""
-    described = {**metadata, "mean": model.mean, "std": model.std}
-    return jc.pack.save(
-        path, variables, notes={f"params/{name}": note for name, note in notes.items()}, metadata=described
-    )
+    notes = {f"params/{name}": note for name, note in notes.items()}
+    return jc.pack.save(path, variables, notes=notes, metadata={**metadata, "mean": model.mean, "std": model.std})
 
 
 def score_in_new_process(artifact: Path) -> dict[str, Any]:
@@ -147,16 +168,17 @@ def score_in_new_process(artifact: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "train.evaluate", f"--artifact={artifact.absolute()}"]
     if command_line.DATA_DIR.value:
         command.append(f"--data_dir={Path(command_line.DATA_DIR.value).absolute()}")
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    # This process holds the accelerator, so the other one computes on the CPU.
+    env, root = {**os.environ, "JAX_PLATFORMS": "cpu"}, Path(__file__).parent.parent
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"the artefact could not be scored in a new process:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def job(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Runs the whole job in a workdir and returns its summary."""
+def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
+    """Runs the whole job in a workdir."""
     began = time.monotonic()
-    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None)
     parallel = data_parallel(command_line.PARALLEL.value)
     teacher, _, taught, teacher_seconds = train_phase(config, "teacher", dataset, parallel, workdir)
     frozen = jax.device_get({"params": taught.params, **taught.stats})
@@ -165,7 +187,7 @@ def job(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     )
     view, compressor = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
-        return {}
+        return
     metadata = {
         "model": config.student.model,
         "options": config.student.options.to_dict(),
@@ -175,14 +197,16 @@ def job(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     notes = recipe.describe(jax.device_get(state.params), compressor, int(state.step))
     compressed_bytes = ship(workdir / "model.jcz", student, view, notes, metadata)
-    here, there = evaluate.score(student, view, dataset.test), score_in_new_process(workdir / "model.jcz")
+    there = score_in_new_process(workdir / "model.jcz")
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        here, before = evaluate.score(student, view, dataset.test), evaluate.score(teacher, frozen, dataset.test)
     if here != there:
         raise UserError(f"the artefact does not compute what was trained: {there} in a new process, {here} in this one")
     teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
     summary = {
         "dataset": config.dataset,
         "seed": config.seed,
-        "teacher_accuracy": evaluate.score(teacher, frozen, dataset.test)["accuracy"],
+        "teacher_accuracy": before["accuracy"],
         "compressed_accuracy": there["accuracy"],
         "teacher_bytes": teacher_bytes,
         "compressed_bytes": compressed_bytes,
@@ -197,21 +221,27 @@ def job(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     layers = jc.measure.summary(view["params"], notes=notes)
     report.write(workdir, summary, layers, before=frozen["params"], after=view["params"], config=config.to_dict())
     report.show(summary, layers, workdir)
-    return summary
 
 
 def main(config: ConfigDict) -> int:
-    """Runs the job that the command line asks for."""
-    if command_line.MULTIHOST.value:
-        jax.distributed.initialize()
+    """Runs the job that the command line asks for; nothing is written before all of it has been checked."""
     config = command_line.resolve(config)
+    if command_line.MULTIHOST.value:
+        command_line.join_hosts()
+    if (platforms := jax.config.jax_platforms) and "cpu" not in platforms.split(","):
+        jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
+    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None)
+    for phase in ("teacher", "student"):
+        make_classifier(config, phase, dataset)
     workdir = Path(command_line.WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
     command_line.claim(workdir, config)
     try:
-        job(config, workdir)
+        job(config, dataset, workdir)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 143  # 128 + SIGTERM, by which a supervisor knows the reason
+    except OSError as error:
+        raise UserError(f"{error}\nWhat {workdir} holds is kept: mend that, and run the same command") from error
     return 0
 
 

@@ -1,11 +1,18 @@
 """The command line: a Python file of defaults, and an override for every field of it."""
 
+import difflib
 import json
+import re
+import runpy
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from jaxcomp.core.errors import JaxcompError
@@ -16,11 +23,12 @@ CONFIGS = Path(__file__).parent / "configs"
 
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "How the step runs on all devices.")
 DATASET = flags.DEFINE_string("dataset", None, "'digits' or a TensorFlow Datasets name; overrides the configuration.")
-DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)."
-)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data; else TFDS_DATA_DIR.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; a run found there goes on (default: runs/DATASET).")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts: jax.distributed.initialize().")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts; they find each other on TPU pods and Slurm.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: HOST:PORT of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this one is, from 0.")
 
 
 def define_config_flag(argv: list[str]) -> Any:
@@ -31,16 +39,108 @@ def define_config_flag(argv: list[str]) -> Any:
 
     Returns:
       The flag's holder, whose ``value`` is the ConfigDict once absl has parsed the command line.
+
+    Raises:
+      UserError: if the file cannot be used, or has no such field as an argument overrides.
     """
-    peek = [
-        a.split("=", 1)[1] if "=" in a else b for a, b in zip(argv, [*argv[1:], ""], strict=True) if _names_dataset(a)
-    ]
-    named = CONFIGS / f"{peek[-1].split(':')[0] if peek else 'digits'}.py"
-    return config_flags.DEFINE_config_file("config", str(named if named.exists() else CONFIGS / "default.py"))
+    dataset, file = _given(argv, "dataset"), _given(argv, "config")
+    named = CONFIGS / f"{(dataset or 'digits').split(':')[0]}.py"
+    default = str(named if named.exists() else CONFIGS / "default.py")
+    _check_overrides(argv, load(file or default).to_dict())
+    holder = config_flags.DEFINE_config_file("config", default, "Python file of defaults.")
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --helpshort
+    return holder
 
 
-def _names_dataset(argument: str) -> bool:
-    return argument.lstrip("-").split("=", 1)[0] == "dataset" and argument.startswith("-")
+def _given(argv: list[str], flag: str) -> str | None:
+    """The last value that a command line gives to a flag, as ``--flag=value`` or ``--flag value``."""
+    following = [*argv[1:], ""]
+    spelled = (f"--{flag}", f"-{flag}")
+    pairs = [a.split("=", 1) if "=" in a else (a, b) for a, b in zip(argv, following, strict=True)]
+    return ([value for name, value in pairs if name in spelled] or [None])[-1]
+
+
+def load(file: str) -> ConfigDict:
+    """Runs ``get_config()`` of a configuration file; ``FILE:ARGUMENT`` hands it an argument.
+
+    Raises:
+      UserError: if there is no such file or function, if it fails, or if its fields are not those of a job.
+    """
+    path, *argument = file.split(":", 1)
+    if not Path(path).is_file():
+        raise UserError(f"--config={file}: there is no such file; those of this project are in {CONFIGS}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={file}: the file needs a function get_config() that returns a ConfigDict")
+        config = get_config(*argument)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's: whatever it raises is shown with the line that did
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        raise UserError(
+            f"--config={file}: {type(error).__name__}: {error}{f' (line {lines[-1]})' if lines else ''}"
+        ) from error
+    _check_fields(file, config)
+    return config
+
+
+def _check_fields(file: str, config: Any) -> None:
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={file}: get_config() must return a ConfigDict, got {type(config).__name__}")
+    needed, found = (_fields(fields) for fields in (runpy.run_path(str(CONFIGS / "default.py"))["get_config"](), config))
+    wrong = [f"{field} is missing" for field in needed if field not in found]
+    wrong += [f"{field} is unknown{_near(field, needed)}" for field in found if field not in needed]
+    for field in needed.keys() & found.keys():
+        kind = type(needed[field])
+        if not isinstance(found[field], (kind, int) if kind is float else kind):
+            wrong.append(f"{field} must be of type {kind.__name__}, got {found[field]!r}")
+    if wrong:
+        raise UserError(
+            f"--config={file}: {'; '.join(sorted(wrong))}. Start from train.configs.default.get_config() and change "
+            "what differs."
+        )
+
+
+def _fields(config: ConfigDict) -> dict[str, Any]:
+    """Values by field, without the options of the models, which are each model's own."""
+    return {key: value for key, value in _flat(config.to_dict()).items() if ".options" not in key}
+
+
+def _check_overrides(argv: list[str], config: dict[str, Any]) -> None:
+    known = _flat(config)
+    groups = {key.rsplit(".", n)[0] for key in known for n in (1, 2) if key.count(".") >= n}
+    for argument in argv:
+        if not (match := re.match(r"--?(?:no)?config\.([^=\[]*)", argument)):
+            continue
+        field = match[1]
+        if field in known or field in groups:
+            continue
+        words = f"unknown configuration field --config.{field}{_near(field, known)}"
+        if ".options." in field:
+            group, option = field.rsplit(".", 1)
+            raise UserError(f"{words}; give the options of another model as --config.{group}='{{\"{option}\": ...}}'")
+        raise UserError(f"{words}; the fields are: {', '.join(known)}")
+
+
+def _near(field: str, known: Any) -> str:
+    near = difflib.get_close_matches(field, known, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def join_hosts() -> None:
+    """Joins the other hosts of a run; each of them runs the same command on the same files.
+
+    Raises:
+      UserError: if they cannot be found.
+    """
+    try:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--multihost: {(str(error).splitlines() or [''])[0]} On a machine that does not say by itself who takes "
+            "part, give every process --coordinator=HOST:PORT --num_processes=N and its own --process_id."
+        ) from error
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -62,12 +162,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
     _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
     _need(config.optimizer in ("adamw", "sgd"), "optimizer", config.optimizer, "'adamw' or 'sgd'")
-    _need(config.shift >= 0, "shift", config.shift, "0 pixels or more")
+    for field in ("seed", "image_size", "shift", "weight_decay"):
+        _need(config[field] >= 0, field, config[field], "0 or more")
     for phase in ("teacher", "student"):
-        _need(config[phase].epochs > 0, f"{phase}.epochs", config[phase].epochs, "a number above 0")
-        _need(
-            config[phase].learning_rate > 0, f"{phase}.learning_rate", config[phase].learning_rate, "a number above 0"
-        )
+        for field in ("epochs", "learning_rate"):
+            _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
     config.lock()
     return config
 
@@ -81,15 +180,16 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     """Writes the configuration into a new workdir, or checks that an old one holds the same.
 
     Raises:
-      UserError: if the workdir holds a run of another configuration; the fields that differ are listed.
+      UserError: if the workdir cannot be written, or holds a run of another configuration; the fields that
+        differ are listed.
     """
     path, ours = workdir / "config.json", json.loads(config.to_json_best_effort())
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_atomically(path, json.dumps(ours, indent=2).encode())
-        return
-    theirs = json.loads(path.read_text())
-    if ours != theirs:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        theirs = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--workdir={workdir} cannot be used ({error}): name another") from error
+    if theirs not in (None, ours):
         mine, found = _flat(ours), _flat(theirs)
         differ = [key for key in sorted(mine | found) if mine.get(key) != found.get(key)]
         listing = "\n".join(f"  {key}: {found.get(key)!r} there, {mine.get(key)!r} now" for key in differ)
@@ -97,28 +197,39 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another configuration:\n{listing}\n"
             "Name another --workdir, or delete that folder to start again in it."
         )
+    multihost_utils.sync_global_devices("every host has looked before one writes")
+    if theirs is None and jax.process_index() == 0:
+        try:
+            write_atomically(path, json.dumps(ours, indent=2).encode())
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written ({error}): name another") from error
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 
 def run(main: Any) -> None:
-    """Runs ``main(config)`` under absl's flags; a :class:`UserError` is shown without a traceback, with status 1."""
-    from absl import app
+    """Runs ``main(config)`` under absl's flags.
 
-    holder = define_config_flag(sys.argv[1:])
+    What the user can mend is shown without a traceback, with status 1; a Ctrl-C ends with status 130.
+    """
+    try:
+        holder = define_config_flag(sys.argv[1:])
+        app.run(lambda argv: _entry(main, holder, argv))
+    except (UserError, JaxcompError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
-    def entry(argv: list[str]) -> int:
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --, as in --config.seed=1")
-            return main(holder.value) or 0
-        except (UserError, JaxcompError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
 
-    app.run(entry)
+def _entry(main: Any, holder: Any, argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --, as in --config.seed=1")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    return main(holder.value)

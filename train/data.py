@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,14 +96,13 @@ def _open_tfds(name: str, data_dir: str | None, image_size: int | None) -> Datas
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(
-            f'dataset {name!r} needs TensorFlow Datasets: pip install "jaxcomp[train]" ({error})'
-        ) from error
+        raise UserError(f'dataset {name!r} needs TensorFlow Datasets: pip install -e ".[train]" ({error})') from error
+    logging.getLogger("absl").setLevel(logging.ERROR)  # its words are in our errors
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         builder.as_data_source(split="train")
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name.split(":")[0], tfds.list_builders(), n=5, cutoff=0.5)
+        near = difflib.get_close_matches(name.split(":")[0], tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5)
         raise UserError(
             f"unknown dataset {name!r}: give 'digits' (embedded) or a name of TensorFlow Datasets"
             f"{', such as ' + ', '.join(near) if near else ''}"
@@ -111,7 +111,8 @@ def _open_tfds(name: str, data_dir: str | None, image_size: int | None) -> Datas
         raise UserError(_how_to_prepare(name, data_dir, error)) from error
     image, label = builder.info.supervised_keys or ("image", "label")
     features, splits = builder.info.features, builder.info.splits
-    if getattr(features.get(label), "num_classes", None) is None or len(features[image].shape or ()) != 3:
+    has = image in features and label in features and hasattr(features[label], "num_classes")
+    if not has or len(features[image].shape or ()) != 3:
         raise UserError(f"dataset {name!r} is not one of images with class labels: its features are {dict(features)}")
     test = next((split for split in ("test", "validation") if split in splits), None)
     if test is None:
@@ -173,8 +174,9 @@ class _Stored:
         picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-        return np.asarray(square).reshape(self.size, self.size, -1)
+        square = picture.crop((left, top, left + side, top + side))
+        resized = square.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return np.asarray(resized).reshape(self.size, self.size, -1)
 
 
 def train_batch(
@@ -199,10 +201,10 @@ def train_batch(
 def _augment(images: np.ndarray, rng: np.random.Generator, shift: int, flip: bool) -> np.ndarray:
     n, height, width, _ = images.shape
     offsets = rng.integers(0, 2 * shift + 1, size=(n, 2))
-    mirrored = rng.random(n) < 0.5 if flip else np.zeros(n, bool)
+    mirrored = (rng.random((n, 1, 1, 1)) < 0.5) & flip
     padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     moved = np.stack([p[y : y + height, x : x + width] for p, (y, x) in zip(padded, offsets, strict=True)])
-    return np.where(mirrored[:, None, None, None], moved[:, :, ::-1], moved)
+    return np.where(mirrored, moved[:, :, ::-1], moved)
 
 
 def eval_batches(split: Split, batch_size: int = EVAL_BATCH) -> Iterator[dict[str, np.ndarray]]:

@@ -1,6 +1,7 @@
 """The training loop: resumable to the bit, stopped by SIGTERM without loss, stopped by NaN with an explanation."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import named_leaves
@@ -88,7 +90,7 @@ def fit(
         _check_finite(state, names, phase.name, checkpoints)
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
 
-    with Progress(phase.name, phase.steps, at) as progress, _sigterm() as asked_to_stop:
+    with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop:
         while at < phase.steps:
             batch = data.train_batch(
                 dataset.train, at, phase.batch_size, phase.seed, shift=phase.shift, flip=phase.flip
@@ -163,11 +165,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-class _sigterm:  # noqa: N801 -- reads as a statement: with _sigterm() as asked_to_stop
-    """Within the block SIGTERM sets a flag, which the block asks for by calling what it was given."""
+class _Sigterm:
+    """Within the block SIGTERM sets a flag, which the block asks for by calling what it was given.
+
+    With several hosts, a signal to one stops all of them after the same step: JAX's preemption service, which took
+    the signal over in ``jax.distributed.initialize``, agrees on it.
+    """
+
+    _asked = itertools.count()  # the service wants a number that rises over all phases
 
     def __enter__(self) -> Callable[[], bool]:
         self._received = False
+        if jax.process_count() > 1:
+            return lambda: multihost_utils.reached_preemption_sync_point(next(self._asked))
         self._previous = signal.signal(signal.SIGTERM, self._receive)
         return lambda: self._received
 
@@ -175,4 +185,5 @@ class _sigterm:  # noqa: N801 -- reads as a statement: with _sigterm() as asked_
         self._received = True
 
     def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)

@@ -16,7 +16,9 @@ AXIS = "data"
 class DataParallel(Protocol):
     """How a step runs on all devices."""
 
-    axis: str | None
+    @property
+    def axis(self) -> str | None:
+        """The pmap axis that the step sums over; None under jit."""
 
     def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles ``step(state, frozen, batch) -> state``; the state is donated."""
@@ -25,7 +27,7 @@ class DataParallel(Protocol):
         """Gives every device the whole of a tree."""
 
     def get(self, tree: Any) -> Any:
-        """The single copy of such a tree, as jax arrays that checkpoints and evaluation read."""
+        """One copy of such a tree, for checkpoints and evaluation."""
 
     def split(self, batch: dict[str, np.ndarray]) -> Any:
         """Spreads a batch over the devices, padded to divide among them; every host passes the same batch."""
@@ -69,7 +71,10 @@ class PmapParallel(NamedTuple):
         return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *x.shape)), tree)
 
     def get(self, tree: Any) -> Any:
-        return jax.tree.map(lambda x: x[0], tree)
+        def first(x: Any) -> np.ndarray:
+            return np.asarray(x.addressable_shards[0].data if isinstance(x, jax.Array) else x)[0]
+
+        return jax.tree.map(first, tree)
 
     def split(self, batch: dict[str, np.ndarray]) -> Any:
         batch = pad(batch, jax.device_count())

@@ -50,7 +50,6 @@ class Progress:
         """Shows the numbers of a metrics record."""
         if self._bar:
             shown = [f"loss {record['loss']:.3f}", f"accuracy {record['accuracy']:.3f}"]
-            shown += [
-                f"{key.replace('_', ' ')} {record[key]:.3f}" for key in ("test_accuracy", "sparsity") if key in record
-            ]
+            more = [key for key in ("test_accuracy", "sparsity") if key in record]
+            shown += [f"{key.replace('_', ' ')} {record[key]:.3f}" for key in more]
             self._bar.update(self._task, shown="  ".join(shown))

@@ -34,7 +34,7 @@ def write(
     records = read_metrics(workdir / "metrics.jsonl")
     fields = ["loss", "accuracy", "test_accuracy", "sparsity"]
     dropped = 100 * (summary["teacher_accuracy"] - summary["compressed_accuracy"])
-    blocks = [
+    blocks: list[measure.Block | str] = [
         measure.tiles(
             [
                 ("teacher accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['teacher_bytes']:,} bytes"),

@@ -12,6 +12,7 @@ import jaxcomp as jc
 
 Batch = dict[str, jax.Array]
 Variables = dict[str, Any]
+Loss = Callable[[jax.Array, Batch, Any], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -81,7 +82,7 @@ def make_step(
     model: Classifier,
     recipe: jc.Compressor,
     optimizer: optax.GradientTransformation,
-    loss: Callable[[jax.Array, Batch, Any], jax.Array],
+    loss: Loss,
     *,
     record_every: int,
     axis: str | None = None,
@@ -138,9 +139,7 @@ def hard_loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
     return jc.distill.cross_entropy(logits, batch["label"])
 
 
-def distillation_loss(
-    teacher: Classifier, temperature: float, alpha: float
-) -> Callable[[jax.Array, Batch, Any], jax.Array]:
+def distillation_loss(teacher: Classifier, temperature: float, alpha: float) -> Loss:
     """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn."""
 
     def loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:

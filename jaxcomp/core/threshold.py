@@ -2,9 +2,9 @@
 
 A threshold is searched on the bit patterns of the scores, where order is integer order. Each round counts, in one
 read of the data, how many scores reach each of eight probes, and keeps the bracket that holds the answer. Probes
-sit where interpolation expects the answer (the first ones where the mean and the mean square do), beside three
-that bound the worst case; where they sit changes the number of rounds and never the result. Among scores equal
-to the threshold those of lowest index are kept: the same search, over indices.
+sit where interpolation expects the answer (the first ones where a sample does), beside three that bound the worst
+case; where they sit changes the number of rounds and never the result. Among scores equal to the threshold those
+of lowest index are kept: the same search, over indices.
 """
 
 import functools
@@ -22,6 +22,8 @@ Array = jax.Array
 _Carry = tuple[Array, Array, Array, Array, Array]
 
 _PROBES = 8
+_STRIDE = 127  # one score in so many is sampled; odd, to meet every channel
+_WORTH_SAMPLING = 2**18  # smaller groups are in the caches, where a round costs as little as a sample
 _MAX_SIZE = 2**32 - 2
 
 
@@ -90,32 +92,36 @@ def _masks(
         first = lax.optimization_barrier((size[jnp.array(group)] - jnp.array(offsets, jnp.uint32), after))[0]
         return [rank - _index(value.shape, after) for value, rank in zip(values, first, strict=True)]
 
-    def total(rows: list[Array]) -> Array:
-        sums = [jnp.zeros_like(rows[0])] * len(sizes)
-        for row, g in zip(rows, group, strict=True):
-            sums[g] = sums[g] + row
-        return jnp.stack(sums)
-
     def reaching(probes: Array) -> Array:
-        levels = _unorder(probes, dtype)
-        return total([_count([s >= at for at in levels[g]]) for s, g in zip(scores(probes), group, strict=True)])
+        return _reaching(scores(probes), _unorder(probes, dtype), group)
 
     def ties_reaching(probes: Array) -> Array:
         tied = [s == level[g] for s, g in zip(scores(probes), group, strict=True)]
-        return total(
-            [_count([t & (r >= at) for at in probes[g]]) for t, r, g in zip(tied, ranks(probes), group, strict=True)]
-        )
+        rows = [
+            _count([t & (r >= at) for at in probes[g]]) for t, r, g in zip(tied, ranks(probes), group, strict=True)
+        ]
+        return _total(rows, group, len(sizes))
 
-    moments = total([_moments(s) for s in scores(keep)])
+    def sampled() -> Array:
+        parts: list[list[Array]] = [[jnp.zeros(0, dtype)] for _ in sizes]
+        for value, g in zip(values, group, strict=True):
+            parts[g].append(_clean(score(value.reshape(-1)[::_STRIDE]).astype(dtype)))
+        return _bracket([jnp.concatenate(part) for part in parts], keep / jnp.maximum(size, 1))
+
+    def typical() -> Array:
+        return _typical(keep.shape, dtype)
+
     lowest, highest = _order(jnp.array([-jnp.inf, jnp.inf], dtype))
     above_all = jnp.broadcast_to(highest + 1, keep.shape)
+    # A strided sample of a sharded array would be gathered, and where memory is fast a round is cheap.
+    worth = max(sizes) >= _WORTH_SAMPLING and jax.device_count() == 1
     threshold, reach, above = _search(
         reaching,
         keep,
         low=jnp.where(keep == 0, above_all, lowest),
         low_count=jnp.where(keep == 0, 0, size),
         high=above_all,
-        first=_order(_clean(_guess(moments, keep, size).astype(dtype))),
+        first=lax.platform_dependent(cpu=sampled if worth else typical, default=typical),
     )
     level, uncut = _unorder(threshold, dtype), reach == keep
     cut, _, _ = _search(
@@ -169,10 +175,18 @@ def _count(hits: list[Array]) -> Array:
     return _sums([hit.astype(jnp.uint32) for hit in hits])
 
 
-def _moments(scores: Array) -> Array:
-    """``[sum, sum of squares]``, at least in float32."""
-    real = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    return _sums([real, real * real])
+def _total(rows: list[Array], group: Sequence[int], groups: int) -> Array:
+    """The sums of rows ``[K]`` within each group: ``[G, K]``."""
+    sums = [jnp.zeros_like(rows[0])] * groups
+    for row, g in zip(rows, group, strict=True):
+        sums[g] = sums[g] + row
+    return jnp.stack(sums)
+
+
+def _reaching(scores: list[Array], levels: Array, group: Sequence[int]) -> Array:
+    """How many scores of each group reach each of its levels ``[G, K]``: ``[G, K]`` uint32."""
+    rows = [_count([s >= at for at in levels[g]]) for s, g in zip(scores, group, strict=True)]
+    return _total(rows, group, len(levels))
 
 
 def _sums(operands: list[Array]) -> Array:
@@ -195,18 +209,45 @@ def _sums(operands: list[Array]) -> Array:
     return lax.platform_dependent(*operands, cpu=variadic, default=plain)
 
 
-def _guess(moments: Array, keep: Array, size: Array) -> Array:
-    """Scores near the threshold if they were half-normal, exponential, uniform or normal: ``[G, K]``."""
-    size = jnp.maximum(size, 1).astype(moments.dtype)
-    mean, square = moments.T / size
-    rms, deviation = jnp.sqrt(square), jnp.sqrt(jnp.maximum(square - mean**2, 0))
-    kept = jnp.clip(keep / size, 1e-7, 1 - 1e-7)
-    half_normal = rms * jax.scipy.special.ndtri(1 - kept / 2)
-    exponential = -mean * jnp.log(kept)
-    uniform = 3**0.5 * rms * (1 - kept)
-    normal = mean + deviation * jax.scipy.special.ndtri(1 - kept)
-    near = [0.93 * half_normal, half_normal, 1.07 * half_normal, 0.9 * exponential, 1.1 * exponential]
-    return jnp.stack([*near, 0.95 * uniform, 1.05 * uniform, normal], axis=-1)
+def _typical(shape: tuple[int, ...], dtype: Any) -> Array:
+    """First probes for numbers of which nothing is known: where weights usually lie, ``[*shape, K]``."""
+    usual = 2.0 ** jnp.array([-13, -9, -7, -6, -5, -4, -3, 0])
+    return jnp.broadcast_to(_order(usual.astype(dtype)), (*shape, _PROBES))
+
+
+def _bracket(samples: list[Array], kept: Array) -> Array:
+    """First probes from a sample of each group: evenly over where the threshold lies with 99 % probability.
+
+    Args:
+      samples: the scores of a part of each of G groups.
+      kept: ``[G]``, the fraction to keep.
+
+    Returns:
+      ``[G, K]`` keys.
+    """
+    dtype, whole = samples[0].dtype, jnp.array([sample.size for sample in samples] * 2, jnp.uint32)
+    expected = jnp.tile(kept, 2) * whole
+    margin = 2.5 * jnp.sqrt(expected * (1 - jnp.tile(kept, 2))) + 1
+    targets = jnp.round(expected + margin * jnp.repeat(jnp.array([1, -1]), len(samples)))
+    targets = jnp.clip(targets.astype(jnp.int32), 1, whole.astype(jnp.int32)).astype(jnp.uint32)
+    lowest, highest = _order(jnp.array([-jnp.inf, jnp.inf], dtype))
+
+    def count(probes: Array) -> Array:
+        held = lax.optimization_barrier((samples, probes))[0]
+        return _reaching([*held, *held], _unorder(probes, dtype), range(len(whole)))
+
+    ends, _, _ = _search(
+        count,
+        targets,
+        low=jnp.broadcast_to(lowest, targets.shape),
+        low_count=whole,
+        high=jnp.broadcast_to(highest + 1, targets.shape),
+        first=_typical(targets.shape, dtype),
+    )
+    low, high = jnp.split(ends, 2)
+    apart = jnp.arange(_PROBES, dtype=low.dtype)
+    steps = (high - low).astype(jnp.float32)[:, None] / (_PROBES - 1) * apart
+    return low[:, None] + jnp.maximum(steps.astype(low.dtype), apart)
 
 
 def _evenly(low: Array, high: Array) -> Array:

@@ -46,9 +46,11 @@ class Note(NamedTuple):
     skipped: str | None = None
 
     def over(self, earlier: "Note") -> "Note":
-        """This note, completed by an earlier one where this one is silent."""
+        """This note, completed by an earlier one where this one is silent; skipped only if both skip."""
         said = {field: value for field, value in self._asdict().items() if value is not None}
-        return earlier._replace(**said)
+        both = earlier._replace(**said)
+        treated = both._replace(skipped=None)
+        return both if treated == Note() else treated
 
 
 def _nothing(params: Params, state: State, step: Step) -> dict[str, Note]:

@@ -20,7 +20,7 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
       temperature: above 0; higher is softer.
 
     Returns:
-      ``[...]``, in nats times temperature squared; at least 0.
+      ``[...]``, in nats times temperature squared; at least 0, but for rounding.
 
     Raises:
       ArgumentError: for a temperature that is not above 0, or shapes that differ.

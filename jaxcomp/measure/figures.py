@@ -47,7 +47,7 @@ def training_curves(
             lines.setdefault(str(record.get("phase", "train")), []).append(record)
     others = [phase for phase in lines if phase not in PHASES]
     colours = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
-    drawing, panels = canvas.grid(len(fields), 3, 3.6, 2.6)
+    drawing, panels = canvas.grid(len(fields), 2 if len(fields) in (2, 4) else 3, 3.6, 2.6)
     for axes, field in zip(panels, fields, strict=True):
         canvas.style(axes, field)
         for phase, measured in lines.items():

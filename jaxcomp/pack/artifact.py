@@ -98,7 +98,7 @@ def _fetch(leaf: layout.Leaf) -> np.ndarray:
             f"{name}: a leaf needs to be an array of numbers and is of dtype {dtype}: save "
             "`jax.random.key_data(key)` in its place, or leave it out of the tree"
         )
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
         raise ArgumentError(f"{name}: is spread over other processes: gather it first (process_allgather)")
     array = np.asarray(value)
     try:

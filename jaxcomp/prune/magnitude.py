@@ -37,7 +37,7 @@ def kept_count(sparsity: Any, size: int) -> Any:
     for byte in size.to_bytes(4, "little"):
         product = steps * jnp.uint32(byte) + carry
         carry = product >> 8
-    return jnp.maximum(size - product, least)
+    return jnp.maximum(jnp.uint32(size) - product, jnp.uint32(least))
 
 
 def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer", "global"] = "layer") -> list[Array]:

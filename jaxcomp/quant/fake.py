@@ -46,14 +46,15 @@ def fit_grid(w: Array, bits: int, axis: int | tuple[int, ...] | None = None, sym
     """
     bottom, top = code_range(bits, symmetric)
     real = jnp.promote_types(w.dtype, jnp.float32)
+    per_code = 1 / (top if symmetric else top - bottom)  # jit turns division by a constant into this product
     own = _axes(axis, w.ndim)
     shared = tuple(a for a in range(w.ndim) if a not in own)
     low = jnp.min(w, axis=shared, keepdims=True, initial=0).astype(real)
     high = jnp.max(w, axis=shared, keepdims=True, initial=0).astype(real)
     if symmetric:
-        scale = jnp.maximum(jnp.maximum(high, -low) / top, jnp.finfo(real).tiny)
+        scale = jnp.maximum(jnp.maximum(high, -low) * per_code, jnp.finfo(real).tiny)
         return Grid(scale, jnp.zeros(scale.shape, jnp.int32))
-    scale = jnp.maximum((high - low) / (top - bottom), jnp.finfo(real).tiny)
+    scale = jnp.maximum((high - low) * per_code, jnp.finfo(real).tiny)
     return Grid(scale, (bottom + jnp.round(-low / scale)).astype(jnp.int32))
 
 

@@ -9,8 +9,12 @@ def get_config() -> ConfigDict:
     """Under a minute of training on 2 CPU cores."""
     config = default.get_config()
     config.dataset = "digits"
+    config.batch_size = 64
     config.shift = 1
     config.record_every = 5.0
     config.teacher.epochs = 40.0
     config.student.epochs = 100.0
+    config.student.learning_rate = 4e-3
+    config.student.prune_until = 0.4
+    config.student.sparsity = 0.94
     return config

@@ -6,10 +6,11 @@ from train.configs import default
 
 
 def get_config() -> ConfigDict:
-    """Three epochs for the teacher, six for the student."""
+    """Three epochs for the teacher, five for the student."""
     config = default.get_config()
     config.dataset = "mnist"
     config.teacher.epochs = 3.0
-    config.student.epochs = 6.0
-    config.student.sparsity = 0.95
+    config.student.epochs = 5.0
+    config.student.prune_until = 0.4
+    config.student.sparsity = 0.97
     return config

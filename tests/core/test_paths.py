@@ -1,0 +1,122 @@
+"""Paths are spelled alike whatever the container, and rules over them never fail in silence."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from flax.core import FrozenDict
+
+from jaxcomp.core.errors import JaxcompError, PathError, RuleError
+from jaxcomp.core.paths import assign, named_leaves, path_string, replace_leaves
+
+
+class Layer(NamedTuple):
+    value: float
+    scale: float
+
+
+class NnxNet(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(2, 3, rngs=rngs)
+        self.blocks = nnx.List([nnx.Linear(3, 1, rngs=rngs)])
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(3, name="dense")(x)
+
+
+def test_linen_and_nnx_are_spelled_the_same():
+    linen = named_leaves(LinenNet().init(jax.random.key(0), jnp.zeros((1, 2)))["params"])
+    assert set(linen) == {"dense/bias", "dense/kernel"}
+    state = nnx.state(NnxNet(nnx.Rngs(0)))
+    assert set(named_leaves(state)) == {*linen, "blocks/0/bias", "blocks/0/kernel"}
+    assert set(named_leaves(nnx.to_pure_dict(state))) == set(named_leaves(state))
+
+
+def test_nnx_variables_and_modules_are_spelled_as_their_state():
+    module = NnxNet(nnx.Rngs(0))
+    assert set(named_leaves(nnx.split(module)[1])) == set(named_leaves(nnx.state(module, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+    ("tree", "names"),
+    [
+        ({"a": {"b": 1.0}, "c": [2.0, (3.0,)]}, ["a/b", "c/0", "c/1/0"]),
+        (FrozenDict({"a": {"b": 1.0}}), ["a/b"]),
+        (5.0, [""]),
+        ({1: {2: 0.0}}, ["1/2"]),
+        ({"value": 1.0}, ["value"]),
+        ({"w": {"value": 1.0, "raw_value": 2.0}}, ["w/raw_value", "w/value"]),
+        (Layer(1.0, 2.0), ["value", "scale"]),
+        ({"empty": {}, "none": None, "unit": ()}, []),
+    ],
+)
+def test_spelling(tree, names):
+    assert list(named_leaves(tree)) == names
+
+
+def test_an_nnx_param_named_value_keeps_its_name():
+    class Scaled(nnx.Module):
+        def __init__(self) -> None:
+            self.value = nnx.Param(jnp.ones(2))
+
+    assert list(named_leaves(nnx.state(Scaled()))) == ["value"]
+
+
+def test_two_leaves_spelled_alike_are_an_error():
+    with pytest.raises(PathError, match="'a/b'"):
+        named_leaves({"a/b": 1.0, "a": {"b": 2.0}})
+    assert issubclass(PathError, JaxcompError)
+    assert issubclass(PathError, ValueError)
+
+
+def test_named_leaves_are_spelled_as_in_the_tree():
+    named = named_leaves({"block": [{"kernel": 1.0, "bias": 2.0}]})
+    assert named_leaves(named) == named
+
+
+def test_replace_leaves_touches_the_named_alone():
+    tree = {"a": [1.0, object()], "b": FrozenDict({"c": 2.0})}
+    new = replace_leaves(tree, {"a/0": 5.0, "elsewhere": 9.0})
+    assert new == {"a": [5.0, tree["a"][1]], "b": FrozenDict({"c": 2.0})}
+    assert path_string(()) == ""
+
+
+def test_the_first_rule_that_matches_the_whole_path_wins():
+    paths = ["a/kernel", "a/bias", "b/kernel", "b/kernel_2"]
+    assert assign(["b/.*", ".*/kernel"], paths) == {"b/kernel": 0, "b/kernel_2": 0, "a/kernel": 1}
+    assert assign([], paths) == {}
+
+
+def test_a_closing_rule_for_the_rest_may_be_left_without_any():
+    assert assign([r"a/.*", ".*"], ["a/x"]) == {"a/x": 0}
+    assert assign([".*"], []) == {}
+
+
+def test_a_rule_that_matches_nothing_lists_the_paths():
+    with pytest.raises(RuleError) as error:
+        assign([".*/kernel", "Conv_9"], ["Conv_0/kernel", "Conv_0/bias"])
+    assert "rule 1, 'Conv_9', matches no parameter" in str(error.value)
+    assert "\n  Conv_0/kernel\n  Conv_0/bias" in str(error.value)
+    with pytest.raises(RuleError, match="the tree has no leaves"):
+        assign(["kernel"], [])
+
+
+def test_a_rule_that_matches_a_part_of_a_path_matches_nothing():
+    with pytest.raises(RuleError, match="must match a whole path"):
+        assign(["kernel"], ["Conv_0/kernel"])
+
+
+def test_a_shadowed_rule_names_the_one_that_shadows_it():
+    with pytest.raises(RuleError, match=r"the earlier rule '\.\*/kernel' takes 'Conv_0/kernel'"):
+        assign([".*/kernel", "Conv_0/.*nel"], ["Conv_0/kernel"])
+
+
+def test_a_rule_that_is_no_regular_expression_is_named():
+    with pytest.raises(RuleError, match=r"rule '\*/kernel' is not a regular expression"):
+        assign(["*/kernel"], ["a/kernel"])

@@ -1,0 +1,52 @@
+"""The table of compressors under law: name -> factory. ``KERNEL`` and ``BIAS`` fit the containers' paths."""
+
+from collections.abc import Callable
+
+import optax
+
+import jaxcomp as jc
+
+KERNEL = r"(.*/)?(kernel|1/1)"
+BIAS = r"(.*/)?(bias|0)"
+STEPS = 3
+
+
+def cubic() -> optax.Schedule:
+    return optax.polynomial_schedule(0.0, 0.8, 3, STEPS + 1)
+
+
+def recipe() -> jc.Compressor:
+    sparse_int4 = jc.chain(jc.prune.magnitude(cubic(), scope="global"), jc.quant.fake(4, axis=-1))
+    return jc.partition([(KERNEL, sparse_int4), (BIAS, jc.quant.fake(8, symmetric=False)), (".*", jc.identity())])
+
+
+def nested() -> jc.Compressor:
+    return jc.partition([(KERNEL, jc.partition([(".*", jc.prune.magnitude(cubic()))])), (".*", jc.quant.fake(2))])
+
+
+def fakes() -> dict[str, Callable[[], jc.Compressor]]:
+    return {
+        f"{kind}-{granularity}-int{bits}": lambda b=bits, a=axis, s=kind == "symmetric": jc.quant.fake(
+            b, axis=a, symmetric=s
+        )
+        for kind in ("symmetric", "affine")
+        for granularity, axis in (("tensor", None), ("channel", -1))
+        for bits in (2, 4, 8)
+    }
+
+
+COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
+    "magnitude-layer": lambda: jc.prune.magnitude(0.5),
+    "magnitude-layer-cubic": lambda: jc.prune.magnitude(cubic()),
+    "magnitude-global": lambda: jc.prune.magnitude(0.5, scope="global"),
+    "magnitude-global-cubic": lambda: jc.prune.magnitude(cubic(), scope="global"),
+    "chain": lambda: jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4)),
+    **fakes(),
+    "identity": jc.identity,
+    "partition": recipe,
+    "every-2": lambda: jc.every(2, nested()),
+    "straight-through": lambda: jc.straight_through(recipe()),
+}
+
+COSTLY = ("magnitude", "chain")
+"""Beginnings of the names whose compilation takes a second per tensor: compiled over small containers alone."""

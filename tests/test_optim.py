@@ -1,0 +1,189 @@
+"""The optax adaptor trains as the explicit loop does, wherever optax puts it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.optim import compress, finalize
+
+STEPS = 6
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    inputs, targets = jnp.asarray(rng.normal(size=(32, 8)), jnp.float32), jnp.asarray(rng.normal(size=32), jnp.float32)
+    params = {"kernel": jnp.asarray(rng.normal(size=(8, 5)), jnp.float32), "head": jnp.asarray(rng.normal(size=5), jnp.float32)}
+
+    def loss(params):
+        return jnp.mean((jnp.tanh(inputs @ params["kernel"]) @ params["head"] - targets) ** 2)
+
+    return params, jax.jit(jax.value_and_grad(loss)), loss
+
+
+RECIPES = {
+    "prune": lambda: jc.partition([("kernel", jc.prune.magnitude(optax.polynomial_schedule(0.2, 0.8, 3, 4)))]),
+    "quantise": lambda: jc.quant.fake(4, axis=-1, symmetric=False),
+    "both": lambda: jc.partition([("kernel", jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(8)))]),
+    "soft": lambda: jc.partition([("kernel", jc.straight_through(jc.every(2, jc.prune.magnitude(0.5))))]),
+}
+
+
+def explicit(params, loss, optimizer, recipe, steps):
+    """The loop that one would write: the view inside the loss, an update of the compressor after each step."""
+
+    @jax.jit
+    def train_step(params, inner, state, step):
+        grads = jax.grad(lambda params: loss(recipe.apply(params, state)))(params)
+        updates, inner = optimizer.update(grads, inner, params)
+        params = optax.apply_updates(params, updates)
+        state = recipe.update(params, state, step)
+        return params, inner, state, recipe.apply(params, state)
+
+    inner, state = optimizer.init(params), recipe.init(params)
+    views = [recipe.apply(params, state)]
+    for step in range(1, steps + 1):
+        params, inner, state, view = train_step(params, inner, state, step)
+        views.append(view)
+    return views
+
+
+def adapted(params, value_and_grad, tx, recipe, steps):
+    """A loop that knows nothing of compression, but that it starts from the view."""
+    opt_state = tx.init(params)
+    params = finalize(opt_state, recipe)
+    update = jax.jit(tx.update)
+    seen = [params]
+    for _ in range(steps):
+        updates, opt_state = update(value_and_grad(params)[1], opt_state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return seen, opt_state
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [(name, optax.adamw(0.05)) for name in RECIPES] + [("quantise", optax.sgd(0.1, momentum=0.9))],
+    ids=[*RECIPES, "momentum"],
+)
+def test_agrees_with_the_explicit_loop(name, inner):
+    params, value_and_grad, loss = problem()
+    recipe = RECIPES[name]()
+    wanted = explicit(params, loss, inner, recipe, STEPS)
+    seen, opt_state = adapted(params, value_and_grad, compress(inner, recipe), recipe, STEPS)
+    for got, want in zip(seen, wanted, strict=True):
+        for key in params:
+            np.testing.assert_array_equal(got[key] == 0, want[key] == 0)
+            np.testing.assert_allclose(got[key], want[key], rtol=1e-4, atol=2e-6)
+    for key, final in finalize(opt_state, recipe).items():
+        np.testing.assert_allclose(final, wanted[-1][key], rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(final == 0, seen[-1][key] == 0)
+        # The loop adds a difference: it is off by a rounding of the larger of the values before and after.
+        larger = np.maximum(np.abs(seen[-2][key]), np.abs(final))
+        assert (np.abs(seen[-1][key] - final) <= np.spacing(larger)).all()
+
+
+def test_the_first_update_turns_dense_parameters_into_the_view():
+    params, value_and_grad, _ = problem()
+    recipe = jc.partition([("kernel", jc.prune.magnitude(0.9))])
+    tx = compress(optax.sgd(0.1), recipe)
+    updates, opt_state = tx.update(value_and_grad(params)[1], tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    assert int((params["kernel"] != 0).sum()) == 4
+    assert opt_state.step == 1
+
+
+def test_learns(rng):
+    params, value_and_grad, _ = problem()
+    recipe = RECIPES["both"]()
+    seen, opt_state = adapted(params, value_and_grad, compress(optax.adam(0.03), recipe), recipe, 60)
+    assert value_and_grad(finalize(opt_state, recipe))[0] < 0.5 * value_and_grad(seen[0])[0]
+
+
+def test_works_inside_chain():
+    params, value_and_grad, _ = problem()
+    recipe = RECIPES["both"]()
+    tx = optax.chain(optax.clip_by_global_norm(1.0), compress(optax.sgd(0.1), recipe))
+    seen, opt_state = adapted(params, value_and_grad, tx, recipe, 3)
+    np.testing.assert_allclose(finalize(opt_state, recipe)["kernel"], seen[-1]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_works_inside_multi_steps():
+    """Two half batches make one update, and one count of the compressor's schedule."""
+    params, value_and_grad, _ = problem()
+    recipe = RECIPES["prune"]()
+    once = compress(optax.sgd(0.1), recipe)
+    twice = optax.MultiSteps(once, every_k_schedule=2)
+    opt_state, update = twice.init(params), jax.jit(twice.update)
+    for step in range(4):
+        updates, opt_state = update(value_and_grad(params)[1], opt_state, params)
+        assert step % 2 == 1 or not any(leaf.any() for leaf in jax.tree.leaves(updates))
+        params = optax.apply_updates(params, updates)
+    start, _, _ = problem()
+    wanted, single = start, once.init(start)
+    for _ in range(2):
+        updates, single = once.update(value_and_grad(wanted)[1], single, wanted)
+        wanted = optax.apply_updates(wanted, updates)
+    np.testing.assert_allclose(params["kernel"], wanted["kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(finalize(opt_state, recipe)["kernel"], wanted["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_may_donate_parameters_and_state():
+    params, value_and_grad, _ = problem()
+    recipe = RECIPES["both"]()
+    tx = compress(optax.adam(0.1), recipe)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, opt_state):
+        updates, opt_state = tx.update(value_and_grad(params)[1], opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    kept = jax.tree.map(np.array, params)
+    opt_state = tx.init(params)
+    for _ in range(3):
+        params, opt_state = step(params, opt_state)
+    seen, _ = adapted_without_donation(kept, value_and_grad, tx)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), params, seen)
+
+
+def adapted_without_donation(params, value_and_grad, tx):
+    opt_state = tx.init(params)
+    for _ in range(3):
+        updates, opt_state = jax.jit(tx.update)(value_and_grad(params)[1], opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return params, opt_state
+
+
+def test_narrow_parameters_keep_their_dtype():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), problem()[0])
+    tx = compress(optax.sgd(0.1), RECIPES["both"]())
+    updates, opt_state = tx.update(params, tx.init(params), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((updates, opt_state.params))} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_extra_arguments_reach_the_inner_optimizer():
+    params, value_and_grad, _ = problem()
+    inner = optax.contrib.reduce_on_plateau()
+    tx = compress(optax.chain(optax.sgd(0.1), inner), jc.identity())
+    value, grads = value_and_grad(params)
+    updates, _ = tx.update(grads, tx.init(params), params, value=value)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_an_update_without_parameters_is_refused():
+    tx = compress(optax.sgd(0.1), jc.identity())
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(ArgumentError, match=r"call tx.update\(grads, opt_state, params\)"):
+        tx.update(params, tx.init(params))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_finalize_needs_exactly_one_adaptor(count):
+    tx = optax.chain(*[compress(optax.sgd(0.1), jc.identity())] * count, optax.clip(1.0))
+    with pytest.raises(ArgumentError, match=f"must hold one state of jaxcomp.optim.compress, it holds {count}"):
+        finalize(tx.init({"w": jnp.ones(2)}), jc.identity())

@@ -1,0 +1,134 @@
+"""Real runs of the command line: processes of their own that share one compilation cache."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+from train.configs import default
+
+def get_config():
+    config = default.get_config()
+    config.dataset, config.seed, config.batch_size, config.shift = "digits", 0, 128, 1
+    config.record_every = 0.5
+    for phase in (config.teacher, config.student):
+        phase.model, phase.options.widths, phase.learning_rate = "cnn", (4, 8), 5e-3
+    config.teacher.epochs, config.student.epochs = 1.5, 2.5
+    config.student.sparsity, config.student.prune_every, config.student.prune_until = 0.5, 4, 0.6
+    return config
+"""
+
+
+class Cli:
+    """``python -m train.compress`` on a tiny configuration (or another module), as a user would run it.
+
+    Args:
+      folder: for the configuration and the compilation cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.config = folder, folder / "tiny.py"
+        self.config.write_text(TINY)
+
+    def start(self, *arguments: str, module: str = "train.compress", devices: int = 1) -> subprocess.Popen:
+        """Starts a process."""
+        environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        command = [sys.executable, "-m", module, *arguments]
+        if module == "train.compress" and not any(argument.startswith("--config=") for argument in arguments):
+            command.insert(3, f"--config={self.config}")
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
+        """Runs a process to its end."""
+        return finish(self.start(*arguments, **options))
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Waits for a process."""
+    out, err = process.communicate(timeout=400)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_until(process: subprocess.Popen, holds: Callable[[], Any]) -> None:
+    """Waits for a condition, as long as the process lives."""
+    while not holds():
+        assert process.poll() is None, f"it ended before the moment came: {process.communicate()}"
+        time.sleep(0.001)
+
+
+def records(workdir: Path, phase: str) -> int:
+    """How many whole records of a phase a run has written."""
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count(f'"phase": "{phase}"') if path.exists() else 0
+
+
+def last_checkpoint(workdir: Path, phase: str = "student") -> Path:
+    """The folder of a phase's newest whole checkpoint."""
+    folder = workdir / "checkpoints" / phase
+    return folder / str(max(int(path.name) for path in folder.iterdir() if path.name.isdigit()))
+
+
+def checkpoint_arrays(checkpoint: Path) -> list[np.ndarray]:
+    """The arrays of a checkpoint: parameters, masks, scales, optimiser state, sums."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpointer.restore(checkpoint / "state"))]
+
+
+def assert_same_end(workdir: Path, reference: Path) -> None:
+    """Two runs ended with the same bits: metrics, artefact, training state, predictions."""
+    assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+    assert (workdir / "model.jcz").read_bytes() == (reference / "model.jcz").read_bytes()
+    mine, theirs = last_checkpoint(workdir), last_checkpoint(reference)
+    assert mine.name == theirs.name
+    arrays, others = checkpoint_arrays(mine), checkpoint_arrays(theirs)
+    assert len(arrays) == len(others) > 20
+    for array, other in zip(arrays, others, strict=True):
+        assert array.dtype == other.dtype
+        np.testing.assert_array_equal(array, other)
+    summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, reference))
+    differing = {key for key in expected if summary[key] != expected[key]}
+    assert differing <= {"wall_seconds", "train_seconds"}
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="session")
+def reference(cli: Cli) -> Path:
+    """The run folder of an uninterrupted run; nobody writes into it."""
+    workdir = cli.folder / "reference"
+    began = time.monotonic()
+    done = cli(f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    (cli.folder / "seconds").write_text(str(time.monotonic() - began))
+    (cli.folder / "stdout").write_text(done.stdout)
+    (cli.folder / "stderr").write_text(done.stderr)
+    return workdir
+
+
+@pytest.fixture
+def finished(reference: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(reference, tmp_path / "finished"))

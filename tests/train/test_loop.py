@@ -1,0 +1,88 @@
+"""The loop itself: it records, it stops with an explanation when numbers are no longer finite."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from train import data, models
+from train.checkpoints import Checkpoints
+from train.errors import UserError
+from train.loop import Metrics, Phase, fit, read_metrics
+from train.parallel import data_parallel
+from train.step import Classifier, TrainState, hard_loss, init_state, make_step
+
+import jaxcomp as jc
+
+DATASET = data.load("digits")
+MODEL = Classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
+PHASE = Phase("teacher", steps=10, record_every=4, batch_size=16, seed=0, shift=0, flip=False)
+
+
+def run(workdir: Path, optimizer: optax.GradientTransformation) -> tuple[TrainState, float]:
+    step = make_step(MODEL, jc.identity(), optimizer, hard_loss, record_every=PHASE.record_every)
+    return fit(PHASE, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, lambda state: {})
+
+
+def start(optimizer: optax.GradientTransformation) -> TrainState:
+    def init(key: jax.Array) -> TrainState:
+        return init_state(MODEL.init(key, DATASET.train.images[:1]), jc.identity(), optimizer)
+
+    return jax.jit(init)(jax.random.key(0))
+
+
+def breaking_at(step: int) -> optax.GradientTransformation:
+    """SGD whose update of one parameter is NaN at a step."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        bias = jnp.where(state == step, jnp.nan, updates["Dense_0"]["bias"])
+        return {**updates, "Dense_0": {**updates["Dense_0"], "bias": bias}}, state + 1
+
+    return optax.chain(optax.sgd(0.1), optax.GradientTransformation(lambda params: jnp.int32(0), update))
+
+
+def test_records_and_checkpoints(tmp_path: Path) -> None:
+    state, seconds = run(tmp_path, optax.sgd(0.1))
+    assert int(state.step) == 10
+    assert seconds > 0
+    found = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(record["phase"], record["step"]) for record in found] == [("teacher", 4), ("teacher", 8), ("teacher", 10)]
+    assert float(state.sums["examples"]) == 2 * 16  # steps 8 and 9
+    assert found[-1]["loss"] == float(state.sums["loss"]) / 32
+    again, before = run(tmp_path, optax.sgd(0.1))  # nothing is left to do
+    assert before > seconds / 2  # the time of the first run is carried on
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
+    assert read_metrics(tmp_path / "metrics.jsonl") == found
+
+
+def test_what_is_not_finite_is_named_and_the_last_good_checkpoint_is_kept(tmp_path: Path) -> None:
+    optimizer = breaking_at(6)
+    for _ in range(2):  # started again, it comes to the same end
+        with pytest.raises(UserError) as caught:
+            run(tmp_path, optimizer)
+        first, second = str(caught.value).splitlines()
+        assert first == "not finite: Dense_0/bias at teacher step 6."
+        assert second.startswith("The checkpoint of step 4 is kept. Lower --config.teacher.learning_rate")
+    checkpoints = Checkpoints(tmp_path / "checkpoints" / "teacher")
+    state, _ = checkpoints.restore(start(optimizer))
+    assert int(state.step) == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [4]
+
+
+def test_no_checkpoint_was_saved_yet(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Dense_0/bias at teacher step 0\.\nNo checkpoint was saved yet"):
+        run(tmp_path, breaking_at(0))
+
+
+def test_metrics_drop_what_comes_after_the_checkpoint_and_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = [{"phase": "teacher", "step": 9}, {"phase": "student", "step": 4}]
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*kept, {"phase": "student", "step": 8}]) + '{"phase": "st')
+    Metrics(path, "student", 4).append({"phase": "student", "step": 8, "loss": 1.0})
+    assert read_metrics(path) == [*kept, {"phase": "student", "step": 8, "loss": 1.0}]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]

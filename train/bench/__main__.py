@@ -1,0 +1,24 @@
+"""``python -m train.bench step`` and ``python -m train.bench threshold``: a table, and a JSON file in ``bench/``."""
+
+import argparse
+from pathlib import Path
+
+from train.bench import step, threshold
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the benchmark that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m train.bench", description=__doc__)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
+    for module, name in ((step, "step"), (threshold, "threshold")):
+        options = benchmarks.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        options.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
+        options.add_argument("--out", type=Path, default=Path("bench"), help="folder of the JSON file")
+        module.add_options(options)
+        options.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
