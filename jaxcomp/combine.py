@@ -156,7 +156,7 @@ def every(n: int, compressor: Compressor) -> Compressor:
         raise ArgumentError(f"every(n, ...) needs a whole number of steps of at least 1, got {n!r}")
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
-        if isinstance(step, int):
+        if not isinstance(step, jax.core.Tracer):  # a branch outside jit would be compiled anew each time
             return state if step % n else compressor.update(params, state, step, **extra)
         return lax.cond(step % n == 0, lambda: compressor.update(params, state, step, **extra), lambda: state)
 

@@ -18,7 +18,10 @@ STEPS = 6
 def problem():
     rng = np.random.default_rng(0)
     inputs, targets = jnp.asarray(rng.normal(size=(32, 8)), jnp.float32), jnp.asarray(rng.normal(size=32), jnp.float32)
-    params = {"kernel": jnp.asarray(rng.normal(size=(8, 5)), jnp.float32), "head": jnp.asarray(rng.normal(size=5), jnp.float32)}
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(8, 5)), jnp.float32),
+        "head": jnp.asarray(rng.normal(size=5), jnp.float32),
+    }
 
     def loss(params):
         return jnp.mean((jnp.tanh(inputs @ params["kernel"]) @ params["head"] - targets) ** 2)

@@ -77,7 +77,9 @@ def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: 
     except Exception as error:  # Flax has many words for what does not fit; the first line says it
         words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
-        raise UserError(f"{name} model {fields.model!r} with options {options} takes no {size} images: {words}") from error
+        raise UserError(
+            f"{name} model {fields.model!r} with options {options} takes no {size} images: {words}"
+        ) from error
     return model
 
 

@@ -88,7 +88,9 @@ def load(file: str) -> ConfigDict:
 def _check_fields(file: str, config: Any) -> None:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={file}: get_config() must return a ConfigDict, got {type(config).__name__}")
-    needed, found = (_fields(fields) for fields in (runpy.run_path(str(CONFIGS / "default.py"))["get_config"](), config))
+    needed, found = (
+        _fields(fields) for fields in (runpy.run_path(str(CONFIGS / "default.py"))["get_config"](), config)
+    )
     wrong = [f"{field} is missing" for field in needed if field not in found]
     wrong += [f"{field} is unknown{_near(field, needed)}" for field in found if field not in needed]
     for field in needed.keys() & found.keys():

@@ -102,7 +102,9 @@ def _open_tfds(name: str, data_dir: str | None, image_size: int | None) -> Datas
         builder = tfds.builder(name, data_dir=data_dir)
         builder.as_data_source(split="train")
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name.split(":")[0], tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5)
+        near = difflib.get_close_matches(
+            name.split(":")[0], tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5
+        )
         raise UserError(
             f"unknown dataset {name!r}: give 'digits' (embedded) or a name of TensorFlow Datasets"
             f"{', such as ' + ', '.join(near) if near else ''}"

@@ -97,9 +97,7 @@ def _masks(
 
     def ties_reaching(probes: Array) -> Array:
         tied = [s == level[g] for s, g in zip(scores(probes), group, strict=True)]
-        rows = [
-            _count([t & (r >= at) for at in probes[g]]) for t, r, g in zip(tied, ranks(probes), group, strict=True)
-        ]
+        rows = [_count([t & (r >= at) for at in probes[g]]) for t, r, g in zip(tied, ranks(probes), group, strict=True)]
         return _total(rows, group, len(sizes))
 
     def sampled() -> Array:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from jax.sharding import NamedSharding, PartitionSpec
 
-import reference
 from jaxcomp.core import threshold
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.threshold import keep_largest
@@ -73,7 +73,9 @@ def test_agrees_over_random_families(rng):
 
 def test_denormal_scores_are_ordered_or_equal_to_zero(rng):
     """XLA:CPU flushes denormals to zero: the counts hold, and no normal number gives way to one."""
-    value = jnp.asarray(np.where(np.arange(SIZE) % 3, rng.normal(size=SIZE) * 1e-41, rng.normal(size=SIZE)), jnp.float32)
+    value = jnp.asarray(
+        np.where(np.arange(SIZE) % 3, rng.normal(size=SIZE) * 1e-41, rng.normal(size=SIZE)), jnp.float32
+    )
     normal = np.abs(np.asarray(value)) >= np.finfo(np.float32).tiny
     for k in (1, 200, 334, 500, SIZE):
         mask = np.asarray(keep_largest([value], [k], [0])[0])
@@ -167,7 +169,13 @@ def test_large_arrays_of_a_single_device_agree(single_device, rng, dtype):
     shape = (512, 515)
     size = 512 * 515
     sample_sees = np.where(np.arange(size) % 127 == 0, 1e-3, 5.0)
-    for value in (rng.normal(size=size), rng.standard_cauchy(size), np.ones(size), sample_sees, np.sort(rng.normal(size=size))):
+    for value in (
+        rng.normal(size=size),
+        rng.standard_cauchy(size),
+        np.ones(size),
+        sample_sees,
+        np.sort(rng.normal(size=size)),
+    ):
         for k in (0, 1, size // 10, size // 2, size - 1, size):
             check([jnp.asarray(value.reshape(shape), dtype)], [k], [0])
 

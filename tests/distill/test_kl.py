@@ -85,7 +85,9 @@ def test_narrow_logits_are_computed_in_float32(rng, dtype):
     wide = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
     np.testing.assert_allclose(got, reference_kl(*wide, 2.0), rtol=1e-4, atol=1e-5)
     assert jax.grad(lambda s: kl(s, teacher).sum())(student).dtype == dtype
-    np.testing.assert_array_equal(cross_entropy(student, jnp.arange(8)), cross_entropy(jnp.float32(student), jnp.arange(8)))
+    np.testing.assert_array_equal(
+        cross_entropy(student, jnp.arange(8)), cross_entropy(jnp.float32(student), jnp.arange(8))
+    )
 
 
 def test_large_logits_stay_finite():
@@ -143,5 +145,7 @@ def test_an_alpha_that_is_no_weight_is_refused(alpha):
 
 @pytest.mark.parametrize("labels", [jnp.zeros((2,), jnp.float32), jnp.zeros((3,), int), jnp.zeros((2, 1), int)])
 def test_labels_that_do_not_fit_are_refused(labels):
-    with pytest.raises(ArgumentError, match=r"labels must be integers of shape \(2,\) or probabilities of shape \(2, 3\)"):
+    with pytest.raises(
+        ArgumentError, match=r"labels must be integers of shape \(2,\) or probabilities of shape \(2, 3\)"
+    ):
         cross_entropy(jnp.zeros((2, 3)), labels)

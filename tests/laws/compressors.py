@@ -49,4 +49,6 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
 }
 
 COSTLY = ("magnitude", "chain")
-"""Beginnings of the names whose compilation takes a second per tensor: compiled over small containers alone."""
+"""Beginnings of the names whose compilation takes a second per tensor: each container in one dtype alone."""
+SMALL = (*COSTLY, "symmetric-tensor", "affine-tensor")
+"""Beginnings of the names that are compiled over small containers alone."""

@@ -97,7 +97,7 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "list": as_list,
     "linen": linen_variables,
     "gaps": with_gaps,
-    "no-elements": without_elements,
     "nnx": nnx_state,
+    "no-elements": without_elements,
 }
 PLAIN = ("dict", "frozen-dict", "list", "gaps")

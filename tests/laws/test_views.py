@@ -16,7 +16,7 @@ import jaxcomp as jc
 from jaxcomp.core.leaves import NOT_REAL, is_real
 from jaxcomp.core.paths import named_leaves
 
-from .cases import DTYPES, Case, runs, views
+from .cases import DTYPES, Case, dtype, runs, views
 from .compressors import COMPRESSORS, STEPS
 from .containers import CONTAINERS
 from .executions import EXECUTIONS, bit_equal, described, reference, trajectory
@@ -30,10 +30,10 @@ class Subject(NamedTuple):
     pairs: list[tuple[Any, Any]]
 
 
-@functools.lru_cache(maxsize=16)
-def subject(compressor: str, container: str, dtype: str) -> Subject:
+@functools.cache
+def subject(compressor: str, container: str, precision: str) -> Subject:
     made = COMPRESSORS[compressor]()
-    moved = trajectory(CONTAINERS[container](jnp.dtype(dtype)))
+    moved = trajectory(CONTAINERS[container](jnp.dtype(precision)))
     return Subject(made, moved, reference(made, moved))
 
 
@@ -62,7 +62,8 @@ def test_apply_keeps_structure_shapes_dtypes_and_shardings(case):
     for params, (_, view) in zip(case.moved, case.pairs, strict=True):
         assert described(view) == described(params)
         assert all(
-            new.sharding == old.sharding for new, old in zip(jax.tree.leaves(view), jax.tree.leaves(params), strict=True)
+            new.sharding == old.sharding
+            for new, old in zip(jax.tree.leaves(view), jax.tree.leaves(params), strict=True)
         )
 
 
@@ -166,7 +167,7 @@ def test_executions_agree_bit_for_bit(run):
 def test_orbax_round_trips_the_state(name, tmp_path):
     container = list(CONTAINERS)[list(COMPRESSORS).index(name) % len(CONTAINERS)]
     container = "gaps" if container == "no-elements" else container  # Orbax refuses arrays without elements
-    compressor, moved, pairs = subject(name, container, "float32")
+    compressor, moved, pairs = subject(name, container, dtype(name, container))
     kept = {"step": jnp.int32(1), "compressor": pairs[1][0]}
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(tmp_path / "state", args=ocp.args.StandardSave(kept))

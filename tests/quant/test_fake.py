@@ -74,7 +74,7 @@ def test_is_idempotent_at_any_scale(rng, bits, symmetric, dtype):
 
 @kinds
 def test_compiled_grids_equal_eager_ones(rng, symmetric):
-    """A compiler multiplies by the reciprocal where it is told to divide by a constant: the grid must not depend on it."""
+    """A compiler multiplies by the reciprocal where it is told to divide by a constant: grids do not depend on it."""
     w = jnp.asarray(rng.normal(size=(50, 999)), jnp.float32)
     for bits in (2, 3, 4, 8):
         eager, compiled = (f(w) for f in (_fit(bits, symmetric), jax.jit(_fit(bits, symmetric))))
@@ -197,5 +197,5 @@ def test_other_bits_are_refused(bits):
 @pytest.mark.parametrize("axis", [2, -3, (0, 5)])
 def test_an_axis_that_a_tensor_lacks_is_refused_at_its_path(axis):
     fake = jc.quant.fake(8, axis=axis)
-    with pytest.raises(ArgumentError, match="dense/kernel: axis .* but the tensor has 2 axes"):
+    with pytest.raises(ArgumentError, match=r"dense/kernel: axis .* but the tensor has 2 axes"):
         fake.init({"dense": {"kernel": jnp.ones((2, 3))}})

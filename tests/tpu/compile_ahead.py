@@ -23,10 +23,8 @@ from train.configs import digits
 from train.parallel import AXIS, JitParallel
 from train.step import Classifier, TrainState, distillation_loss, init_state, make_step
 
-COLLECTIVE = re.compile(
-    r" = (?P<shape>.+?) (?P<name>all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
-    r"(-start)?\("
-)
+NAMES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+COLLECTIVE = re.compile(rf" = (?P<shape>.+?) (?P<name>{NAMES})(-start)?\(")
 
 
 def collectives(text: str) -> list[str]:
@@ -115,9 +113,7 @@ def sharded_threshold(mesh: Mesh) -> dict[str, Any]:
 
 def main() -> None:
     """Compiles everything and prints one line of JSON."""
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name="v5e:2x2", chips_per_host_bounds=(2, 2, 1)
-    )
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2", chips_per_host_bounds=(2, 2, 1))
     devices = list(topology.devices)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     result: dict[str, Any] = {"chips": len(devices), "kind": devices[0].device_kind, "host": jax.device_count()}

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from train.checkpoints import Checkpoints, digest
 from train.errors import UserError
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
+
 from train import config as command_line
 from train import models
 from train.configs import default

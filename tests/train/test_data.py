@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from train import data
 from train.data import Split
 from train.errors import UserError
@@ -72,7 +73,9 @@ def test_every_image_is_a_shift_and_flip_of_its_own_by_slow_loops() -> None:
     assert len(seen) == 18  # each of 9 shifts, mirrored or not
     for batch in batches(split, range(2), size=64, shift=1):
         for image, label in zip(batch["image"], batch["label"], strict=True):
-            assert any(np.array_equal(image, slowly(images[label], y, x, False)) for y in (-1, 0, 1) for x in (-1, 0, 1))
+            assert any(
+                np.array_equal(image, slowly(images[label], y, x, False)) for y in (-1, 0, 1) for x in (-1, 0, 1)
+            )
 
 
 def slowly(image: np.ndarray, dy: int, dx: int, flip: bool) -> np.ndarray:

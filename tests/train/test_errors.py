@@ -83,7 +83,9 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_without_it(
     cli: Cli, reference: Path, finished: Path
 ) -> None:
     damaged = last_checkpoint(finished)
-    file = max((path for path in (damaged / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    file = max(
+        (path for path in (damaged / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     file.write_bytes(file.read_bytes()[:-20])
     done = cli(f"--workdir={finished}")
     assert done.returncode == 1
@@ -124,10 +126,10 @@ def test_a_damaged_artefact_is_refused(
 
 def test_an_artefact_that_says_too_little_is_refused(tmp_path: Path) -> None:
     import numpy as np
-    from train import evaluate
-    from train.errors import UserError
 
     import jaxcomp as jc
+    from train import evaluate
+    from train.errors import UserError
 
     jc.pack.save(tmp_path / "m.jcz", {"w": np.ones(3, np.float32)}, metadata={"model": "cnn"})
     with pytest.raises(UserError, match="its metadata lack classes, dataset, mean, options, std"):

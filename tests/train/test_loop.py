@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+import jaxcomp as jc
 from train import data, models
 from train.checkpoints import Checkpoints
 from train.errors import UserError
 from train.loop import Metrics, Phase, fit, read_metrics
 from train.parallel import data_parallel
 from train.step import Classifier, TrainState, hard_loss, init_state, make_step
-
-import jaxcomp as jc
 
 DATASET = data.load("digits")
 MODEL = Classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from conftest import Cli, finish, last_checkpoint, wait_until
+
 from train.loop import read_metrics
 
 

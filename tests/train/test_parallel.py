@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from train import data, models
 from train.compress import make_recipe
 from train.configs import default

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from conftest import Cli, checkpoint_arrays, last_checkpoint
+
+import jaxcomp as jc
 from train import data, evaluate, models
 from train.loop import read_metrics
 from train.step import Classifier
-
-import jaxcomp as jc
 
 
 def test_the_folder_holds_what_is_promised(reference: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -72,17 +73,19 @@ def variants(name: str, batch_size: int, rounds: int) -> dict[str, Callable[[], 
     model = Classifier(models.create(name, 10, options), (0.5,) * shape[-1], (0.25,) * shape[-1])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
-    teacher = model.init(jax.random.key(0), images[:1])
+    teacher = model.init(jax.random.key(0), jnp.asarray(images[:1]))
     parallel = data_parallel("jit")
     batch = parallel.split({"image": images, "label": rng.integers(0, 10, batch_size, dtype=np.int32)})
     steps = EVERY * rounds
-    losses = {kind: (recipe, hard_loss) for kind, recipe in recipes(steps).items()}
+    losses: dict[str, tuple[jc.Compressor, Loss]] = {
+        kind: (recipe, hard_loss) for kind, recipe in recipes(steps).items()
+    }
     losses["prune + fake + distil"] = (recipes(steps)["prune + fake"], distillation_loss(model, 4.0, 0.9))
 
     def trainer(recipe: jc.Compressor, loss: Loss) -> Callable[[], Any]:
         optimizer = make_optimizer(default.get_config(), 1e-3, steps)
         step = make_step(model, recipe, optimizer, loss, record_every=100)
-        state = init_state(model.init(jax.random.key(1), images[:1]), recipe, optimizer)
+        state = init_state(model.init(jax.random.key(1), jnp.asarray(images[:1])), recipe, optimizer)
         return _stepper(parallel, step, state, teacher, batch)
 
     forward = jax.jit(lambda variables, images: model.logits(variables, images))

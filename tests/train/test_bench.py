@@ -1,0 +1,59 @@
+"""The benchmarks run, print a table and write what they measured; their numbers are nobody's promise here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from train.bench import __main__, step, threshold, timing
+
+ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
+MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
+
+
+def written(folder, name, rows):
+    content = json.loads((folder / f"{name}.json").read_text())
+    assert set(content["machine"]) == MACHINE
+    for row in rows(content):
+        assert set(row) == ROW
+        assert len(row["quartiles_ms"]) == len(row["ratio_quartiles"]) == 2
+    return content, [row["variant"] for row in rows(content)]
+
+
+def test_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(step, "MODELS", {"cnn": ((4, 4, 1), {"widths": (4,)})})
+    monkeypatch.setattr(step, "EVERY", 2)
+    __main__.main(["step", "--batch", "8", "--rounds", "1", "--out", str(tmp_path / "new")])
+    content, names = written(tmp_path / "new", "step", lambda content: content["models"]["cnn"])
+    assert content["batch"] == 8
+    assert names[0] == "plain"
+    assert {"prune", "prune each step", "prune + fake", "prune + fake + distil", "teacher forward"} < set(names)
+    assert "all without teacher" in capsys.readouterr().out
+
+
+def test_threshold(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(threshold, "SPARSITIES", (0.9,))
+    monkeypatch.setattr(threshold, "split_like_resnet50", lambda w: [w[:1000], w[1000:].reshape(-1, 8)])
+    __main__.main(["threshold", "--size", "5000", "--rounds", "1", "--out", str(tmp_path)])
+    for dtype in ("float32", "bfloat16"):
+        content, names = written(tmp_path, "threshold", lambda content, dtype=dtype: content["dtypes"][dtype])
+        assert {"read", "compare", "write mask", "keep_largest 0.9", "2 arrays, global 0.9"} < set(names)
+        assert content[f"floor_{dtype}"]["bytes"] == 5000 * (4 if dtype == "float32" else 2)
+        assert ("jnp.sort" in names) == ("np.partition" in names) == (dtype == "float32")
+    assert "GB/s" in capsys.readouterr().out
+
+
+def test_variants_are_timed_in_turn_after_one_run_that_compiles():
+    calls = []
+    seconds = timing.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    assert "".join(calls) == "ab" + "ab" + "ba"
+    assert seconds["a"].shape == (2, 2)
+
+
+def test_ratios_are_of_medians_and_their_quartiles_within_rounds():
+    base = np.array([[1.0, 1.0], [2.0, 2.0], [9.0, 3.0]])
+    row = timing.summarise({"base": base, "more": base * [3, 2]}, "base")[1]
+    assert row["median_ms"] == 6000
+    assert row["ratio"] == 3
+    assert row["ratio_quartiles"] == pytest.approx([3, 3])
+    assert row["cpu_ratio"] == 2
