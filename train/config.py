@@ -57,7 +57,8 @@ def _given(argv: list[str], flag: str) -> str | None:
     following = [*argv[1:], ""]
     spelled = (f"--{flag}", f"-{flag}")
     pairs = [a.split("=", 1) if "=" in a else (a, b) for a, b in zip(argv, following, strict=True)]
-    return ([value for name, value in pairs if name in spelled] or [None])[-1]
+    given = [value for name, value in pairs if name in spelled]
+    return given[-1] if given else None
 
 
 def load(file: str) -> ConfigDict:
