@@ -230,8 +230,7 @@ def main(config: ConfigDict) -> int:
     config = command_line.resolve(config)
     if command_line.MULTIHOST.value:
         command_line.join_hosts()
-    platforms = jax.config.read("jax_platforms")
-    if platforms and "cpu" not in platforms.split(","):
+    if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
     dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None)
     for phase in ("teacher", "student"):
