@@ -57,7 +57,7 @@ class Checkpoints:
                 step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
             )
         except Exception as error:  # whatever a damaged file makes Orbax raise; its words are kept
-            words = (str(error).splitlines() or [""])[0]
+            words = (str(error).splitlines() or [""])[0][:300]
             raise UserError(self._damaged(step, f"{type(error).__name__}: {words}")) from error
         if found.meta.get("digest") != digest(found.state):
             raise UserError(self._damaged(step, "its arrays differ from those that were saved"))

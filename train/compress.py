@@ -121,7 +121,6 @@ def train_phase(
             variables = inherit(variables, frozen)
     spread = make_classifier(config, name, dataset, parallel.axis)
     step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
-
     view_of = jax.jit(lambda state: exact_view(state, recipe)[0])
 
     def score(state: TrainState) -> dict[str, float]:

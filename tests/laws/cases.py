@@ -1,5 +1,6 @@
 """Which combinations of compressor, container, dtype and execution are run: all pairs, not the full product."""
 
+import itertools
 from typing import NamedTuple
 
 from .compressors import COMPRESSORS, COSTLY, SMALL
@@ -23,10 +24,11 @@ def views() -> list[Case]:
 
 def runs() -> list[Case]:
     """Every compressor in every execution; the containers go round."""
+    small = [name for name in COMPRESSORS if name.startswith(SMALL)]
+    large = [name for name in COMPRESSORS if name not in small]
     cases = []
-    for i, name in enumerate(COMPRESSORS):
-        containers = PLAIN if name.startswith(SMALL) else tuple(CONTAINERS)
-        for j, execution in enumerate(EXECUTIONS):
+    for names, containers in ((small, PLAIN), (large, tuple(CONTAINERS))):
+        for (i, name), (j, execution) in itertools.product(enumerate(names), enumerate(EXECUTIONS)):
             container = containers[(i + j) % len(containers)]
             cases.append(Case(name, container, dtype(name, container), execution))
     return cases
