@@ -6,6 +6,8 @@ from jaxcomp import optim as optim
 from jaxcomp import pack as pack
 from jaxcomp import prune as prune
 from jaxcomp import quant as quant
+from jaxcomp import rewrite as rewrite
+from jaxcomp import trace as trace
 from jaxcomp.combine import chain as chain
 from jaxcomp.combine import every as every
 from jaxcomp.combine import identity as identity

@@ -1,0 +1,7 @@
+"""Rewrites: new functions of smaller parameters that compute what the views computed."""
+
+from jaxcomp.rewrite.choose import choose as choose
+from jaxcomp.rewrite.importance import importance as importance
+from jaxcomp.rewrite.shrink import Shrunk as Shrunk
+from jaxcomp.rewrite.shrink import mask as mask
+from jaxcomp.rewrite.shrink import shrink as shrink

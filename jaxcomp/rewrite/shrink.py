@@ -1,0 +1,229 @@
+"""Shrink: the same function with fewer channels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.types import Params
+from jaxcomp.trace import compat
+from jaxcomp.trace.coupling import AxisKey, Coupling, couple
+from jaxcomp.trace.emitter import Emitter, pick
+from jaxcomp.trace.groups import Groups
+from jaxcomp.trace.ir import Program, all_nodes, trace
+
+Keep = Mapping[str, Any] | Callable[[Groups, Params], Mapping[str, Any]]
+"""``{group: bool [size]}``, or a function that gives it for the groups and the parameters."""
+
+
+def shrink(
+    apply_fn: Callable[..., Any], params: Params, *example: Any, keep: Keep, lenient: bool = False
+) -> tuple["Shrunk", Params]:
+    """Cuts channels out of a function and its parameters.
+
+    The parity law: ``new_fn(new_params, x) = apply_fn(masked, x)``, ``masked`` being :func:`mask` of the same channels.
+    Literals of the function stay (a mean over 768 channels divides by 768 when 512 are left), so the new function is
+    not a smaller instance of the same module; it is pure, and can be jitted, differentiated, vmapped, sharded, exported
+    and shrunk again.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function. A result that ends in a parameter's path and has its
+        shape (``batch_stats`` in train mode) comes back small.
+      params: parameters alone or a whole tree of variables; ``ShapeDtypeStruct`` will do.
+      *example: the other arguments, or their shapes.
+      keep: for each group to cut, by name or by a member's path, which channels stay: ``bool [size]``; or a function of
+        the groups and the parameters that gives this (:func:`choose`).
+      lenient: allow groups that need the lenient mask.
+
+    Returns:
+      The new function, of the same arguments (other shapes of inputs are traced anew), and its parameters. Its method
+      :meth:`Shrunk.cut` shrinks an optimiser's state likewise.
+
+    Raises:
+      ArgumentError: for a mask that does not fit, a group that cannot be cut, a function that reads no parameter; from
+        the new function: parameters of other shapes, or inputs for which other channels go together.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 2))}
+      >>> mlp = lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"]
+      >>> small_fn, small = shrink(mlp, params, jnp.ones((1, 4)), keep={"up": np.arange(8) < 6})
+      >>> small["up"].shape, small["down"].shape, small_fn(small, jnp.ones((3, 4))).shape
+      ((4, 6), (6, 2), (3, 2))
+    """
+    found = Groups(couple(trace(apply_fn, params, *example), lenient))
+    chosen = keep(found, params) if callable(keep) else keep
+    masks = found.masks(chosen)
+    found.coupling.cut(masks)
+    return Shrunk(apply_fn, params, masks, found.coupling), cut(params, masks)
+
+
+def mask(groups: Groups, params: Params, keep: Keep) -> Params:
+    """The parameters of full size that compute what :func:`shrink` computes: what is cut is 0.
+
+    A strict mask zeroes whatever produces a channel (kernels' outputs, biases, norms' scales and biases, statistics); a
+    lenient one (of groups found with ``lenient=True``) also the weights that read it.
+
+    Args:
+      groups: of :func:`jaxcomp.trace.groups`.
+      params: the parameters that they are groups of.
+      keep: as for :func:`shrink`.
+
+    Returns:
+      The parameters, some of them 0.
+
+    Raises:
+      ArgumentError: for a mask that does not fit, or a group that cannot be cut.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcomp.trace
+      >>> params = {"up": jnp.ones((1, 2)), "down": jnp.ones((2, 1))}
+      >>> found = jaxcomp.trace.groups(lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"], params, jnp.ones((1, 1)))
+      >>> masked = mask(found, params, {"up": np.array([True, False])})
+      >>> masked["up"].tolist(), masked["down"].tolist()
+      ([[1.0, 0.0]], [[1.0], [1.0]])
+    """
+    masks = groups.masks(keep(groups, params) if callable(keep) else keep)
+    coupling = groups.coupling
+    return _masked(
+        params, {key: m for key, m in masks.items() if coupling.analysis.lenient or key not in coupling.readers}
+    )
+
+
+def _masked(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
+    def one(path: Any, leaf: Any) -> Any:
+        for axis, kept in _own(masks, path).items():
+            shape = [-1 if i == axis else 1 for i in range(leaf.ndim)]
+            leaf = jnp.where(jnp.asarray(kept).reshape(shape), leaf, jnp.zeros((), leaf.dtype))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _own(masks: Mapping[AxisKey, np.ndarray], path: Any) -> dict[int, np.ndarray]:
+    name = path_string(path)
+    return {axis: kept for (owner, axis), kept in masks.items() if owner == name}
+
+
+def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
+    """A tree of parameters (gradients, moments of an optimiser) without what masks leave out.
+
+    Args:
+      params: arrays or ``ShapeDtypeStruct``.
+      masks: ``{(path, axis): bool [size of the axis]}``, as of :meth:`Groups.masks`.
+
+    Returns:
+      The tree of smaller leaves.
+    """
+
+    def one(path: Any, leaf: Any) -> Any:
+        own = _own(masks, path)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            shape = tuple(int(own[i].sum()) if i in own else n for i, n in enumerate(leaf.shape))
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+        for axis, kept in own.items():
+            leaf = pick(leaf, axis, np.flatnonzero(kept))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+class _Plan(NamedTuple):
+    coupling: Coupling
+    emitter: Emitter
+
+    def run(self, leaves: list[Any]) -> Any:
+        """The results for the leaves of all arguments; new states as small as the parameters they are of."""
+        program, labels = self.coupling.program, self.coupling.labels
+        outs = self.emitter.body(program.frame, leaves)
+        for i, (owner, value) in enumerate(zip(self.coupling.states, program.frame.outs, strict=True)):
+            if owner is not None:
+                own = [self.emitter.of_labels(labels.get((owner, axis))) for axis in range(len(value.shape))]
+                outs[i] = self.emitter.fit(outs[i], value, own)
+        return jax.tree.unflatten(program.out_tree, outs)
+
+
+class Shrunk:
+    """A function that was shrunk: plans for each shape of its inputs once, then runs the plan. Made by :func:`shrink`.
+
+    Attributes:
+      masks: ``{(path, axis): bool [size]}``, what is kept of each parameter's axis, for those that were cut.
+    """
+
+    def __init__(
+        self, apply_fn: Callable[..., Any], params: Params, masks: Mapping[AxisKey, np.ndarray], coupling: Coupling
+    ):
+        """Takes what :func:`shrink` decided."""
+        self._apply_fn, self.masks = apply_fn, dict(masks)
+        self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
+        self._full = jax.eval_shape(lambda tree: tree, params)
+        self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
+        self._plans: dict[Any, _Plan] = {}
+
+    def __call__(self, params: Params, *inputs: Any) -> Any:
+        self._check(params)
+        return self._plan(inputs).run(jax.tree.leaves((params, *inputs)))
+
+    def cut(self, tree: Any) -> Any:
+        """Cuts whatever is laid out like the parameters: gradients, an optimiser's moments, a compressor's masks.
+
+        Args:
+          tree: any tree; a leaf whose path ends in a parameter's path and that has its shape is cut as it was.
+
+        Returns:
+          The tree with smaller leaves, the other leaves as they were.
+
+        Example:
+          >>> import jax.numpy as jnp, optax
+          >>> params = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 2))}
+          >>> mlp = lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"]
+          >>> new, small = shrink(mlp, params, jnp.ones((1, 4)), keep={"up": np.arange(8) < 6})
+          >>> new.cut(optax.sgd(0.1, momentum=0.9).init(params))[0].trace["up"].shape
+          (4, 6)
+        """
+        full = named_leaves(self._full)
+        masks: dict[AxisKey, np.ndarray] = {}
+        for path, leaf in named_leaves(tree).items():
+            keys = path.split("/")
+            ends = ("/".join(keys[i:]) for i in range(len(keys)))
+            owner = next((end for end in ends if end in full), None)
+            if owner is not None and full[owner].shape == np.shape(leaf):
+                masks |= {(path, axis): kept for (name, axis), kept in self.masks.items() if name == owner}
+        return cut(tree, masks)
+
+    def _plan(self, inputs: tuple[Any, ...]) -> _Plan:
+        leaves, tree = jax.tree.flatten(inputs)
+        key = tree, tuple((np.shape(leaf), jax.dtypes.result_type(leaf), _is_weak(leaf)) for leaf in leaves)
+        if key in self._plans:
+            return self._plans[key]
+        program = trace(self._apply_fn, self._full, *inputs)
+        coupling = couple(program, self._lenient, self._readers)
+        plan = _Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))
+        if not _holds_tracers(program):
+            self._plans[key] = plan
+        return plan
+
+    def _check(self, params: Params) -> None:
+        given = {path: np.shape(leaf) for path, leaf in named_leaves(params).items()}
+        if given == self._small:
+            return
+        for path in sorted(given.keys() | self._small.keys()):
+            wanted, came = self._small.get(path), given.get(path)
+            if wanted != came:
+                raise ArgumentError(
+                    f"the shrunk function needs the parameters that shrink returned with it: at {path!r} it needs "
+                    f"shape {wanted} and got {came}"
+                )
+
+
+def _is_weak(leaf: Any) -> bool:
+    return bool(getattr(jax.typeof(leaf), "weak_type", False))
+
+
+def _holds_tracers(program: Program) -> bool:
+    values = (value for node in all_nodes(program.frame) for value in node.ins)
+    return any(compat.is_tracer(value.const) for value in values)

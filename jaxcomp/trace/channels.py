@@ -1,0 +1,143 @@
+"""Channels: the roots of a coupling, gathered into groups by the axes that they are indices of."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcomp.trace.coupling import AxisKey, Coupling
+from jaxcomp.trace.labels import Labels, Reason
+
+
+class Member(NamedTuple):
+    """An axis of a parameter that has a part in a group.
+
+    Attributes:
+      path: the parameter.
+      axis: the axis.
+      indices: ``int [channels, k]``: the indices of the axis that each channel owns.
+    """
+
+    path: str
+    axis: int
+    indices: np.ndarray
+
+
+class Group(NamedTuple):
+    """Channels, each of which is a set of indices of parameters' axes that are cut together.
+
+    Attributes:
+      name: the parameter that makes the channels (``path:axis`` where that names two groups).
+      size: how many channels there are.
+      members: the axes that they are indices of.
+      macs: multiply-accumulates saved by cutting one channel, all others kept, for the example batch.
+      bytes: parameter bytes saved likewise.
+      frozen: why none of them can be cut; None if they can.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    macs: int
+    bytes: int
+    frozen: Reason | None
+
+
+def collect(coupling: Coupling) -> list[Group]:
+    """The groups of a coupling, in order of the tree's leaves; those without a site are left out.
+
+    Channels with the same member axes, and equally free or frozen, are a group.
+    """
+    kinds = _kinds(coupling)
+    members: dict[int, list[AxisKey]] = {}
+    channels: dict[int, np.ndarray] = {}
+    for key, labels in coupling.labels.items():
+        roots = np.unique(coupling.roots[labels])
+        for kind in np.unique(kinds[roots]).tolist():
+            members.setdefault(kind, []).append(key)
+            channels.setdefault(kind, roots[kinds[roots] == kind])
+    macs, made = _costs(coupling, kinds, {kind: len(own) for kind, own in channels.items()})
+    found = []
+    for kind, keys in members.items():
+        frozen = coupling.frozen.get(int(channels[kind][0]))
+        if macs.get(kind) and not (frozen is not None and frozen.window):
+            own = tuple(_member(coupling, channels[kind], key) for key in keys)
+            size = sum(_bytes(coupling, member) for member in own)
+            name = _maker(coupling, keys, made.get(kind, []))
+            found.append(Group(name, len(channels[kind]), own, round(macs[kind]), size, frozen))
+    return _name(found)
+
+
+def _kinds(coupling: Coupling) -> np.ndarray:
+    """``[labels]``: a number for each set of member axes, by the sum of random numbers of each."""
+    kinds = np.zeros(len(coupling.roots), np.uint64)
+    marks = np.random.default_rng(0).integers(1, 2**63, len(coupling.labels) + 1, np.uint64)
+    for mark, labels in zip(marks[1:], coupling.labels.values(), strict=True):
+        kinds[np.unique(coupling.roots[labels])] += mark
+    if coupling.frozen:
+        kinds[list(coupling.frozen)] += marks[0]
+    return kinds
+
+
+def _costs(
+    coupling: Coupling, kinds: np.ndarray, sizes: dict[int, int]
+) -> tuple[dict[int, float], dict[int, list[Labels]]]:
+    """For each kind, the multiply-accumulates that one channel costs, and the axes of weights that make it."""
+    macs: dict[int, float] = {}
+    made: dict[int, list[Labels]] = {}
+    for cost in coupling.analysis.costs.values():
+        left: dict[int, float] = {}
+        for labels in cost.axes:
+            found, counts = np.unique(kinds[coupling.roots[labels]], return_counts=True)
+            for kind, count in zip(found.tolist(), counts.tolist(), strict=True):
+                share = count / (sizes.get(kind, 1) * len(labels))
+                left[kind] = left.get(kind, 1.0) * (1 - share)
+        total = cost.fixed * math.prod(len(labels) for labels in cost.axes)
+        for kind, rest in left.items():
+            macs[kind] = macs.get(kind, 0.0) + total * (1 - rest)
+        for labels in cost.made:
+            for kind in np.unique(kinds[coupling.roots[labels]]).tolist():
+                made.setdefault(kind, []).append(labels)
+    return macs, made
+
+
+def _member(coupling: Coupling, channels: np.ndarray, key: AxisKey) -> Member:
+    roots = coupling.roots[coupling.labels[key]]
+    owner = np.minimum(np.searchsorted(channels, roots), len(channels) - 1)
+    order = np.argsort(owner, kind="stable")
+    order = order[channels[owner[order]] == roots[order]]
+    counts = np.bincount(owner[order], minlength=len(channels))
+    if counts.min() == counts.max():
+        return Member(*key, order.reshape(len(channels), -1))
+    rows = np.split(order, np.cumsum(counts)[:-1])
+    # Channels that own unequally many indices: the shorter rows repeat their last.
+    return Member(*key, np.stack([np.pad(row, (0, counts.max() - len(row)), mode="edge") for row in rows]))
+
+
+def _bytes(coupling: Coupling, member: Member) -> int:
+    value = coupling.program.parameters()[member.path]
+    return math.prod(value.shape) * value.dtype.itemsize // value.shape[member.axis] * member.indices.shape[1]
+
+
+def _maker(coupling: Coupling, keys: list[AxisKey], made: list[Labels]) -> str:
+    """``path:axis`` of the first weight that makes the channels, else of the first member."""
+    for labels in made:
+        for path, axis in keys:
+            if np.isin(coupling.labels[path, axis], labels).any():
+                return f"{path}:{axis}"
+    return f"{keys[0][0]}:{keys[0][1]}"
+
+
+def _name(found: list[Group]) -> list[Group]:
+    """Shortens names to the path where that says it, and numbers those that are still alike."""
+    makers = [group.name for group in found]
+    paths = [name.rpartition(":")[0] for name in makers]
+    free = [path for path, group in zip(paths, found, strict=True) if group.frozen is None]
+    named: list[Group] = []
+    taken: dict[str, int] = {}
+    for maker, path, group in zip(makers, paths, found, strict=True):
+        alone = paths.count(path) == 1 or (group.frozen is None and free.count(path) == 1)
+        name = path if alone else maker
+        taken[name] = taken.get(name, 0) + 1
+        named.append(group._replace(name=name if taken[name] == 1 else f"{name}#{taken[name]}"))
+    return named

@@ -1,0 +1,93 @@
+"""Every spot where JAX versions differ, and every part of an equation that is read by its name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core, source_info_util
+
+Equation = Any
+"""A ``jax.extend.core.JaxprEqn``."""
+
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+"""Calls that mean no more than their body, and the parameter that holds it."""
+
+REMAT = ("remat2", "remat", "checkpoint")
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand of an equation is a literal rather than a variable."""
+    return isinstance(atom, core.Literal)
+
+
+def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """The bare jaxpr and its constants: open, closed (before JAX 0.12), or both in one (since)."""
+    consts = list(getattr(jaxpr, "consts", ()))
+    return getattr(jaxpr, "jaxpr", jaxpr), consts
+
+
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many operands of a scan are constants, and how many are carried."""
+    if "num_carry" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
+    """Applies an equation's primitive to new operands, some of its parameters changed; always a list."""
+    params = equation.primitive.get_bind_params({**equation.params, **changes})
+    out = equation.primitive.bind(*args, **params)
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def is_inexact(dtype: Any) -> bool:
+    """Whether a dtype has tangents: floating point or complex."""
+    return jax.dtypes.issubdtype(dtype, np.inexact)
+
+
+def derivative(equation: Equation) -> Any:
+    """The jaxpr of a ``custom_jvp`` call's own rule.
+
+    It takes all operands, then the tangents of the inexact ones; it returns all results, then the tangents of
+    the inexact ones.
+    """
+    atoms = [_struct(atom.aval) for atom in equation.invars]
+    moving = tuple(i for i, aval in enumerate(atoms) if is_inexact(aval.dtype))
+
+    def rule(operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        def primal(*some: Any) -> list[Any]:
+            full = list(operands)
+            for i, value in zip(moving, some, strict=True):
+                full[i] = value
+            return bind(equation, full)
+
+        outs, moved = jax.jvp(primal, tuple(operands[i] for i in moving), tuple(tangents))
+        return outs, [t for o, t in zip(outs, moved, strict=True) if is_inexact(o.dtype)]
+
+    return jax.make_jaxpr(rule)(atoms, [atoms[i] for i in moving])
+
+
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+
+
+def scope(equation: Equation) -> str:
+    """The module path in which an equation was traced (Linen gives one, NNX none)."""
+    return str(equation.source_info.name_stack)
+
+
+def place(equation: Equation) -> str:
+    """Where an equation was written, ``file.py:line (function)``; empty if JAX does not say."""
+    return source_info_util.summarize(equation.source_info).rsplit("/", 1)[-1]
+
+
+def is_tracer(value: Any) -> bool:
+    """Whether a value is known only while some transformation traces."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def checkpointed(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
+    """``jax.checkpoint`` with the settings of a remat equation."""
+    return jax.checkpoint(function, prevent_cse=params["prevent_cse"], policy=params["policy"])

@@ -1,0 +1,173 @@
+"""The coupling of a program: which indices of which parameters must be cut together."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.trace import compat
+from jaxcomp.trace.analysis import Analysis, Offer
+from jaxcomp.trace.dead import UNKNOWN
+from jaxcomp.trace.facts import Axis, Facts, whole
+from jaxcomp.trace.ir import Program, Value
+from jaxcomp.trace.labels import Labels, Reason
+from jaxcomp.trace.origins import Origins
+from jaxcomp.trace.rules import OPAQUE, RULES
+from jaxcomp.trace.sites import check_reads
+
+AxisKey = tuple[str, int]
+"""A parameter's path, and one of its axes."""
+
+
+class Coupling(NamedTuple):
+    """What one program ties together.
+
+    Attributes:
+      program: the program.
+      analysis: the last pass over it.
+      labels: the labels of each parameter's axes.
+      roots: ``[labels]``: labels with one root are cut together.
+      frozen: the roots that must be kept, and why.
+      readers: the axes of weights that do no more than read a channel; a strict mask leaves them.
+      states: for each result, the parameter whose new state it is, if any.
+    """
+
+    program: Program
+    analysis: Analysis
+    labels: Mapping[AxisKey, Labels]
+    roots: np.ndarray
+    frozen: Mapping[int, Reason]
+    readers: frozenset[AxisKey]
+    states: tuple[str | None, ...]
+
+    def cut(self, masks: Mapping[AxisKey, np.ndarray]) -> Callable[[Labels], np.ndarray]:
+        """What is kept of any labels, given what is kept of parameters' axes.
+
+        Raises:
+          ArgumentError: if the masks cut what must be kept, or cut tied indices apart.
+        """
+        kept = np.ones(self.analysis.labels.count, bool)
+        for key, mask in masks.items():
+            kept[self.roots[self.labels[key][~mask]]] = False
+        for key, labels in self.labels.items():
+            mask = masks.get(key, np.ones(len(labels), bool))
+            if not np.array_equal(kept[self.roots[labels]], mask):
+                raise ArgumentError(
+                    f"for arguments of these shapes the channels of {key[0]!r}, axis {key[1]}, go together with others "
+                    "than for the example that they were chosen on: shrink with an example of these shapes"
+                )
+        for root, reason in self.frozen.items():
+            if not kept[root]:
+                raise ArgumentError(
+                    f"for arguments of these shapes some of the channels that were cut must be kept: {reason}. Shrink "
+                    "with an example of these shapes"
+                )
+        return lambda labels: kept[self.roots[labels]]
+
+
+def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] = frozenset()) -> Coupling:
+    """Labels a program until nothing more is learnt.
+
+    The first pass takes every masked parameter for 0; later ones know which axes only read (a strict mask leaves them
+    as they are), and let each reshape that led to a frozen group follow another of its axes.
+
+    Args:
+      program: a traced function.
+      lenient: whether masks also zero what reads a channel.
+      readers: axes that are known to do no more than read.
+
+    Returns:
+      The coupling.
+
+    Raises:
+      ArgumentError: if the function reads none of its parameters.
+    """
+    check_reads(program)
+    origins, choices, spent = Origins(program), dict[Offer, int](), set[Offer]()
+    states = tuple(map(functools.partial(_state_of, program.parameters()), program.out_paths, program.frame.outs))
+    while True:
+        analysis = Analysis(RULES, OPAQUE, origins, choices, lenient)
+        labels = _run(program, analysis, readers, states)
+        roots, frozen = analysis.labels.resolve()
+        found = readers if lenient else readers | _readers(analysis, labels)
+        if found == readers and not _try_others(analysis, roots, frozen, choices, spent):
+            return Coupling(program, analysis, labels, roots, frozen, readers, states)
+        readers = found
+
+
+def _run(
+    program: Program, analysis: Analysis, readers: frozenset[AxisKey], states: Sequence[str | None]
+) -> dict[AxisKey, Labels]:
+    labels: dict[AxisKey, Labels] = {}
+
+    def facts(path: str, value: Value) -> Facts:
+        axes = []
+        for i, size in enumerate(value.shape):
+            if size == 1 or not compat.is_inexact(value.dtype):
+                axes.append(Axis())
+                continue
+            labels[path, i] = analysis.labels.fresh(size)
+            axes.append(Axis(labels[path, i], UNKNOWN if (path, i) in readers else 0.0))
+        return Facts(tuple(axes))
+
+    params = program.parameters()
+    ins = [facts(path, value) for path, value in params.items()]
+    ins += [whole(value) for value in program.frame.ins[len(params) :]]
+    outs = analysis.body(program.frame, ins)
+    for path, owner, out in zip(program.out_paths, states, outs, strict=True):
+        _output(analysis, labels, path, owner, out)
+    return labels
+
+
+def _output(analysis: Analysis, labels: Mapping[AxisKey, Labels], path: str, owner: str | None, out: Facts) -> None:
+    """Ties a new state to its parameter; keeps any other result whole."""
+    for i, axis in enumerate(out.axes):
+        if axis.labels is None:
+            continue
+        if owner is not None and (owner, i) in labels:
+            analysis.labels.tie(labels[owner, i], axis.labels)
+        else:
+            name = f" {path!r}" if path else ""
+            analysis.labels.freeze(axis.labels, Reason("output", "", f"they are the function's result{name}"))
+
+
+def _state_of(params: Mapping[str, Value], path: str, value: Value) -> str | None:
+    """The parameter whose new state a result is: one of its shape, at whose path the result's path ends.
+
+    A path of bare indices says nothing: the second result is not the state of the second parameter.
+    """
+    keys = path.split("/")
+    ends = ["/".join(keys[i:]) for i in range(len(keys)) if not all(map(str.isdigit, keys[i:])) and path]
+    for end in ends:
+        if end in params and params[end].shape == value.shape:
+            return end
+    # A collection may be returned by itself: BatchNorm_0/mean for batch_stats/BatchNorm_0/mean.
+    longer = [end for end in ends if "/" in end]
+    owners = {p for p in params for end in longer if p.endswith("/" + end) and params[p].shape == value.shape}
+    return owners.pop() if len(owners) == 1 else None
+
+
+def _readers(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset[AxisKey]:
+    read, made = (np.zeros(analysis.labels.count, bool) for _ in range(2))
+    for marked, marks in ((read, analysis.reads), (made, analysis.makes)):
+        for each in marks:
+            marked[each] = True
+    return frozenset(key for key, own in labels.items() if read[own].all() and not made[own].any())
+
+
+def _try_others(
+    analysis: Analysis, roots: np.ndarray, frozen: Mapping[int, Reason], choices: dict[Offer, int], spent: set[Offer]
+) -> bool:
+    """Moves each reshape whose group is frozen on to its next axis, or back to the first after the last."""
+    moved = False
+    for key, (count, labels) in analysis.offers.items():
+        if key in spent or not any(root in frozen for root in np.unique(roots[labels]).tolist()):
+            continue
+        following = choices.get(key, 0) + 1
+        moved = moved or count > 1
+        choices[key] = following % count
+        if following == count:
+            spent.add(key)
+    return moved

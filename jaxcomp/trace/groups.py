@@ -1,0 +1,156 @@
+"""Channel groups: what must be cut together, what each channel costs, and what cannot be cut and why."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.trace.channels import Group, Member, collect
+from jaxcomp.trace.coupling import AxisKey, Coupling, couple
+from jaxcomp.trace.ir import trace
+from jaxcomp.trace.table import table
+
+
+class Groups:
+    """The groups of a function: iterates over those that can be cut; prints as a table.
+
+    Attributes:
+      free: the groups that can be cut.
+      frozen: those that cannot, each with its reason.
+      coupling: what they were read from.
+    """
+
+    def __init__(self, coupling: Coupling):
+        """Reads the groups off a coupling."""
+        found = collect(coupling)
+        self.coupling = coupling
+        self.free = tuple(group for group in found if group.frozen is None)
+        self.frozen = tuple(group for group in found if group.frozen is not None)
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.free)
+
+    def __len__(self) -> int:
+        return len(self.free)
+
+    def __getitem__(self, name: str) -> Group:
+        """The group of a name, of ``path:axis``, or of a member's path.
+
+        Raises:
+          ArgumentError: if there is none, several, or one that cannot be cut.
+        """
+        return _find(self, name)
+
+    def masks(self, keep: Mapping[str, Any]) -> dict[AxisKey, np.ndarray]:
+        """What is kept of each parameter's axis, given what is kept of groups.
+
+        Args:
+          keep: ``{group: bool [size]}``, True for the channels that stay; groups left out stay whole.
+
+        Returns:
+          ``{(path, axis): bool [size of the axis]}`` for the axes of which something is cut.
+
+        Raises:
+          ArgumentError: for a mask of another length or type, one that keeps nothing, or a group that cannot be cut.
+        """
+        masks: dict[AxisKey, np.ndarray] = {}
+        shapes = self.coupling.program.parameters()
+        for name, given in keep.items():
+            group = self[name]
+            mask = _checked(group, name, given)
+            for member in group.members:
+                whole = np.ones(shapes[member.path].shape[member.axis], bool)
+                axis = masks.setdefault((member.path, member.axis), whole)
+                axis[member.indices[~mask].ravel()] = False
+        return {key: mask for key, mask in masks.items() if not mask.all()}
+
+    def macs(self, keep: Mapping[str, Any] | None = None) -> int:
+        """Multiply-accumulates of all sites once groups are cut, for the example batch."""
+        kept = self.coupling.cut(self.masks(keep or {}))
+        costs = self.coupling.analysis.costs.values()
+        return sum(cost.fixed * int(np.prod([int(kept(axis).sum()) for axis in cost.axes])) for cost in costs)
+
+    def __str__(self) -> str:
+        columns = ["group", "members", "channels", "MACs/channel", "bytes/channel"]
+        rows = [[g.name, _listing(g.members), str(g.size), f"{g.macs:,}", f"{g.bytes:,}"] for g in self.free]
+        lines = [table(columns, rows, 2)]
+        lines += [f"frozen: {g.name} ({g.size} channels): {g.frozen}" for g in self.frozen]
+        return "\n".join(lines)
+
+
+def groups(apply_fn: Callable[..., Any], params: Any, *example: Any, lenient: bool = False) -> Groups:
+    """Finds the channels that can be cut out of a function, and what must go with each.
+
+    Two indices belong to one channel if cutting one without the other gives another function than masking does: an
+    output channel of a convolution, its bias, its norm's scale, the input channel of every reader, whatever it is
+    added to. A channel can be cut if, masked, it leaves 0 wherever it is summed over.
+
+    Args:
+      apply_fn: ``apply_fn(params, *example)``: any JAX function. A result that ends in a parameter's path and has its
+        shape (``batch_stats`` in train mode) is that parameter's new state.
+      params: a tree of arrays or ``ShapeDtypeStruct``: parameters alone, or a whole tree of variables.
+      *example: the other arguments, likewise.
+      lenient: whether masks also zero the weights that read a channel; admits softplus and sigmoid before a matmul.
+
+    Returns:
+      The groups, those that can be cut and those that cannot.
+
+    Raises:
+      ArgumentError: if the function reads none of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"up": jnp.ones((4, 8)), "bias": jnp.ones(8), "down": jnp.ones((8, 2))}
+      >>> print(groups(lambda p, x: jnp.tanh(x @ p["up"] + p["bias"]) @ p["down"], params, jnp.ones((1, 4))))
+      group  members             channels  MACs/channel  bytes/channel
+      -----  ------------------  --------  ------------  -------------
+      up     bias:0 down:0 up:1         8             6             28
+      frozen: down (2 channels): they are the function's result (output)
+      frozen: up:0 (4 channels): it sums over them, and what it reads there is no parameter's doing (dot_general at ...)
+
+    Reference: Fang et al., DepGraph: towards any structural pruning, 2023 (the idea of coupled groups).
+    """
+    return Groups(couple(trace(apply_fn, params, *example), lenient))
+
+
+def _find(found: Groups, name: str) -> Group:
+    hits = [group for group in found.free if group.name == name] or _holders(found, name)
+    hits = hits or [group for group in found.frozen if group.name == name]
+    if len(hits) == 1 and hits[0].frozen is None:
+        return hits[0]
+    names = "\n  ".join(group.name for group in found.free) or "(none)"
+    if not hits:
+        raise ArgumentError(f"no group is called {name!r} and none has it as a member. The groups are:\n  {names}")
+    if len(hits) > 1:
+        several = ", ".join(repr(group.name) for group in hits)
+        raise ArgumentError(f"{name!r} is a member of several groups: name one of {several}")
+    raise ArgumentError(f"group {name!r} cannot be cut: {hits[0].frozen}. Those that can are:\n  {names}")
+
+
+def _holders(found: Groups, name: str) -> list[Group]:
+    """The groups with a member ``path:axis`` or ``path``; if any, those that can be cut and are not only read by it."""
+    readers = found.coupling.readers
+    held = [(g, m) for g in (*found.free, *found.frozen) for m in g.members if name in (m.path, f"{m.path}:{m.axis}")]
+    free = [(g, m) for g, m in held if g.frozen is None]
+    making = [(g, m) for g, m in free if (m.path, m.axis) not in readers or name != m.path]
+    return list({group.name: group for group, _ in making or free or held}.values())
+
+
+def _checked(group: Group, name: str, given: Any) -> np.ndarray:
+    mask = np.asarray(given)
+    if mask.dtype != np.bool_ or mask.shape != (group.size,):
+        raise ArgumentError(
+            f"the keep mask of group {name!r} must be bool of shape ({group.size},), one entry a channel, True = kept; "
+            f"got {mask.dtype} of shape {mask.shape}"
+        )
+    if not mask.any():
+        raise ArgumentError(
+            f"the keep mask of group {name!r} keeps none of its {group.size} channels: keep at least one"
+        )
+    return mask
+
+
+def _listing(members: tuple[Member, ...]) -> str:
+    shown = " ".join(f"{m.path}:{m.axis}" for m in members[:3])
+    return shown + (f" (+{len(members) - 3})" if len(members) > 3 else "")

@@ -1,0 +1,200 @@
+"""The intermediate representation: a function flattened into nodes over values, one value a call site.
+
+JAX shares one sub-jaxpr between all calls of a function, so its variables do not tell the calls apart.
+Flattening inlines plain calls and gives every value of every call an identity of its own. Control flow,
+remat and functions with a derivative of their own stay nodes, with frames for their bodies.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcomp.core.paths import path_string
+from jaxcomp.trace import compat
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One array in one call of a function; compared by identity.
+
+    Attributes:
+      shape: its shape in the function as it was traced.
+      dtype: its dtype.
+      const: what it holds, for a literal or a closed-over constant.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    const: Any = None
+
+
+@dataclass(eq=False, slots=True)
+class Frame:
+    """A body: operands, nodes in order, results."""
+
+    ins: list[Value]
+    nodes: "list[Node]"
+    outs: list[Value]
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One primitive applied once.
+
+    Attributes:
+      op: the primitive's name.
+      ins, outs: operands and results.
+      equations: the jaxpr equation it was made of, then those of the calls around it, from the inside.
+      scope: the module path in which it was traced, if any.
+      frames: the bodies: ``[body]`` for scan and remat, ``[condition, body]`` for while, one a branch for
+        cond, ``[function, derivative]`` for custom_jvp, ``[function]`` for custom_vjp.
+    """
+
+    op: str
+    ins: list[Value]
+    outs: list[Value]
+    equations: tuple[Any, ...]
+    scope: str
+    frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def equation(self) -> Any:
+        """The jaxpr equation it was made of."""
+        return self.equations[0]
+
+    @property
+    def place(self) -> str:
+        """Where it was written, or the innermost call around it of which that is known."""
+        where = next(filter(None, map(compat.place, self.equations)), "")
+        return f"{where} in {self.scope}" if self.scope else where
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The primitive's parameters."""
+        return self.equation.params
+
+
+class Program(NamedTuple):
+    """A traced function.
+
+    Attributes:
+      frame: its body; the operands are the parameters' leaves, then the leaves of the other arguments.
+      paths: the path of each parameter leaf, in the order of ``frame.ins``.
+      out_paths: the path of each result leaf, in the order of ``frame.outs``.
+      out_tree: the structure of the results.
+    """
+
+    frame: Frame
+    paths: tuple[str, ...]
+    out_paths: tuple[str, ...]
+    out_tree: Any
+
+    def parameters(self) -> dict[str, Value]:
+        """The value of each parameter, by path."""
+        return dict(zip(self.paths, self.frame.ins, strict=False))
+
+
+def trace(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Program:
+    """Traces ``apply_fn(params, *example)`` and flattens it; nothing is computed.
+
+    Args:
+      apply_fn: a function of a tree of parameters and of other trees.
+      params: arrays or ``ShapeDtypeStruct`` of any tree.
+      *example: the other arguments, likewise.
+
+    Returns:
+      The flattened function.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> program = trace(lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, jnp.ones((1, 3)))
+      >>> program.paths, [node.op for node in program.frame.nodes]
+      (('w',), ['dot_general'])
+    """
+    closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(params, *example)
+    jaxpr, consts = compat.opened(closed)
+    ins = [_fresh(var) for var in jaxpr.invars]
+    frame = _frame(jaxpr, consts, ins, _Call({}))
+    paths = [path_string(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    outs, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return Program(frame, tuple(paths), tuple(path_string(path) for path, _ in outs), out_tree)
+
+
+def all_nodes(frame: Frame) -> Iterator[Node]:
+    """Every node of a body and of the bodies inside it, the outer one first."""
+    for node in frame.nodes:
+        yield node
+        for inner in node.frames:
+            yield from all_nodes(inner)
+
+
+def _fresh(var: Any) -> Value:
+    return Value(tuple(var.aval.shape), var.aval.dtype)
+
+
+def _constant(value: Any, aval: Any) -> Value:
+    return Value(tuple(aval.shape), aval.dtype, value)
+
+
+class _Call(NamedTuple):
+    """Where a jaxpr is flattened: derivatives known so far, the module, the equations around it, whether to derive."""
+
+    known: dict[Any, Any]
+    scope: str = ""
+    callers: tuple[Any, ...] = ()
+    derivatives: bool = True
+
+    def within(self, equation: Any) -> "_Call":
+        scope = "/".join(filter(None, (self.scope, compat.scope(equation))))
+        return self._replace(scope=scope, callers=(equation, *self.callers))
+
+
+def _frame(jaxpr: Any, consts: Sequence[Any], ins: list[Value], call: _Call) -> Frame:
+    nodes: list[Node] = []
+    outs = _inline(jaxpr, consts, ins, call, nodes)
+    return Frame(ins, nodes, outs)
+
+
+def _inline(jaxpr: Any, consts: Sequence[Any], ins: Sequence[Value], call: _Call, nodes: list[Node]) -> list[Value]:
+    env: dict[Any, Value] = dict(zip(jaxpr.invars, ins, strict=True))
+    env |= {var: _constant(value, var.aval) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+
+    def read(atom: Any) -> Value:
+        return _constant(atom.val, atom.aval) if compat.is_literal(atom) else env[atom]
+
+    for equation in jaxpr.eqns:
+        op, operands = equation.primitive.name, [read(atom) for atom in equation.invars]
+        here = call.within(equation)
+        if op in compat.INLINED or (op == "custom_jvp_call" and not call.derivatives):
+            body, held = compat.opened(equation.params[compat.INLINED.get(op, "call_jaxpr")])
+            outs = _inline(body, held, operands, here, nodes)
+        else:
+            outs = [_fresh(var) for var in equation.outvars]
+            nodes.append(Node(op, operands, outs, here.callers, here.scope, _bodies(op, equation, here)))
+        env.update(zip(equation.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bodies(op: str, equation: Any, call: _Call) -> list[Frame]:
+    params = equation.params
+
+    def body(jaxpr: Any, derivatives: bool = call.derivatives) -> Frame:
+        inner, consts = compat.opened(jaxpr)
+        ins = [_fresh(var) for var in inner.invars]
+        return _frame(inner, consts, ins, call._replace(derivatives=derivatives))
+
+    if op == "scan" or op in compat.REMAT:
+        return [body(params["jaxpr"])]
+    if op == "while":
+        return [body(params["cond_jaxpr"]), body(params["body_jaxpr"])]
+    if op == "cond":
+        return [body(branch) for branch in params["branches"]]
+    if op == "custom_jvp_call":
+        # The rule is taken one level deep: inside it, relu's rule calls relu, and so on without end.
+        key = id(params["call_jaxpr"])  # calls of one function share it, and it lives as long as the trace
+        if key not in call.known:
+            call.known[key] = compat.derivative(equation)
+        return [body(params["call_jaxpr"]), body(call.known[key], False)]
+    return [body(params["call_jaxpr"])] if op == "custom_vjp_call" else []

@@ -1,0 +1,74 @@
+"""Labels: one number an index of an axis, which indices must be kept or cut together, and which must be kept."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+Labels = np.ndarray
+"""int64 ``[size of the axis]``; indices with one label (or labels tied to each other) go together."""
+
+
+class Reason(NamedTuple):
+    """Why indices cannot be cut.
+
+    Attributes:
+      primitive: the operation that needs them.
+      place: where it was written.
+      text: what it needs them for.
+      window: whether they are no channels but places under a convolution's window.
+    """
+
+    primitive: str
+    place: str
+    text: str
+    window: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.primitive}{' at ' + self.place if self.place else ''})"
+
+
+class LabelSet:
+    """All labels of one analysis: made fresh, tied to each other, frozen; resolved once, at the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ties: list[tuple[Labels, Labels]] = []
+        self._frozen: list[tuple[Labels, Reason]] = []
+
+    def fresh(self, size: int) -> Labels:
+        """Labels that no other index has."""
+        self.count += size
+        return np.arange(self.count - size, self.count)
+
+    def tie(self, a: Labels, b: Labels) -> None:
+        """Indices at the same position go together; ``b`` is broadcast to ``a``."""
+        if a is not b:
+            self._ties.append((a, np.broadcast_to(b, a.shape)))
+
+    def freeze(self, labels: Labels, reason: Reason) -> None:
+        """These indices must be kept."""
+        if labels.size:
+            self._frozen.append((labels, reason))
+
+    def resolve(self) -> tuple[np.ndarray, dict[int, Reason]]:
+        """The root of every label (the smallest that it is tied to), and the first reason of each frozen root."""
+        roots = np.arange(self.count)
+        if self._ties:
+            a, b = (np.concatenate([tie[i].ravel() for tie in self._ties]) for i in (0, 1))
+            roots = _components(roots, a, b)
+        reasons: dict[int, Reason] = {}
+        for labels, reason in self._frozen:
+            for root in np.unique(roots[labels]).tolist():
+                reasons.setdefault(root, reason)
+        return roots, reasons
+
+
+def _components(roots: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    while a.size:
+        low, high = np.minimum(roots[a], roots[b]), np.maximum(roots[a], roots[b])
+        apart = low != high
+        a, b = a[apart], b[apart]
+        np.minimum.at(roots, high[apart], low[apart])
+        while not np.array_equal(roots, roots[roots]):
+            roots = roots[roots]
+    return roots

@@ -1,0 +1,63 @@
+"""Elementwise primitives: axes of one size run in step."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.trace import compat, dead
+from jaxcomp.trace.analysis import Analysis, Rule
+from jaxcomp.trace.emitter import Emitter
+from jaxcomp.trace.facts import Axis, Facts, whole
+from jaxcomp.trace.ir import Node
+
+
+def label(analysis: Analysis, node: Node) -> list[Facts]:
+    """Ties the operands axis by axis; a scalar operand is a fill."""
+    facts, (out,) = [analysis[value] for value in node.ins], node.outs
+    fill = dead.elementwise(node.op, node.params, [each.fill for each in facts])
+    if all(each.is_whole for each in facts):
+        return [whole(out, fill)]
+    axes = []
+    for i in range(len(out.shape)):
+        mine = [each.axes[i] if each.axes else Axis(None, each.fill) for each in facts]
+        labels = analysis.tie(mine)
+        if labels is None:
+            axes.append(Axis(None, fill))
+            continue
+        deads = [axis.dead for axis in mine]
+        axis = Axis(labels, dead.elementwise(node.op, node.params, deads))
+        lost = dead.undefined(node.op, deads, axis.dead)
+        if np.any(lost):
+            analysis.freeze(node, axis, "a masked one would be infinite or no number", lost)
+        axes.append(axis)
+    return [Facts(tuple(axes), fill)]
+
+
+def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
+    """The same primitive on what is kept."""
+    targets = emitter.keeps(node.outs[0])
+    pairs = zip(operands, node.ins, strict=True)
+    return compat.bind(node.equation, [emitter.fit(x, v, targets) if v.shape else x for x, v in pairs])
+
+
+def label_each(analysis: Analysis, node: Node) -> list[Facts]:
+    """The identity on several operands."""
+    return [analysis[value] for value in node.ins]
+
+
+def emit_each(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
+    """The same primitive."""
+    return compat.bind(node.equation, operands)
+
+
+def label_psum(analysis: Analysis, node: Node) -> list[Facts]:
+    """A sum over devices: what is 0 on each of them stays 0."""
+    every = [analysis[value] for value in node.ins]
+    return [
+        Facts(tuple(Axis(axis.labels, dead.zero_if(axis.dead)) for axis in facts.axes), dead.zero_if(facts.fill))
+        for facts in every
+    ]
+
+
+RULES = {op: Rule(label, emit) for op in dead.ELEMENTWISE} | {"optimization_barrier": Rule(label_each, emit_each)}
+RULES |= {op: Rule(label_psum, emit_each) for op in ("psum", "psum2", "psum_invariant")}

@@ -1,0 +1,184 @@
+"""Sites: every matmul and convolution that reads parameters, with what it costs."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.trace.ir import Node, Program, Value, trace
+from jaxcomp.trace.origins import Origins
+from jaxcomp.trace.table import dims, table
+
+MATMULS = ("dot_general", "conv_general_dilated")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One matmul or convolution that reads parameters.
+
+    Attributes:
+      name: the parameter that it reads, or the first of them in order of the tree's leaves.
+      paths: every parameter that it reads, those that were concatenated or scaled before use included.
+      op: ``"dot_general"`` or ``"conv_general_dilated"``.
+      scope: the module: Linen's own path where the function has one, else that of ``name``.
+      lhs, rhs, out: the shapes of its operands and of its result, in one call.
+      weight: the shape of the operand that is made of parameters.
+      calls: how often one application runs it (a scan's length; a while loop's body counts once).
+      macs: multiply-accumulates of all calls together, for the whole batch of the example.
+      bytes: the size of the parameters in ``paths``.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    op: str
+    scope: str
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    out: tuple[int, ...]
+    weight: tuple[int, ...]
+    calls: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The sites of a function, in the order in which they run; prints as a table.
+
+    Attributes:
+      rows: the sites.
+      bytes: the size of all parameters, read by a site or not.
+    """
+
+    rows: tuple[Site, ...]
+    bytes: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one application to the whole example batch."""
+        return sum(site.macs for site in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as plain data: ``{"macs": ..., "bytes": ..., "rows": [{...}]}``."""
+        return {"macs": self.macs, "bytes": self.bytes, "rows": [asdict(site) for site in self.rows]}
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __str__(self) -> str:
+        columns = ["parameter", "op", "weight", "out", "calls", "MACs", "bytes"]
+        rows = [
+            [
+                site.name + (f" (+{len(site.paths) - 1})" if len(site.paths) > 1 else ""),
+                {"dot_general": "dot", "conv_general_dilated": "conv"}[site.op],
+                dims(site.weight),
+                dims(site.out),
+                str(site.calls),
+                f"{site.macs:,}",
+                f"{site.bytes:,}",
+            ]
+            for site in self.rows
+        ]
+        return table(columns, rows, 4, ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"])
+
+
+def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:
+    """Finds every ``dot_general`` and ``conv_general_dilated`` that reads parameters.
+
+    A parameter is followed through whatever is computed of parameters alone (casts, transposes, reshapes, slices,
+    concatenations, fake quantisation), and into jit, remat, scan, while, cond and functions with their own
+    derivative. MACs: product of the result's shape times the number of terms in each of its sums.
+
+    Args:
+      apply_fn: ``apply_fn(params, *example)``: any JAX function.
+      params: a tree of arrays or ``ShapeDtypeStruct``: parameters alone, or a whole tree of variables.
+      *example: the other arguments, likewise. MACs are those of this batch.
+
+    Returns:
+      The sites, in the order in which they run. Both branches of a cond are listed and counted.
+
+    Raises:
+      ArgumentError: if the function reads none of the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"up": jnp.ones((4, 8)), "down": jnp.ones((8, 2))}
+      >>> print(sites(lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"], params, jnp.ones((1, 4))))
+      parameter  op   weight  out  calls  MACs  bytes
+      ---------  ---  ------  ---  -----  ----  -----
+      up         dot  4x8     1x8      1    32    128
+      down       dot  8x2     1x2      1    16     64
+      ---------  ---  ------  ---  -----  ----  -----
+      total                               48    192
+    """
+    return sites_of(trace(apply_fn, params, *example))
+
+
+def sites_of(program: Program) -> Sites:
+    """The sites of a traced function: :func:`sites`."""
+    check_reads(program)
+    origins = Origins(program)
+    found = [node for node, calls in origins.calls.items() if calls and node.op in MATMULS]
+    weights = [(node, weight_of(node, origins)) for node in found]
+    rows = tuple(_site(program, origins, node, weight) for node, weight in weights if weight is not None)
+    return Sites(rows, sum(map(_bytes, program.parameters().values())))
+
+
+def weight_of(node: Node, origins: Origins) -> Value | None:
+    """The operand of a matmul or convolution that is made of parameters alone, its second one if both are."""
+    return next((value for value in reversed(node.ins) if origins[value].is_weight), None)
+
+
+def macs(node: Node) -> int:
+    """Multiply-accumulates of one run of a matmul or convolution."""
+    lhs, rhs = (value.shape for value in node.ins)
+    if node.op == "dot_general":
+        (contracted, _), _ = node.params["dimension_numbers"]
+        terms = math.prod(lhs[axis] for axis in contracted)
+    else:
+        out_axis = node.params["dimension_numbers"].rhs_spec[0]
+        terms = math.prod(size for axis, size in enumerate(rhs) if axis != out_axis)
+    return math.prod(node.outs[0].shape) * terms
+
+
+def check_reads(program: Program) -> None:
+    """Refuses a function that reads none of its parameters.
+
+    Raises:
+      ArgumentError: if no parameter has a reader; most often the function closes over its own.
+    """
+    params = program.frame.ins[: len(program.paths)]
+    read = {value for node in program.frame.nodes for value in node.ins} | set(program.frame.outs)
+    if program.paths and not read.isdisjoint(params):
+        return
+    raise ArgumentError(
+        f"apply_fn reads none of the {len(program.paths)} parameters that it is given. If it closes over a model that "
+        "holds them, pass them instead: apply_fn(params, *inputs) (NNX: nnx.split the model, nnx.merge inside apply_fn)"
+    )
+
+
+def _site(program: Program, origins: Origins, node: Node, weight: Value) -> Site:
+    read = frozenset().union(*(origins[value].paths for value in node.ins))
+    paths = tuple(path for path in program.paths if path in read)
+    params = program.parameters()
+    return Site(
+        name=paths[0],
+        paths=paths,
+        op=node.op,
+        scope=node.scope or paths[0].rpartition("/")[0],
+        lhs=node.ins[0].shape,
+        rhs=node.ins[1].shape,
+        out=node.outs[0].shape,
+        weight=weight.shape,
+        calls=origins.calls[node],
+        macs=macs(node) * origins.calls[node],
+        bytes=sum(_bytes(params[path]) for path in paths),
+    )
+
+
+def _bytes(value: Value) -> int:
+    return math.prod(value.shape) * value.dtype.itemsize

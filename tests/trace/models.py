@@ -1,0 +1,66 @@
+"""Full-size models whose costs are published."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Bottleneck(nn.Module):
+    width: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm(y: jax.Array) -> jax.Array:
+            return nn.BatchNorm(use_running_average=True)(y)
+
+        y = nn.relu(norm(nn.Conv(self.width, (1, 1), use_bias=False)(x)))
+        y = nn.relu(norm(nn.Conv(self.width, (3, 3), (self.stride, self.stride), use_bias=False)(y)))
+        y = norm(nn.Conv(4 * self.width, (1, 1), use_bias=False)(y))
+        if x.shape != y.shape:
+            x = norm(nn.Conv(4 * self.width, (1, 1), (self.stride, self.stride), use_bias=False)(x))
+        return nn.relu(x + y)
+
+
+class ResNet50(nn.Module):
+    """He et al., 2015, with the stride on the 3x3 convolution."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(64, (7, 7), (2, 2), use_bias=False)(x)))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        for stage, blocks in enumerate((3, 4, 6, 3)):
+            for block in range(blocks):
+                x = Bottleneck(64 * 2**stage, 2 if stage and not block else 1)(x)
+        return nn.Dense(1000)(x.mean((1, 2)))
+
+
+class ViTBlock(nn.Module):
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
+        y = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
+        return x + nn.Dense(x.shape[-1])(y)
+
+
+class ViTB16(nn.Module):
+    """Dosovitskiy et al., 2020."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(768, (16, 16), (16, 16), padding="VALID")(x).reshape(x.shape[0], -1, 768)
+        token = self.param("cls", nn.initializers.zeros, (1, 1, 768))
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 768)), x], axis=1)
+        x = x + self.param("position", nn.initializers.normal(0.02), (1, x.shape[1], 768))
+        for _ in range(12):
+            x = ViTBlock(12)(x)
+        return nn.Dense(1000)(nn.LayerNorm()(x)[:, 0])
+
+
+def abstract(model: nn.Module, *example: Any) -> Any:
+    """The model's variables as shapes, computed by nobody."""
+    return jax.eval_shape(model.init, jax.random.key(0), *example)
