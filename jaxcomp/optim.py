@@ -32,7 +32,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     The loop's gradients, taken at the view, are pulled back through ``compressor.apply`` to the parameters behind
     it, which the inner optimiser updates; the loop's parameters become the new view. So the loop computes what it
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
-    zeros come out exact, other values within one unit in the last place; :func:`finalize` gives them exactly.
+    zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
+    gives them exactly.
 
     Args:
       optimizer: any optax transformation.

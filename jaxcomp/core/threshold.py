@@ -111,8 +111,9 @@ def _masks(
 
     lowest, highest = _order(jnp.array([-jnp.inf, jnp.inf], dtype))
     above_all = jnp.broadcast_to(highest + 1, keep.shape)
-    # A strided sample of a sharded array would be gathered, and where memory is fast a round is cheap.
-    worth = max(sizes) >= _WORTH_SAMPLING and jax.device_count() == 1
+    # A strided sample of a sharded array would be gathered, and where memory is fast a round is cheap. Of many groups
+    # it would double the time to compile, half a second a group.
+    worth = max(sizes) >= _WORTH_SAMPLING and len(sizes) == 1 and jax.device_count() == 1
     threshold, reach, above = _search(
         reaching,
         keep,
