@@ -1,6 +1,7 @@
 """The command line: a Python file of defaults, and an override for every field of it."""
 
 import difflib
+import itertools
 import json
 import re
 import runpy
@@ -54,9 +55,8 @@ def define_config_flag(argv: list[str]) -> Any:
 
 def _given(argv: list[str], flag: str) -> str | None:
     """The last value that a command line gives to a flag, as ``--flag=value`` or ``--flag value``."""
-    following = [*argv[1:], ""]
     spelled = (f"--{flag}", f"-{flag}")
-    pairs = [a.split("=", 1) if "=" in a else (a, b) for a, b in zip(argv, following, strict=True)]
+    pairs = [a.split("=", 1) if "=" in a else (a, b) for a, b in itertools.zip_longest(argv, argv[1:], fillvalue="")]
     given = [value for name, value in pairs if name in spelled]
     return given[-1] if given else None
 

@@ -118,7 +118,20 @@ def test_whole_numbers_may_stand_for_floats_and_a_file_may_take_an_argument(tmp_
 )
 def test_an_unknown_field_is_named_with_its_neighbours(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        command_line.define_config_flag(["program", argument])
+        command_line.define_config_flag([argument])
+
+
+@pytest.mark.parametrize(
+    ("argv", "given"),
+    [
+        ([], None),
+        (["--dataset"], ""),
+        (["--seed=1", "--dataset=mnist"], "mnist"),
+        (["-dataset", "mnist", "--dataset", "cifar10"], "cifar10"),
+    ],
+)
+def test_the_data_set_is_read_off_any_command_line(argv: list[str], given: str | None) -> None:
+    assert command_line._given(argv, "dataset") == given
 
 
 @pytest.mark.parametrize(
