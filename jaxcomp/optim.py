@@ -86,7 +86,7 @@ def finalize(opt_state: Any, compressor: Compressor) -> Params:
       compressor: the one that :func:`compress` was given.
 
     Returns:
-      The compressed parameters.
+      The compressed parameters, in arrays of their own: the loop may go on and donate its state.
 
     Raises:
       ArgumentError: if the state holds no adaptor, or more than one.
@@ -102,4 +102,4 @@ def finalize(opt_state: Any, compressor: Compressor) -> Params:
     found = [node for node in nodes if isinstance(node, CompressState)]
     if len(found) != 1:
         raise ArgumentError(f"the optimiser state must hold one state of jaxcomp.optim.compress, it holds {len(found)}")
-    return compressor.apply(found[0].params, found[0].compressor)
+    return jax.tree.map(jnp.copy, compressor.apply(found[0].params, found[0].compressor))

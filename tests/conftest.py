@@ -1,9 +1,14 @@
-"""Settings of the whole suite: eight simulated devices, so that every sharding test runs on a CPU."""
+"""Settings of the whole suite.
+
+Eight simulated devices, so that every sharding test runs on a CPU; and no optimisation of machine code, which is most
+of what compiling a training step costs (2.5 times the time). XLA_FLAGS can ask for it: .ci/run repeats the laws so.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+_FLAGS = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np

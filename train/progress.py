@@ -24,7 +24,7 @@ class Progress:
 
             columns = (
                 TextColumn("[bold]{task.description:<8}"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[shown]}"),
@@ -50,6 +50,6 @@ class Progress:
         """Shows the numbers of a metrics record."""
         if self._bar:
             shown = [f"loss {record['loss']:.3f}", f"accuracy {record['accuracy']:.3f}"]
-            more = [key for key in ("test_accuracy", "sparsity") if key in record]
-            shown += [f"{key.replace('_', ' ')} {record[key]:.3f}" for key in more]
+            more = {"test": "test_accuracy", "sparsity": "sparsity"}  # short: all of it fits into 100 columns
+            shown += [f"{name} {record[key]:.3f}" for name, key in more.items() if key in record]
             self._bar.update(self._task, shown="  ".join(shown))

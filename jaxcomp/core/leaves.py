@@ -18,6 +18,14 @@ def is_real(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def wide(*dtypes: Any) -> Any:
+    """The type in which numbers of these types are computed with: float32, or float64 where one of them is that.
+
+    Written out because ``promote_types`` refuses 8-bit floats, and everything where promotion is strict.
+    """
+    return jnp.dtype(jnp.float64 if jnp.float64 in map(jnp.dtype, dtypes) else jnp.float32)
+
+
 def left_out(node: Any) -> bool:
     """Whether a node of a state stands for a parameter that the method leaves as it is."""
     return isinstance(node, optax.MaskedNode)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
 
 Array = jax.Array
 _Carry = tuple[Array, Array, Array, Array, Array]
@@ -80,7 +81,7 @@ def _masks(
     score: Callable[[Array], Array],
 ) -> list[Array]:
     size = jnp.array(sizes, jnp.uint32)
-    dtype = jnp.result_type(*(jax.eval_shape(score, value).dtype for value in values))
+    dtype = _common({jax.eval_shape(score, value).dtype for value in values})
 
     def scores(after: Array) -> list[Array]:
         # The barrier ties each pass to its probes: hoisted out of the loop, the scores would be held in memory.
@@ -104,7 +105,7 @@ def _masks(
         parts: list[list[Array]] = [[jnp.zeros(0, dtype)] for _ in sizes]
         for value, g in zip(values, group, strict=True):
             parts[g].append(_clean(score(value.reshape(-1)[::_STRIDE]).astype(dtype)))
-        return _bracket([jnp.concatenate(part) for part in parts], keep / jnp.maximum(size, 1))
+        return _bracket([jnp.concatenate(part) for part in parts], keep.astype(jnp.float32) / jnp.maximum(size, 1))
 
     def typical() -> Array:
         return _typical(keep.shape, dtype)
@@ -137,6 +138,14 @@ def _masks(
     ]
 
 
+def _common(dtypes: set[Any]) -> Any:
+    """The type that scores are ranked in: their own, or one that holds all of them, and an infinity."""
+    if len(dtypes) > 1:
+        return wide(*dtypes)
+    (dtype,) = dtypes
+    return jnp.dtype(jnp.bfloat16) if dtype.itemsize == 1 else dtype
+
+
 def _clean(scores: Array) -> Array:
     return jnp.where(jnp.isnan(scores), jnp.inf, scores)
 
@@ -151,7 +160,8 @@ def _order(scores: Array) -> Array:
     """Unsigned integers, of 32 bits or more, that order as the numbers do."""
     bits_type, sign = _bits_type(scores.dtype)
     bits = lax.bitcast_convert_type(scores, bits_type)
-    return jnp.where(bits >= sign, ~bits, bits | sign).astype(jnp.promote_types(bits_type, jnp.uint32))
+    wider = jnp.uint64 if bits_type == jnp.uint64 else jnp.uint32
+    return jnp.where(bits >= sign, ~bits, bits | sign).astype(wider)
 
 
 def _unorder(keys: Array, dtype: Any) -> Array:
@@ -210,7 +220,7 @@ def _sums(operands: list[Array]) -> Array:
 
 def _typical(shape: tuple[int, ...], dtype: Any) -> Array:
     """First probes for numbers of which nothing is known: where weights usually lie, ``[*shape, K]``."""
-    usual = 2.0 ** jnp.array([-13, -9, -7, -6, -5, -4, -3, 0])
+    usual = jnp.exp2(jnp.array([-13.0, -9.0, -7.0, -6.0, -5.0, -4.0, -3.0, 0.0]))
     return jnp.broadcast_to(_order(usual.astype(dtype)), (*shape, _PROBES))
 
 
@@ -225,7 +235,7 @@ def _bracket(samples: list[Array], kept: Array) -> Array:
       ``[G, K]`` keys.
     """
     dtype, whole = samples[0].dtype, jnp.array([sample.size for sample in samples] * 2, jnp.uint32)
-    expected = jnp.tile(kept, 2) * whole
+    expected = jnp.tile(kept, 2) * whole.astype(kept.dtype)
     margin = 2.5 * jnp.sqrt(expected * (1 - jnp.tile(kept, 2))) + 1
     targets = jnp.round(expected + margin * jnp.repeat(jnp.array([1, -1]), len(samples)))
     targets = jnp.clip(targets.astype(jnp.int32), 1, whole.astype(jnp.int32)).astype(jnp.uint32)
@@ -244,13 +254,13 @@ def _bracket(samples: list[Array], kept: Array) -> Array:
         first=_typical(targets.shape, dtype),
     )
     low, high = jnp.split(ends, 2)
-    apart = jnp.arange(_PROBES, dtype=low.dtype)
-    steps = (high - low).astype(jnp.float32)[:, None] / (_PROBES - 1) * apart
+    apart = jnp.arange(_PROBES, dtype=low.dtype)[None]
+    steps = (high - low).astype(jnp.float32)[:, None] / (_PROBES - 1) * apart.astype(jnp.float32)
     return low[:, None] + jnp.maximum(steps.astype(low.dtype), apart)
 
 
 def _evenly(low: Array, high: Array) -> Array:
-    steps = jnp.arange(1, _PROBES + 1, dtype=jnp.float32) / (_PROBES + 1)
+    steps = jnp.arange(1, _PROBES + 1, dtype=jnp.float32)[None] / (_PROBES + 1)
     return low[:, None] + ((high - low).astype(jnp.float32)[:, None] * steps).astype(low.dtype)
 
 
@@ -296,11 +306,9 @@ def _interpolate(target: Array, low: Array, low_count: Array, high: Array, high_
     inside = jnp.maximum(low_count - high_count, 1).astype(jnp.float32)
     expected = (low_count - target).astype(jnp.float32) / inside
     noise = jax.lax.rsqrt(inside)  # the standard error of a rank among `inside` elements, in units of the bracket
-    offsets = jnp.stack(
-        [-jnp.full_like(noise, 1 / 32), -noise / 2, jnp.zeros_like(noise), noise / 2, 1 / 32 + 0 * noise]
-    )
-    fractions = jnp.concatenate([jnp.array([[1 / 8], [1 / 2], [7 / 8]]) + 0 * expected, expected + offsets]).T
-    fractions = jnp.clip(fractions, 0, 1 - 2**-20)
+    fixed = [jnp.full_like(expected, fraction) for fraction in (1 / 8, 1 / 2, 7 / 8)]
+    about = [expected + offset for offset in (-1 / 32, -noise / 2, 0.0, noise / 2, 1 / 32)]
+    fractions = jnp.clip(jnp.stack([*fixed, *about], axis=1), 0, 1 - 2**-20)
     far = low[:, None] + (fractions * width.astype(jnp.float32)[:, None]).astype(low.dtype)
-    near = low[:, None] + jnp.arange(1, _PROBES + 1, dtype=low.dtype)
+    near = low[:, None] + jnp.arange(1, _PROBES + 1, dtype=low.dtype)[None]
     return jnp.where((width <= _PROBES + 1)[:, None], near, far)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
 
 
 def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
@@ -33,7 +34,7 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
     Reference: Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015.
     """
     _check(student, teacher, temperature)
-    real = jnp.promote_types(jnp.result_type(student, teacher), jnp.float32)
+    real = wide(student.dtype, teacher.dtype)
     target = jax.lax.stop_gradient(teacher).astype(real) / temperature
     log_p, log_q = jax.nn.log_softmax(target), jax.nn.log_softmax(student.astype(real) / temperature)
     p = jnp.exp(log_p)
@@ -81,9 +82,9 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
       >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)
       Array([1.3863], dtype=float32)
     """
-    log_q = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    log_q = jax.nn.log_softmax(logits.astype(wide(logits.dtype)))
     if labels.shape == logits.shape:
-        return -jnp.sum(labels * log_q, axis=-1)
+        return -jnp.sum(labels.astype(log_q.dtype) * log_q, axis=-1)
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ArgumentError(
             f"labels must be integers of shape {logits.shape[:-1]} or probabilities of shape {logits.shape}, "

@@ -1,5 +1,6 @@
 """Fake quantisation: weights in floating point that take the values integers with a scale would give."""
 
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,16 +46,17 @@ def fit_grid(w: Array, bits: int, axis: int | tuple[int, ...] | None = None, sym
       [[0.009999999776482582, 0.019999999552965164]]
     """
     bottom, top = code_range(bits, symmetric)
-    real = jnp.promote_types(w.dtype, jnp.float32)
+    real = leaves.wide(w.dtype)
     per_code = 1 / (top if symmetric else top - bottom)  # jit turns division by a constant into this product
     own = _axes(axis, w.ndim)
     shared = tuple(a for a in range(w.ndim) if a not in own)
-    low = jnp.min(w, axis=shared, keepdims=True, initial=0).astype(real)
-    high = jnp.max(w, axis=shared, keepdims=True, initial=0).astype(real)
+    w = w.astype(real)
+    low, high = (reach(w, axis=shared, keepdims=True, initial=0) for reach in (jnp.min, jnp.max))
     if symmetric:
         scale = jnp.maximum(jnp.maximum(high, -low) * per_code, jnp.finfo(real).tiny)
         return Grid(scale, jnp.zeros(scale.shape, jnp.int32))
-    scale = jnp.maximum((high - low) * per_code, jnp.finfo(real).tiny)
+    halves = high * 0.5 - low * 0.5  # the whole range of large numbers would overflow
+    scale = jnp.maximum(halves * (2 * per_code), jnp.finfo(real).tiny)
     return Grid(scale, (bottom + jnp.round(-low / scale)).astype(jnp.int32))
 
 
@@ -76,7 +78,7 @@ def quantize(w: Array, grid: Grid, bits: int, symmetric: bool = True) -> Array:
       [0, 2, -3]
     """
     bottom, top = code_range(bits, symmetric)
-    return jnp.clip(_nearest(w, grid) + grid.zero_point, bottom, top).astype(jnp.int8)
+    return jnp.clip(_unclipped(w, grid), bottom, top).astype(jnp.int8)
 
 
 def dequantize(codes: Array, grid: Grid, dtype: Any = jnp.float32) -> Array:
@@ -87,7 +89,7 @@ def dequantize(codes: Array, grid: Grid, dtype: Any = jnp.float32) -> Array:
       >>> dequantize(jnp.array([-2, 3], jnp.int8), Grid(jnp.array([0.5]), jnp.array([1]))).tolist()
       [-1.5, 1.0]
     """
-    return ((codes.astype(jnp.int32) - grid.zero_point) * grid.scale).astype(dtype)
+    return ((codes.astype(jnp.int32) - grid.zero_point).astype(grid.scale.dtype) * grid.scale).astype(dtype)
 
 
 def fake_quantize(w: Array, grid: Grid, bits: int, symmetric: bool = True) -> Array:
@@ -111,7 +113,7 @@ def fake_quantize(w: Array, grid: Grid, bits: int, symmetric: bool = True) -> Ar
     2018.
     """
     bottom, top = code_range(bits, symmetric)
-    unclipped = _nearest(w, grid) + grid.zero_point
+    unclipped = _unclipped(w, grid)
     codes = jnp.clip(unclipped, bottom, top)
     values = dequantize(codes, grid, w.dtype)
     return straight_through(values, jnp.where(unclipped == codes, w, 0))
@@ -147,7 +149,7 @@ def fake(bits: int = 8, *, axis: int | tuple[int, ...] | None = None, symmetric:
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference,
     2018.
     """
-    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+    if not isinstance(bits, Integral) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise ArgumentError(f"bits must be an integer from 2 to 8, got {bits!r}")
 
     def fit(path: Any, leaf: Array) -> Grid:
@@ -184,6 +186,6 @@ def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
     return {a % ndim for a in axes}
 
 
-def _nearest(w: Array, grid: Grid) -> Array:
-    """The nearest integer to ``w / scale``, in float: 8 bits of bfloat16 would not hold the quotient."""
-    return jnp.round(w.astype(grid.scale.dtype) / grid.scale)
+def _unclipped(w: Array, grid: Grid) -> Array:
+    """``round(w / scale) + zero_point`` in the scale's float: 8 bits of bfloat16 would not hold the quotient."""
+    return jnp.round(w.astype(grid.scale.dtype) / grid.scale) + grid.zero_point.astype(grid.scale.dtype)

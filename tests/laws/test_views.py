@@ -82,6 +82,27 @@ def test_update_keeps_the_states_structure_shapes_and_dtypes(case):
     assert all(described(state) == described(case.pairs[0][0]) for state, _ in case.pairs)
 
 
+@pytest.mark.parametrize("compressor", ["magnitude-global", "partition", "affine-channel-int4"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nothing_is_promoted_in_silence(compressor, precision):
+    """As in a training loop that has turned JAX's strict promotion on."""
+    made, moved, pairs = subject(compressor, "dict", precision)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        state = made.update(moved[-1], pairs[0][0], STEPS)
+        assert bit_equal((state, made.apply(moved[-1], state)), pairs[-1])
+
+
+@pytest.mark.parametrize("compressor", ["magnitude-layer", "magnitude-global", "partition", "affine-tensor-int4"])
+@pytest.mark.parametrize("precision", ["float8_e4m3fn", "float8_e5m2"])
+def test_floats_of_8_bits_have_the_view_of_wider_ones(compressor, precision):
+    made, narrow = COMPRESSORS[compressor](), CONTAINERS["dict"](jnp.dtype(precision))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
+    state, expected = made.init(narrow), made.init(wide)
+    assert bit_equal(state, expected)
+    view = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(precision)), made.apply(wide, expected))
+    assert bit_equal(made.apply(narrow, state), view)
+
+
 def test_init_is_update_at_step_0(case):
     params, state = case.moved[0], case.pairs[0][0]
     assert bit_equal(case.compressor.update(params, state, 0), state)

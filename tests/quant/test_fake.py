@@ -194,6 +194,24 @@ def test_other_bits_are_refused(bits):
         jc.quant.fake(bits)
 
 
+def test_bits_may_be_any_whole_number():
+    assert bool(jnp.all(view_of(np.int64(4)) == view_of(4)))
+
+
+def view_of(bits):
+    w, fake = jnp.array([0.3, -1.0, 0.8]), jc.quant.fake(bits)
+    return fake.apply(w, fake.init(w))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@kinds
+def test_a_range_wider_than_the_largest_number_does_not_overflow(symmetric, dtype):
+    largest = 0.75 * float(jnp.finfo(dtype).max)
+    w = jnp.array([largest, -largest, 0], dtype)
+    view = np.asarray(fake_quantize(w, fit_grid(w, 8, None, symmetric), 8, symmetric), np.float64)
+    np.testing.assert_allclose(view, [largest, -largest, 0], rtol=0.01)
+
+
 @pytest.mark.parametrize("axis", [2, -3, (0, 5)])
 def test_an_axis_that_a_tensor_lacks_is_refused_at_its_path(axis):
     fake = jc.quant.fake(8, axis=axis)

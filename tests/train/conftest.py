@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+UNOPTIMISED = "--xla_backend_optimization_level=0"  # most of the time of a tiny run is compilation
 TINY = """
 from train.configs import default
 
@@ -48,7 +49,7 @@ class Cli:
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{UNOPTIMISED} --xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, "-m", module, *arguments]
         if module == "train.compress" and not any(argument.startswith("--config=") for argument in arguments):

@@ -84,15 +84,7 @@ def single() -> dict[str, TrainState]:
     return {name: train(name, data_parallel("jit", jax.devices()[:1]), 36) for name in MODELS}
 
 
-UNWEIGHTED = pytest.mark.xfail(
-    reason="Flax's batch norm averages the means of the devices, however many valid examples each of them holds"
-)
-
-
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [("cnn", "jit"), ("cnn", "pmap"), ("resnet", "jit"), pytest.param("resnet", "pmap", marks=UNWEIGHTED)],
-)
+@pytest.mark.parametrize(("name", "mode"), [("cnn", "jit"), ("cnn", "pmap"), ("resnet", "pmap")])
 def test_eight_devices_do_not_divide_36_images(single: dict[str, TrainState], name: str, mode: str) -> None:
     assert jax.device_count() == 8
     assert_same(train(name, data_parallel(mode), 36), single[name])
@@ -101,11 +93,6 @@ def test_eight_devices_do_not_divide_36_images(single: dict[str, TrainState], na
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_has_no_influence(single: dict[str, TrainState], name: str) -> None:
     assert_same(train(name, data_parallel("jit", jax.devices()[:1]), 36, padding=12), single[name])
-
-
-def test_batch_norm_under_pmap_where_the_batch_divides() -> None:
-    one, eight = data_parallel("jit", jax.devices()[:1]), data_parallel("pmap")
-    assert_same(train("resnet", eight, 40), train("resnet", one, 40))
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
