@@ -2,6 +2,7 @@
 
 from jaxcomp.rewrite.choose import choose as choose
 from jaxcomp.rewrite.importance import importance as importance
+from jaxcomp.rewrite.recalibrate import recalibrate as recalibrate
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk
 from jaxcomp.rewrite.shrink import mask as mask
 from jaxcomp.rewrite.shrink import shrink as shrink
