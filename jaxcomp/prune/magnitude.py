@@ -95,14 +95,14 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     if scope not in ("layer", "global"):
         raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
     if not callable(sparsity):
-        _check(sparsity, "sparsity")
+        check_sparsity(sparsity, "sparsity")
 
     def asked(step: Step) -> Any:
         if not callable(sparsity):
             return float(sparsity)
         value = sparsity(step)
         if not isinstance(value, jax.core.Tracer):
-            _check(value, f"the sparsity schedule's value at step {step}")
+            check_sparsity(value, f"the sparsity schedule's value at step {step}")
         return value
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
@@ -124,6 +124,7 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     return Compressor(lambda params: update(params, None, 0), update, apply, describe)
 
 
-def _check(sparsity: Any, what: str) -> None:
+def check_sparsity(sparsity: Any, what: str) -> None:
+    """Refuses what is no fraction of zeros."""
     if not 0 <= float(sparsity) < 1:
         raise ArgumentError(f"{what} must be a fraction of zeros in [0, 1), got {sparsity}")

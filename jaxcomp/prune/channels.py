@@ -1,0 +1,219 @@
+"""Channel pruning as a view: whole channels are zero, those that :func:`jaxcomp.rewrite.shrink` then removes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core import leaves, threshold
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.prune.limits import Rule, least_kept
+from jaxcomp.prune.magnitude import check_sparsity, kept_count
+from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, normalized, saliency
+
+Scope = Literal["group", "global"]
+
+
+def channel_masks(scores: Sequence[Array], fraction: Any, scope: Scope, least: Sequence[int]) -> list[Array]:
+    """Masks that keep the channels of highest score; True = kept.
+
+    Args:
+      scores: ``[size]`` of each group; NaN is highest. Of equal scores the first is kept.
+      fraction: of channels to cut, in [0, 1); a float, or a scalar array that may be traced.
+      scope: ``"group"`` ranks every group by itself, ``"global"`` all of them together.
+      least: how many channels each group keeps at least.
+
+    Returns:
+      Boolean arrays of the same shapes: ``round(fraction * size)`` are False of each group or of all, less what
+      ``least`` forbids.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> channel_masks([jnp.array([3.0, 1.0, 2.0]), jnp.array([9.0, 8.0])], 0.4, "global", [1, 1])
+      [Array([ True, False, False], dtype=bool), Array([ True,  True], dtype=bool)]
+    """
+    scores = [jnp.where(jnp.isnan(own), jnp.inf, own) for own in scores]
+    ranks = [_ranks(own) for own in scores]
+    if scope == "group":
+        counts = [kept_count(fraction, len(own)) for own in scores]
+        kept = [jnp.maximum(count, floor) for count, floor in zip(counts, least, strict=True)]
+        return [rank < count for rank, count in zip(ranks, kept, strict=True)]
+    if not scores:
+        return []
+    safe = [jnp.where(rank < floor, jnp.inf, own) for own, rank, floor in zip(scores, ranks, least, strict=True)]
+    total = sum(map(len, scores))
+    count = jnp.maximum(jnp.asarray(kept_count(fraction, total), jnp.uint32), sum(least))
+    (mask,) = threshold.keep_largest([jnp.concatenate(safe)], count[None], [0], score=_itself)
+    return jnp.split(mask, np.cumsum([len(own) for own in scores])[:-1])
+
+
+def channels(
+    groups: Any,
+    fraction: float | Schedule,
+    *,
+    score: str | Callable[[Params], Mapping[str, Any]] = "l2",
+    scope: Scope = "group",
+    soft: bool = False,
+    combine: Combine = "mean",
+    normalize: Normalize | None = None,
+    rules: Sequence[Rule] = (),
+    minimum: int = 1,
+    maximum: float = 1.0,
+) -> Compressor:
+    r"""Prunes the channels that matter least: every entry that makes one is 0.
+
+    :math:`w_c \mapsto w_c \cdot [s_c \ge t]`, for all parameters that make channel c together: kernels, biases, scales,
+    statistics (of groups found with ``lenient=True`` also the weights that read it). A mask makes nothing faster;
+    ``jc.rewrite.shrink(apply_fn, params, *example, keep=state)`` removes what it zeroes, and computes the same.
+
+    Hard: once cut, a channel stays cut. Soft: each update ranks all channels anew, so one may come back if its weights
+    live on: apply the view after the optimiser's step, once an epoch, or wrap it in :func:`jaxcomp.straight_through`.
+    A schedule that rises slowly makes either asymptotic. Step 0 starts afresh.
+
+    Args:
+      groups: of :func:`jaxcomp.trace.groups`, found on a tree like the one that this is given.
+      fraction: of channels to cut, in [0, 1), or an optax schedule of it (step -> fraction).
+      score: ``l1``, ``l2``, ``lamp``, ``fpgm``, ``norm_scale``; ``taylor``, ``taylor_squared``, ``taylor_abs``, for
+        which ``update`` needs ``grads=`` (without, masks stand; at first all channels are kept): see
+        :func:`jaxcomp.rewrite.importance`. Or a function ``params -> {group: [size]}`` that can be traced.
+      scope: ``"group"``: every group gives up the fraction; ``"global"``: all together do, ranked as one.
+      soft: whether channels may come back.
+      combine: how the scores of a group's members are combined.
+      normalize: how groups are made comparable; as befits the score unless given.
+      rules, minimum, maximum: what each group keeps at least: :func:`jaxcomp.prune.least_kept`.
+
+    Returns:
+      A compressor whose state is ``{group: bool [size]}``, True = kept: the ``keep=`` of ``shrink``.
+
+    Raises:
+      ArgumentError: for a fraction outside [0, 1) or an unknown name; from its functions, for a tree that lacks a
+        parameter of the groups.
+      RuleError: for a rule that names no group.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcomp as jc
+      >>> params = {"up": jnp.array([[3.0, 0.5], [4.0, 1.0]]), "down": jnp.ones((2, 1))}
+      >>> found = jc.trace.groups(lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"], params, jnp.ones((1, 2)))
+      >>> prune = channels(found, 0.5)
+      >>> state = prune.init(params)
+      >>> state["up"].tolist(), prune.apply(params, state)["up"].tolist()
+      ([True, False], [[3.0, 0.0], [4.0, 0.0]])
+
+    Reference: Li et al., Pruning filters for efficient ConvNets, 2017 (hard); He et al., Soft filter pruning, 2018, and
+    Asymptotic soft filter pruning, 2019; Fang et al., DepGraph, 2023 (groups).
+    """
+    if scope not in ("group", "global"):
+        raise ArgumentError(f"scope must be 'group' or 'global', got {scope!r}")
+    check(score if isinstance(score, str) else "l2", combine, normalize)
+    if score == "hessian":
+        raise ArgumentError("the score 'hessian' needs a curvature, which update is not given: pass a function instead")
+    if not callable(fraction):
+        check_sparsity(fraction, "fraction")
+    least = least_kept(groups, rules, minimum, maximum)
+    needs_grads = isinstance(score, str) and score in SCORES and SCORES[score].needs == "grads"
+
+    def asked(step: Step) -> Any:
+        if not callable(fraction):
+            return float(fraction)
+        value = fraction(step)
+        if not isinstance(value, jax.core.Tracer):
+            check_sparsity(value, f"the fraction schedule's value at step {step}")
+        return value
+
+    def scored(params: Params, grads: Params | None) -> list[Array]:
+        if callable(score):
+            given = score(params)
+            return [jnp.asarray(given[group.name], jnp.float32) for group in groups]
+        of = Sources(_float32(params), _float32(grads))
+        raw = [saliency(group, groups.weights, score, of, combine) for group in groups]
+        return [normalized(own, score, normalize) for own in raw]
+
+    def update(params: Params, state: State, step: Step, *, grads: Params | None = None, **extra: Any) -> State:
+        del extra
+        _check_members(groups, params)
+        old = state or {group.name: jnp.ones(group.size, bool) for group in groups}
+        old = {name: mask | (jnp.asarray(step) == 0) for name, mask in old.items()}
+        if needs_grads and grads is None:
+            return old
+        scores = scored(params, grads)
+        if not soft:
+            scores = [jnp.where(old[g.name], own, -jnp.inf) for g, own in zip(groups, scores, strict=True)]
+        masks = channel_masks(scores, asked(step), scope, [least[group.name] for group in groups])
+        found = {group.name: mask for group, mask in zip(groups, masks, strict=True)}
+        return found if soft else {name: mask & old[name] for name, mask in found.items()}
+
+    places = _places(groups)
+
+    def apply(params: Params, state: State) -> Params:
+        _check_members(groups, params)
+        kept = jnp.concatenate([*(state[group.name] for group in groups), jnp.ones(1, bool)])
+
+        def view(path: Any, leaf: Any) -> Any:
+            for axis, owner in places.get(path_string(path), {}).items():
+                mask = kept[owner].reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
+                leaf = jnp.where(mask, leaf, jnp.zeros_like(leaf))
+            return leaf
+
+        return jax.tree_util.tree_map_with_path(view, params)
+
+    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
+        del state
+        value = float(asked(step))
+        per_channel = [np.full(g.size, min(value, 1 - least[g.name] / g.size)) for g in groups]
+        rates = np.concatenate([*per_channel, np.zeros(1)])
+        notes = {}
+        for path, leaf in named_leaves(params).items():
+            kept = np.prod([1 - rates[owner].mean() for owner in places.get(path, {}).values()])
+            notes[path] = Note(sparsity=float(1 - kept)) if path in places else Note(skipped=_why(leaf))
+        return notes
+
+    return Compressor(lambda params: update(params, None, 0), update, apply, describe)
+
+
+def _itself(scores: Array) -> Array:
+    return scores
+
+
+def _ranks(scores: Array) -> Array:
+    """How many channels stand before each: those of higher score, and earlier ones of the same."""
+    index = np.arange(len(scores))
+    earlier = (scores[:, None] == scores[None, :]) & (index[:, None] < index[None, :])
+    return ((scores[:, None] > scores[None, :]) | earlier).sum(0)
+
+
+def _places(groups: Any) -> dict[str, dict[int, np.ndarray]]:
+    """``{path: {axis: int [size of the axis]}}``: which of all channels owns an index; one past the last: none."""
+    shapes = {path: value.shape for path, value in groups.coupling.program.parameters().items()}
+    total = sum(group.size for group in groups)
+    places: dict[str, dict[int, np.ndarray]] = {}
+    first = 0
+    for group in groups:
+        for member in filter(groups.zeroes, group.members):
+            none = np.full(shapes[member.path][member.axis], total, np.int32)
+            owner = places.setdefault(member.path, {}).setdefault(member.axis, none)
+            owner[member.indices] = np.arange(first, first + group.size)[:, None]
+        first += group.size
+    return places
+
+
+def _check_members(groups: Any, params: Params) -> None:
+    lacking = sorted({m.path for group in groups for m in group.members} - named_leaves(params).keys())
+    if lacking:
+        raise ArgumentError(
+            f"channels go through {lacking[0]!r} and {len(lacking) - 1} more parameters that this tree lacks: give the "
+            "whole tree that the groups were found on, or find the groups of a function of this tree "
+            "(jc.trace.groups(lambda params, rest, x: ..., params, rest, x))"
+        )
+
+
+def _float32(tree: Params | None) -> dict[str, Array]:
+    return {path: leaf.astype(jnp.float32) for path, leaf in named_leaves(tree).items() if leaves.is_real(leaf)}
+
+
+def _why(leaf: Any) -> str:
+    return "it makes no channel that can be cut" if leaves.is_real(leaf) else leaves.NOT_REAL
