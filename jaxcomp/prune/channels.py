@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core import leaves, threshold
+from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.prune.limits import Rule, least_kept
-from jaxcomp.prune.magnitude import check_sparsity, kept_count
 from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, normalized, saliency
 
 Scope = Literal["group", "global"]
@@ -112,18 +113,10 @@ def channels(
     check(score if isinstance(score, str) else "l2", combine, normalize)
     if score == "hessian":
         raise ArgumentError("the score 'hessian' needs a curvature, which update is not given: pass a function instead")
-    if not callable(fraction):
-        check_sparsity(fraction, "fraction")
+    asked = fraction_at(fraction, "fraction", "channels")
     least = least_kept(groups, rules, minimum, maximum)
     needs_grads = isinstance(score, str) and score in SCORES and SCORES[score].needs == "grads"
-
-    def asked(step: Step) -> Any:
-        if not callable(fraction):
-            return float(fraction)
-        value = fraction(step)
-        if not isinstance(value, jax.core.Tracer):
-            check_sparsity(value, f"the fraction schedule's value at step {step}")
-        return value
+    places = _places(groups)
 
     def scored(params: Params, grads: Params | None) -> list[Array]:
         if callable(score):
@@ -137,7 +130,7 @@ def channels(
         del extra
         _check_members(groups, params)
         old = state or {group.name: jnp.ones(group.size, bool) for group in groups}
-        old = {name: mask | (jnp.asarray(step) == 0) for name, mask in old.items()}
+        old = {name: replicated(mask) | (jnp.asarray(step) == 0) for name, mask in old.items()}
         if needs_grads and grads is None:
             return old
         scores = scored(params, grads)
@@ -147,30 +140,23 @@ def channels(
         found = {group.name: mask for group, mask in zip(groups, masks, strict=True)}
         return found if soft else {name: mask & old[name] for name, mask in found.items()}
 
-    places = _places(groups)
-
     def apply(params: Params, state: State) -> Params:
         _check_members(groups, params)
-        kept = jnp.concatenate([*(state[group.name] for group in groups), jnp.ones(1, bool)])
+        kept = jnp.concatenate([*(replicated(state[group.name]) for group in groups), jnp.ones(1, bool)])
 
         def view(path: Any, leaf: Any) -> Any:
             for axis, owner in places.get(path_string(path), {}).items():
                 mask = kept[owner].reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
-                leaf = jnp.where(mask, leaf, jnp.zeros_like(leaf))
+                leaf = jnp.where(spread_like(mask, leaf), leaf, jnp.zeros_like(leaf))
             return leaf
 
         return jax.tree_util.tree_map_with_path(view, params)
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del state
-        value = float(asked(step))
-        per_channel = [np.full(g.size, min(value, 1 - least[g.name] / g.size)) for g in groups]
-        rates = np.concatenate([*per_channel, np.zeros(1)])
-        notes = {}
-        for path, leaf in named_leaves(params).items():
-            kept = np.prod([1 - rates[owner].mean() for owner in places.get(path, {}).values()])
-            notes[path] = Note(sparsity=float(1 - kept)) if path in places else Note(skipped=_why(leaf))
-        return notes
+        rate = float(asked(step))
+        rates = [np.full(g.size, min(rate, 1 - least[g.name] / g.size)) for g in groups]
+        return _notes(params, places, np.concatenate([*rates, np.zeros(1)]))
 
     return Compressor(lambda params: update(params, None, 0), update, apply, describe)
 
@@ -188,13 +174,12 @@ def _ranks(scores: Array) -> Array:
 
 def _places(groups: Any) -> dict[str, dict[int, np.ndarray]]:
     """``{path: {axis: int [size of the axis]}}``: which of all channels owns an index; one past the last: none."""
-    shapes = {path: value.shape for path, value in groups.coupling.program.parameters().items()}
     total = sum(group.size for group in groups)
     places: dict[str, dict[int, np.ndarray]] = {}
     first = 0
     for group in groups:
         for member in filter(groups.zeroes, group.members):
-            none = np.full(shapes[member.path][member.axis], total, np.int32)
+            none = np.full(groups.shapes[member.path][member.axis], total, np.int32)
             owner = places.setdefault(member.path, {}).setdefault(member.axis, none)
             owner[member.indices] = np.arange(first, first + group.size)[:, None]
         first += group.size
@@ -202,18 +187,26 @@ def _places(groups: Any) -> dict[str, dict[int, np.ndarray]]:
 
 
 def _check_members(groups: Any, params: Params) -> None:
-    lacking = sorted({m.path for group in groups for m in group.members} - named_leaves(params).keys())
-    if lacking:
-        raise ArgumentError(
-            f"channels go through {lacking[0]!r} and {len(lacking) - 1} more parameters that this tree lacks: give the "
-            "whole tree that the groups were found on, or find the groups of a function of this tree "
-            "(jc.trace.groups(lambda params, rest, x: ..., params, rest, x))"
-        )
+    given = {path: np.shape(leaf) for path, leaf in named_leaves(params).items()}
+    for path in sorted({member.path for group in groups for member in group.members}):
+        if given.get(path) != groups.shapes[path]:
+            came = f"has shape {given[path]} here" if path in given else "this tree lacks"
+            raise ArgumentError(
+                f"channels go through {path!r} of shape {groups.shapes[path]}, which {came}: give the whole tree that "
+                "the groups were found on, or find the groups of a function of this tree "
+                "(jc.trace.groups(lambda params, rest, x: ..., params, rest, x))"
+            )
 
 
 def _float32(tree: Params | None) -> dict[str, Array]:
     return {path: leaf.astype(jnp.float32) for path, leaf in named_leaves(tree).items() if leaves.is_real(leaf)}
 
 
-def _why(leaf: Any) -> str:
-    return "it makes no channel that can be cut" if leaves.is_real(leaf) else leaves.NOT_REAL
+def _notes(params: Params, places: Mapping[str, Mapping[int, np.ndarray]], rates: np.ndarray) -> dict[str, Note]:
+    """What is asked of each leaf, given how many of each channel are to go (a fraction)."""
+    notes = {}
+    for path, leaf in named_leaves(params).items():
+        kept = [1 - rates[owner].mean() for owner in places.get(path, {}).values()]
+        why = "it makes no channel that can be cut" if leaves.is_real(leaf) else leaves.NOT_REAL
+        notes[path] = Note(sparsity=float(1 - np.prod(kept))) if kept else Note(skipped=why)
+    return notes

@@ -6,12 +6,11 @@ They run on NumPy arrays (on the host, in float64) and on JAX arrays (traced), a
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, PartitionSpec
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated
 
 Combine = Literal["mean", "sum", "max", "product", "joint"]
 Normalize = Literal["mean", "max", "gaussian", "lamp", "none"]
@@ -127,13 +126,6 @@ def normalized(scores: Any, score: str, normalize: Normalize | None = None, xp: 
     """Makes a group's scores comparable with other groups'; as befits the score where the caller does not say."""
     default: Normalize = SCORES[score].normalize if score in SCORES else "mean"
     return _NORMALIZE[normalize or default](xp, scores)
-
-
-def replicated(x: Any) -> Any:
-    """A vector that every device holds in full: on a mesh of Explicit axes nothing is gathered unasked."""
-    if isinstance(x, jax.Array) and AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
-        return jax.reshard(x, PartitionSpec())
-    return x
 
 
 def _voters(group: Any, weights: frozenset[str], score: str, of: Sources) -> list[Any]:

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
 from jaxcomp.prune.limits import Rule, least_kept
-from jaxcomp.prune.magnitude import kept_count
 from jaxcomp.rewrite.importance import importance
 from jaxcomp.rewrite.ranking import Keep, Ranking
 from jaxcomp.rewrite.targets import cheapest_cut, fastest_cut

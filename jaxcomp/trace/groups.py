@@ -58,12 +58,11 @@ class Groups:
           ArgumentError: for a mask of another length or type, one that keeps nothing, or a group that cannot be cut.
         """
         masks: dict[AxisKey, np.ndarray] = {}
-        shapes = self.coupling.program.parameters()
         for name, given in keep.items():
             group = self[name]
             mask = _checked(group, name, given)
             for member in group.members:
-                whole = np.ones(shapes[member.path].shape[member.axis], bool)
+                whole = np.ones(self.shapes[member.path][member.axis], bool)
                 axis = masks.setdefault((member.path, member.axis), whole)
                 axis[member.indices[~mask].ravel()] = False
         return {key: mask for key, mask in masks.items() if not mask.all()}
@@ -98,6 +97,11 @@ class Groups:
             rows.append([group.name, str(group.size), str(int(kept.sum())), *saved])
         total = ["all together", "", "", *(f"{a - b:,}" for a, b in zip(whole, left, strict=True))]
         return table(["group", "channels", "kept", "MACs saved", "parameters saved", "bytes saved"], rows, 1, total)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
+        return {path: value.shape for path, value in self.coupling.program.parameters().items()}
 
     @functools.cached_property
     def weights(self) -> frozenset[str]:
