@@ -118,14 +118,6 @@ def channels(
     needs_grads = isinstance(score, str) and score in SCORES and SCORES[score].needs == "grads"
     places = _places(groups)
 
-    def scored(params: Params, grads: Params | None) -> list[Array]:
-        if callable(score):
-            given = score(params)
-            return [jnp.asarray(given[group.name], jnp.float32) for group in groups]
-        of = Sources(_float32(params), _float32(grads))
-        raw = [saliency(group, groups.weights, score, of, combine) for group in groups]
-        return [normalized(own, score, normalize) for own in raw]
-
     def update(params: Params, state: State, step: Step, *, grads: Params | None = None, **extra: Any) -> State:
         del extra
         _check_members(groups, params)
@@ -133,24 +125,17 @@ def channels(
         old = {name: replicated(mask) | (jnp.asarray(step) == 0) for name, mask in old.items()}
         if needs_grads and grads is None:
             return old
-        scores = scored(params, grads)
+        scores = score(params) if callable(score) else _scored(groups, score, params, grads, combine, normalize)
+        ranked = [jnp.asarray(scores[group.name], jnp.float32) for group in groups]
         if not soft:
-            scores = [jnp.where(old[g.name], own, -jnp.inf) for g, own in zip(groups, scores, strict=True)]
-        masks = channel_masks(scores, asked(step), scope, [least[group.name] for group in groups])
+            ranked = [jnp.where(old[g.name], own, -jnp.inf) for g, own in zip(groups, ranked, strict=True)]
+        masks = channel_masks(ranked, asked(step), scope, [least[group.name] for group in groups])
         found = {group.name: mask for group, mask in zip(groups, masks, strict=True)}
         return found if soft else {name: mask & old[name] for name, mask in found.items()}
 
     def apply(params: Params, state: State) -> Params:
         _check_members(groups, params)
-        kept = jnp.concatenate([*(replicated(state[group.name]) for group in groups), jnp.ones(1, bool)])
-
-        def view(path: Any, leaf: Any) -> Any:
-            for axis, owner in places.get(path_string(path), {}).items():
-                mask = kept[owner].reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
-                leaf = jnp.where(spread_like(mask, leaf), leaf, jnp.zeros_like(leaf))
-            return leaf
-
-        return jax.tree_util.tree_map_with_path(view, params)
+        return _masked(params, places, [replicated(state[group.name]) for group in groups])
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del state
@@ -184,6 +169,26 @@ def _places(groups: Any) -> dict[str, dict[int, np.ndarray]]:
             owner[member.indices] = np.arange(first, first + group.size)[:, None]
         first += group.size
     return places
+
+
+def _scored(
+    groups: Any, score: str, params: Params, grads: Params | None, combine: Combine, normalize: Normalize | None
+) -> dict[str, Array]:
+    of = Sources(_float32(params), _float32(grads))
+    raw = {group.name: saliency(group, groups.weights, score, of, combine) for group in groups}
+    return {name: normalized(own, score, normalize) for name, own in raw.items()}
+
+
+def _masked(params: Params, places: Mapping[str, Mapping[int, np.ndarray]], masks: list[Array]) -> Params:
+    kept = jnp.concatenate([*masks, jnp.ones(1, bool)])
+
+    def view(path: Any, leaf: Any) -> Any:
+        for axis, owner in places.get(path_string(path), {}).items():
+            mask = kept[owner].reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
+            leaf = jnp.where(spread_like(mask, leaf), leaf, jnp.zeros_like(leaf))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(view, params)
 
 
 def _check_members(groups: Any, params: Params) -> None:
