@@ -2,42 +2,14 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves, threshold
+from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
-
-
-def kept_count(sparsity: Any, size: int) -> Any:
-    """How many of ``size`` elements a sparsity keeps: ``size - round(sparsity * size)``, and at least one.
-
-    A Python float is counted in float64. An array, traced or not, is counted in whole 2**-24ths, exactly: float32
-    products would be off by several elements of a tensor of 25 million.
-
-    Args:
-      sparsity: the fraction of zeros, in [0, 1); an array is clipped to it.
-      size: elements of the tensor, below 2**32.
-
-    Returns:
-      The count, an int or a uint32 scalar.
-
-    Example:
-      >>> kept_count(0.9, 25_000_000)
-      2500000
-    """
-    least = min(size, 1)
-    if isinstance(sparsity, float | int):
-        return max(size - round(sparsity * size), least)
-    steps = jnp.clip(jnp.round(sparsity * 2.0**24), 0, 2**24 - 1).astype(jnp.uint32)
-    carry = jnp.uint32(2**23)  # one half, so that the product is rounded
-    for byte in size.to_bytes(4, "little"):
-        product = steps * jnp.uint32(byte) + carry
-        carry = product >> 8
-    return jnp.maximum(jnp.uint32(size) - product, jnp.uint32(least))
 
 
 def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer", "global"] = "layer") -> list[Array]:
@@ -94,16 +66,7 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     """
     if scope not in ("layer", "global"):
         raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
-    if not callable(sparsity):
-        _check(sparsity, "sparsity")
-
-    def asked(step: Step) -> Any:
-        if not callable(sparsity):
-            return float(sparsity)
-        value = sparsity(step)
-        if not isinstance(value, jax.core.Tracer):
-            _check(value, f"the sparsity schedule's value at step {step}")
-        return value
+    asked = fraction_at(sparsity, "sparsity", "zeros")
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
         del state, extra
@@ -122,8 +85,3 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
         }
 
     return Compressor(lambda params: update(params, None, 0), update, apply, describe)
-
-
-def _check(sparsity: Any, what: str) -> None:
-    if not 0 <= float(sparsity) < 1:
-        raise ArgumentError(f"{what} must be a fraction of zeros in [0, 1), got {sparsity}")

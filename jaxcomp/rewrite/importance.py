@@ -1,50 +1,81 @@
 """Importances: how much each channel of each group matters."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
-from jaxcomp.trace.groups import Group, Groups, Member
+from jaxcomp.prune import saliency
+from jaxcomp.prune.saliency import Combine, Normalize, Sources
+from jaxcomp.rewrite.activations import STATISTICS, activations
+from jaxcomp.trace.groups import Groups
 
-Combine = Literal["mean", "sum", "max"]
-_COMBINE: dict[str, Callable[..., Any]] = {"mean": jnp.mean, "sum": jnp.sum, "max": jnp.max}
+Scores = dict[str, np.ndarray]
 
 
 def importance(
     groups: Groups,
     params: Params,
-    score: Literal["l1", "l2", "taylor", "norm_scale", "random"] = "l2",
+    score: str = "l2",
     *,
-    grads: Params | None = None,
+    grads: Params | Iterator[Params] | None = None,
+    curvature: Params | None = None,
+    batches: Iterable[tuple[Any, ...]] | None = None,
     combine: Combine = "mean",
+    normalize: Normalize | None = None,
     seed: int = 0,
-) -> dict[str, np.ndarray]:
+) -> Scores:
     """Scores every channel that can be cut; a low score says that it matters little.
 
-    ``l1``: sum of |w|; ``l2``: root of the sum of w**2; ``taylor``: |sum of w * dL/dw|, the loss that cutting costs to
-    first order; ``norm_scale``: |scale| of the norms that the channel goes through; ``random``: uniform. Each member's
-    entries of a channel are reduced to a number, and a group's members are combined. Scores of different groups are
-    made comparable by dividing each group's by their mean (not for ``taylor``, whose unit is the loss).
+    Of w, the entries that a channel owns in one member, g = dL/dw and h = d2L/dw2:
+
+    ==================  ===========================================================================================
+    ``l1``              sum of \\|w\\|
+    ``l2``              root of the sum of w**2
+    ``lamp``            sum of w**2, over the same sum of all channels of the group that are not smaller
+    ``fpgm``            sum of the Euclidean distances from w to the w of every other channel: the least is nearest to
+                        the geometric median, and the others can replace it
+    ``norm_scale``      \\|scale\\| of the norms that the channel goes through; l1 for a group without any
+    ``taylor``          \\|sum of w g\\|: what cutting costs, to first order
+    ``taylor_squared``  (sum of w g)**2: Molchanov's group contribution
+    ``taylor_abs``      sum of \\|w g\\|: every entry by itself, as Torch-Pruning does unless told
+    ``hessian``         sum of h w**2 / 2: what cutting costs to second order at a minimum; 0 if that is negative.
+                        With :func:`fisher` as h it is half Molchanov's sum over single entries, (w g)**2
+    ``activation``      mean of \\|a\\|, a being what the group's readers are fed
+    ``apoz``            the fraction of a that is not 0: one minus the average percentage of zeros
+    ``random``          uniform
+    ==================  ===========================================================================================
+
+    Kernels alone vote in norms and distances, no biases and statistics; in ``taylor*`` and ``hessian`` all members with
+    a gradient or curvature do. The sum of w g keeps its sign within a member and loses it before members are combined
+    (Torch-Pruning's order); ``combine="joint"`` keeps it throughout, so that scale and bias of a norm together give
+    Molchanov's criterion at a gate after it. Before batch norm in training, sum of w g of a kernel is 0: there joint or
+    ``sum`` loses nothing, ``product`` all.
 
     Args:
       groups: of :func:`jaxcomp.trace.groups`.
       params: the parameters that they are groups of.
       score: the measure.
-      grads: gradients of the loss, of the structure of ``params`` (or of those leaves that have any); for ``taylor``.
-      combine: how members are combined: their mean, sum or max. Biases and statistics have no say in norms.
+      grads: for ``taylor*``: gradients of the loss, of the structure of ``params`` (or of those leaves that have any);
+        or an iterator of them, one a batch, over which scores are averaged.
+      curvature: for ``hessian``: the Hessian's diagonal likewise, by :func:`hutchinson` or :func:`fisher`.
+      batches: for ``activation`` and ``apoz``: calibration batches, each the tuple of the function's other arguments,
+        of the example's shapes.
+      combine: how members are combined: ``"mean"``, ``"sum"``, ``"max"`` or ``"product"`` of their scores; ``"joint"``
+        takes a channel's entries in all members for one vector (with l2: DepGraph's group norm).
+      normalize: how groups are made comparable: divided by their ``"mean"`` or ``"max"``, ``"gaussian"`` (less the
+        mean, over the standard deviation), ``"lamp"``, or ``"none"``. Unless given: none for ``taylor*`` and
+        ``hessian`` (whose unit is the loss), ``apoz`` and ``random``, lamp for ``lamp``, else mean.
       seed: for ``random``.
 
     Returns:
-      ``{group: float [size]}``.
+      ``{group: float64 [size]}``.
 
     Raises:
-      ArgumentError: for an unknown score or combination, or ``taylor`` without gradients.
+      ArgumentError: for an unknown name, or when what the score needs is missing.
 
     Example:
       >>> import jax.numpy as jnp, jaxcomp.trace
@@ -53,43 +84,62 @@ def importance(
       >>> importance(found, params)["up"].round(2).tolist()
       [1.5, 0.5]
 
-    Reference: Li et al., Pruning filters for efficient ConvNets, 2017; Molchanov et al., Importance estimation for
-    neural network pruning, 2019; Liu et al., Network slimming, 2017.
+    Reference: Li et al., Pruning filters for efficient ConvNets, 2017 (l1); Lee et al., Layer-adaptive sparsity for the
+    magnitude-based pruning, 2021 (lamp; of channels as in Torch-Pruning); He et al., Filter pruning via geometric
+    median, 2019 (fpgm); Liu et al., Network slimming, 2017 (norm_scale); Molchanov et al., Importance estimation for
+    neural network pruning, 2019 (taylor*); LeCun et al., Optimal brain damage, 1990 (hessian); Hu et al., Network
+    trimming, 2016 (apoz); Fang et al., DepGraph, 2023 (members combined).
     """
-    if combine not in _COMBINE:
-        raise ArgumentError(f"combine must be one of {', '.join(_COMBINE)}; got {combine!r}")
+    names = (*saliency.NAMES, *STATISTICS, "random")
+    if score not in names:
+        raise ArgumentError(f"score must be one of {', '.join(names)}; got {score!r}")
+    saliency.check("l2", combine, normalize)
     if score == "random":
         rng = np.random.default_rng(seed)
-        return {group.name: rng.uniform(size=group.size) for group in groups}
-    if score not in ("l1", "l2", "taylor", "norm_scale"):
-        raise ArgumentError(f"score must be l1, l2, taylor, norm_scale or random; got {score!r}")
-    if score == "taylor" and grads is None:
-        raise ArgumentError("the taylor score needs grads=, the gradients of the loss with respect to params")
-    leaves, slopes = named_leaves(params), named_leaves(grads)
-    scores = {}
-    for group in groups:
-        each = [_member(m, leaves, slopes, score) for m in _voters(group, leaves, slopes, score)]
-        combined = np.asarray(_COMBINE[combine](jnp.stack(each), axis=0), np.float64)
-        scores[group.name] = combined if score == "taylor" else combined / max(combined.mean(), 1e-30)
-    return scores
-
-
-def _voters(group: Group, leaves: dict[str, Any], slopes: dict[str, Any], score: str) -> list[Member]:
-    if score == "taylor":
-        voters = [m for m in group.members if m.path in slopes]
-    elif score == "norm_scale":
-        voters = [m for m in group.members if m.path.rpartition("/")[2] == "scale"]
+        raw = {group.name: rng.uniform(size=group.size) for group in groups}
+    elif score in STATISTICS:
+        raw = activations(groups, params, _given(batches, score, "batches"), score)
     else:
-        voters = [m for m in group.members if leaves[m.path].ndim > 1]
-    return voters or list(group.members)
+        raw = _by_entries(groups, params, score, grads, curvature, combine)
+    unit: Normalize | None = "none" if score in ("apoz", "random") else None
+    return {name: saliency.normalized(own, score, normalize or unit, np) for name, own in raw.items()}
 
 
-def _member(member: Member, leaves: dict[str, Any], slopes: dict[str, Any], score: str) -> jax.Array:
-    """One number a channel: ``[channels]``."""
-    leaf = jnp.asarray(leaves[member.path], jnp.float32)
-    weight = leaf * slopes[member.path] if score == "taylor" and member.path in slopes else leaf
-    rows = jnp.moveaxis(weight, member.axis, 0).reshape(weight.shape[member.axis], -1)
-    entries = rows[member.indices].reshape(len(member.indices), -1)
-    if score == "taylor":
-        return jnp.abs(entries.sum(1))
-    return jnp.linalg.norm(entries, ord=2 if score == "l2" else 1, axis=1)
+def _by_entries(
+    groups: Groups, params: Params, score: str, grads: Any, curvature: Params | None, combine: Combine
+) -> Scores:
+    needs = saliency.SCORES[score].needs if score in saliency.SCORES else ""
+    slopes = _given(grads, score, needs) if needs == "grads" else None
+    bends = _given(curvature, score, needs) if needs == "curvature" else None
+    total: Scores = {}
+    count = 0
+    for each in slopes if isinstance(slopes, Iterator) else [slopes]:
+        of = Sources(_Host(params), _Host(each), _Host(bends))
+        for group in groups:
+            own = saliency.saliency(group, groups.weights, score, of, combine, np)
+            total[group.name] = total.get(group.name, 0) + own
+        count += 1
+    if not count:
+        raise ArgumentError(f"the score {score!r} needs grads=: the iterator gave none")
+    return {name: own / count for name, own in total.items()}
+
+
+class _Host(dict[str, Any]):
+    """The leaves of a tree by path, each fetched as float64 when it is read."""
+
+    def __init__(self, tree: Any):
+        super().__init__(named_leaves(tree))
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return np.asarray(super().__getitem__(path), np.float64)
+
+
+def _given(value: Any, score: str, name: str) -> Any:
+    if value is None:
+        what = {
+            "grads": "the gradients of the loss with respect to params",
+            "curvature": "the Hessian's diagonal (jc.rewrite.hutchinson or jc.rewrite.fisher)",
+            "batches": "calibration batches, each the tuple of the function's other arguments",
+        }[name]
+        raise ArgumentError(f"the score {score!r} needs {name}=, {what}")
+    return value

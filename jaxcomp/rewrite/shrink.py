@@ -88,10 +88,8 @@ def mask(groups: Groups, params: Params, keep: Keep) -> Params:
       ([[1.0, 0.0]], [[1.0], [1.0]])
     """
     masks = groups.masks(keep(groups, params) if callable(keep) else keep)
-    coupling = groups.coupling
-    return _masked(
-        params, {key: m for key, m in masks.items() if coupling.analysis.lenient or key not in coupling.readers}
-    )
+    zeroed = {(m.path, m.axis) for group in groups for m in group.members if groups.zeroes(m)}
+    return _masked(params, {key: kept for key, kept in masks.items() if key in zeroed})
 
 
 def _masked(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
@@ -132,7 +130,9 @@ def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """A program and how to run it at the sizes that are kept."""
+
     coupling: Coupling
     emitter: Emitter
 
@@ -162,7 +162,7 @@ class Shrunk:
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
-        self._plans: dict[Any, _Plan] = {}
+        self._plans: dict[Any, Plan] = {}
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
         self._check(params)
@@ -195,14 +195,14 @@ class Shrunk:
                 masks |= {(path, axis): kept for (name, axis), kept in self.masks.items() if name == owner}
         return cut(tree, masks)
 
-    def _plan(self, inputs: tuple[Any, ...]) -> _Plan:
+    def _plan(self, inputs: tuple[Any, ...]) -> Plan:
         leaves, tree = jax.tree.flatten(inputs)
         key = tree, tuple((np.shape(leaf), jax.dtypes.result_type(leaf), _is_weak(leaf)) for leaf in leaves)
         if key in self._plans:
             return self._plans[key]
         program = trace(self._apply_fn, self._full, *inputs)
         coupling = couple(program, self._lenient, self._readers)
-        plan = _Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))
+        plan = Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))
         if not _holds_tracers(program):
             self._plans[key] = plan
         return plan

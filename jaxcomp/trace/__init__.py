@@ -2,6 +2,7 @@
 
 from jaxcomp.trace.channels import Group as Group
 from jaxcomp.trace.channels import Member as Member
+from jaxcomp.trace.costs import Costs as Costs
 from jaxcomp.trace.groups import Groups as Groups
 from jaxcomp.trace.groups import groups as groups
 from jaxcomp.trace.labels import Reason as Reason

@@ -91,7 +91,7 @@ def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] 
         analysis = Analysis(RULES, OPAQUE, origins, choices, lenient)
         labels = _run(program, analysis, readers, states)
         roots, frozen = analysis.labels.resolve()
-        found = readers if lenient else readers | _readers(analysis, labels)
+        found = readers if lenient else readers | only_read(analysis, labels)
         if found == readers and not _try_others(analysis, roots, frozen, choices, spent):
             return Coupling(program, analysis, labels, roots, frozen, readers, states)
         readers = found
@@ -149,7 +149,8 @@ def _state_of(params: Mapping[str, Value], path: str, value: Value) -> str | Non
     return owners.pop() if len(owners) == 1 else None
 
 
-def _readers(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset[AxisKey]:
+def only_read(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset[AxisKey]:
+    """The axes of weights that are summed over against an activation and do nothing else."""
     read, made = (np.zeros(analysis.labels.count, bool) for _ in range(2))
     for marked, marks in ((read, analysis.reads), (made, analysis.makes)):
         for each in marks:

@@ -1,5 +1,6 @@
 """Channel groups: what must be cut together, what each channel costs, and what cannot be cut and why."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace.channels import Group, Member, collect
-from jaxcomp.trace.coupling import AxisKey, Coupling, couple
+from jaxcomp.trace.costs import Costs, Prices
+from jaxcomp.trace.coupling import AxisKey, Coupling, couple, only_read
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.table import table
 
@@ -27,6 +29,7 @@ class Groups:
         self.coupling = coupling
         self.free = tuple(group for group in found if group.frozen is None)
         self.frozen = tuple(group for group in found if group.frozen is not None)
+        self._prices = functools.cache(lambda: Prices(coupling, self.free))
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.free)
@@ -55,21 +58,69 @@ class Groups:
           ArgumentError: for a mask of another length or type, one that keeps nothing, or a group that cannot be cut.
         """
         masks: dict[AxisKey, np.ndarray] = {}
-        shapes = self.coupling.program.parameters()
         for name, given in keep.items():
             group = self[name]
             mask = _checked(group, name, given)
             for member in group.members:
-                whole = np.ones(shapes[member.path].shape[member.axis], bool)
+                whole = np.ones(self.shapes[member.path][member.axis], bool)
                 axis = masks.setdefault((member.path, member.axis), whole)
                 axis[member.indices[~mask].ravel()] = False
         return {key: mask for key, mask in masks.items() if not mask.all()}
 
+    def costs(self, keep: Mapping[str, Any] | None = None) -> Costs:
+        """Multiply-accumulates, parameters and bytes that are left once groups are cut; exact.
+
+        Args:
+          keep: as for :meth:`masks`; without it, the costs of the whole.
+
+        Raises:
+          ArgumentError: as :meth:`masks`.
+        """
+        kept = {group.name: np.ones(group.size, bool) for group in self.free}
+        for name, given in (keep or {}).items():
+            group = self[name]
+            kept[group.name] &= _checked(group, name, given)
+        return self._prices()(np.concatenate([np.zeros(0, bool), *kept.values()]))
+
     def macs(self, keep: Mapping[str, Any] | None = None) -> int:
         """Multiply-accumulates of all sites once groups are cut, for the example batch."""
-        kept = self.coupling.cut(self.masks(keep or {}))
-        costs = self.coupling.analysis.costs.values()
-        return sum(cost.fixed * int(np.prod([int(kept(axis).sum()) for axis in cost.axes])) for cost in costs)
+        return self.costs(keep).macs
+
+    def report(self, keep: Mapping[str, Any]) -> str:
+        """What is kept of each group, what cutting it alone saves, and what all cuts together save: a table."""
+        whole, left = self.costs(), self.costs(keep)
+        rows = []
+        for group in self.free:
+            own = {name: mask for name, mask in keep.items() if self[name] == group}
+            saved = [f"{a - b:,}" for a, b in zip(whole, self.costs(own), strict=True)]
+            kept = np.all([np.ones(group.size, bool), *own.values()], axis=0)
+            rows.append([group.name, str(group.size), str(int(kept.sum())), *saved])
+        total = ["all together", "", "", *(f"{a - b:,}" for a, b in zip(whole, left, strict=True))]
+        return table(["group", "channels", "kept", "MACs saved", "parameters saved", "bytes saved"], rows, 1, total)
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each parameter."""
+        return {path: value.shape for path, value in self.coupling.program.parameters().items()}
+
+    @functools.cached_property
+    def weights(self) -> frozenset[str]:
+        """The parameters that a matmul or convolution reads: kernels, but no biases, scales or statistics."""
+        origins = self.coupling.analysis.origins
+        operands = [value for node in self.coupling.analysis.costs for value in node.ins]
+        return frozenset().union(*(origins[value].paths for value in operands if origins[value].is_weight))
+
+    def produces(self, member: Member) -> bool:
+        """Whether a member has a part in making the channels, rather than only reads them."""
+        return (member.path, member.axis) not in self._readers
+
+    def zeroes(self, member: Member) -> bool:
+        """Whether a mask zeroes a member: a strict one what makes the channels, a lenient one also what reads them."""
+        return (member.path, member.axis) not in self.coupling.readers
+
+    @functools.cached_property
+    def _readers(self) -> frozenset[AxisKey]:
+        return self.coupling.readers | only_read(self.coupling.analysis, self.coupling.labels)
 
     def __str__(self) -> str:
         columns = ["group", "members", "channels", "MACs/channel", "bytes/channel"]
@@ -130,10 +181,9 @@ def _find(found: Groups, name: str) -> Group:
 
 def _holders(found: Groups, name: str) -> list[Group]:
     """The groups with a member ``path:axis`` or ``path``; if any, those that can be cut and are not only read by it."""
-    readers = found.coupling.readers
     held = [(g, m) for g in (*found.free, *found.frozen) for m in g.members if name in (m.path, f"{m.path}:{m.axis}")]
     free = [(g, m) for g, m in held if g.frozen is None]
-    making = [(g, m) for g, m in free if (m.path, m.axis) not in readers or name != m.path]
+    making = [(g, m) for g, m in free if found.produces(m) or name != m.path]
     return list({group.name: group for group, _ in making or free or held}.values())
 
 

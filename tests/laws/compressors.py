@@ -6,6 +6,8 @@ import optax
 
 import jaxcomp as jc
 
+from .channels import channels
+
 KERNEL = r"(.*/)?(kernel|1/1)"
 BIAS = r"(.*/)?(bias|0)"
 STEPS = 3
@@ -40,6 +42,8 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "magnitude-layer-cubic": lambda: jc.prune.magnitude(cubic()),
     "magnitude-global": lambda: jc.prune.magnitude(0.5, scope="global"),
     "magnitude-global-cubic": lambda: jc.prune.magnitude(cubic(), scope="global"),
+    "channels-hard": lambda: channels(cubic()),
+    "channels-global-soft": lambda: channels(0.5, scope="global", soft=True),
     "chain": lambda: jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4)),
     **fakes(),
     "identity": jc.identity,

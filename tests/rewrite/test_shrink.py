@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.rewrite import choose, mask, shrink
+from jaxcomp.rewrite import mask, shrink
 from jaxcomp.trace import groups
 
 from .parity import TOLERANCE, distance, randomize
@@ -178,25 +178,6 @@ def test_any_members_path_names_its_group() -> None:
     for name in ("a", "b", "a:1", "c:0"):
         _, small = shrink(apply_fn, PARAMS, X, keep={name: KEEP["a"]})
         assert small["a"].shape == (3, 7)
-
-
-def test_importances_and_choices() -> None:
-    found = groups(apply_fn, PARAMS, X)
-    keep = choose(0.5, "l1")(found, PARAMS)
-    weights = np.abs(np.asarray(PARAMS["a"])).sum(0) + np.abs(np.asarray(PARAMS["c"])).sum(1)
-    assert set(np.flatnonzero(keep["a"])) == set(np.argsort(-weights)[:4])
-    assert {name: mask.sum() for name, mask in choose(0.5, multiple=4)(found, PARAMS).items()} == {"a": 4, "c": 4}
-    ranked = choose(0.5, lambda g, p: {"a": np.arange(8.0), "c": np.arange(6.0) + 100}, scope="global", minimum=2)
-    assert {name: mask.sum() for name, mask in ranked(found, PARAMS).items()} == {"a": 2, "c": 6}
-    grads = jax.grad(lambda p: (apply_fn(p, X) ** 2).sum())(PARAMS)
-    _, small = shrink(apply_fn, PARAMS, X, keep=choose(0.25, "taylor", grads=grads))
-    assert small["c"].shape == (6, 4)
-    for wrong in ({"fraction": 1.0}, {"fraction": 0.5, "multiple": 0}, {"fraction": 0.5, "scope": "layer"}):
-        with pytest.raises(ArgumentError):
-            choose(**wrong)
-    for wrong in ({"score": "l3"}, {"score": "taylor"}, {"combine": "median"}):
-        with pytest.raises(ArgumentError):
-            choose(0.5, **wrong)(found, PARAMS)
 
 
 def test_costs_of_what_is_left() -> None:
