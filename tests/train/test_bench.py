@@ -24,7 +24,7 @@ def test_step(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(step, "MODELS", {"cnn": ((4, 4, 1), {"widths": (4,)})})
     monkeypatch.setattr(step, "EVERY", 2)
     __main__.main(["step", "--batch", "8", "--rounds", "1", "--out", str(tmp_path / "new")])
-    content, names = written(tmp_path / "new", "step", lambda content: content["models"]["cnn"])
+    content, names = written(tmp_path / "new", "step-cnn", lambda content: content["rows"])
     assert content["batch"] == 8
     assert names[0] == "plain"
     assert {"prune", "prune each step", "prune + fake", "prune + fake + distil", "teacher forward"} < set(names)

@@ -32,17 +32,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Times every variant on every model, prints a table of each and writes ``step.json``."""
-    result: dict[str, Any] = {"batch": args.batch, "rounds": args.rounds, "steps_a_round": EVERY, "models": {}}
-    result["goals"] = {"prune": 1.02, "prune + fake": 1.08}
+    """Times every variant on every model, prints a table of each and writes ``step-MODEL.json``."""
+    results = {}
     for name in args.models:
         seconds = by_step(timing.interleave(variants(name, args.batch, args.rounds), EVERY * args.rounds))
         seconds["all without teacher"] = seconds["prune + fake + distil"] - seconds["teacher forward"]
         rows = timing.summarise(seconds, "plain")
         timing.show(f"{name}, batch {args.batch}: milliseconds a step", rows, "plain")
-        result["models"][name] = rows
-    print(f"written: {timing.write(args.out, 'step', result)}")
-    return result
+        goals = {"prune": 1.02, "prune + fake": 1.08}
+        results[name] = {"batch": args.batch, "rounds": args.rounds, "steps_a_round": EVERY, "goals": goals, "rows": rows}
+        print(f"written: {timing.write(args.out, f'step-{name}', results[name])}", flush=True)
+    return results
 
 
 def by_step(seconds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
