@@ -81,6 +81,8 @@ def choose(
     targets = {"macs": macs, "parameters": parameters, "bytes": bytes, "latency": latency, "seconds": seconds}
     asked = {name: value for name, value in targets.items() if value is not None}
     _check(fraction, asked, scope, per, multiple, trials)
+    if callable(score) and options:
+        raise ArgumentError(f"a function scores by itself: {', '.join(options)} would go unused")
 
     def decide(groups: Groups, params: Params) -> Keep:
         given = score(groups, params) if callable(score) else importance(groups, params, score, **options)
@@ -130,3 +132,5 @@ def _check(
         raise ArgumentError(f"scope must be 'group' or 'global', got {scope!r}")
     if per not in (None, "macs", "bytes"):
         raise ArgumentError(f"per must be 'macs', 'bytes' or None, got {per!r}")
+    if per and scope == "group":
+        raise ArgumentError("per= weighs channels of different groups against each other: it needs scope='global'")

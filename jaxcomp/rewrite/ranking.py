@@ -39,15 +39,16 @@ class Ranking:
         self._order = {name: np.argsort(-own, kind="stable") for name, own in clean.items()}
         self._names = list(scores)
         keys, owners = [np.zeros(0)], [np.zeros(0, int)]
-        floor = min((own.min() for own in clean.values() if len(own)), default=0.0)
+        lowest = min((own[np.isfinite(own)].min(initial=0.0) for own in clean.values()), default=0.0)
         for i, name in enumerate(self._names):
             size = len(clean[name])
             places = np.arange(size - 1, self._least[name] - 1, -1)
-            ranked = clean[name][self._order[name]][places] - min(floor, 0.0)
+            # None negative, or what costs more would be cut later for it.
+            ranked = clean[name][self._order[name]][places] - lowest
             keys.append((size - places - 0.5) / size if scope == "group" else ranked / max(cost[name], 1))
             owners.append(np.full(len(places), i))
         flat, owner = np.concatenate(keys), np.concatenate(owners)
-        # Reversed, so that of equal keys the last goes first; within a group keys never fall, and ties stay in order.
+        # Reversed, so that of equal keys those of the later group go first; within a group keys never fall.
         self._cuts = owner[::-1][np.argsort(flat[::-1], kind="stable")]
         self.length = len(self._cuts)
 

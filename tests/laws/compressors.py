@@ -42,17 +42,16 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "magnitude-layer-cubic": lambda: jc.prune.magnitude(cubic()),
     "magnitude-global": lambda: jc.prune.magnitude(0.5, scope="global"),
     "magnitude-global-cubic": lambda: jc.prune.magnitude(cubic(), scope="global"),
-    "channels-hard": lambda: channels(cubic()),
-    "channels-global-soft": lambda: channels(0.5, scope="global", soft=True),
     "chain": lambda: jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4)),
     **fakes(),
     "identity": jc.identity,
     "partition": recipe,
     "every-2": lambda: jc.every(2, nested()),
     "straight-through": lambda: jc.straight_through(recipe()),
+    "channels-global-cubic": lambda: channels(cubic(), scope="global"),
 }
 
-COSTLY = ("magnitude", "chain")
+COSTLY = ("magnitude", "chain", "channels")
 """Beginnings of the names whose compilation takes a second per tensor: each container in one dtype alone."""
 SMALL = (*COSTLY, "symmetric-tensor", "affine-tensor")
 """Beginnings of the names that are compiled over small containers alone."""

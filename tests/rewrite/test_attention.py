@@ -56,6 +56,26 @@ class Fused(nn.Module):
         return nn.Dense(6, name="out")(out.reshape(*x.shape[:2], -1)).sum()
 
 
+class Grouped(nn.Module):
+    """Grouped queries: three heads, each of two queries a key."""
+
+    repeat: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        query = nn.Dense(2 * HEADS * DIM, name="query")(x).reshape(*x.shape[:2], 2 * HEADS, DIM)
+        key, value = (
+            nn.Dense(HEADS * DIM, name=name)(x).reshape(*x.shape[:2], HEADS, DIM) for name in ("key", "value")
+        )
+        if self.repeat:
+            out = attend(query, jnp.repeat(key, 2, axis=2), jnp.repeat(value, 2, axis=2))
+        else:
+            query = query.reshape(*x.shape[:2], HEADS, 2, DIM)
+            weights = nn.softmax(jnp.einsum("bqgrd,bkgd->bgrqk", query, key) / 2.0)
+            out = jnp.einsum("bgrqk,bkgd->bqgrd", weights, value)
+        return nn.Dense(6, name="out")(out.reshape(*x.shape[:2], -1)).sum()
+
+
 class Separate(nn.Module):
     """Flax's own."""
 
@@ -86,6 +106,8 @@ def of_nnx() -> tuple[Callable[..., Any], Any]:
 SEPARATE = {"query/kernel:1": HEADS, "query/kernel:2": DIM, "value/kernel": DIM}
 CASES: dict[str, tuple[Callable[[], tuple[Callable[..., Any], Any]], dict[str, int]]] = {
     "linen": (lambda: linen(Separate()), {f"params/attention/{name}": size for name, size in SEPARATE.items()}),
+    "queries_grouped": (lambda: linen(Grouped(repeat=False)), {"params/query/kernel": HEADS}),
+    "keys_repeated": (lambda: linen(Grouped(repeat=True)), {"params/query/kernel": HEADS}),
     "nnx": (of_nnx, {f"attention/{name}": size for name, size in SEPARATE.items()}),
     **{
         layout.__name__: (lambda layout=layout: linen(Fused(layout)), {"params/qkv/kernel": HEADS})

@@ -139,8 +139,13 @@ def test_per_cost_cuts_what_saves_most_first() -> None:
 
 def test_what_is_not_a_number_is_never_cut() -> None:
     found, params = prepared("cnn")
-    keep = choose(0.5, lambda f, p: {g.name: np.where(np.arange(g.size) == 2, np.nan, 1.0) for g in f})(found, params)
-    assert all(mask[2] for mask in keep.values())
+
+    def scores(found: Groups, params: Any) -> dict[str, np.ndarray]:
+        return {g.name: np.array([-np.inf, 1.0, np.nan, *np.ones(g.size - 3)]) for g in found}
+
+    for scope in ("group", "global"):
+        keep = choose(0.5, scores, scope=scope)(found, params)
+        assert all(mask[2] and not mask[0] for mask in keep.values())
 
 
 def test_a_target_out_of_reach_says_what_can_be_had() -> None:
@@ -198,6 +203,8 @@ def test_targets_of_full_size_networks_take_no_time(model: Any) -> None:
         ({"latency": 1.5}, "latency must be above 0 and at most 1, got 1.5"),
         ({"fraction": 0.5, "multiple": 0}, "multiple and trials must be at least 1"),
         ({"fraction": 0.5, "scope": "layer"}, "scope must be 'group' or 'global'"),
+        ({"fraction": 0.5, "per": "macs"}, "needs scope='global'"),
+        ({"fraction": 0.5, "score": lambda f, p: {}, "seed": 1}, "seed would go unused"),
         ({"fraction": 0.5, "per": "seconds"}, "per must be 'macs', 'bytes' or None"),
     ],
 )
