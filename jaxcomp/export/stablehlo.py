@@ -210,7 +210,7 @@ def _plain(tree: Any) -> Any:
 def _original_order(tree: Any) -> list[int]:
     """For each leaf of a tree, which leaf of the plain tree it is."""
     structure = jax.tree.structure(tree)
-    order = jax.tree.leaves(_plain(jax.tree.unflatten(structure, range(structure.num_leaves))))
+    order = jax.tree.leaves(_plain(jax.tree.unflatten(structure, range(len(jax.tree.leaves(tree))))))
     return np.argsort(order).tolist()
 
 

@@ -219,7 +219,7 @@ def test_wrong_arguments_are_told(path: Path, call: Any, message: str, order: in
 def test_another_platform_is_told(path: Path) -> None:
     export.save(path, apply_fn, PARAMS, X, platforms=("tpu", "cuda"))
     program, loaded = export.load(path)
-    with pytest.raises(ArgumentError, match="exported for platforms.*tpu.*cuda.*used on.*cpu"):
+    with pytest.raises(ArgumentError, match=r"exported for platforms.*tpu.*cuda.*used on.*cpu"):
         program(loaded, X)
 
 
