@@ -41,7 +41,8 @@ def shrink(
 
     Returns:
       The new function, of the same arguments (other shapes of inputs are traced anew), and its parameters. Its method
-      :meth:`Shrunk.cut` shrinks an optimiser's state likewise.
+      :meth:`Shrunk.cut` shrinks an optimiser's state likewise; its attribute ``keep`` is the decision, which makes the
+      same function again in another process.
 
     Raises:
       ArgumentError: for a mask that does not fit, a group that cannot be cut, a function that reads no parameter; from
@@ -54,12 +55,31 @@ def shrink(
       >>> small_fn, small = shrink(mlp, params, jnp.ones((1, 4)), keep={"up": np.arange(8) < 6})
       >>> small["up"].shape, small["down"].shape, small_fn(small, jnp.ones((3, 4))).shape
       ((4, 6), (6, 2), (3, 2))
+
+      To a file and back, where shapes alone are at hand (elsewhere: ``jaxcomp.export``, which needs no ``apply_fn``):
+
+      >>> import tempfile, jax, jaxcomp.pack
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = jaxcomp.pack.save(f"{folder}/m.jcz", {"params": small, "keep": small_fn.keep})
+      ...     saved, _ = jaxcomp.pack.load(f"{folder}/m.jcz")
+      >>> shapes = jax.eval_shape(lambda: params)
+      >>> again, _ = shrink(mlp, shapes, jax.ShapeDtypeStruct((1, 4), "float32"), keep=saved["keep"])
+      >>> again(saved["params"], jnp.ones((3, 4))).shape
+      (3, 2)
     """
     found = Groups(couple(trace(apply_fn, params, *example), lenient))
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)
     found.coupling.cut(masks)
-    return Shrunk(apply_fn, params, masks, found.coupling), cut(params, masks)
+    return Shrunk(apply_fn, params, _by_name(found, chosen), masks, found.coupling), cut(params, masks)
+
+
+def _by_name(found: Groups, chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    named: dict[str, np.ndarray] = {}
+    for given, kept in chosen.items():
+        name = found[given].name
+        named[name] = np.array(kept) & named.get(name, np.True_)
+    return named
 
 
 def mask(groups: Groups, params: Params, keep: Keep) -> Params:
@@ -151,22 +171,29 @@ class Shrunk:
     """A function that was shrunk: plans for each shape of its inputs once, then runs the plan. Made by :func:`shrink`.
 
     Attributes:
+      keep: ``{group: bool [size]}``, the decision under the groups' own names: saved beside the parameters and given to
+        :func:`shrink` again, it makes this function again.
       masks: ``{(path, axis): bool [size]}``, what is kept of each parameter's axis, for those that were cut.
     """
 
     def __init__(
-        self, apply_fn: Callable[..., Any], params: Params, masks: Mapping[AxisKey, np.ndarray], coupling: Coupling
+        self,
+        apply_fn: Callable[..., Any],
+        params: Params,
+        keep: Mapping[str, np.ndarray],
+        masks: Mapping[AxisKey, np.ndarray],
+        coupling: Coupling,
     ):
         """Takes what :func:`shrink` decided."""
-        self._apply_fn, self.masks = apply_fn, dict(masks)
+        self._apply_fn, self.keep, self.masks = apply_fn, dict(keep), dict(masks)
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
         self._plans: dict[Any, Plan] = {}
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        self._check(params)
-        return self._plan(inputs).run(jax.tree.leaves((params, *inputs)))
+        leaves = self._leaves(params)
+        return self._plan(inputs).run([*leaves, *jax.tree.leaves(inputs)])
 
     def cut(self, tree: Any) -> Any:
         """Cuts whatever is laid out like the parameters: gradients, an optimiser's moments, a compressor's masks.
@@ -207,17 +234,17 @@ class Shrunk:
             self._plans[key] = plan
         return plan
 
-    def _check(self, params: Params) -> None:
-        given = {path: np.shape(leaf) for path, leaf in named_leaves(params).items()}
+    def _leaves(self, params: Params) -> list[Any]:
+        """The parameters' leaves in the order of the full ones, whatever tree of the same paths they come in."""
+        named = named_leaves(params)
+        given = {path: np.shape(leaf) for path, leaf in named.items()}
         if given == self._small:
-            return
-        for path in sorted(given.keys() | self._small.keys()):
-            wanted, came = self._small.get(path), given.get(path)
-            if wanted != came:
-                raise ArgumentError(
-                    f"the shrunk function needs the parameters that shrink returned with it: at {path!r} it needs "
-                    f"shape {wanted} and got {came}"
-                )
+            return [named[path] for path in self._small]
+        path = next(p for p in sorted(given | self._small) if given.get(p) != self._small.get(p))
+        raise ArgumentError(
+            f"the shrunk function needs the parameters that shrink returned with it: at {path!r} it needs shape "
+            f"{self._small.get(path)} and got {given.get(path)}"
+        )
 
 
 def _is_weak(leaf: Any) -> bool:

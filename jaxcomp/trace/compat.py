@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 from jax.extend import core, source_info_util
 
 Equation = Any
@@ -81,6 +82,11 @@ def scope(equation: Equation) -> str:
 def place(equation: Equation) -> str:
     """Where an equation was written, ``file.py:line (function)``; empty if JAX does not say."""
     return source_info_util.summarize(equation.source_info).rsplit("/", 1)[-1]
+
+
+def is_symbolic(size: Any) -> bool:
+    """Whether the size of an axis is a name, in a function that is exported for any such size."""
+    return export.is_symbolic_dim(size)
 
 
 def is_tracer(value: Any) -> bool:

@@ -38,8 +38,10 @@ def zero_if(*deads: Dead) -> Dead:
     return _tidy(np.where(zero, 0.0, UNKNOWN))
 
 
-def times(count: int, dead: Dead) -> Dead:
-    """The sum of ``count`` equal values."""
+def times(count: Any, dead: Dead) -> Dead:
+    """The sum of ``count`` equal values; of a symbolic count, only zeros have a known one."""
+    if compat.is_symbolic(count):
+        return zero_if(dead)
     return _tidy(np.multiply(dead, float(count)))
 
 

@@ -47,8 +47,14 @@ def _loop(
 def _labelled(analysis: Analysis, value: Value, facts: Facts) -> Facts:
     """The start of a carry: what is whole gets labels, for the body may carry on with a cut value."""
     pairs = zip(value.shape, facts.axes, strict=True)
-    axes = (a if a.labels is not None or n == 1 else Axis(analysis.labels.fresh(n), a.dead) for n, a in pairs)
-    return Facts(tuple(axes), facts.fill)
+    return Facts(tuple(_labelled_axis(analysis, n, axis) for n, axis in pairs), facts.fill)
+
+
+def _labelled_axis(analysis: Analysis, size: Any, axis: Axis) -> Axis:
+    # A parameter's axis has a number for its size: what it meets has, too.
+    if axis.labels is not None or compat.is_symbolic(size) or size == 1:
+        return axis
+    return Axis(analysis.labels.fresh(size), axis.dead)
 
 
 def _settled(old: Facts, new: Facts) -> bool:
@@ -175,8 +181,8 @@ def emit_custom_jvp(emitter: Emitter, node: Node, operands: list[Any]) -> list[A
         ends = targets + [target for target, is_inexact in zip(targets, inexact, strict=True) if is_inexact]
         outs = _fit_all(emitter, outs, rule.outs, ends)
         moved = iter(outs[count:])
-        zeros = (np.zeros(x.shape, jax.dtypes.float0) for x in outs[:count])
-        return tuple(outs[:count]), tuple(next(moved) if i else zero for i, zero in zip(inexact, zeros, strict=True))
+        pairs = zip(outs[:count], inexact, strict=True)
+        return tuple(outs[:count]), tuple(next(moved) if i else np.zeros(x.shape, jax.dtypes.float0) for x, i in pairs)
 
     return list(rebuilt(*operands))
 
