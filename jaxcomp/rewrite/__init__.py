@@ -1,7 +1,11 @@
 """Rewrites: new functions of smaller parameters that compute what the views computed."""
 
 from jaxcomp.rewrite.choose import choose as choose
+from jaxcomp.rewrite.factorize import Factorized as Factorized
+from jaxcomp.rewrite.factorize import factorize as factorize
 from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk
 from jaxcomp.rewrite.shrink import mask as mask
 from jaxcomp.rewrite.shrink import shrink as shrink
+from jaxcomp.trace.packed import Packed as Packed
+from jaxcomp.trace.packed import densify as densify
