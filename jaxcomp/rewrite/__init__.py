@@ -3,6 +3,8 @@
 from jaxcomp.rewrite.choose import choose as choose
 from jaxcomp.rewrite.factorize import Factorized as Factorized
 from jaxcomp.rewrite.factorize import factorize as factorize
+from jaxcomp.rewrite.fold import Folded as Folded
+from jaxcomp.rewrite.fold import fold_batch_norm as fold_batch_norm
 from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk
 from jaxcomp.rewrite.shrink import mask as mask

@@ -5,7 +5,7 @@ custom derivatives, to the matmul or convolution that reads it. Anything else is
 worst not faster.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -37,12 +37,34 @@ class Interpreter:
         def read(value: Value) -> Any:
             return value.const if value.const is not None else env[value]
 
-        last = _last_uses(frame)
+        last = self._last_uses(frame)
         for node in frame.nodes:
-            env.update(zip(node.outs, self.node(node, [read(value) for value in node.ins]), strict=True))
+            env.update(zip(node.outs, self.node(node, [read(value) for value in self.reads(node)]), strict=True))
             for value in last.get(node, ()):
                 env.pop(value, None)
+        self.end(frame, read)
         return [read(value) for value in frame.outs]
+
+    def _last_uses(self, frame: Frame) -> dict[Node, list[Value]]:
+        """The values that no later node of a frame reads, by the node after which they can go."""
+        needed = {*frame.outs, *self.held(frame)}
+        last: dict[Node, list[Value]] = {}
+        for node in reversed(frame.nodes):
+            dying = [value for value in {*self.reads(node), *node.outs} if value not in needed]
+            needed.update(dying)
+            last[node] = dying
+        return last
+
+    def reads(self, node: Node) -> list[Value]:
+        """What a node is given."""
+        return node.ins
+
+    def held(self, frame: Frame) -> Iterable[Value]:
+        """The values that :meth:`end` reads."""
+        return ()
+
+    def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
+        """Called when a body has run."""
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         """Applies one primitive."""
@@ -128,14 +150,3 @@ _PASS: dict[str, Callable[[Packed, Node, int, list[Any]], Packed | None]] = {
     "div": _scale,
 }
 """``(packed, node, its place among the operands, the others) -> packed``; None where it must be dense."""
-
-
-def _last_uses(frame: Frame) -> dict[Node, list[Value]]:
-    """The values that no later node of a frame reads, by the node after which they can go."""
-    needed = set(frame.outs)
-    last: dict[Node, list[Value]] = {}
-    for node in reversed(frame.nodes):
-        dying = [value for value in {*node.ins, *node.outs} if value not in needed]
-        needed.update(dying)
-        last[node] = dying
-    return last

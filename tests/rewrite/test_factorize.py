@@ -186,7 +186,8 @@ def test_factors_are_fine_tuned(pair: Any) -> None:
 
     (loss, own), pulled = slopes(factors)
     assert distance(pulled, own) <= TOLERANCE
-    updates, _ = optax.sgd(1e-4).update(own, optax.EmptyState())
+    optimizer = optax.sgd(1e-4)
+    updates, _ = optimizer.update(own, optimizer.init(factors))
     (better, _), _ = slopes(optax.apply_updates(factors, updates))
     assert better < loss
 
