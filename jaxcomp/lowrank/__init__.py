@@ -1,1 +1,3 @@
-"""Low rank: weights as products of smaller ones."""
+"""Low rank: weights as products of smaller ones. One method, one file."""
+
+from jaxcomp.lowrank.project import project as project
