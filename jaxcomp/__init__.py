@@ -2,6 +2,7 @@
 
 from jaxcomp import distill as distill
 from jaxcomp import export as export
+from jaxcomp import lowrank as lowrank
 from jaxcomp import measure as measure
 from jaxcomp import optim as optim
 from jaxcomp import pack as pack

@@ -1,7 +1,7 @@
 """Path strings of parameters, and ordered regex rules over them: one spelling for Linen, NNX and plain trees."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,3 +132,33 @@ def _explain_unused(
         f"rule {i}, {regex.pattern!r}, matches no parameter. A rule must match a whole path "
         f"(write '.*/kernel' for every kernel). The paths are:\n  {listing}"
     )
+
+
+def without(tree: Any, gone: Collection[str]) -> Any:
+    """A tree without some of its leaves: mappings lose the keys, and those left empty go; elsewhere None stands in.
+
+    Args:
+      tree: any pytree.
+      gone: paths of leaves.
+
+    Returns:
+      The smaller tree; the tree itself if nothing goes.
+
+    Example:
+      >>> without({"norm": {"scale": 1.0}, "rest": [2.0, 3.0]}, {"norm/scale", "rest/0"})
+      {'rest': [None, 3.0]}
+    """
+    return _without(tree, (), gone) if gone else tree
+
+
+def _without(node: Any, above: tuple[Any, ...], gone: Collection[str]) -> Any:
+    children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)
+    if children and children[0][1] is node:
+        return None if path_string(above) in gone else node
+    kept = [_without(child, (*above, *path), gone) for path, child in children]
+    pairs = zip(kept, children, strict=True)
+    emptied = [not jax.tree.leaves(new) and bool(jax.tree.leaves(old)) for new, (_, old) in pairs]
+    if isinstance(node, Mapping) and any(emptied):
+        keys = [key_name(path[0]) for path, _ in children]
+        return type(node)({key: new for key, new, empty in zip(keys, kept, emptied, strict=True) if not empty})  # type: ignore[call-arg]
+    return jax.tree.unflatten(treedef, kept)

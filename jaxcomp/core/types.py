@@ -38,12 +38,14 @@ class Note(NamedTuple):
       bits: bits of a stored code.
       grid: the grid that the view's values lie on.
       skipped: why the parameter is left as it is.
+      rank: components of the view's matrix.
     """
 
     sparsity: float | None = None
     bits: int | None = None
     grid: Grid | None = None
     skipped: str | None = None
+    rank: int | None = None
 
     def over(self, earlier: "Note") -> "Note":
         """This note, completed by an earlier one where this one is silent; skipped only if both skip."""

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
-from jaxcomp.trace import compat
+from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple
 from jaxcomp.trace.emitter import Emitter, pick
 from jaxcomp.trace.groups import Groups
-from jaxcomp.trace.ir import Program, all_nodes, trace
+from jaxcomp.trace.ir import Program, trace
 
 Keep = Mapping[str, Any] | Callable[[Groups, Params], Mapping[str, Any]]
 """``{group: bool [size]}``, or a function that gives it for the groups and the parameters."""
@@ -189,11 +188,11 @@ class Shrunk:
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
-        self._plans: dict[Any, Plan] = {}
+        self._plans = Plans(self._plan)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        leaves = self._leaves(params)
-        return self._plan(inputs).run([*leaves, *jax.tree.leaves(inputs)])
+        leaves = checked_leaves(params, self._small, "shrunk", "shrink")
+        return self._plans(inputs).run([*leaves, *jax.tree.leaves(inputs)])
 
     def cut(self, tree: Any) -> Any:
         """Cuts whatever is laid out like the parameters: gradients, an optimiser's moments, a compressor's masks.
@@ -222,35 +221,7 @@ class Shrunk:
                 masks |= {(path, axis): kept for (name, axis), kept in self.masks.items() if name == owner}
         return cut(tree, masks)
 
-    def _plan(self, inputs: tuple[Any, ...]) -> Plan:
-        leaves, tree = jax.tree.flatten(inputs)
-        key = tree, tuple((np.shape(leaf), jax.dtypes.result_type(leaf), _is_weak(leaf)) for leaf in leaves)
-        if key in self._plans:
-            return self._plans[key]
+    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, Plan]:
         program = trace(self._apply_fn, self._full, *inputs)
         coupling = couple(program, self._lenient, self._readers)
-        plan = Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))
-        if not _holds_tracers(program):
-            self._plans[key] = plan
-        return plan
-
-    def _leaves(self, params: Params) -> list[Any]:
-        """The parameters' leaves in the order of the full ones, whatever tree of the same paths they come in."""
-        named = named_leaves(params)
-        given = {path: np.shape(leaf) for path, leaf in named.items()}
-        if given == self._small:
-            return [named[path] for path in self._small]
-        path = next(p for p in sorted(given | self._small) if given.get(p) != self._small.get(p))
-        raise ArgumentError(
-            f"the shrunk function needs the parameters that shrink returned with it: at {path!r} it needs shape "
-            f"{self._small.get(path)} and got {given.get(path)}"
-        )
-
-
-def _is_weak(leaf: Any) -> bool:
-    return bool(getattr(jax.typeof(leaf), "weak_type", False))
-
-
-def _holds_tracers(program: Program) -> bool:
-    values = (value for node in all_nodes(program.frame) for value in node.ins)
-    return any(compat.is_tracer(value.const) for value in values)
+        return program, Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))

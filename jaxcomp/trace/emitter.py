@@ -1,4 +1,4 @@
-"""The interpreter: runs a program again, at the sizes that are kept."""
+"""The interpreter of cut programs: runs a program again, at the sizes that are kept."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,14 +9,12 @@ from jax import lax
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis
-from jaxcomp.trace.ir import Frame, Node, Value
+from jaxcomp.trace.interpreter import Interpreter, Keep
+from jaxcomp.trace.ir import Node, Value
 from jaxcomp.trace.labels import Labels
 
-Keep = np.ndarray | None
-"""Which indices of an axis are kept, ``bool [size]``; None if all are."""
 
-
-class Emitter:
+class Emitter(Interpreter):
     """Runs a labelled program on operands that were cut.
 
     Nodes that see nothing but whole values are applied as they were traced; the others are rebuilt by their rule. A
@@ -26,6 +24,7 @@ class Emitter:
 
     def __init__(self, analysis: Analysis, kept: Callable[[Labels], np.ndarray]):
         """Takes the labels of an analysis and what is kept of them, ``labels -> bool mask``."""
+        super().__init__()
         self.analysis = analysis
         self._kept = kept
         self._cache: dict[int, Keep] = {}
@@ -56,21 +55,8 @@ class Emitter:
                 x = pick(x, axis, np.flatnonzero(target))
         return x
 
-    def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
-        """Runs a body; the operands and results have the sizes that are kept."""
-        env: dict[Value, Any] = dict(zip(frame.ins, operands, strict=True))
-
-        def read(value: Value) -> Any:
-            return value.const if value.const is not None else env[value]
-
-        last = _last_uses(frame)
-        for node in frame.nodes:
-            env.update(zip(node.outs, self._node(node, [read(value) for value in node.ins]), strict=True))
-            for value in last.get(node, ()):
-                env.pop(value, None)
-        return [read(value) for value in frame.outs]
-
-    def _node(self, node: Node, operands: list[Any]) -> list[Any]:
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        """Applies one primitive to what is kept of its operands."""
         cut = any(keep is not None for value in (*node.ins, *node.outs) for keep in self.keeps(value))
         if not cut:
             return compat.bind(node.equation, operands)
@@ -84,14 +70,3 @@ def pick(x: Any, axis: int, index: np.ndarray) -> Any:
             return x
         return lax.slice_in_dim(jnp.asarray(x), int(index[0]), int(index[-1]) + 1, axis=axis)
     return jnp.take(jnp.asarray(x), index, axis=axis, mode="clip")
-
-
-def _last_uses(frame: Frame) -> dict[Node, list[Value]]:
-    """The values that no later node of a frame reads, by the node after which they can go."""
-    needed = set(frame.outs)
-    last: dict[Node, list[Value]] = {}
-    for node in reversed(frame.nodes):
-        dying = [value for value in {*node.ins, *node.outs} if value not in needed]
-        needed.update(dying)
-        last[node] = dying
-    return last

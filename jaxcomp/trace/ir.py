@@ -14,6 +14,9 @@ import jax
 from jaxcomp.core.paths import path_string
 from jaxcomp.trace import compat
 
+MATMULS = ("dot_general", "conv_general_dilated")
+"""The primitives that are sites where they read parameters."""
+
 
 @dataclass(eq=False, slots=True)
 class Value:

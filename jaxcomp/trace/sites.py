@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.trace.ir import Node, Program, Value, trace
+from jaxcomp.trace.ir import MATMULS, Node, Program, Value, trace
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.table import dims, table
-
-MATMULS = ("dot_general", "conv_general_dilated")
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "magnitude-global-cubic": lambda: jc.prune.magnitude(cubic(), scope="global"),
     "chain": lambda: jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4)),
     **fakes(),
+    "lowrank-energy": lambda: jc.lowrank.project(energy=0.8),
+    "lowrank-rank": lambda: jc.lowrank.project(optax.linear_schedule(1.0, 0.3, STEPS + 1)),
     "identity": jc.identity,
     "partition": recipe,
     "every-2": lambda: jc.every(2, nested()),
@@ -51,6 +53,8 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "channels-global-cubic": lambda: channels(cubic(), scope="global"),
 }
 
+MIXES = ("lowrank",)
+"""Beginnings of the names whose views mix entries: zeros do not stay, and sums round as they are ordered."""
 COSTLY = ("magnitude", "chain", "channels")
 """Beginnings of the names whose compilation takes a second per tensor: each container in one dtype alone."""
 SMALL = (*COSTLY, "symmetric-tensor", "affine-tensor")

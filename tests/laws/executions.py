@@ -155,6 +155,20 @@ def bit_equal(a: Any, b: Any) -> bool:
     return same and all(x.tobytes() == y.tobytes() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
+def close(a: Any, b: Any) -> bool:
+    """Whether two trees agree in structure, shapes, dtypes, and in every value up to rounding."""
+    a, b = on_host(a), on_host(b)
+    pairs = zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    return described(a) == described(b) and all(_near(x, y) for x, y in pairs)
+
+
+def _near(x: np.ndarray, y: np.ndarray) -> bool:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.tobytes() == y.tobytes()
+    tolerance = 32 * float(jnp.finfo(x.dtype).eps)
+    return np.allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), tolerance, tolerance)
+
+
 EXECUTIONS: dict[str, Callable[[Compressor, list[Any], list[Pair]], Iterator[Pair]]] = {
     "eager": eager,
     "jit": jitted,

@@ -40,7 +40,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rows = timing.summarise(seconds, "plain")
         timing.show(f"{name}, batch {args.batch}: milliseconds a step", rows, "plain")
         goals = {"prune": 1.02, "prune + fake": 1.08}
-        results[name] = {"batch": args.batch, "rounds": args.rounds, "steps_a_round": EVERY, "goals": goals, "rows": rows}
+        results[name] = {
+            "batch": args.batch,
+            "rounds": args.rounds,
+            "steps_a_round": EVERY,
+            "goals": goals,
+            "rows": rows,
+        }
         print(f"written: {timing.write(args.out, f'step-{name}', results[name])}", flush=True)
     return results
 

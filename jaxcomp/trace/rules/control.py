@@ -1,27 +1,15 @@
-"""Control flow, remat and derivatives: bodies are analysed, and rebuilt by JAX's public functions."""
+"""Control flow, remat and derivatives: the analysis of their bodies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import jax
-import numpy as np
-from jax import lax
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Rule
+from jaxcomp.trace.bodies import EMIT
 from jaxcomp.trace.dead import join, same
-from jaxcomp.trace.emitter import Emitter, Keep
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.origins import moving
-
-
-def _fit_all(emitter: Emitter, xs: Sequence[Any], values: Sequence[Value], targets: Sequence[list[Keep]]) -> list[Any]:
-    return [emitter.fit(*each) for each in zip(xs, values, targets, strict=True)]
-
-
-def _keeps(emitter: Emitter, values: Sequence[Value]) -> list[list[Keep]]:
-    return [emitter.keeps(value) for value in values]
 
 
 def _merge(analysis: Analysis, several: Sequence[Facts]) -> Facts:
@@ -75,22 +63,6 @@ def label_scan(analysis: Analysis, node: Node) -> list[Facts]:
     return [*carry, *(Facts((Axis(None, each.fill), *each.axes), each.fill) for each in ys)]
 
 
-def emit_scan(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.scan`` over the rebuilt body."""
-    (first, carried), (body,) = compat.scan_counts(node.params), node.frames
-    targets = _keeps(emitter, body.ins[first : first + carried])
-    carry = slice(first, first + carried)
-
-    def step(state: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
-        outs = emitter.body(body, [*operands[:first], *state, *xs])
-        return _fit_all(emitter, outs[:carried], body.outs[:carried], targets), outs[carried:]
-
-    start = _fit_all(emitter, operands[carry], node.ins[carry], targets)
-    settings = {name: node.params[name] for name in ("length", "reverse", "unroll")}
-    last, ys = lax.scan(step, start, operands[carry.stop :], **settings)
-    return [*last, *ys]
-
-
 def label_while(analysis: Analysis, node: Node) -> list[Facts]:
     """Carries run in step with themselves."""
     heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
@@ -101,22 +73,6 @@ def label_while(analysis: Analysis, node: Node) -> list[Facts]:
     return carry
 
 
-def emit_while(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.while_loop`` over the rebuilt condition and body."""
-    heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
-    condition, body = node.frames
-    start = heads + first
-    targets = _keeps(emitter, body.ins[first:])
-
-    def test(state: list[Any]) -> Any:
-        return emitter.body(condition, [*operands[:heads], *state])[0]
-
-    def step(state: list[Any]) -> list[Any]:
-        return _fit_all(emitter, emitter.body(body, [*operands[heads:start], *state]), body.outs, targets)
-
-    return lax.while_loop(test, step, _fit_all(emitter, operands[start:], node.ins[start:], targets))
-
-
 def label_cond(analysis: Analysis, node: Node) -> list[Facts]:
     """The branches' results run in step."""
     facts = [analysis[value] for value in node.ins[1:]]
@@ -124,24 +80,9 @@ def label_cond(analysis: Analysis, node: Node) -> list[Facts]:
     return [_merge(analysis, several) for several in zip(*branches, strict=True)]
 
 
-def emit_cond(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.switch`` over the rebuilt branches."""
-    targets = _keeps(emitter, node.outs)
-
-    def branch(frame: Frame) -> Callable[..., list[Any]]:
-        return lambda *xs: _fit_all(emitter, emitter.body(frame, xs), frame.outs, targets)
-
-    return lax.switch(operands[0].astype(np.int32), [branch(frame) for frame in node.frames], *operands[1:])
-
-
 def label_remat(analysis: Analysis, node: Node) -> list[Facts]:
     """What its body is."""
     return analysis.body(node.frames[0], [analysis[value] for value in node.ins])
-
-
-def emit_remat(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """``jax.checkpoint`` of the rebuilt body, by the same policy."""
-    return compat.checkpointed(lambda *xs: emitter.body(node.frames[0], xs), node.params)(*operands)
 
 
 def label_custom_jvp(analysis: Analysis, node: Node) -> list[Facts]:
@@ -165,31 +106,11 @@ def _tangent(facts: Facts) -> Facts:
     return Facts(tuple(axis if axis.labels is None else Axis(axis.labels, 0.0) for axis in facts.axes))
 
 
-def emit_custom_jvp(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """A ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
-    function, rule = node.frames
-    targets, count = _keeps(emitter, node.outs), len(node.outs)
-    inexact = [compat.is_inexact(value.dtype) for value in node.outs]
+LABEL = {
+    "scan": label_scan,
+    "while": label_while,
+    "cond": label_cond,
+    "custom_jvp_call": label_custom_jvp,
+} | dict.fromkeys(compat.REMAT, label_remat)
 
-    @jax.custom_jvp
-    def rebuilt(*xs: Any) -> tuple[Any, ...]:
-        return tuple(_fit_all(emitter, emitter.body(function, xs), function.outs, targets))
-
-    @rebuilt.defjvp
-    def _(xs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        outs = emitter.body(rule, [*xs, *(tangents[i] for i in moving(node))])
-        ends = targets + [target for target, is_inexact in zip(targets, inexact, strict=True) if is_inexact]
-        outs = _fit_all(emitter, outs, rule.outs, ends)
-        moved = iter(outs[count:])
-        pairs = zip(outs[:count], inexact, strict=True)
-        return tuple(outs[:count]), tuple(next(moved) if i else np.zeros(x.shape, jax.dtypes.float0) for x, i in pairs)
-
-    return list(rebuilt(*operands))
-
-
-RULES = {
-    "scan": Rule(label_scan, emit_scan),
-    "while": Rule(label_while, emit_while),
-    "cond": Rule(label_cond, emit_cond),
-    "custom_jvp_call": Rule(label_custom_jvp, emit_custom_jvp),
-} | {op: Rule(label_remat, emit_remat) for op in compat.REMAT}
+RULES = {op: Rule(label, EMIT[op]) for op, label in LABEL.items()}

@@ -1,0 +1,133 @@
+"""Factorise: the same function with large weights held as products of small ones."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.types import Params
+from jaxcomp.rewrite.factors import Factors, Target, choose_factors
+from jaxcomp.rewrite.moments import second_moments
+from jaxcomp.rewrite.plans import Plans, checked_leaves
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Program, trace
+from jaxcomp.trace.packed import Packed
+
+MethodName = Literal["svd", "tucker", "spatial", "dense"]
+
+
+def factorize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    rank: Any = None,
+    energy: Any = None,
+    macs: float | None = None,
+    bytes: float | None = None,
+    method: MethodName | Sequence[tuple[str, MethodName]] | None = None,
+    data: Iterable[Any] | None = None,
+    cheaper: bool = True,
+) -> tuple["Factorized", Params]:
+    r"""Writes weights as products of smaller ones, and computes with those.
+
+    ``svd``: :math:`W \approx A B`, of the matrix of what is summed over by what comes out; of a convolution, one to
+    ``rank`` channels and a 1 x 1 from them. ``tucker``: 1 x 1, the window between fewer channels, 1 x 1. ``spatial``:
+    the window's first axis, then the others. The method that is not named is the cheapest at equal energy (for a given
+    ``rank``: Tucker of convolutions with a window, else SVD). Exactly one of ``rank``, ``energy``, ``macs`` and
+    ``bytes`` says how much is kept. The energy of a rank is the share of the weight's squared entries that is left.
+
+    A weight is factorised where matmuls or ungrouped convolutions read it, and nothing else does, through casts,
+    transposes, reshapes, products with a number, and into scan (stacked weights: each layer by itself, all of one
+    rank), remat, cond and custom derivatives. Every other one stays as it is; the report says why.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables.
+      *example: the other arguments, or their shapes; MACs are those of this batch.
+      rank: a number of components (1 or more), a fraction of them all (a float of at most 1), a pair of either for
+        Tucker; None leaves a weight dense.
+      energy: the share of energy to keep, in (0, 1].
+      macs: the budget of all matmuls and convolutions together: a float of at most 1 is a share of what they cost now,
+        an integer that many.
+      bytes: the budget of all parameters together, likewise.
+      method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
+      data: batches, each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
+        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs.
+      cheaper: leave a weight dense where its parts would cost as much.
+
+    ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
+    and what none matches stays dense (or, of ``method``, is chosen as if none were named).
+
+    Returns:
+      The new function, whose ``report`` prints as a table, and its parameters, in which a factorised weight is a
+      :class:`jaxcomp.rewrite.Packed` of arrays called ``in``, (``core``,) ``out``.
+
+    Raises:
+      ArgumentError: for none or several of the four targets, a value out of range, a budget that cannot be reached
+        (with what can), parameters without values; RuleError: for a rule that applies to nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"up": jnp.outer(jnp.arange(8.0), jnp.ones(8)), "bias": jnp.ones(8)}
+      >>> layer = lambda p, x: x @ p["up"] + p["bias"]
+      >>> new, factors = factorize(layer, params, jnp.ones((1, 8)), energy=0.99)
+      >>> print(new.report)
+      parameter  method  rank  left dense because  energy  MACs  before  bytes  before
+      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
+      up         svd     1                         1.0000    16      64     64     256
+      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
+      total                                                  16      64     96     288
+      >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
+      Array(True, dtype=bool)
+
+    Reference: Denton et al., Exploiting linear structure within convolutional networks, 2014; Jaderberg et al.,
+    Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
+    convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
+    """
+    target = Target.of(rank, energy, macs, bytes)
+    named = named_leaves(params)
+    if any(
+        not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
+    ):
+        raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
+    program = trace(apply_fn, params, *example)
+    moments = {} if data is None else second_moments(apply_fn, params, data)
+    found = choose_factors(program, named, target, method, moments if data is not None else None, cheaper)
+    new = Factorized(apply_fn, params, found)
+    return new, new.pack(params)
+
+
+class Factorized:
+    """A function that computes with factors. Made by :func:`factorize`; plans once for each shape of its inputs.
+
+    Attributes:
+      report: what became of each weight.
+    """
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, found: Factors):
+        """Takes what :func:`factorize` decided."""
+        self._apply_fn, self.report = apply_fn, found.report
+        self._packed: Mapping[str, Packed] = found.packed
+        self._full = jax.eval_shape(lambda tree: tree, params)
+        self._small = {path: leaf.shape for path, leaf in named_leaves(self.pack(self._full)).items()}
+        self._plans = Plans(self._plan)
+
+    def pack(self, params: Params) -> Params:
+        """The parameters with the factorised ones replaced."""
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: self._packed.get(path_string(path), leaf), params)
+
+    def __call__(self, params: Params, *inputs: Any) -> Any:
+        checked_leaves(params, self._small, "factorised", "factorize")
+        program = self._plans(inputs)
+        leaves: list[Any] = []
+        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, params)  # a packed leaf is one
+        run = Interpreter()
+        outs = run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
+        return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
+
+    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, Program]:
+        program = trace(self._apply_fn, self._full, *inputs)
+        return program, program

@@ -1,0 +1,386 @@
+"""What can be folded, what it comes to, and the interpreter that leaves it out."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.trace import bodies, compat
+from jaxcomp.trace.affine import Chain, Step, chains, feature_axes, images, input_axes
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
+from jaxcomp.trace.liveness import has_effects, live_values, values_inside
+from jaxcomp.trace.origins import Origins
+from jaxcomp.trace.packed import Indices
+from jaxcomp.trace.sites import sites_of
+from jaxcomp.trace.table import table
+from jaxcomp.trace.uses import Use, Uses, uses_of
+
+
+class Fold(NamedTuple):
+    """One site that takes in what is around it.
+
+    Attributes:
+      path: its kernel.
+      use: how the site reads that.
+      chain: what it takes in.
+      bias: the parameter in whose place the new bias comes; empty if there is none.
+      carrier: that parameter, as the site's body sees it.
+    """
+
+    path: str
+    use: Use
+    chain: Chain
+    bias: str = ""
+    carrier: Value | None = None
+
+    @property
+    def shifts(self) -> bool:
+        """Whether there is a new bias."""
+        return any(step.shifts for step in (*self.chain.before, *self.chain.after))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the features."""
+        node = self.use.node
+        return tuple(node.outs[0].shape[i] for i in feature_axes(node, self.use.side))
+
+
+class Row(NamedTuple):
+    """What became of one kernel.
+
+    Attributes:
+      path: the kernel.
+      bias: where its new bias is; empty if it has none.
+      taken: the parameters that are gone into it.
+      left: why it took in nothing.
+    """
+
+    path: str
+    bias: str = ""
+    taken: tuple[str, ...] = ()
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What became of every kernel that a matmul or convolution reads; prints as a table."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
+        return table(["kernel", "bias", "taken in", "not folded because"], rows, 4)
+
+
+class Folds(NamedTuple):
+    """What is folded in one program.
+
+    Attributes:
+      folds: the sites that take something in.
+      rows: the report.
+      live: the values that are still needed.
+      gone: the parameters that are not.
+      constants: what the scales and shifts are computed of besides parameters.
+    """
+
+    folds: tuple[Fold, ...]
+    rows: tuple[Row, ...]
+    live: frozenset[Value]
+    gone: frozenset[str]
+    constants: tuple[Any, ...]
+
+    @property
+    def made(self) -> Any:
+        """The decision, comparable between programs of one function."""
+        steps = {f.path: [step.node.op for step in (*f.chain.before, *f.chain.after)] for f in self.folds}
+        return {fold.path: (fold.bias, steps[fold.path]) for fold in self.folds}, self.gone, self.constants
+
+
+def find_folds(program: Program) -> Folds:
+    """Finds what can be folded in a program."""
+    uses, origins = uses_of(program), Origins(program)
+    paths = {use.node: (path, use) for path, own in uses.items() for use in own.sites}
+    found = {chain.node: chain for chain in chains(program, origins, {node: u.side for node, (_, u) in paths.items()})}
+    read = {path for site in sites_of(program).rows for path in site.paths}
+    left = {path: _of_kernel(uses[path]) for path in read if path in uses and not uses[path].sites}
+    folds: list[Fold] = []
+    for node, (path, use) in paths.items():
+        reason = _refusal(uses[path], use, found.get(node))
+        if reason:
+            left.setdefault(path, reason)
+        else:
+            folds.append(Fold(path, use, found[node]))
+    folds, live = _with_biases(program, origins, folds, left)
+    before = live_values(program.frame, program.frame.outs)
+    gone = frozenset(path for path, value in program.parameters().items() if value in before and value not in live)
+    rows = {fold.path: Row(fold.path, fold.bias, _taken(fold, origins, gone)) for fold in folds}
+    rows |= {path: Row(path, left=reason) for path, reason in left.items()}
+    ordered = tuple(rows[path] for path in program.paths if path in rows)
+    return Folds(tuple(folds), ordered, frozenset(live), gone, _constants(program, folds))
+
+
+def _constants(program: Program, folds: Sequence[Fold]) -> tuple[Any, ...]:
+    """The constants that scales and shifts are computed of, in order: they may depend on the inputs' shapes."""
+    live = live_values(program.frame, {value for fold in folds for value in fold.chain.operands})
+    steps = [step.by for fold in folds for step in (*fold.chain.before, *fold.chain.after)]
+    nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
+    values = [*steps, *(value for node in nodes for value in node.ins)]
+    consts = [value.const for value in values if value is not None and value.const is not None]
+    known = [not compat.is_tracer(c) and jax.dtypes.issubdtype(jnp.result_type(c), np.number) for c in consts]
+    return tuple(np.asarray(c).tobytes() if plain else "" for c, plain in zip(consts, known, strict=True))
+
+
+def _taken(fold: Fold, origins: Origins, gone: frozenset[str]) -> tuple[str, ...]:
+    read = frozenset().union(*(origins[value].paths for value in fold.chain.operands))
+    return tuple(sorted(path for path in read if path in gone))
+
+
+def _of_kernel(uses: Uses) -> str:
+    return f"of its kernel: {'; '.join(uses.other)}"
+
+
+def _refusal(uses: Uses, use: Use, chain: Chain | None) -> str:
+    """Why a site takes nothing in; empty if it does."""
+    if uses.other:
+        return _of_kernel(uses)
+    if len(uses.sites) > 1:
+        return f"{len(uses.sites)} sites read its kernel"
+    if chain is None:
+        return "it is inside a branch, a while loop or a custom derivative"
+    if not chain.before and all(step.shifts for step in chain.after) and len(chain.after) < 2:
+        return chain.end
+    if math.prod(chain.lengths) != use.size(use.stack[: use.scans]):
+        return "the steps of a scan share its kernel"
+    return ""
+
+
+def _with_biases(
+    program: Program, origins: Origins, folds: list[Fold], left: dict[str, str]
+) -> tuple[list[Fold], set[Value]]:
+    """Finds a parameter that is no longer needed for each new bias; drops the folds for which there is none."""
+    known = images(program)
+    while True:
+        bare = [fold._replace(bias="", carrier=None) for fold in folds]
+        live = _live(program, bare)
+        taken: set[str] = set()
+        chosen = []
+        for fold in bare:
+            carrier = _carrier(program, origins, fold, known, live, taken) if fold.shifts else None
+            if carrier is not None:
+                fold = fold._replace(bias=known[carrier][0], carrier=carrier)
+                taken.add(fold.bias)
+            chosen.append(fold)
+        lost = [fold for fold in chosen if fold.shifts and fold.carrier is None]
+        if not lost:
+            return chosen, _live(program, chosen)
+        left |= {fold.path: "no parameter becomes free to hold its bias" for fold in lost}
+        folds = [fold for fold in chosen if fold not in lost]
+
+
+def _carrier(
+    program: Program,
+    origins: Origins,
+    fold: Fold,
+    known: Mapping[Value, tuple[str, tuple[int, ...]]],
+    live: set[Value],
+    taken: set[str],
+) -> Value | None:
+    """The parameter, seen from the site's body, that is to hold the new bias: at best one of its size, added last."""
+    steps = [step for step in (*fold.chain.before, *fold.chain.after) if step.by is not None]
+    order = {path: i for i, step in enumerate(steps) for path in sorted(origins[step.by].paths)}  # type: ignore[index]
+    adds = {path for step in steps if step.shifts for path in origins[step.by].paths}  # type: ignore[index]
+    params = program.parameters()
+    fitting = [
+        value
+        for value in fold.chain.frame.ins
+        if value in known
+        and known[value][0] in order.keys() - taken
+        and known[value][1] == fold.chain.lengths
+        and params[known[value][0]] not in live
+    ]
+    size = math.prod(fold.shape)
+
+    def rank(value: Value) -> tuple[bool, bool, int]:
+        path = known[value][0]
+        return math.prod(value.shape) == size, path in adds, order[path]
+
+    return max(fitting, key=rank, default=None)
+
+
+def _live(program: Program, folds: Sequence[Fold]) -> set[Value]:
+    return live_values(program.frame, program.frame.outs, _Parts(folds).reads)
+
+
+class _Parts:
+    """The nodes that folds change: those that pass their operand on, and those that add a bias."""
+
+    def __init__(self, folds: Sequence[Fold]):
+        self.passes: dict[Node, int] = {}
+        self.adds: dict[Node, tuple[Fold, tuple[int, ...]]] = {}
+        for fold in folds:
+            chain = fold.chain
+            self.passes |= {step.node: step.place for step in (*chain.before, *chain.after)}
+            if fold.carrier is not None:
+                last = chain.after[-1] if chain.after else None
+                axes = last.axes if last else feature_axes(fold.use.node, fold.use.side)
+                self.adds[last.node if last else fold.use.node] = fold, axes
+
+    def reads(self, node: Node) -> list[Value]:
+        """What a node needs."""
+        own = [node.ins[self.passes[node]]] if node in self.passes else list(node.ins)
+        if node in self.adds and (carrier := self.adds[node][0].carrier) is not None:
+            own.append(carrier)
+        return own
+
+
+class FoldedRun(Interpreter):
+    """Runs a program without what was folded; values that nothing needs are None."""
+
+    def __init__(self, program: Program, folds: Folds):
+        super().__init__()
+        self._parts, self._live = _Parts(folds.folds), folds.live
+        changed = {*self._parts.passes, *self._parts.adds}
+        self._rebuilt = {
+            node
+            for node in all_nodes(program.frame)
+            if node.op in bodies.EMIT
+            and (
+                any(value.const is None and value not in self._live for value in node.ins)
+                or any(inner in changed for body in node.frames for inner in all_nodes(body))
+            )
+        }
+
+    def reads(self, node: Node) -> list[Value]:
+        return self._parts.reads(node)
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        if not has_effects(node) and self._live.isdisjoint(node.outs):
+            return [None] * len(node.outs)
+        fold, axes = self._parts.adds.get(node, (None, ()))
+        bias: Any = operands.pop() if fold is not None else None
+        if node in self._parts.passes:
+            outs = [operands[0].astype(node.outs[0].dtype)]
+        elif node in self._rebuilt:
+            outs = bodies.EMIT[node.op](self, node, operands)
+        else:
+            outs = super().node(node, operands)
+        if fold is not None:
+            outs = [(outs[0] + _spread(bias.reshape(fold.shape), axes, outs[0].ndim)).astype(outs[0].dtype)]
+        return outs
+
+
+def _spread(features: Any, axes: Sequence[int], ndim: int) -> Any:
+    """An array over feature axes, with those at their places among ``ndim``."""
+    order = sorted(range(len(axes)), key=lambda i: axes[i])
+    shape = [1] * ndim
+    for i, axis in enumerate(axes):
+        shape[axis] = features.shape[i]
+    return jnp.transpose(features, order).reshape(shape)
+
+
+class _Evaluation(Interpreter):
+    """Runs what the steps' operands are computed of, and notes what each site is to take in."""
+
+    def __init__(self, program: Program, folds: Sequence[Fold]):
+        super().__init__()
+        self._folds: dict[int, list[Fold]] = {}
+        roots: set[Value] = set()
+        for fold in folds:
+            self._folds.setdefault(id(fold.chain.frame), []).append(fold)
+            roots |= self._needs(fold)
+        self._live = live_values(program.frame, roots)
+
+    def _needs(self, fold: Fold) -> set[Value]:
+        weight = {fold.use.node.ins[fold.use.side]} if any(step.shifts for step in fold.chain.before) else set()
+        return {*fold.chain.operands, *weight}
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        if self._live.isdisjoint(node.outs) and self._live.isdisjoint(values_inside(node)):
+            return [None] * len(node.outs)
+        return bodies.EMIT[node.op](self, node, operands) if node.op in bodies.EMIT else super().node(node, operands)
+
+    def held(self, frame: Frame) -> Iterable[Value]:
+        return {value for fold in self._folds.get(id(frame), ()) for value in self._needs(fold)}
+
+    def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
+        for fold in self._folds.get(id(frame), ()):
+            use, chain = fold.use, fold.chain
+            inner = tuple(use.node.ins[1 - use.side].shape[i] for i in input_axes(use.node, use.side))
+            into, offset = _composed(chain.before, inner, read)
+            scale, shift = _composed(chain.after, fold.shape, read)
+            if any(step.shifts for step in chain.before):
+                shift = shift + scale * _through(use, read(use.node.ins[use.side]), offset)
+            self.seen[fold.path] = into if chain.before else None, scale, shift
+
+
+def _composed(steps: Sequence[Step], shape: tuple[int, ...], read: Callable[[Value], Any]) -> tuple[Any, Any]:
+    """Scale and shift, ``[features]``, of steps one after the other."""
+    scale, shift = jnp.ones(shape), jnp.zeros(shape)
+    for step in steps:
+        by = -1.0 if step.by is None else _per_feature(read(step.by), step.axes)
+        match step.node.op, step.place:
+            case "add", _:
+                shift = shift + by
+            case "sub", 0:
+                shift = shift - by
+            case "sub", _:
+                scale, shift = -scale, by - shift
+            case "div", _:
+                scale, shift = scale / by, shift / by
+            case _:
+                scale, shift = scale * by, shift * by
+    return scale, shift
+
+
+def _per_feature(by: Any, axes: Sequence[int]) -> Any:
+    by = jnp.asarray(by)
+    by = by.astype(jnp.promote_types(by.dtype, jnp.float32))
+    if not by.ndim:
+        return by
+    by = by[tuple(slice(None) if i in axes else 0 for i in range(by.ndim))]
+    return jnp.transpose(by, [sorted(axes).index(i) for i in axes])
+
+
+def _through(use: Use, weight: Any, offset: Any) -> Any:
+    """What a shift of a site's input adds to its result: ``[features]``."""
+    if use.is_conv:
+        out, reads, *_ = use.node.params["dimension_numbers"].rhs_spec
+        return (weight * _spread(offset, [reads], weight.ndim)).sum([i for i in range(weight.ndim) if i != out])
+    summed, batch = (pair[use.side] for pair in use.node.params["dimension_numbers"])
+    products = (weight * _spread(offset, [*batch, *summed], weight.ndim)).sum(summed)
+    rest = [i for i in range(weight.ndim) if i not in summed]
+    free = [i for i in rest if i not in batch]
+    return jnp.transpose(products, [rest.index(i) for i in (*batch, *free)])
+
+
+def folded_values(program: Program, folds: Folds, leaves: Sequence[Any]) -> dict[str, Any]:
+    """The new kernels and biases, by path."""
+    rest = [None] * (len(program.frame.ins) - len(leaves))
+    _, seen = _Evaluation(program, folds.folds).watched(program.frame, [*leaves, *rest])
+    named = dict(zip(program.paths, leaves, strict=True))
+    values: dict[str, Any] = {}
+    for fold in folds.folds:
+        use, (into, scale, shift) = fold.use, seen[fold.path]
+        weight = named[fold.path]
+        home = [name for axis in use.home for name in axis]
+        parts = weight.astype(scale.dtype).reshape([use.sizes[name] for name in home])
+        if into is not None:
+            parts = parts * _over(use, into, (*use.stack, *use.summed), home)
+        parts = parts * _over(use, scale, (*use.stack, *use.free), home)
+        values[fold.path] = parts.reshape(weight.shape).astype(weight.dtype)
+        if fold.bias:
+            old = named[fold.bias]
+            values[fold.bias] = (shift.reshape(old.shape) if shift.size == old.size else shift).astype(old.dtype)
+    return values
+
+
+def _over(use: Use, x: Any, names: Indices, home: Sequence[int]) -> Any:
+    """An array over some indices of a parameter, as one that broadcasts over all of them."""
+    here = [name for name in home if name in names]
+    x = jnp.transpose(x.reshape([use.sizes[name] for name in names]), [names.index(name) for name in here])
+    return x.reshape([use.sizes[name] if name in names else 1 for name in home])

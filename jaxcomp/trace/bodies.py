@@ -1,0 +1,107 @@
+"""Control flow, remat and derivatives: rebuilt by JAX's public functions around the interpreted bodies."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from jaxcomp.trace import compat
+from jaxcomp.trace.ir import Frame, Node, Value
+from jaxcomp.trace.origins import moving
+
+if TYPE_CHECKING:
+    from jaxcomp.trace.interpreter import Interpreter, Keep
+
+
+def _fit_all(
+    run: "Interpreter", xs: Sequence[Any], values: Sequence[Value], targets: "Sequence[list[Keep]]"
+) -> list[Any]:
+    return [run.fit(*each) for each in zip(xs, values, targets, strict=True)]
+
+
+def _keeps(run: "Interpreter", values: Sequence[Value]) -> "list[list[Keep]]":
+    return [run.keeps(value) for value in values]
+
+
+def emit_scan(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.scan`` over the rebuilt body."""
+    (first, carried), (body,) = compat.scan_counts(node.params), node.frames
+    targets = _keeps(run, [*body.ins[first : first + carried], *body.outs[carried:]])
+    carry = slice(first, first + carried)
+
+    def step(state: list[Any], xs: list[Any]) -> tuple[list[Any], Any]:
+        outs, seen = run.watched(body, [*operands[:first], *state, *xs])
+        outs = _fit_all(run, outs, body.outs, targets)
+        return outs[:carried], (outs[carried:], seen)
+
+    start = _fit_all(run, operands[carry], node.ins[carry], targets[:carried])
+    settings = {name: node.params[name] for name in ("length", "reverse", "unroll")}
+    last, (ys, seen) = lax.scan(step, start, [run.sliced(x) for x in operands[carry.stop :]], **settings)
+    run.note(seen, operands[carry.stop :])
+    return [*last, *ys]
+
+
+def emit_while(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.while_loop`` over the rebuilt condition and body."""
+    heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
+    condition, body = node.frames
+    start = heads + first
+    targets = _keeps(run, body.ins[first:])
+
+    def test(state: list[Any]) -> Any:
+        return run.watched(condition, [*operands[:heads], *state])[0][0]
+
+    def step(state: list[Any]) -> list[Any]:
+        return _fit_all(run, run.watched(body, [*operands[heads:start], *state])[0], body.outs, targets)
+
+    return lax.while_loop(test, step, _fit_all(run, operands[start:], node.ins[start:], targets))
+
+
+def emit_cond(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.switch`` over the rebuilt branches."""
+    targets = _keeps(run, node.outs)
+
+    def branch(frame: Frame) -> Callable[..., list[Any]]:
+        return lambda *xs: _fit_all(run, run.watched(frame, xs)[0], frame.outs, targets)
+
+    return lax.switch(operands[0].astype(np.int32), [branch(frame) for frame in node.frames], *operands[1:])
+
+
+def emit_remat(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """``jax.checkpoint`` of the rebuilt body, by the same policy."""
+    outs, seen = compat.checkpointed(lambda *xs: run.watched(node.frames[0], xs), node.params)(*operands)
+    run.note(seen)
+    return outs
+
+
+def emit_custom_jvp(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """A ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
+    function, rule = node.frames
+    targets, count = _keeps(run, node.outs), len(node.outs)
+    inexact = [compat.is_inexact(value.dtype) for value in node.outs]
+
+    @jax.custom_jvp
+    def rebuilt(*xs: Any) -> tuple[Any, ...]:
+        return tuple(_fit_all(run, run.watched(function, xs)[0], function.outs, targets))
+
+    @rebuilt.defjvp
+    def _(xs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        outs, _ = run.watched(rule, [*xs, *(run.tangent(xs[i], tangents[i]) for i in moving(node))])
+        ends = targets + [target for target, is_inexact in zip(targets, inexact, strict=True) if is_inexact]
+        outs = _fit_all(run, outs, rule.outs, ends)
+        moved = iter(outs[count:])
+        pairs = zip(outs[:count], inexact, strict=True)
+        return tuple(outs[:count]), tuple(next(moved) if i else np.zeros(x.shape, jax.dtypes.float0) for x, i in pairs)
+
+    return list(rebuilt(*operands))
+
+
+EMIT: dict[str, Callable[..., list[Any]]] = {
+    "scan": emit_scan,
+    "while": emit_while,
+    "cond": emit_cond,
+    "custom_jvp_call": emit_custom_jvp,
+} | dict.fromkeys(compat.REMAT, emit_remat)
+"""How each primitive with bodies is rebuilt."""

@@ -1,0 +1,68 @@
+"""Liveness: the values that results, or other values of interest, are computed of."""
+
+from collections.abc import Callable, Iterable
+
+from jaxcomp.trace import compat
+from jaxcomp.trace.ir import Frame, Node, Value, all_nodes
+
+Reads = Callable[[Node], Iterable[Value]]
+
+
+def live_values(frame: Frame, roots: Iterable[Value], reads: Reads = lambda node: node.ins) -> set[Value]:
+    """Every value, of a body and of those inside it, that the roots depend on.
+
+    Args:
+      frame: the body.
+      roots: values of it, or of bodies inside it.
+      reads: what a node without bodies reads, if not all of its operands.
+
+    Returns:
+      The values, the roots among them. Nodes with effects are roots too; a while loop is live as a whole or not at all.
+    """
+    live = set(roots)
+    count = -1
+    while count != len(live):
+        count = len(live)
+        _back(frame, live, reads)
+    return live
+
+
+def _back(frame: Frame, live: set[Value], reads: Reads) -> None:
+    for node in reversed(frame.nodes):
+        if node.frames and node.op != "custom_vjp_call":
+            _through(node, live, reads)
+        elif has_effects(node) or not live.isdisjoint(node.outs):
+            live.update(reads(node))
+
+
+def has_effects(node: Node) -> bool:
+    """Whether a node does more than compute its results."""
+    return not node.outs or bool(node.equation.effects)
+
+
+def values_inside(node: Node) -> set[Value]:
+    """Every value in a node's bodies, and in those inside them."""
+    own = {value for body in node.frames for value in (*body.ins, *body.outs)}
+    return own | {value for body in node.frames for each in all_nodes(body) for value in (*each.ins, *each.outs)}
+
+
+def _through(node: Node, live: set[Value], reads: Reads) -> None:
+    """From a node's results into its bodies, and from those out to its operands."""
+    if node.op in ("while", "custom_jvp_call"):
+        inside = values_inside(node)
+        if has_effects(node) or not live.isdisjoint(node.outs) or not live.isdisjoint(inside):
+            live |= inside | {*node.ins, *node.outs}
+        return
+    skipped = 1 if node.op == "cond" else 0
+    for body in node.frames:
+        live.update(inner for inner, out in zip(body.outs, node.outs, strict=True) if out in live)
+        if node.op == "scan":
+            first, carried = compat.scan_counts(node.params)
+            carry = zip(body.ins[first : first + carried], body.outs, strict=False)
+            live.update(out for into, out in carry if into in live)
+            live.update(own for own, out in zip(node.outs[:carried], body.outs, strict=False) if out in live)
+        _back(body, live, reads)
+        needed = {outer for outer, inner in zip(node.ins[skipped:], body.ins, strict=True) if inner in live}
+        live |= needed
+        if skipped and (needed or not live.isdisjoint(body.outs) or not live.isdisjoint(node.outs)):
+            live.add(node.ins[0])

@@ -1,0 +1,215 @@
+"""Packed leaves: a parameter held as several arrays whose Einstein sum is its value.
+
+The indices of the arrays are numbered. An axis of the value is a run of indices (several where axes were merged, none
+where its size is 1), so transposes and reshapes move indices about and leave the arrays alone.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jax.tree_util import GetAttrKey
+
+Indices = tuple[int, ...]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Packed:
+    """A parameter in parts: a pytree of its arrays.
+
+    Attributes:
+      path: the parameter that it stands for.
+      parts: the arrays, by name.
+      names: for each array, the number of each of its axes' index; numbers below 0 are summed over.
+      axes: for each axis of the value, the indices that it runs over.
+      home: the same for the parameter itself, before it was transposed or reshaped.
+      stack: the indices that scans around it have taken, the outermost first.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        parts: Mapping[str, Any],
+        names: Sequence[Indices],
+        axes: Sequence[Indices],
+        home: Sequence[Indices] | None = None,
+        stack: Indices = (),
+    ):
+        """Takes the arrays and what their axes are."""
+        self.path, self.parts, self.stack = path, dict(parts), stack
+        self.names, self.axes = tuple(names), tuple(axes)
+        self.home = self.axes if home is None else tuple(home)
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The arrays, and everything else."""
+        children = tuple((GetAttrKey(key), part) for key, part in self.parts.items())
+        return children, (self.path, tuple(self.parts), self.names, self.axes, self.home, self.stack)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, parts: Sequence[Any]) -> "Packed":
+        """The inverse."""
+        path, keys, *rest = static
+        return cls(path, dict(zip(keys, parts, strict=True)), *rest)
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """The size of every index."""
+        pairs = zip(self.names, self.parts.values(), strict=True)
+        return {name: n for names, part in pairs for name, n in zip(names, part.shape, strict=True)}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value."""
+        sizes = self.sizes
+        return tuple(math.prod(sizes[name] for name in axis) for axis in self.axes)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the value."""
+        return jnp.result_type(*self.parts.values())
+
+    def dense(self) -> jax.Array:
+        """The value: exact products, whatever the platform's habit."""
+        operands: list[Any] = []
+        letters = {name: i for i, name in enumerate(self.sizes)}
+        for names, part in zip(self.names, self.parts.values(), strict=True):
+            operands += [jnp.asarray(part), [letters[name] for name in names]]
+        order = [letters[name] for axis in self.axes for name in axis]
+        return jnp.einsum(*operands, order, precision="highest").reshape(self.shape)
+
+    def _with(self, **changes: Any) -> "Packed":
+        own = {name: getattr(self, name) for name in ("path", "parts", "names", "axes", "home", "stack")}
+        return Packed(**{**own, **changes})
+
+    def transposed(self, order: Sequence[int]) -> "Packed":
+        """Its axes in another order."""
+        return self._with(axes=[self.axes[i] for i in order])
+
+    def reshaped(self, shape: Sequence[int]) -> "Packed | None":
+        """Its axes merged and split; None if an index would have to be torn apart unevenly."""
+        packed, groups = self, list[Indices]()
+        left = [name for axis in self.axes for name in axis]
+        for size in shape:
+            group: Indices = ()
+            while (have := math.prod(packed.sizes[name] for name in group)) != size:
+                if not left:
+                    return None
+                have *= packed.sizes[left[0]]
+                if have > size:
+                    before = have // packed.sizes[left[0]]
+                    if size % before or have % size:
+                        return None
+                    packed, pair = packed._split(left[0], size // before)
+                    left[:1] = pair
+                group += (left.pop(0),)
+            groups.append(group)
+        return packed._with(axes=groups)
+
+    def _split(self, name: int, size: int) -> "tuple[Packed, Indices]":
+        """One index as two, the outer one of ``size``."""
+        new = max(self.sizes) + 1
+        pair, parts = (name, new), {}
+        for (key, part), names in zip(self.parts.items(), self.names, strict=True):
+            if name in names:
+                i = names.index(name)
+                part = part.reshape(*part.shape[:i], size, part.shape[i] // size, *part.shape[i + 1 :])
+            parts[key] = part
+
+        def renamed(groups: Sequence[Indices]) -> list[Indices]:
+            return [tuple(n for old in group for n in (pair if old == name else (old,))) for group in groups]
+
+        return self._with(
+            parts=parts, names=renamed(self.names), axes=renamed(self.axes), home=renamed(self.home)
+        ), pair
+
+    def squeezed(self, gone: Sequence[int]) -> "Packed":
+        """Without axes of size 1."""
+        return self._with(axes=[axis for i, axis in enumerate(self.axes) if i not in gone])
+
+    def expanded(self, shape: Sequence[int], places: Sequence[int]) -> "Packed | None":
+        """With new axes of size 1; None if any axis is really broadcast."""
+        if math.prod(shape) != math.prod(self.shape):
+            return None
+        axes: list[Indices] = [()] * len(shape)
+        for place, axis in zip(places, self.axes, strict=True):
+            axes[place] = axis
+        return self._with(axes=axes)
+
+    def cast(self, dtype: Any) -> "Packed":
+        """In another dtype, part by part."""
+        return self._with(parts={key: part.astype(dtype) for key, part in self.parts.items()})
+
+    def scaled(self, factor: Any) -> "Packed":
+        """Times a number."""
+        (key, part), *_ = self.parts.items()
+        return self._with(parts={**self.parts, key: part * jnp.asarray(factor, part.dtype)})
+
+    def sliced(self) -> "Packed":
+        """What the body of a scan over the first axis reads; its arrays still have that axis, first, for the scan."""
+        axis, *rest = self.axes  # of one index or, if its size is 1, none
+        count = self.sizes[axis[0]] if axis else 1
+        parts, names = {}, []
+        for (key, part), own in zip(self.parts.items(), self.names, strict=True):
+            if axis and axis[0] in own:
+                parts[key] = jnp.moveaxis(part, own.index(axis[0]), 0)
+            else:
+                parts[key] = jnp.broadcast_to(part, (count, *part.shape))
+            names.append(tuple(name for name in own if name not in axis))
+        return self._with(parts=parts, names=names, axes=rest, stack=self.stack + tuple(axis))
+
+
+def _save_static(static: Any) -> bytes:
+    return json.dumps(static).encode()
+
+
+def _load_static(data: bytes) -> Any:
+    path, keys, *groups, stack = json.loads(data)
+    return path, tuple(keys), *(tuple(map(tuple, each)) for each in groups), tuple(stack)
+
+
+export.register_pytree_node_serialization(
+    Packed,
+    serialized_name="jaxcomp.Packed",
+    serialize_auxdata=_save_static,
+    deserialize_auxdata=_load_static,
+    from_children=lambda static, parts: Packed.tree_unflatten(static, tuple(parts)),
+)
+
+
+def pack(path: str, array: Any) -> Packed:
+    """A parameter in one part: itself.
+
+    Example:
+      >>> packed = pack("w", jnp.ones((1, 6, 4)))
+      >>> packed.reshaped((2, 3, 4)).transposed((2, 0, 1)).axes, packed.shape
+      (((2,), (1,), (3,)), (1, 6, 4))
+    """
+    kept = [i for i, n in enumerate(array.shape) if n != 1]
+    axes = [(i,) if i in kept else () for i in range(len(array.shape))]
+    return Packed(path, {"whole": array.reshape([array.shape[i] for i in kept])}, [tuple(kept)], axes)
+
+
+def is_packed(node: Any) -> bool:
+    """Whether a node of a tree is a packed leaf."""
+    return isinstance(node, Packed)
+
+
+def densify(params: Any) -> Any:
+    """The tree with every packed leaf multiplied out: parameters for the function as it was before the rewrite.
+
+    Args:
+      params: any tree, as of :func:`jaxcomp.rewrite.factorize`.
+
+    Returns:
+      The tree with one array in place of each packed leaf.
+
+    Example:
+      >>> packed = Packed("w", {"in": jnp.ones((3, 1)), "out": jnp.ones((1, 2))}, [(0, -1), (-1, 1)], [(0,), (1,)])
+      >>> densify({"w": packed})["w"].shape
+      (3, 2)
+    """
+    return jax.tree.map(lambda leaf: leaf.dense() if is_packed(leaf) else leaf, params, is_leaf=is_packed)

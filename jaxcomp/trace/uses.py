@@ -1,0 +1,130 @@
+"""Uses: which sites read a parameter and as what, and whatever else reads it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.trace import chain
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Node, Program, Value
+from jaxcomp.trace.packed import Indices, Packed, pack
+
+
+class Use(NamedTuple):
+    """A site's reading of a parameter.
+
+    Attributes:
+      node: the site.
+      side: which of its operands the parameter is.
+      stack: the indices that scans run over, and those of a matmul's batch.
+      window: for a convolution, the indices of places of its window, axis by axis; none for a matmul.
+      summed: the indices that are summed over (of a convolution, its input channels).
+      free: those of the result's features.
+      home: the indices of each axis of the parameter.
+      sizes: the size of every index.
+      scans: how many of ``stack`` are scans' (a scan over a single entry has no index).
+    """
+
+    node: Node
+    side: int
+    stack: Indices
+    window: tuple[Indices, ...]
+    summed: Indices
+    free: Indices
+    home: tuple[Indices, ...]
+    sizes: dict[int, int]
+    scans: int
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the site is a convolution."""
+        return self.node.op == "conv_general_dilated"
+
+    def size(self, names: Indices) -> int:
+        """How many values indices run over together."""
+        return math.prod(self.sizes[name] for name in names)
+
+
+@dataclass
+class Uses:
+    """How a parameter is read.
+
+    Attributes:
+      sites: by the sites that take it as it is, or transposed, reshaped, cast or scaled by a number.
+      other: by what else, in words.
+    """
+
+    sites: list[Use] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+
+class _Probe(Interpreter):
+    """Runs a program on shapes alone and notes who reads each packed parameter."""
+
+    def __init__(self, params: Mapping[str, Value]) -> None:
+        super().__init__()
+        self.params = params
+        self.uses: dict[str, Uses] = {path: Uses() for path in params}
+
+    def site(self, node: Node, operands: list[Any], side: int) -> Any:
+        weight: Packed = operands[side]
+        own = self.uses[weight.path]
+        if node.op != "dot_general" and side == 0:
+            return None
+        if all(use.node is not node for use in own.sites):
+            own.sites.append(_use(node, side, weight, self.params[weight.path].shape))
+        operands = [x.dense() if isinstance(x, Packed) else x for x in operands]
+        return super().node(node, operands)[0]
+
+    def dense(self, x: Any, node: Node | None) -> Any:
+        if isinstance(x, Packed):
+            reader = (
+                "carried or returned" if node is None else f"read by {node.op} at {node.place}".removesuffix(" at ")
+            )
+            if reader not in self.uses[x.path].other:
+                self.uses[x.path].other.append(reader)
+        return super().dense(x, node)
+
+
+def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
+    if node.op == "dot_general":
+        batch, summed, free = chain.dot_names(node, weight, side)
+        window: tuple[Indices, ...] = ()
+    else:
+        batch, (summed, free, places) = (), chain.conv_names(node, weight)
+        window = tuple(places)
+    sizes = weight.sizes
+    sizes |= {axis[0]: n for axis, n in zip(weight.home, shape, strict=True) if axis and axis[0] in weight.stack}
+    stack = (*weight.stack, *batch)
+    return Use(node, side, stack, window, summed, free, weight.home, sizes, len(weight.stack))
+
+
+def uses_of(program: Program) -> dict[str, Uses]:
+    """Who reads each floating-point parameter of two or more axes.
+
+    Args:
+      program: a traced function.
+
+    Returns:
+      ``{path: its readers}``.
+    """
+    params = program.parameters()
+    wanted = {
+        path: value
+        for path, value in params.items()
+        if len(value.shape) > 1 and 0 not in value.shape and jax.dtypes.issubdtype(value.dtype, np.floating)
+    }
+    probe = _Probe(wanted)
+
+    def run(*leaves: Any) -> list[Any]:
+        named = zip(program.paths, leaves, strict=False)
+        packed = [pack(path, leaf) if path in wanted else leaf for path, leaf in named]
+        outs = probe.body(program.frame, [*packed, *leaves[len(packed) :]])
+        return [probe.dense(out, None) for out in outs]
+
+    jax.eval_shape(run, *(jax.ShapeDtypeStruct(value.shape, value.dtype) for value in program.frame.ins))
+    return probe.uses
