@@ -8,7 +8,8 @@ import jax
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.folding import FoldedRun, FoldReport, Folds, find_folds, folded_values
+from jaxcomp.rewrite.folded import FoldedRun, folded_values
+from jaxcomp.rewrite.folding import FoldReport, Folds, find_folds
 from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.sites import check_reads

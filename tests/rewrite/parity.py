@@ -15,6 +15,9 @@ from jaxcomp.trace import groups
 
 TOLERANCE = 1e-5
 
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Compiled in a hurry: for functions that run once."""
+
 
 def randomize(params: Any, seed: int = 0) -> Any:
     """Random values in place of initial ones (zero biases prove nothing); variances positive."""
@@ -68,7 +71,7 @@ def worst(
     masks = found.masks(keep)
     assert masks
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @quick
     def both(masked: Any, small: Any, *inputs: Any) -> Any:
         run = [_loss(apply_fn, gradients), _loss(new, gradients)]
         return run[0](masked, *inputs), run[1](small, *inputs)

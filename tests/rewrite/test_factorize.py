@@ -13,7 +13,7 @@ import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.rewrite import choose, densify, factorize, shrink
 
-from .parity import TOLERANCE, distance, randomize
+from .parity import TOLERANCE, distance, quick, randomize
 from .test_factors import conv, full, lefts, methods, normal
 
 RNG = np.random.default_rng(0)
@@ -178,7 +178,7 @@ def test_jit_and_another_batch_size(pair: Any) -> None:
 def test_factors_are_fine_tuned(pair: Any) -> None:
     new, factors, _ = pair
 
-    @jax.jit
+    @quick
     def slopes(factors: Any) -> Any:
         dense = densify(factors)
         own = jax.value_and_grad(lambda p: (new(p, X) ** 2).sum())(factors)
@@ -194,9 +194,9 @@ def test_factors_are_fine_tuned(pair: Any) -> None:
 
 def test_vmap_over_inputs_and_over_parameters(pair: Any) -> None:
     new, factors, dense = pair
-    rows = jax.vmap(new, in_axes=(None, 0))(factors, X[:, None])
+    rows = quick(jax.vmap(new, in_axes=(None, 0)))(factors, X[:, None])
     assert distance(apply_fn(dense, X)[:, None], rows) <= TOLERANCE
-    both = jax.vmap(new, in_axes=(0, None))(jax.tree.map(lambda p: jnp.stack([p, 2 * p]), factors), X)
+    both = quick(jax.vmap(new, in_axes=(0, None)))(jax.tree.map(lambda p: jnp.stack([p, 2 * p]), factors), X)
     assert distance(apply_fn(dense, X), both[0]) <= TOLERANCE
 
 
@@ -250,9 +250,9 @@ def test_half_precision_keeps_its_dtype() -> None:
     params, x = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS), X.astype(jnp.bfloat16)
     new, factors = full(apply_fn, params, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(factors)} == {jnp.dtype("bfloat16")}
-    out = new(factors, x)
+    out = quick(new)(factors, x)
     assert out.dtype == jnp.bfloat16
-    assert distance(apply_fn(params, x), out) <= 0.05
+    assert distance(quick(apply_fn)(params, x), out) <= 0.05
 
 
 # Errors.

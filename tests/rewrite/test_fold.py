@@ -18,7 +18,7 @@ from jaxcomp.rewrite import densify, factorize, fold_batch_norm, mask, shrink
 from jaxcomp.trace import groups
 
 from . import models
-from .parity import TOLERANCE, distance, randomize
+from .parity import TOLERANCE, distance, quick, randomize
 from .test_factors import conv, normal
 
 IMAGE = normal(2, 6, 5, 4, seed=0)
@@ -150,9 +150,9 @@ def test_folded(name: str) -> None:
     new, folded = fold_batch_norm(case.function, case.params, case.x)
     assert set(named_leaves(folded)) - (set(named_leaves(case.params)) - read_by(case)) == case.left
     tolerance = 2e-3 if "cast" in name else 2e-6
-    assert distance(case.function(case.params, case.x), new(folded, case.x)) <= tolerance
     more = jnp.concatenate([case.x, case.x + 1], axis=2 if "layouts" in name else 0)
-    assert distance(case.function(case.params, more), new(folded, more)) <= tolerance
+    for x in (case.x, more):
+        assert distance(quick(case.function)(case.params, x), quick(new)(folded, x)) <= tolerance
     assert not [row for row in new.report.rows if row.left]
 
 
@@ -280,10 +280,10 @@ def test_nnx_states() -> None:
     new, folded = fold_batch_norm(function, state, IMAGE)
     assert isinstance(folded, nnx.State)
     assert set(named_leaves(folded)) == {"conv/kernel", "norm/bias", "head/kernel", "head/bias"}
-    assert distance(function(state, IMAGE), new(folded, IMAGE)) <= TOLERANCE
+    assert distance(quick(function)(state, IMAGE), quick(new)(folded, IMAGE)) <= TOLERANCE
     new, factors = factorize(function, state, IMAGE, rank=1.0, cheaper=False)
     assert sum(path.endswith(("/in", "/core", "/out")) for path in named_leaves(factors)) == 5
-    assert distance(function(state, IMAGE), new(factors, IMAGE)) <= TOLERANCE
+    assert distance(quick(function)(state, IMAGE), quick(new)(factors, IMAGE)) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,7 @@ KEEP = {"params/Conv_0/kernel": np.arange(8) < 6, "params/Conv_1/kernel": np.ara
 )
 def test_rewrites_compose(order: str, network: Any) -> None:
     function, params = network
-    expected = jax.jit(function)(mask(groups(function, params, IMAGE), params, KEEP), IMAGE)
+    expected = quick(function)(mask(groups(function, params, IMAGE), params, KEEP), IMAGE)
     step = {
         "fold": lambda f, p: fold_batch_norm(f, p, IMAGE),
         "shrink": lambda f, p: shrink(f, p, IMAGE, keep=_keep(p)),
@@ -318,7 +318,7 @@ def test_rewrites_compose(order: str, network: Any) -> None:
     before = sum(leaf.size for leaf in jax.tree.leaves(params))
     for name in order.split():
         function, params = step[name](function, params)
-    assert distance(expected, jax.jit(function)(params, IMAGE)) <= TOLERANCE
+    assert distance(expected, quick(function)(params, IMAGE)) <= TOLERANCE
     assert "batch_stats" not in params
     assert sum(leaf.size for leaf in jax.tree.leaves(densify(params))) < before
 
@@ -340,7 +340,7 @@ def test_ordinary(network: Any, mesh: jax.sharding.Mesh) -> None:
     out = run(folded, spread)
     assert distance(expected, out) <= TOLERANCE
     assert out.sharding.spec[0] == "x"
-    assert distance(expected, jax.vmap(new, in_axes=(None, 0))(folded, many[:, None])[:, 0]) <= TOLERANCE
+    assert distance(expected, quick(jax.vmap(new, in_axes=(None, 0)))(folded, many[:, None])[:, 0]) <= TOLERANCE
     rows = jax.pmap(new, in_axes=(None, 0), devices=jax.devices()[:2])(folded, many.reshape(2, 4, *IMAGE.shape[1:]))
     assert distance(expected, rows.reshape(8, 3)) <= TOLERANCE
     again = jax.export.deserialize(jax.export.export(run)(folded, many).serialize())
@@ -352,7 +352,7 @@ def test_gradients(network: Any) -> None:
     function, params = network
     new, folded = fold_batch_norm(function, params, IMAGE)
 
-    @jax.jit
+    @quick
     def slopes(params: Any, folded: Any) -> Any:
         return [jax.grad(lambda p, f=f: (f(p, IMAGE) ** 2).sum())(p) for f, p in ((function, params), (new, folded))]
 
