@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.tables import table
 from jaxcomp.core.types import Note, Params
-from jaxcomp.measure.text import count, percent, rich_table, text_table
+from jaxcomp.measure.text import count, percent, rich_table
 
 
 class Row(NamedTuple):
@@ -103,7 +104,7 @@ class Summary:
 
     def __str__(self) -> str:
         cells = [_cells(row) for row in self.rows]
-        return text_table(COLUMNS, cells, _cells(self.total)) + "\n" + self._verdict()
+        return table(COLUMNS, cells, _cells(self.total)) + "\n" + self._verdict()
 
     def __rich__(self) -> Any:
         cells = [_cells(row) for row in self.rows]

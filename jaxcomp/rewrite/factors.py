@@ -8,13 +8,13 @@ import numpy as np
 
 from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.tables import table
 from jaxcomp.rewrite.budget import Choices, best_choices
 from jaxcomp.rewrite.methods import METHODS, Call, Method, Rank, method
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.packed import Packed
 from jaxcomp.trace.sites import macs, sites_of
-from jaxcomp.trace.table import table
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 
@@ -139,7 +139,7 @@ class FactorReport:
             for row in self.rows
         ]
         totals = [f"{n:,}" for n in (self.macs, self.dense_macs, self.bytes, self.dense_bytes)]
-        return table(columns, rows, 4, ["total", "", "", "", "", *totals])
+        return table(columns, rows, ["total", "", "", "", "", *totals])
 
 
 class Factors(NamedTuple):

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.tables import table
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import Chain, chains, feature_axes, images
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.liveness import live_values
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.sites import sites_of
-from jaxcomp.trace.table import table
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 
@@ -72,7 +72,7 @@ class FoldReport:
 
     def __str__(self) -> str:
         rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
-        return table(["kernel", "bias", "taken in", "not folded because"], rows, 4)
+        return table(["kernel", "bias", "taken in", "not folded because"], rows)
 
 
 class Folds(NamedTuple):

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.tables import table
 from jaxcomp.trace.channels import Group, Member, collect
 from jaxcomp.trace.costs import Costs, Prices
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple, only_read
 from jaxcomp.trace.ir import trace
-from jaxcomp.trace.table import table
 
 
 class Groups:
@@ -96,7 +96,7 @@ class Groups:
             kept = np.all([np.ones(group.size, bool), *own.values()], axis=0)
             rows.append([group.name, str(group.size), str(int(kept.sum())), *saved])
         total = ["all together", "", "", *(f"{a - b:,}" for a, b in zip(whole, left, strict=True))]
-        return table(["group", "channels", "kept", "MACs saved", "parameters saved", "bytes saved"], rows, 1, total)
+        return table(["group", "channels", "kept", "MACs saved", "parameters saved", "bytes saved"], rows, total)
 
     @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -125,7 +125,7 @@ class Groups:
     def __str__(self) -> str:
         columns = ["group", "members", "channels", "MACs/channel", "bytes/channel"]
         rows = [[g.name, _listing(g.members), str(g.size), f"{g.macs:,}", f"{g.bytes:,}"] for g in self.free]
-        lines = [table(columns, rows, 2)]
+        lines = [table(columns, rows)]
         lines += [f"frozen: {g.name} ({g.size} channels): {g.frozen}" for g in self.frozen]
         return "\n".join(lines)
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.tables import dims, table
 from jaxcomp.trace.ir import MATMULS, Node, Program, Value, trace
 from jaxcomp.trace.origins import Origins
-from jaxcomp.trace.table import dims, table
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Sites:
             ]
             for site in self.rows
         ]
-        return table(columns, rows, 4, ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"])
+        return table(columns, rows, ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"])
 
 
 def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:
