@@ -1,0 +1,57 @@
+"""The README's code runs as it stands, given a model, a teacher and data."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+import jaxcomp as jc
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(images.reshape(len(images), -1))))
+
+
+def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, images = Net(), jnp.ones((4, 2, 2, 1))
+    params = model.init(jax.random.key(0), images)["params"]
+    tx = optax.sgd(0.1)
+    names: dict[str, Any] = {
+        "jc": jc,
+        "jax": jax,
+        "optax": optax,
+        "model": model,
+        "teacher": lambda images: jnp.zeros((len(images), 3)),
+        "tx": tx,
+        "params": params,
+        "apply_fn": lambda params, images: model.apply({"params": params}, images),
+        "images": images,
+        "shapes": jax.eval_shape(lambda: params),
+    }
+    loop, small, program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(loop, names)
+    trained, _, _ = names["step"](params, tx.init(params), names["state"], {"image": images}, 0)
+    assert jax.tree.structure(trained) == jax.tree.structure(params)
+    assert jc.pack.load("model.jcz")[0]["Dense_1"]["kernel"].shape == (4, 8)
+    exec(small, names)
+    expected = names["new_fn"](names["small"], images)
+    exec(program, names)
+    np.testing.assert_allclose(names["program"](names["params"], images), expected, rtol=1e-6)
+
+
+def test_every_call_that_it_names_is_there() -> None:
+    for call in set(re.findall(r"\bjc((?:\.[a-z_]+)+)", README)):
+        found: Any = jc
+        for name in call[1:].split("."):
+            assert hasattr(found, name), f"README names jc{call}"
+            found = getattr(found, name)
