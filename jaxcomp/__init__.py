@@ -1,6 +1,7 @@
 """jaxcomp: functional model compression for JAX. Train with views, ship with rewrites, prove that they agree."""
 
 from jaxcomp import distill as distill
+from jaxcomp import export as export
 from jaxcomp import measure as measure
 from jaxcomp import optim as optim
 from jaxcomp import pack as pack

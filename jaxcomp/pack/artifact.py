@@ -80,6 +80,11 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
             f"notes are given for {_listing(unknown)}, which the tree does not have; its paths are "
             f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
         )
+    check_metadata(metadata)
+
+
+def check_metadata(metadata: Any) -> None:
+    """Raises an ArgumentError for metadata that JSON cannot hold."""
     try:
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"it is a {type(metadata).__name__}")
