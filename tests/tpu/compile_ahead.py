@@ -4,8 +4,6 @@ Run in a process of its own: the compiler, which needs no TPU, aborts when it fa
 """
 
 import json
-import math
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,32 +16,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxcomp as jc
 from jaxcomp.core.threshold import keep_largest
+from tests.tpu.hlo import aliases, collectives, parameters
 from train import compress, models
 from train.configs import digits
 from train.parallel import AXIS, JitParallel
 from train.step import Classifier, TrainState, distillation_loss, init_state, make_step
-
-NAMES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
-COLLECTIVE = re.compile(rf" = (?P<shape>.+?) (?P<name>{NAMES})(-start)?\(")
-
-
-def collectives(text: str) -> list[str]:
-    """``name[elements]`` of every collective in a compiled module, sorted."""
-    found = []
-    for match in COLLECTIVE.finditer(text):
-        arrays = re.findall(r"\w+\[([\d,]*)\]", match["shape"])
-        found.append((match["name"], sum(math.prod(map(int, filter(None, dims.split(",")))) for dims in arrays)))
-    return [f"{name}[{elements}]" for name, elements in sorted(found)]
-
-
-def aliases(text: str) -> int:
-    """How many outputs of a compiled module take the memory of an argument."""
-    return len(re.findall(r"\{[\d, ]*\}: \(\d+, \{\}, (?:may|must)-alias\)", text.splitlines()[0]))
-
-
-def parameters(text: str) -> int:
-    """How many arguments a compiled module takes: those that the program never reads are dropped."""
-    return len(re.findall(r" parameter\(\d+\)", text[text.index("\nENTRY ") :]))
 
 
 def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState], tuple[TrainState, Any, Any]]:

@@ -1,48 +1,17 @@
 """The main job's step and the exact threshold, as the TPU compiler compiles them for four v5e chips."""
 
-import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.tpu_aot,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
-    ),
-]
+from tests.tpu import compiler
 
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-ROOT = Path(__file__).parents[2]
+pytestmark = compiler.MARKS
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    inherited = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tpu.compile_ahead"],
-        cwd=ROOT,
-        env={**inherited, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, f"the TPU compiler failed:\n{done.stderr[-4000:]}"
-    return json.loads(done.stdout.splitlines()[-1])
+    return compiler.run("tests.tpu.compile_ahead")
 
 
 def test_it_is_compiled_for_chips_that_the_host_lacks(compiled):
