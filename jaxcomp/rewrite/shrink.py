@@ -28,7 +28,7 @@ def shrink(
     The parity law: ``new_fn(new_params, x) = apply_fn(masked, x)``, ``masked`` being :func:`mask` of the same channels.
     Literals of the function stay (a mean over 768 channels divides by 768 when 512 are left), so the new function is
     not a smaller instance of the same module; it is pure, and can be jitted, differentiated, vmapped, sharded, exported
-    and shrunk again.
+    (for a symbolic batch size, too) and shrunk again.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function. A result that ends in a parameter's path and has its

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -46,6 +47,23 @@ def test_another_batch_size(pair: Any) -> None:
     new, small, masked = pair
     more = jnp.concatenate([X, X + 1, X])
     assert distance(apply_fn(masked, more), new(small, more)) <= TOLERANCE
+
+
+def test_a_symbolic_batch_size() -> None:
+    def function(p: Any, x: jax.Array) -> jax.Array:
+        h = jax.nn.relu(x @ p["a"] + p["b"])
+        h = h - h.mean(0)  # 0 where it was cut, over whatever number of rows
+        h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h), None), h, length=2)
+        return h @ p["c"] @ p["d"]
+
+    new, small = shrink(function, PARAMS, X, keep=KEEP)
+    loss = jax.grad(lambda p, x: (new(p, x) ** 2).sum())
+    (rows,) = jax.export.symbolic_args_specs((X,), "n, ...")
+    more = jnp.concatenate([X, X + 1, X])
+    for each in (new, loss):
+        program = jax.export.export(jax.jit(each), platforms=("cpu", "tpu", "cuda"))(small, rows)
+        same = jax.tree.map(jnp.array_equal, program.call(small, more), jax.jit(each)(small, more))
+        assert all(jax.tree.leaves(same))
 
 
 def test_sharded(pair: Any, mesh: jax.sharding.Mesh) -> None:
