@@ -11,7 +11,6 @@ import numpy as np
 from jax import export
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError, JaxcompError, MissingExtraError
-from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Note, Params
 from jaxcomp.pack import artifact, layout
 
@@ -112,7 +111,7 @@ class Program:
             exported for, under vmap, and under grad if it was saved without a derivative.
         """
         try:
-            return self._call(named_leaves(params), *_plain(inputs))
+            return self._call(_by_path(params), *_plain(inputs))
         except JaxcompError:
             raise
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -159,7 +158,7 @@ def load(path: Path) -> tuple[Program, Params]:
         return Program(exported, metadata["user"]), tree["params"]
     except Exception as error:  # the reader of JAX says in a dozen ways that it cannot
         raise ArtifactError(
-            f"{path}: its program is of JAX {metadata['export'].get('jax')} and JAX {jax.__version__} does not read it "
+            f"{path}: its program, exported with {metadata['export']}, is none that JAX {jax.__version__} reads "
             f"({type(error).__name__}: {error}): JAX reads programs that are up to six months older; save it anew"
         ) from error
 
@@ -177,7 +176,7 @@ def _check(platforms: Sequence[str], vjp_order: int) -> None:
 def _exported(
     fn: Callable[..., Any], params: Params, example: Any, shapes: Any, platforms: Sequence[str], vjp_order: int
 ) -> tuple[export.Exported, bytes]:
-    named, tree, example_tree = named_leaves(params), jax.tree.structure(params), jax.tree.structure(example)
+    named, tree, example_tree = _by_path(params), jax.tree.structure(params), jax.tree.structure(example)
     paths, order = list(named), _original_order(example)
 
     def program(named: dict[str, Any], *inputs: Any) -> Any:
@@ -191,10 +190,11 @@ def _exported(
             exported = export.export(jax.jit(program), platforms=platforms)(named, *arguments)
             return exported, bytes(exported.serialize(vjp_order))
     except Exception as error:  # the function's own errors among them
+        asked = "the shapes of the example" if shapes is None else f"shapes {shapes!r}"
         fixed = "" if shapes is None else " Leave `shapes` out to export it for the shapes of the example alone."
         raise ArgumentError(
-            f"the function cannot be exported for shapes {shapes or 'of the example'!r}, platforms {tuple(platforms)}, "
-            f"vjp_order {vjp_order}: {type(error).__name__}: {error}.{fixed}"
+            f"the function cannot be exported for {asked}, platforms {tuple(platforms)} and vjp_order {vjp_order}: "
+            f"{type(error).__name__}: {error}.{fixed}"
         ) from error
 
 
@@ -205,6 +205,11 @@ def _plain(tree: Any) -> Any:
         return layout.rebuild([(leaf.keys, leaf.value) for leaf in layout.rows(node)])
 
     return jax.tree.map(one, tree, is_leaf=lambda node: type(node) not in _BUILT_IN)
+
+
+def _by_path(params: Params) -> dict[str, Any]:
+    # As the file spells them, so that parameters are told alike before and after.
+    return {leaf.name: leaf.value for leaf in layout.rows(params) if not leaf.empty}
 
 
 def _original_order(tree: Any) -> list[int]:
