@@ -241,7 +241,6 @@ REFUSED = {
     "order": ({"vjp_order": -1}, "vjp_order must be"),
     "metadata": ({"metadata": {"a": {1}}}, "metadata needs"),
     "notes": ({"notes": {"d": Note()}}, "notes are given for params/d"),
-    "abstract": ({}, r"params/b: .*ShapeDtypeStruct"),
     "spec": ({"shapes": "n, 5"}, r"cannot be exported for shapes 'n, 5'"),
 }
 
@@ -249,9 +248,13 @@ REFUSED = {
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_saved_is_refused(path: Path, settings: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        export.save(
-            path, apply_fn, PARAMS | ({} if settings else {"b": jax.eval_shape(lambda: PARAMS["b"])}), X, **settings
-        )
+        export.save(path, apply_fn, PARAMS, X, **settings)
+    assert not path.exists()
+
+
+def test_parameters_without_values_are_refused(path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"params/a: .*ShapeDtypeStruct"):
+        export.save(path, apply_fn, jax.eval_shape(lambda: PARAMS), X)
     assert not path.exists()
 
 

@@ -5,6 +5,7 @@ Run in a process of its own, by ``tests.tpu.compiler``.
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,14 @@ def shrunk(channels: int) -> tuple[Callable[..., Any], Any]:
     return jc.rewrite.shrink(bottleneck, PARAMS, IMAGES, keep=keep)
 
 
+def exported(function: Callable[..., Any], shapes: Any) -> tuple[jc.export.Program, Any]:
+    """The function as it comes back from a file, made for any batch size and three platforms, and its parameters."""
+    params = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), shapes)
+    with tempfile.TemporaryDirectory() as folder:
+        jc.export.save(f"{folder}/m.jcz", function, params, IMAGES, shapes="batch, ...")
+        return jc.export.load(f"{folder}/m.jcz")
+
+
 def step_of(function: Callable[..., Any], params: Any) -> tuple[Callable[..., Any], tuple[Any, Any]]:
     """A step of training with momentum, and the shapes of its arguments."""
     optimizer = optax.sgd(0.1, momentum=0.9)
@@ -80,6 +89,7 @@ def main() -> None:
     for channels in (250, 192, 128):
         function, small = shrunk(channels)
         result["cycles"][channels] = cycles(compiled(function, small, IMAGES))
+    result["cycles"]["exported"] = cycles(compiled(*exported(*shrunk(128)), IMAGES))
     step, shapes = step_of(*shrunk(128))
     text = compiled(step, *shapes, donate_argnums=0)
     result["step"] = {"aliases": aliases(text), "donated": len(jax.tree.leaves(shapes[0]))}

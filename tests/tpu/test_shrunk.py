@@ -26,6 +26,10 @@ def test_a_shrunk_bottleneck_gains_by_whole_blocks(compiled, channels, least, mo
     assert least <= compiled["cycles"]["dense"] / compiled["cycles"][channels] <= most
 
 
+def test_a_program_from_a_file_costs_what_the_function_costs(compiled):
+    assert compiled["cycles"]["exported"] == pytest.approx(compiled["cycles"]["128"], rel=0.02)
+
+
 def test_the_shrunk_training_step_overwrites_its_state(compiled):
     step = compiled["step"]
     assert step["aliases"] == step["donated"] == 22
