@@ -18,7 +18,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 class Net(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        return nn.Dense(3)(nn.relu(nn.Dense(8)(images.reshape(len(images), -1))))
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(images.reshape(images.shape[0], -1))))
 
 
 def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
