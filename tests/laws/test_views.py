@@ -87,7 +87,8 @@ def test_update_keeps_the_states_structure_shapes_and_dtypes(case):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_nothing_is_promoted_in_silence(compressor, precision):
     """As in a training loop that has turned JAX's strict promotion on."""
-    made, moved, pairs = subject(compressor, "dict", precision)
+    case = subject(compressor, "dict", precision)
+    made, moved, pairs = case.compressor, case.moved, case.pairs
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         state = made.update(moved[-1], pairs[0][0], STEPS)
         assert bit_equal((state, made.apply(moved[-1], state)), pairs[-1])

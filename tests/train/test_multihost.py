@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import Cli, finish, last_checkpoint, wait_until
 
 from train.loop import read_metrics
@@ -19,6 +20,7 @@ def start_both(cli: Cli, workdir: Path) -> list:
     return [cli.start(*common, f"--process_id={i}", devices=2) for i in range(2)]
 
 
+@pytest.mark.exhaustive
 def test_two_hosts_stop_together_and_end_as_one(cli: Cli, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     both = start_both(cli, workdir)

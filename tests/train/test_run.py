@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from conftest import Cli, checkpoint_arrays, last_checkpoint
 
 import jaxcomp as jc
@@ -96,6 +97,7 @@ def test_a_run_is_quiet_where_nobody_watches(cli: Cli, reference: Path) -> None:
     assert line.endswith(str(reference / "report.html"))
 
 
+@pytest.mark.exhaustive
 def test_pmap_gives_the_same_curves(cli: Cli, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     done = cli(f"--workdir={workdir}", "--parallel=pmap", devices=2)
