@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from train.bench import __main__, step, threshold, timing
+from train.bench import __main__, rewrite, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -41,6 +41,15 @@ def test_threshold(tmp_path, capsys, monkeypatch):
         assert content[f"floor_{dtype}"]["bytes"] == 5000 * (4 if dtype == "float32" else 2)
         assert ("jnp.sort" in names) == ("np.partition" in names) == (dtype == "float32")
     assert "GB/s" in capsys.readouterr().out
+
+
+def test_rewrite(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rewrite, "SHAPE", (8, 8, 3))
+    __main__.main(["rewrite", "--depth", "8", "--batches", "2", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "rewrite", lambda content: content["batches"]["2"]["rows"])
+    assert names == ["whole", "masked", "folded", "shrunk", "shrunk, folded"]
+    assert content["planning"]["ideal speed-up"] >= 2
+    assert "faster of" in capsys.readouterr().out
 
 
 def test_variants_are_timed_in_turn_after_one_run_that_compiles():
