@@ -201,9 +201,12 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             "Name another --workdir, or delete that folder to start again in it."
         )
     multihost_utils.sync_global_devices("every host has looked before one writes")
-    if theirs is None and jax.process_index() == 0:
+    if jax.process_index() == 0:
         try:
-            write_atomically(path, json.dumps(ours, indent=2).encode())
+            for torn in workdir.glob(".*.tmp"):  # of a run that was killed while it wrote
+                torn.unlink()
+            if theirs is None:
+                write_atomically(path, json.dumps(ours, indent=2).encode())
         except OSError as error:
             raise UserError(f"--workdir={workdir} cannot be written ({error}): name another") from error
 

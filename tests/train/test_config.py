@@ -150,7 +150,9 @@ def test_an_unknown_model_or_option_is_named(name: str, options: dict[str, Any],
 def test_a_workdir_belongs_to_one_configuration(tmp_path: Path) -> None:
     workdir = tmp_path / "deep" / "run"
     command_line.claim(workdir, changed())
+    (workdir / ".summary.json.0a1b2c3d.tmp").write_text("torn")
     command_line.claim(workdir, changed())  # the same one goes on
+    assert [path.name for path in workdir.iterdir()] == ["config.json"]
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(UserError) as caught:
         command_line.claim(workdir, changed(seed=3, student__options=ConfigDict({"widths": (8,)})))
