@@ -94,8 +94,8 @@ def factorize(
     ):
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
     program = trace(apply_fn, params, *example)
-    moments = {} if data is None else second_moments(apply_fn, params, data)
-    found = choose_factors(program, named, target, method, moments if data is not None else None, cheaper)
+    moments = None if data is None else second_moments(apply_fn, params, data)
+    found = choose_factors(program, named, target, method, moments, cheaper)
     new = Factorized(apply_fn, params, found)
     return new, new.pack(params)
 
@@ -112,7 +112,9 @@ class Factorized:
         self._apply_fn, self.report = apply_fn, found.report
         self._packed: Mapping[str, Packed] = found.packed
         self._full = jax.eval_shape(lambda tree: tree, params)
-        self._small = {path: leaf.shape for path, leaf in named_leaves(self.pack(self._full)).items()}
+        packed = self.pack(self._full)
+        self._small = {path: leaf.shape for path, leaf in named_leaves(packed).items()}
+        self._structure = jax.tree.structure(packed)
         self._plans = Plans(self._plan)
 
     def pack(self, params: Params) -> Params:
@@ -120,10 +122,11 @@ class Factorized:
         return jax.tree_util.tree_map_with_path(lambda path, leaf: self._packed.get(path_string(path), leaf), params)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        checked_leaves(params, self._small, "factorised", "factorize")
+        given = checked_leaves(params, self._small, "factorised", "factorize")
         program = self._plans(inputs)
         leaves: list[Any] = []
-        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, params)  # a packed leaf is one
+        packed = jax.tree.unflatten(self._structure, given)
+        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, packed)  # a packed leaf is one
         run = Interpreter()
         outs = run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
         return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
