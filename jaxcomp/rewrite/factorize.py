@@ -55,7 +55,8 @@ def factorize(
       bytes: the budget of all parameters together, likewise.
       method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
       data: batches, each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
-        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs.
+        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
+        branches count as often as they run; the report names the weights that were factorised without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
 
     ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
@@ -81,6 +82,18 @@ def factorize(
       ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
       total                                                  16      64     96     288
       >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
+      Array(True, dtype=bool)
+
+      It comes back from a file and parameters of the same shapes. What the file holds serves as it is, and loaded with
+      ``like=like`` has packed leaves again.
+
+      >>> import tempfile
+      >>> from jaxcomp.pack import load, save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.jcz", factors, metadata=new.report.options)
+      ...     saved, options = load(f"{folder}/m.jcz")
+      >>> again, like = factorize(layer, jax.tree.map(jnp.zeros_like, params), jnp.ones((1, 8)), **options)
+      >>> jnp.array_equal(again(saved, jnp.ones((3, 8))), new(factors, jnp.ones((3, 8))))
       Array(True, dtype=bool)
 
     Reference: Denton et al., Exploiting linear structure within convolutional networks, 2014; Jaderberg et al.,

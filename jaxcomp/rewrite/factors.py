@@ -1,5 +1,6 @@
 """Choosing factors: which weights can be factorised, by which method and to which rank."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -64,7 +65,7 @@ def by_rule(value: Any, candidates: Sequence[str]) -> dict[str, Any]:
 def _check(kind: str, value: Any) -> None:
     if value is None and kind in ("rank", "energy"):
         return
-    for each in value if kind == "rank" and isinstance(value, tuple) else (value,):
+    for each in value if kind == "rank" and isinstance(value, tuple | list) else (value,):
         whole = isinstance(each, int | np.integer) and not isinstance(each, bool)
         if kind == "energy" or not whole:
             fine = isinstance(each, float | int | np.floating) and not isinstance(each, bool) and 0 < each <= 1
@@ -127,6 +128,16 @@ class FactorReport:
     def bytes(self) -> int:
         """Bytes of all parameters now."""
         return self.dense_bytes - sum(row.dense_bytes - row.bytes for row in self.rows)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments by which ``factorize`` makes the same function again, whatever the values: plain data."""
+        made = [(re.escape(row.path), row) for row in self.rows if row.method]
+        return {
+            "rank": [[path, list(row.rank)] for path, row in made],
+            "method": [[path, row.method] for path, row in made],
+            "cheaper": False,
+        }
 
     def __str__(self) -> str:
         plain = any(row.plain for row in self.rows)
@@ -276,7 +287,7 @@ def _cheapest(own: Method, energy: float) -> tuple[Method, int]:
 
 
 def _rank(path: str, value: Any, full: Rank) -> Rank:
-    each = value if isinstance(value, tuple) else (value,) * len(full)
+    each = value if isinstance(value, tuple | list) else (value,) * len(full)
     if len(each) != len(full):
         raise ArgumentError(f"the rank of {path!r} must be {len(full)} number{'s' * (len(full) > 1)}, got {value!r}")
     counts = (round(r * n) if isinstance(r, float | np.floating) else int(r) for r, n in zip(each, full, strict=True))
