@@ -10,6 +10,10 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 from jaxcomp.core.errors import PathError, RuleError
 
 
+class PartKey(GetAttrKey):
+    """The name of one of the arrays that together stand for a parameter, below that parameter's path."""
+
+
 def key_name(key: Any) -> str | int:
     """The bare name of one step of a pytree path: a dict key, an index, an attribute."""
     match key:
@@ -24,11 +28,16 @@ def key_name(key: Any) -> str | int:
     return str(key)
 
 
+def named_steps(path: Sequence[Any]) -> tuple[Any, ...]:
+    """A pytree path without the ``.value`` by which an NNX variable holds its array, or the parts of one."""
+    end = len(path) - (isinstance(path[-1], PartKey) if path else 0)
+    is_held = end > 1 and isinstance(path[end - 1], GetAttrKey) and path[end - 1].name in ("value", "raw_value")
+    return (*path[: end - is_held], *path[end:])
+
+
 def path_keys(path: Sequence[Any]) -> tuple[str | int, ...]:
-    """The names along a pytree path, without the ``.value`` by which an NNX variable holds its array."""
-    if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
-        path = path[:-1]
-    return tuple(key_name(key) for key in path)
+    """The names along a pytree path: those of :func:`named_steps`."""
+    return tuple(key_name(key) for key in named_steps(path))
 
 
 def path_string(path: Sequence[Any]) -> str:

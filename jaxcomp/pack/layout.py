@@ -10,7 +10,7 @@ import jax
 from jax.tree_util import FlattenedIndexKey, SequenceKey
 
 from jaxcomp.core.errors import ArgumentError, PathError
-from jaxcomp.core.paths import key_name, path_keys, path_string
+from jaxcomp.core.paths import key_name, named_steps, path_string
 
 
 class Leaf(NamedTuple):
@@ -46,12 +46,12 @@ def rows(tree: Any) -> list[Leaf]:
       [('block/0/kernel', ['block', [0], 'kernel']), ('block/1', ['block', [1]])]
     """
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_empty)[0]
-    inner = {path_string(path[:n]) for path, _ in flat for n in range(len(path_keys(path)))}
+    inner = {path_string(path[:n]) for path, _ in flat for n in range(len(named_steps(path)))}
     found: dict[str, Leaf] = {}
     for path, value in flat:
-        note, short = path_string(path), len(path_keys(path))
+        note = path_string(path)
         # The ``.value`` of an NNX variable is no step of its path, but that of a node with other fields is.
-        steps = path if note in inner else path[:short]
+        steps = path if note in inner else named_steps(path)
         keys = [_key(step, note) for step in steps]
         name, empty = spell(keys), _is_empty(value)
         if name in found:

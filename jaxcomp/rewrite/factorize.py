@@ -55,7 +55,8 @@ def factorize(
       bytes: the budget of all parameters together, likewise.
       method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
       data: batches, each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
-        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs.
+        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
+        branches count as often as they run; the report names the weights that were factorised without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
 
     ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
@@ -83,6 +84,18 @@ def factorize(
       >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
       Array(True, dtype=bool)
 
+      It comes back from a file and parameters of the same shapes. What the file holds serves as it is, and loaded with
+      ``like=like`` has packed leaves again.
+
+      >>> import tempfile
+      >>> from jaxcomp.pack import load, save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.jcz", factors, metadata=new.report.options)
+      ...     saved, options = load(f"{folder}/m.jcz")
+      >>> again, like = factorize(layer, jax.tree.map(jnp.zeros_like, params), jnp.ones((1, 8)), **options)
+      >>> jnp.array_equal(again(saved, jnp.ones((3, 8))), new(factors, jnp.ones((3, 8))))
+      Array(True, dtype=bool)
+
     Reference: Denton et al., Exploiting linear structure within convolutional networks, 2014; Jaderberg et al.,
     Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
     convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
@@ -94,8 +107,8 @@ def factorize(
     ):
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
     program = trace(apply_fn, params, *example)
-    moments = {} if data is None else second_moments(apply_fn, params, data)
-    found = choose_factors(program, named, target, method, moments if data is not None else None, cheaper)
+    moments = None if data is None else second_moments(apply_fn, params, data)
+    found = choose_factors(program, named, target, method, moments, cheaper)
     new = Factorized(apply_fn, params, found)
     return new, new.pack(params)
 
@@ -112,7 +125,9 @@ class Factorized:
         self._apply_fn, self.report = apply_fn, found.report
         self._packed: Mapping[str, Packed] = found.packed
         self._full = jax.eval_shape(lambda tree: tree, params)
-        self._small = {path: leaf.shape for path, leaf in named_leaves(self.pack(self._full)).items()}
+        packed = self.pack(self._full)
+        self._small = {path: leaf.shape for path, leaf in named_leaves(packed).items()}
+        self._structure = jax.tree.structure(packed)
         self._plans = Plans(self._plan)
 
     def pack(self, params: Params) -> Params:
@@ -120,10 +135,11 @@ class Factorized:
         return jax.tree_util.tree_map_with_path(lambda path, leaf: self._packed.get(path_string(path), leaf), params)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        checked_leaves(params, self._small, "factorised", "factorize")
+        given = checked_leaves(params, self._small, "factorised", "factorize")
         program = self._plans(inputs)
         leaves: list[Any] = []
-        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, params)  # a packed leaf is one
+        packed = jax.tree.unflatten(self._structure, given)
+        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, packed)  # a packed leaf is one
         run = Interpreter()
         outs = run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
         return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])

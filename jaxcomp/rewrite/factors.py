@@ -1,5 +1,6 @@
 """Choosing factors: which weights can be factorised, by which method and to which rank."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.tables import table
 from jaxcomp.rewrite.budget import Choices, best_choices
 from jaxcomp.rewrite.methods import METHODS, Call, Method, Rank, method
+from jaxcomp.rewrite.moments import Moments
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.packed import Packed
@@ -63,7 +65,7 @@ def by_rule(value: Any, candidates: Sequence[str]) -> dict[str, Any]:
 def _check(kind: str, value: Any) -> None:
     if value is None and kind in ("rank", "energy"):
         return
-    for each in value if kind == "rank" and isinstance(value, tuple) else (value,):
+    for each in value if kind == "rank" and isinstance(value, tuple | list) else (value,):
         whole = isinstance(each, int | np.integer) and not isinstance(each, bool)
         if kind == "energy" or not whole:
             fine = isinstance(each, float | int | np.floating) and not isinstance(each, bool) and 0 < each <= 1
@@ -89,6 +91,7 @@ class Row:
       macs, bytes: what it costs now.
       dense_macs, dense_bytes: what it cost.
       left: why it was left dense.
+      plain: why ``data=``, if given, had no part in its factors.
     """
 
     path: str
@@ -100,6 +103,7 @@ class Row:
     dense_macs: int
     dense_bytes: int
     left: str = ""
+    plain: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,21 +129,34 @@ class FactorReport:
         """Bytes of all parameters now."""
         return self.dense_bytes - sum(row.dense_bytes - row.bytes for row in self.rows)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments by which ``factorize`` makes the same function again, whatever the values: plain data."""
+        made = [(re.escape(row.path), row) for row in self.rows if row.method]
+        return {
+            "rank": [[path, list(row.rank)] for path, row in made],
+            "method": [[path, row.method] for path, row in made],
+            "cheaper": False,
+        }
+
     def __str__(self) -> str:
-        columns = ["parameter", "method", "rank", "left dense because", "energy", "MACs", "before", "bytes", "before"]
+        plain = any(row.plain for row in self.rows)
+        columns = ["parameter", "method", "rank", "left dense because", *["without data because"] * plain]
+        columns += ["energy", "MACs", "before", "bytes", "before"]
         rows = [
             [
                 row.path,
                 row.method or "dense",
                 "x".join(map(str, row.rank)),
                 row.left,
+                *[row.plain] * plain,
                 f"{row.energy:.4f}",
                 *(f"{n:,}" for n in (row.macs, row.dense_macs, row.bytes, row.dense_bytes)),
             ]
             for row in self.rows
         ]
         totals = [f"{n:,}" for n in (self.macs, self.dense_macs, self.bytes, self.dense_bytes)]
-        return table(columns, rows, ["total", "", "", "", "", *totals])
+        return table(columns, rows, ["total", *[""] * (len(columns) - 5), *totals])
 
 
 class Factors(NamedTuple):
@@ -165,7 +182,7 @@ def choose_factors(
     named: Mapping[str, Any],
     target: Target,
     methods: Any,
-    moments: Mapping[str, np.ndarray] | None,
+    moments: Moments | None,
     cheaper: bool,
 ) -> Factors:
     """Decides for every weight; see :func:`jaxcomp.rewrite.factorize`."""
@@ -183,7 +200,7 @@ def choose_factors(
         for weight, pick in zip(weights, picks, strict=True)
         if not isinstance(pick, str)
     }
-    rows = tuple(_row(weight, pick) for weight, pick in zip(weights, picks, strict=True))
+    rows = tuple(_row(weight, pick, moments) for weight, pick in zip(weights, picks, strict=True))
     return Factors(packed, FactorReport(rows, sites.macs, sites.bytes))
 
 
@@ -225,7 +242,7 @@ def _alike(a: Use, b: Use) -> bool:
 
 
 def _with_methods(
-    weight: _Weight, leaf: Any, target: Target, wanted: Mapping[str, Any], name: Any, moments: Any
+    weight: _Weight, leaf: Any, target: Target, wanted: Mapping[str, Any], name: Any, moments: Moments | None
 ) -> _Weight:
     """The weight with the methods that it may be factorised by."""
     if weight.left:
@@ -238,7 +255,7 @@ def _with_methods(
     names = [name] if name else ["svd"] if moments is not None or not windowed else list(METHODS)
     if target.kind == "rank" and name is None and len(names) > 1:
         names = ["tucker"]
-    moment = (moments or {}).get(weight.path)
+    moment = None if moments is None else moments.of.get(weight.path)
     found = [method(each, weight.path, leaf, weight.calls, moment) for each in names]
     usable = tuple(each for each in found if not isinstance(each, str))
     return weight._replace(methods=usable, left="" if usable else str(found[0]))
@@ -270,7 +287,7 @@ def _cheapest(own: Method, energy: float) -> tuple[Method, int]:
 
 
 def _rank(path: str, value: Any, full: Rank) -> Rank:
-    each = value if isinstance(value, tuple) else (value,) * len(full)
+    each = value if isinstance(value, tuple | list) else (value,) * len(full)
     if len(each) != len(full):
         raise ArgumentError(f"the rank of {path!r} must be {len(full)} number{'s' * (len(full) > 1)}, got {value!r}")
     counts = (round(r * n) if isinstance(r, float | np.floating) else int(r) for r, n in zip(each, full, strict=True))
@@ -313,11 +330,15 @@ def _pick(weight: _Weight, place: int) -> Pick:
     return "the budget has room for it"
 
 
-def _row(weight: _Weight, pick: Pick) -> Row:
+def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> Row:
     if isinstance(pick, str):
         dense = weight.dense_macs, weight.dense_bytes
         return Row(weight.path, "", (), 1.0, *dense, *dense, left=pick)
     own, i = pick
     rank = tuple(own.ranks[i].tolist())
     cost = int(own.macs[i]), int(own.bytes[i])
-    return Row(weight.path, own.name, rank, float(own.energy[i]), *cost, weight.dense_macs, weight.dense_bytes)
+    plain = "" if moments is None else moments.why_not(weight.path)
+    if moments is not None and own.name != "svd":
+        plain = f"{own.name} is of the weight alone"
+    dense = weight.dense_macs, weight.dense_bytes
+    return Row(weight.path, own.name, rank, float(own.energy[i]), *cost, *dense, plain=plain)

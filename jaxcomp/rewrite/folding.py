@@ -152,7 +152,7 @@ def _refusal(uses: Uses, use: Use, chain: Chain | None) -> str:
         return "it is inside a branch, a while loop or a custom derivative"
     if not chain.before and all(step.shifts for step in chain.after) and len(chain.after) < 2:
         return chain.end
-    if math.prod(chain.lengths) != use.size(use.stack[: use.scans]):
+    if math.prod(chain.lengths) != use.size(use.stack[: len(use.scans)]):
         return "the steps of a scan share its kernel"
     return ""
 

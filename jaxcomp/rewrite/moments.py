@@ -1,52 +1,109 @@
 """Second moments of what sites compute, over data: what a data-aware decomposition must keep."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
-from jaxcomp.trace import compat
-from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Node, trace
-from jaxcomp.trace.packed import Packed, pack
+from jaxcomp.trace.ir import Value, trace
+from jaxcomp.trace.observe import Observer, observable
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 WIDEST = 8192
 """Sites with more results than that are not watched: the moments are square."""
 
 
-class _Watcher(Interpreter):
-    """Runs a program and notes, for each parameter, the second moments of what its sites compute."""
+class Moments(NamedTuple):
+    """What data say of parameters.
 
-    def __init__(self, uses: dict[str, Uses]) -> None:
-        super().__init__()
-        self._uses = {(path, use.node): use for path, own in uses.items() for use in own.sites}
+    Attributes:
+      of: ``{path: [stack, features, features]}``, the second moments of what its sites compute, summed.
+      missing: for parameters that sites read, why they have none.
+    """
 
-    def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Derivatives and rematerialisation are of no use here: their bodies are run."""
-        if node.op in compat.REMAT or node.op == "custom_jvp_call":
-            return self.body(node.frames[0], operands)
-        return super().node(node, operands)
+    of: Mapping[str, np.ndarray]
+    missing: Mapping[str, str]
 
-    def site(self, node: Node, operands: list[Any], side: int) -> Any:
-        weight: Packed = operands[side]
-        (result,) = compat.bind(node.equation, [self.dense(x, node) for x in operands])
-        use = self._uses.get((weight.path, node))
-        if use is not None and use.size(use.free) <= WIDEST:
-            rows = _rows(use, result)
-            moment = jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")
-            self.seen[weight.path] = self.seen.get(weight.path, 0) + moment
-        return result
+    def why_not(self, path: str) -> str:
+        """Why a parameter has none; empty if it has."""
+        return "" if path in self.of else self.missing.get(path, "no site reads it on the data")
 
-    def note(self, seen: dict[str, Any], scanned: Sequence[Any] | None = None) -> None:
-        own = {x.path for x in scanned or () if isinstance(x, Packed)}
-        for path, moment in seen.items():
-            if scanned is not None:
-                moment = moment.reshape(-1, *moment.shape[2:]) if path in own else moment.sum(0)
-            self.seen[path] = self.seen.get(path, 0) + moment
+
+def second_moments(apply_fn: Callable[..., Any], params: Params, data: Iterable[Any]) -> Moments:
+    """Second moments of what each parameter's sites compute, summed over batches.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters.
+      data: batches, each the tuple of the other arguments, or the single one.
+
+    Raises:
+      ArgumentError: if there is no batch.
+    """
+    sums: dict[str, np.ndarray] = {}
+    missing: dict[str, str] = {}
+    runs: dict[Any, Any] = {}
+    for batch in data:
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        key = jax.tree.structure(inputs), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(inputs))
+        if key not in runs:
+            run, unseen = _observed(apply_fn, params, inputs)
+            runs[key] = jax.jit(run)
+            missing |= unseen
+        for path, moment in runs[key](params, *inputs).items():
+            sums[path] = sums.get(path, 0) + np.asarray(moment, np.float64)
+    if not runs:
+        raise ArgumentError("data= gave no batch: give at least one (a generator can be read only once)")
+    empty = {path for path, moment in sums.items() if not (np.isfinite(moment).all() and moment.any())}
+    missing |= dict.fromkeys(empty, "what it computes on the data is 0 or not finite")
+    return Moments({path: moment for path, moment in sums.items() if path not in missing}, missing)
+
+
+def _observed(
+    apply_fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]
+) -> tuple[Callable[..., dict[str, Any]], dict[str, str]]:
+    """The sums for one batch as a function of it, and why there are none of some parameters."""
+    program = trace(apply_fn, params, *inputs)
+    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    reachable = observable(program.frame)
+    missing = {path: why for path, own in uses.items() if (why := _unseen(own, reachable))}
+    sites = [(path, use) for path, own in uses.items() if path not in missing for use in own.sites]
+    observer = Observer(
+        program,
+        {use.node.outs[0]: partial(_moment, use) for _, use in sites},
+        apart={use.node.outs[0]: use.scans for _, use in sites},
+    )
+
+    def run(params: Params, *inputs: Any) -> dict[str, Any]:
+        sums: dict[str, Any] = {}
+        _, found = observer(jax.tree.leaves((params, *inputs)))
+        for (path, _), moment in zip(sites, found, strict=True):
+            sums[path] = sums.get(path, 0) + moment.reshape(-1, *moment.shape[-2:])
+        return sums
+
+    return run, missing
+
+
+def _unseen(uses: Uses, reachable: set[Value]) -> str:
+    """Why a parameter has no moments; empty if it has."""
+    first = uses.sites[0]
+    if any((use.stack, use.free) != (first.stack, first.free) for use in uses.sites):
+        return "its sites compute different features"
+    if first.size(first.free) > WIDEST:
+        return f"more than {WIDEST:,} features"
+    if any(use.node.outs[0] not in reachable for use in uses.sites):
+        return "it is read in a while loop's condition"
+    return ""
+
+
+def _moment(use: Use, result: Any) -> Any:
+    rows = _rows(use, result)
+    return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")
 
 
 def _rows(use: Use, result: Any) -> Any:
@@ -56,49 +113,10 @@ def _rows(use: Use, result: Any) -> Any:
         rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
         return rows.reshape(1, -1, use.size(use.free))
     batch = len(use.node.params["dimension_numbers"][1][0])
-    blocks = result.reshape(use.size(use.stack[use.scans :]), *result.shape[batch:])
+    blocks = result.reshape(use.size(use.stack[len(use.scans) :]), *result.shape[batch:])
     free = use.node.ins[use.side].shape
     summed, batched = (pair[use.side] for pair in use.node.params["dimension_numbers"])
     count = len(free) - len(summed) - len(batched)
     if use.side == 0:
         blocks = jnp.moveaxis(blocks, range(1, 1 + count), range(blocks.ndim - count, blocks.ndim))
     return blocks.reshape(blocks.shape[0], -1, use.size(use.free))
-
-
-def second_moments(apply_fn: Callable[..., Any], params: Params, data: Iterable[Any]) -> dict[str, np.ndarray]:
-    """Second moments of what each parameter's sites compute, summed over batches.
-
-    Args:
-      apply_fn: ``apply_fn(params, *inputs)``.
-      params: its parameters.
-      data: batches, each the tuple of the other arguments, or the single one.
-
-    Returns:
-      ``{path: [stack, features, features]}``; without parameters whose sites are in branches or while loops.
-    """
-    sums: dict[str, np.ndarray] = {}
-    runs: dict[Any, Any] = {}
-    for batch in data:
-        inputs = batch if isinstance(batch, tuple) else (batch,)
-        key = jax.tree.structure(inputs), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(inputs))
-        if key not in runs:
-            runs[key] = jax.jit(_observed(apply_fn, params, inputs))
-        for path, moment in runs[key](params, *inputs).items():
-            sums[path] = sums.get(path, 0) + np.asarray(moment, np.float64)
-    return sums
-
-
-def _observed(apply_fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]) -> Callable[..., dict[str, Any]]:
-    program = trace(apply_fn, params, *inputs)
-    uses = uses_of(program)
-
-    def run(params: Params, *inputs: Any) -> dict[str, Any]:
-        watcher = _Watcher(uses)
-        leaves = jax.tree.leaves(params)
-        packed = [
-            pack(path, leaf) if uses.get(path, Uses()).sites else leaf
-            for path, leaf in zip(program.paths, leaves, strict=True)
-        ]
-        return watcher.watched(program.frame, [*packed, *jax.tree.leaves(inputs)])[1]
-
-    return run

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -25,6 +26,10 @@ def _keeps(run: "Interpreter", values: Sequence[Value]) -> "list[list[Keep]]":
     return [run.keeps(value) for value in values]
 
 
+def _added(sums: dict[Any, Any], seen: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: jax.tree.map(jnp.add, own, seen[key]) if key in seen else own for key, own in sums.items()}
+
+
 def emit_scan(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
     """``lax.scan`` over the rebuilt body."""
     (first, carried), (body,) = compat.scan_counts(node.params), node.frames
@@ -38,8 +43,8 @@ def emit_scan(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
 
     start = _fit_all(run, operands[carry], node.ins[carry], targets[:carried])
     settings = {name: node.params[name] for name in ("length", "reverse", "unroll")}
-    last, (ys, seen) = lax.scan(step, start, [run.sliced(x) for x in operands[carry.stop :]], **settings)
-    run.note(seen, operands[carry.stop :])
+    last, (ys, seen) = lax.scan(step, start, [run.sliced(x, node) for x in operands[carry.stop :]], **settings)
+    run.note(seen, node)
     return [*last, *ys]
 
 
@@ -50,23 +55,36 @@ def emit_while(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]
     start = heads + first
     targets = _keeps(run, body.ins[first:])
 
-    def test(state: list[Any]) -> Any:
-        return run.watched(condition, [*operands[:heads], *state])[0][0]
+    def test(state: tuple[list[Any], Any]) -> Any:
+        return run.watched(condition, [*operands[:heads], *state[0]])[0][0]
 
-    def step(state: list[Any]) -> list[Any]:
-        return _fit_all(run, run.watched(body, [*operands[heads:start], *state])[0], body.outs, targets)
+    def step(state: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+        outs, seen = run.watched(body, [*operands[heads:start], *state[0]])
+        return _fit_all(run, outs, body.outs, targets), _added(state[1], seen)
 
-    return lax.while_loop(test, step, _fit_all(run, operands[start:], node.ins[start:], targets))
+    carry = _fit_all(run, operands[start:], node.ins[start:], targets)
+    last, seen = lax.while_loop(test, step, (carry, run.unseen(body, [*operands[heads:start], *carry])))
+    run.note(seen)
+    return last
 
 
 def emit_cond(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
     """``lax.switch`` over the rebuilt branches."""
-    targets = _keeps(run, node.outs)
+    targets, unseen = _keeps(run, node.outs), dict[Any, Any]()
+    for frame in node.frames:
+        unseen |= run.unseen(frame, operands[1:])
 
-    def branch(frame: Frame) -> Callable[..., list[Any]]:
-        return lambda *xs: _fit_all(run, run.watched(frame, xs)[0], frame.outs, targets)
+    def branch(frame: Frame) -> Callable[..., tuple[list[Any], Any]]:
+        def taken(*xs: Any) -> tuple[list[Any], Any]:
+            outs, seen = run.watched(frame, xs)
+            return _fit_all(run, outs, frame.outs, targets), _added(unseen, seen)
 
-    return lax.switch(operands[0].astype(np.int32), [branch(frame) for frame in node.frames], *operands[1:])
+        return taken
+
+    branches = [branch(frame) for frame in node.frames]
+    outs, seen = lax.switch(operands[0].astype(np.int32), branches, *operands[1:])
+    run.note(seen)
+    return outs
 
 
 def emit_remat(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:

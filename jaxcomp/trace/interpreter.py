@@ -28,7 +28,7 @@ class Interpreter:
 
     def __init__(self) -> None:
         """Starts with nothing noted."""
-        self.seen: dict[str, Any] = {}
+        self.seen: dict[Any, Any] = {}
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
         """Runs a body."""
@@ -91,7 +91,7 @@ class Interpreter:
         """The value of a packed leaf that a node, or the function's result, needs whole."""
         return x.dense() if isinstance(x, Packed) else x
 
-    def watched(self, frame: Frame, operands: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    def watched(self, frame: Frame, operands: Sequence[Any]) -> tuple[list[Any], dict[Any, Any]]:
         """Runs a body; returns what its nodes noted beside its results, for the caller to lead out of a trace."""
         outer, self.seen = self.seen, {}
         try:
@@ -99,9 +99,16 @@ class Interpreter:
         finally:
             self.seen = outer
 
-    def note(self, seen: dict[str, Any], scanned: Sequence[Any] | None = None) -> None:
-        """Takes what a body noted; of a scan, stacked along a new first axis, and with the operands scanned over."""
+    def note(self, seen: dict[Any, Any], scan: Node | None = None) -> None:
+        """Takes what a body noted; of a scan, stacked along a new first axis."""
         self.seen.update(seen)
+
+    def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
+        """Zeros for what a body notes that may run once, often, or never; what is noted there is added to them.
+
+        By default nothing: what such a body notes is lost.
+        """
+        return {}
 
     def keeps(self, value: Value) -> list[Keep]:
         """What is kept of each axis of a value: all."""
@@ -111,10 +118,10 @@ class Interpreter:
         """Makes of a value what a loop's carry, or a branch's result, must be: an array."""
         return self.dense(x, None)
 
-    def sliced(self, x: Any) -> Any:
+    def sliced(self, x: Any, scan: Node) -> Any:
         """What a scan is given to run over."""
         if isinstance(x, Packed) and len(x.axes[0]) <= 1:
-            return x.sliced()
+            return x.sliced(scan)
         return self.dense(x, None)
 
     def tangent(self, x: Any, tangent: Any) -> Any:

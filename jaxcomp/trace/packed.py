@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
-from jax.tree_util import GetAttrKey
+
+from jaxcomp.core.paths import PartKey
 
 Indices = tuple[int, ...]
 
@@ -27,7 +28,7 @@ class Packed:
       names: for each array, the number of each of its axes' index; numbers below 0 are summed over.
       axes: for each axis of the value, the indices that it runs over.
       home: the same for the parameter itself, before it was transposed or reshaped.
-      stack: the indices that scans around it have taken, the outermost first.
+      stack: the indices that scans around it have taken, each with its scan, the outermost first.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Packed:
         names: Sequence[Indices],
         axes: Sequence[Indices],
         home: Sequence[Indices] | None = None,
-        stack: Indices = (),
+        stack: tuple[tuple[int, Any], ...] = (),
     ):
         """Takes the arrays and what their axes are."""
         self.path, self.parts, self.stack = path, dict(parts), stack
@@ -46,7 +47,7 @@ class Packed:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The arrays, and everything else."""
-        children = tuple((GetAttrKey(key), part) for key, part in self.parts.items())
+        children = tuple((PartKey(key), part) for key, part in self.parts.items())
         return children, (self.path, tuple(self.parts), self.names, self.axes, self.home, self.stack)
 
     @classmethod
@@ -148,7 +149,7 @@ class Packed:
         (key, part), *_ = self.parts.items()
         return self._with(parts={**self.parts, key: part * jnp.asarray(factor, part.dtype)})
 
-    def sliced(self) -> "Packed":
+    def sliced(self, scan: Any) -> "Packed":
         """What the body of a scan over the first axis reads; its arrays still have that axis, first, for the scan."""
         axis, *rest = self.axes  # of one index or, if its size is 1, none
         count = self.sizes[axis[0]] if axis else 1
@@ -159,7 +160,7 @@ class Packed:
             else:
                 parts[key] = jnp.broadcast_to(part, (count, *part.shape))
             names.append(tuple(name for name in own if name not in axis))
-        return self._with(parts=parts, names=names, axes=rest, stack=self.stack + tuple(axis))
+        return self._with(parts=parts, names=names, axes=rest, stack=(*self.stack, *((name, scan) for name in axis)))
 
 
 def _save_static(static: Any) -> bytes:

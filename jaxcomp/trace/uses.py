@@ -26,7 +26,7 @@ class Use(NamedTuple):
       free: those of the result's features.
       home: the indices of each axis of the parameter.
       sizes: the size of every index.
-      scans: how many of ``stack`` are scans' (a scan over a single entry has no index).
+      scans: those that run over the first of ``stack`` (a scan over a single entry has no index).
     """
 
     node: Node
@@ -37,7 +37,7 @@ class Use(NamedTuple):
     free: Indices
     home: tuple[Indices, ...]
     sizes: dict[int, int]
-    scans: int
+    scans: tuple[Node, ...]
 
     @property
     def is_conv(self) -> bool:
@@ -97,10 +97,9 @@ def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
     else:
         batch, (summed, free, places) = (), chain.conv_names(node, weight)
         window = tuple(places)
-    sizes = weight.sizes
-    sizes |= {axis[0]: n for axis, n in zip(weight.home, shape, strict=True) if axis and axis[0] in weight.stack}
-    stack = (*weight.stack, *batch)
-    return Use(node, side, stack, window, summed, free, weight.home, sizes, len(weight.stack))
+    sizes, scans = weight.sizes, dict(weight.stack)
+    sizes |= {axis[0]: n for axis, n in zip(weight.home, shape, strict=True) if axis and axis[0] in scans}
+    return Use(node, side, (*scans, *batch), window, summed, free, weight.home, sizes, tuple(scans.values()))
 
 
 def uses_of(program: Program) -> dict[str, Uses]:

@@ -1,4 +1,4 @@
-"""A shrunk model comes back from its file: the keep-masks and the parameters make the same function again."""
+"""A shrunk or factorised model comes back from its file: decisions and parameters make the same function again."""
 
 import subprocess
 import sys
@@ -14,7 +14,8 @@ from flax.core import FrozenDict
 
 from jaxcomp import pack
 from jaxcomp.core.errors import ArgumentError, PathError
-from jaxcomp.rewrite import choose, shrink
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.rewrite import choose, factorize, shrink
 
 from . import models
 from .parity import randomize
@@ -112,6 +113,29 @@ def test_a_new_process_computes_the_same_bits(tmp_path: Path) -> None:
 def print_bits(path: str) -> None:
     """What the new process does."""
     print(*(each.hex() for each in bits(rebuild(Path(path), linen))))
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("rank", [1, 0.5])
+def test_a_factorised_model_comes_back_bit_for_bit(tmp_path: Path, make: Any, rank: Any) -> None:
+    apply_fn, shapes = make()
+    new, factors = factorize(apply_fn, randomize(shapes), IMAGE, rank=rank)
+    assert any(row.method for row in new.report.rows)
+    pack.save(tmp_path / "m.jcz", factors, metadata=new.report.options)
+    saved, options = pack.load(tmp_path / "m.jcz")
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes)
+    again, like = factorize(apply_fn, zeros, IMAGE, **options)
+    loaded, _ = pack.load(tmp_path / "m.jcz", like=like)
+    assert jax.tree.structure(loaded) == jax.tree.structure(factors)
+    wanted = bits(new(factors, IMAGES))
+    assert bits(again(loaded, IMAGES)) == bits(again(saved, IMAGES)) == wanted
+
+
+def test_factors_are_named_below_their_parameter() -> None:
+    apply_fn, state = an_nnx_state()
+    _, factors = factorize(apply_fn, state, IMAGE, rank=1)
+    names = [name for name in named_leaves(factors) if name.startswith("heads/0")]
+    assert names == ["heads/0/bias", "heads/0/kernel/in", "heads/0/kernel/out"]
 
 
 def test_the_decision_goes_by_the_groups_own_names() -> None:
