@@ -20,6 +20,7 @@ def written(folder, name, rows):
     return content, [row["variant"] for row in rows(content)]
 
 
+@pytest.mark.exhaustive
 def test_step(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(step, "MODELS", {"cnn": ((4, 4, 1), {"widths": (4,)})})
     monkeypatch.setattr(step, "EVERY", 2)
@@ -31,6 +32,7 @@ def test_step(tmp_path, capsys, monkeypatch):
     assert "all without teacher" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_threshold(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(threshold, "SPARSITIES", (0.9,))
     monkeypatch.setattr(threshold, "split_like_resnet50", lambda w: [w[:1000], w[1000:].reshape(-1, 8)])
@@ -43,6 +45,7 @@ def test_threshold(tmp_path, capsys, monkeypatch):
     assert "GB/s" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_rewrite(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rewrite, "SHAPE", (8, 8, 3))
     __main__.main(["rewrite", "--depth", "8", "--batches", "2", "--rounds", "1", "--out", str(tmp_path)])
