@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own options."""
     parser.add_argument("--depth", type=int, default=20, help="of the CIFAR ResNet, 6n + 2")
     parser.add_argument("--macs", type=float, default=0.5, help="the fraction of multiply-accumulates that is left")
+    parser.add_argument("--multiple", type=int, default=8, help="channels are kept in multiples of so many")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="images in a batch")
 
 
@@ -29,8 +30,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Times planning once and every network at every batch size; prints tables and writes ``rewrite.json``."""
     module = models.create("resnet", 10, {"depth": args.depth})
     variables = jax.device_get(_filled(module, np.random.default_rng(0)))
-    networks, planning = rewritten(module.apply, variables, args.macs)
-    result: dict[str, Any] = {"depth": args.depth, "rounds": args.rounds, "planning": planning, "batches": {}}
+    networks, planning = rewritten(module.apply, variables, args.macs, args.multiple)
+    result: dict[str, Any] = {
+        "depth": args.depth,
+        "multiple": args.multiple,
+        "rounds": args.rounds,
+        "planning": planning,
+        "batches": {},
+    }
     print("\n".join(f"{name}: {value:.3g}" for name, value in planning.items()))
     for size in args.batches:
         images = jnp.asarray(np.random.default_rng(1).normal(size=(size, *SHAPE)), jnp.float32)
@@ -46,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def rewritten(
-    apply_fn: Callable[..., Any], variables: Any, macs: float
+    apply_fn: Callable[..., Any], variables: Any, macs: float, multiple: int
 ) -> tuple[dict[str, tuple[Callable[..., Any], Any]], dict[str, float]]:
     """name -> (function, parameters), and the seconds that planning took beside a plain trace's."""
     image = jnp.zeros((1, *SHAPE))
@@ -54,7 +61,8 @@ def rewritten(
     found: list[jc.trace.Groups] = []
     seconds["groups, s"] = _seconds(lambda: found.append(jc.trace.groups(apply_fn, variables, image)))
     groups = found[0]
-    keep = jc.rewrite.choose(macs=macs, scope="global", maximum=0.9)(groups, variables)
+    choice = jc.rewrite.choose(macs=macs, scope="global", maximum=0.9, multiple=multiple)
+    keep = choice(groups, variables)
     small_fn, small = jc.rewrite.shrink(apply_fn, variables, image, keep=keep)
     seconds["trace of the shrunk function, s"] = _seconds(lambda: jax.make_jaxpr(small_fn)(small, image))
     folded_fn, folded = jc.rewrite.fold_batch_norm(apply_fn, variables, image)
