@@ -203,8 +203,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     multihost_utils.sync_global_devices("every host has looked before one writes")
     if jax.process_index() == 0:
         try:
-            for torn in workdir.glob(".*.tmp"):  # of a run that was killed while it wrote
-                torn.unlink()
+            for name in ("config.json", "metrics.jsonl", "model.jcz", "summary.json", "report.html"):
+                for torn in workdir.glob(f".{name}.????????.tmp"):  # of a run that was killed while it wrote
+                    torn.unlink()
             if theirs is None:
                 write_atomically(path, json.dumps(ours, indent=2).encode())
         except OSError as error:

@@ -151,6 +151,7 @@ def fake(bits: int = 8, *, axis: int | tuple[int, ...] | None = None, symmetric:
     """
     if not isinstance(bits, Integral) or isinstance(bits, bool) or not 2 <= bits <= 8:
         raise ArgumentError(f"bits must be an integer from 2 to 8, got {bits!r}")
+    bits = int(bits)  # a NumPy integer would not go into JSON
 
     def fit(path: Any, leaf: Array) -> Grid:
         try:

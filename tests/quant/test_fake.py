@@ -196,6 +196,8 @@ def test_other_bits_are_refused(bits):
 
 def test_bits_may_be_any_whole_number():
     assert bool(jnp.all(view_of(np.int64(4)) == view_of(4)))
+    fake, w = jc.quant.fake(np.int64(4)), jnp.ones(2)
+    assert type(fake.describe(w, fake.init(w), 0)[""].bits) is int
 
 
 def view_of(bits):

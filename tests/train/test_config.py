@@ -151,13 +151,14 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path: Path) -> None:
     workdir = tmp_path / "deep" / "run"
     command_line.claim(workdir, changed())
     (workdir / ".summary.json.0a1b2c3d.tmp").write_text("torn")
+    (workdir / ".mine.tmp").write_text("the user's own")
     command_line.claim(workdir, changed())  # the same one goes on
-    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in workdir.iterdir()) == [".mine.tmp", "config.json"]
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(UserError) as caught:
         command_line.claim(workdir, changed(seed=3, student__options=ConfigDict({"widths": (8,)})))
     assert "  seed: 0 there, 3 now\n  student.options.widths: [32, 64, 128] there, [8] now\n" in str(caught.value)
-    assert [path.name for path in workdir.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in workdir.iterdir()) == [".mine.tmp", "config.json"]
     assert (workdir / "config.json").read_bytes() == before
     assert json.loads(before)["student"]["bits"] == 8
 
