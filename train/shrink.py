@@ -146,6 +146,8 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     whole = jc.trace.sites(model.logits, variables, dataset.test.images[:1]).macs
     stage("published", model, variables, whole)
     small_model, small, found, keep = shrink(model, variables, dataset, args)
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))  # once nothing more can be refused
     macs = found.macs(keep)
     stage("one shot", small_model, small, macs)
     some = itertools.islice(batches(dataset, args.batch_size, args.seed + 2), args.recalibration)
@@ -192,8 +194,6 @@ def main() -> int:
     """Runs the job of the command line and writes ``summary.json``."""
     args = parse()
     try:
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
         summary = job(args)
         write_atomically(args.workdir / "summary.json", json.dumps(summary, indent=2).encode())
     except Stopped as stopped:
