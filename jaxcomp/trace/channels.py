@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcomp.trace.coupling import AxisKey, Coupling
+from jaxcomp.trace.ir import Value
 from jaxcomp.trace.labels import Labels, Reason
 
 
@@ -52,17 +53,19 @@ def collect(coupling: Coupling) -> list[Group]:
     members: dict[int, list[AxisKey]] = {}
     channels: dict[int, np.ndarray] = {}
     for key, labels in coupling.labels.items():
-        roots = np.unique(coupling.roots[labels])
-        for kind in np.unique(kinds[roots]).tolist():
+        roots = coupling.roots[labels]
+        for kind in _counted(kinds[roots]):
             members.setdefault(kind, []).append(key)
-            channels.setdefault(kind, roots[kinds[roots] == kind])
+            if kind not in channels:
+                channels[kind] = np.unique(roots[kinds[roots] == kind])
     macs, made = _costs(coupling, kinds, {kind: len(own) for kind, own in channels.items()})
+    params = coupling.program.parameters()
     found = []
     for kind, keys in members.items():
         frozen = coupling.frozen.get(int(channels[kind][0]))
         if macs.get(kind) and not (frozen is not None and frozen.window):
             own = tuple(_member(coupling, channels[kind], key) for key in keys)
-            size = sum(_bytes(coupling, member) for member in own)
+            size = sum(_bytes(params[member.path], member) for member in own)
             name = _maker(coupling, keys, made.get(kind, []))
             found.append(Group(name, len(channels[kind]), own, round(macs[kind]), size, frozen))
     return _name(found)
@@ -73,10 +76,18 @@ def _kinds(coupling: Coupling) -> np.ndarray:
     kinds = np.zeros(len(coupling.roots), np.uint64)
     marks = np.random.default_rng(0).integers(1, 2**63, len(coupling.labels) + 1, np.uint64)
     for mark, labels in zip(marks[1:], coupling.labels.values(), strict=True):
-        kinds[np.unique(coupling.roots[labels])] += mark
+        kinds[coupling.roots[labels]] += mark  # once a root, however often it is named
     if coupling.frozen:
         kinds[list(coupling.frozen)] += marks[0]
     return kinds
+
+
+def _counted(kinds: np.ndarray) -> dict[int, int]:
+    """How often each number is there; most axes hold one alone."""
+    if np.all(kinds == kinds[0]):
+        return {int(kinds[0]): len(kinds)}
+    found, counts = np.unique(kinds, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _costs(
@@ -88,15 +99,14 @@ def _costs(
     for cost in coupling.analysis.costs.values():
         left: dict[int, float] = {}
         for labels in cost.axes:
-            found, counts = np.unique(kinds[coupling.roots[labels]], return_counts=True)
-            for kind, count in zip(found.tolist(), counts.tolist(), strict=True):
+            for kind, count in _counted(kinds[coupling.roots[labels]]).items():
                 share = count / (sizes.get(kind, 1) * len(labels))
                 left[kind] = left.get(kind, 1.0) * (1 - share)
         total = cost.fixed * math.prod(len(labels) for labels in cost.axes)
         for kind, rest in left.items():
             macs[kind] = macs.get(kind, 0.0) + total * (1 - rest)
         for labels in cost.made:
-            for kind in np.unique(kinds[coupling.roots[labels]]).tolist():
+            for kind in _counted(kinds[coupling.roots[labels]]):
                 made.setdefault(kind, []).append(labels)
     return macs, made
 
@@ -114,8 +124,7 @@ def _member(coupling: Coupling, channels: np.ndarray, key: AxisKey) -> Member:
     return Member(*key, np.stack([np.pad(row, (0, counts.max() - len(row)), mode="edge") for row in rows]))
 
 
-def _bytes(coupling: Coupling, member: Member) -> int:
-    value = coupling.program.parameters()[member.path]
+def _bytes(value: Value, member: Member) -> int:
     return math.prod(value.shape) * value.dtype.itemsize // value.shape[member.axis] * member.indices.shape[1]
 
 

@@ -26,7 +26,7 @@ def join(*deads: Dead) -> Dead:
     first = deads[0]
     for other in deads[1:]:
         if first is not other:
-            first = _tidy(np.where(np.equal(first, other), first, UNKNOWN))
+            first = tidy(np.where(np.equal(first, other), first, UNKNOWN))
     return first
 
 
@@ -35,14 +35,14 @@ def zero_if(*deads: Dead) -> Dead:
     if all(isinstance(dead, float) for dead in deads):
         return 0.0 if 0.0 in deads else UNKNOWN
     zero = np.any(np.broadcast_arrays(*(np.equal(dead, 0) for dead in deads)), axis=0)
-    return _tidy(np.where(zero, 0.0, UNKNOWN))
+    return tidy(np.where(zero, 0.0, UNKNOWN))
 
 
 def times(count: Any, dead: Dead) -> Dead:
     """The sum of ``count`` equal values; of a symbolic count, only zeros have a known one."""
     if compat.is_symbolic(count):
         return zero_if(dead)
-    return _tidy(np.multiply(dead, float(count)))
+    return tidy(np.multiply(dead, float(count)))
 
 
 def same(a: Dead, b: Dead) -> bool:
@@ -68,18 +68,20 @@ def elementwise(op: str, params: Mapping[str, Any], deads: Sequence[Dead]) -> De
     setting = params.get("new_dtype") if op == "convert_element_type" else params.get("y")
     if all(isinstance(dead, float) for dead in deads):
         return _remembered(op, setting, *deads)
-    return _tidy(_compute(op, setting, *deads))
+    return tidy(_compute(op, setting, *deads))
 
 
 @functools.lru_cache(maxsize=4096)
 def _remembered(op: str, setting: Any, *deads: float) -> Dead:
-    return _tidy(_compute(op, setting, *deads))
+    return tidy(_compute(op, setting, *deads))
 
 
-def _tidy(dead: Dead) -> Dead:
-    """A number as a float, unknown as one object: what a cache can find again."""
+def tidy(dead: Dead) -> Dead:
+    """One number for all as a float, unknown as one object: what a cache can find again."""
     if np.ndim(dead):
-        return dead
+        if dead.size == 0 or not same(dead, dead[0]):
+            return dead
+        dead = dead[0]
     return UNKNOWN if np.isnan(dead) else float(dead)
 
 
@@ -116,6 +118,8 @@ def undefined(op: str, deads: Sequence[Dead], result: Dead) -> Any:
     """Where known operands gave no number (0/0 in a norm without epsilon), or none that float32 holds."""
     if op in UNNAMED | STEPS or (isinstance(result, float) and abs(result) < LARGEST):
         return False
+    if all(isinstance(dead, float) for dead in deads):
+        return all(map(math.isfinite, deads))
     known = np.all(np.broadcast_arrays(*map(np.isfinite, deads)), axis=0)
     return known & ~(np.abs(result) < LARGEST)
 

@@ -49,9 +49,9 @@ class Emitter(Interpreter):
         )
 
     def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
-        """Takes of a value's whole axes what is kept of the axes that they meet."""
+        """Takes of a value's whole axes what is kept of the axes that they meet; an axis that broadcasts stays."""
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
-            if target is not None and own is None:
+            if target is not None and own is None and len(target) == value.shape[axis]:
                 x = pick(x, axis, np.flatnonzero(target))
         return x
 

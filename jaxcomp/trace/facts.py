@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.trace.dead import UNKNOWN, Dead, constant
+from jaxcomp.trace.dead import UNKNOWN, Dead, constant, tidy
 from jaxcomp.trace.ir import Value
 from jaxcomp.trace.labels import Labels
 
@@ -22,8 +22,8 @@ class Axis(NamedTuple):
 
     def take(self, index: np.ndarray | slice) -> "Axis":
         """The axis of some of its indices."""
-        dead = np.asarray(self.dead)
-        return Axis(None if self.labels is None else self.labels[index], dead[index] if dead.ndim else self.dead)
+        dead = tidy(self.dead[index]) if np.ndim(self.dead) else self.dead
+        return Axis(None if self.labels is None else self.labels[index], dead)
 
 
 class Facts(NamedTuple):

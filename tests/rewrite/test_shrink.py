@@ -43,6 +43,20 @@ def test_vmap_over_inputs_and_over_parameters(pair: Any) -> None:
     assert distance(apply_fn(masked, X), both[0]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("cut", [slice(5, 8), slice(0, 3), slice(2, 6), slice(0, 7)])
+def test_channels_side_by_side_that_meet_what_broadcasts(cut: slice) -> None:
+    def function(p: Any, x: jax.Array) -> jax.Array:
+        h = x @ p["a"]
+        h = h / (1 + (h * h).sum(-1, keepdims=True)) + p["b"] * x[:, :1]
+        return jnp.concatenate([h, x[:, 1:2]], axis=-1) @ jnp.ones((9, 2))
+
+    keep = np.ones(8, bool)
+    keep[cut] = False
+    new, small = shrink(function, PARAMS, X, keep={"a": keep})
+    masked = mask(groups(function, PARAMS, X), PARAMS, {"a": keep})
+    assert distance(function(masked, X), new(small, X)) <= TOLERANCE
+
+
 def test_another_batch_size(pair: Any) -> None:
     new, small, masked = pair
     more = jnp.concatenate([X, X + 1, X])

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from jaxcomp.trace import compat, dead
 from jaxcomp.trace.analysis import Analysis, Rule
 from jaxcomp.trace.emitter import Emitter
@@ -27,7 +25,7 @@ def label(analysis: Analysis, node: Node) -> list[Facts]:
         deads = [axis.dead for axis in mine]
         axis = Axis(labels, dead.elementwise(node.op, node.params, deads))
         lost = dead.undefined(node.op, deads, axis.dead)
-        if np.any(lost):
+        if lost is not False:
             analysis.freeze(node, axis, "a masked one would be infinite or no number", lost)
         axes.append(axis)
     return [Facts(tuple(axes), fill)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Rule
-from jaxcomp.trace.dead import Dead, join
+from jaxcomp.trace.dead import Dead, join, tidy
 from jaxcomp.trace.emitter import Emitter, Keep, pick
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Node
@@ -111,7 +111,7 @@ def _join_pieces(analysis: Analysis, pieces: Sequence[Axis], sizes: Sequence[int
     """One axis of several; those that are whole get labels of their own, for a reader may cut them."""
     labels = [analysis.labels.fresh(n) if p.labels is None else p.labels for p, n in zip(pieces, sizes, strict=True)]
     deads: list[Dead] = [np.broadcast_to(p.dead, (n,)) for p, n in zip(pieces, sizes, strict=True)]
-    return Axis(np.concatenate(labels), np.concatenate(deads))
+    return Axis(np.concatenate(labels), tidy(np.concatenate(deads)))
 
 
 def emit_concatenate(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:

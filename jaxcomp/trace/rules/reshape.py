@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Rule
-from jaxcomp.trace.dead import UNKNOWN, Dead
+from jaxcomp.trace.dead import UNKNOWN, Dead, tidy
 from jaxcomp.trace.emitter import Emitter
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Node
@@ -80,7 +80,7 @@ def _dead(dead: Dead, sizes: list[int], place: int, parts: list[int], target: in
     if np.ndim(dead) == 0:
         return dead
     rows = np.moveaxis(_spread(dead, sizes, place).reshape(parts), target, 0).reshape(parts[target], -1)
-    return np.where(np.all(rows == rows[:, :1], axis=1), rows[:, 0], UNKNOWN)
+    return tidy(np.where(np.all(rows == rows[:, :1], axis=1), rows[:, 0], UNKNOWN))
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
