@@ -14,7 +14,7 @@ from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.rewrite import choose, importance, shrink, targets
 from jaxcomp.trace import Groups, groups
-from tests.trace.models import ResNet50, ViTB16, abstract
+from train.bench.networks import ResNet50, ViTB16, abstract
 
 from . import models
 from .parity import randomize

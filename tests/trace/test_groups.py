@@ -9,7 +9,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import groups
-from tests.trace.models import ResNet50, ViTB16, abstract
+from train.bench.networks import ResNet50, ViTB16, abstract
 
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 X = jnp.ones((2, 3))

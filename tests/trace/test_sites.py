@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import sites
-from tests.trace.models import ResNet50, ViTB16, abstract
+from train.bench.networks import ResNet50, ViTB16, abstract
 
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 

@@ -2,10 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.bench import __main__, rewrite, step, threshold, timing
+from train import models
+from train.bench import __main__, planning, rewrite, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -55,6 +58,16 @@ def test_rewrite(tmp_path, capsys, monkeypatch):
     assert names == ["whole", "masked", "folded", "shrunk", "shrunk, folded"]
     assert content["planning"]["ideal speed-up"] >= 2
     assert "faster of" in capsys.readouterr().out
+
+
+def test_planning(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(planning, "NETWORKS", {"small": models.create("resnet", 10, {"depth": 8, "width": 4})})
+    monkeypatch.setattr(planning, "IMAGE", jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
+    __main__.main(["planning", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "planning", lambda content: content["networks"]["small"]["rows"])
+    assert names == ["trace", "groups", "shrink", "trace of the shrunk"]
+    assert content["networks"]["small"]["groups"] == 6
+    assert "milliseconds of planning" in capsys.readouterr().out
 
 
 def test_variants_are_timed_in_turn_after_one_run_that_compiles():

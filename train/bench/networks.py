@@ -1,4 +1,4 @@
-"""Full-size models whose costs are published."""
+"""Full-size networks whose costs are published: for planning, which needs their shapes alone."""
 
 from typing import Any
 
@@ -8,11 +8,15 @@ import jax.numpy as jnp
 
 
 class Bottleneck(nn.Module):
+    """Convolutions of 1x1, 3x3 and 1x1, the last four times as wide, about a shortcut."""
+
     width: int
     stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, h, w, c]`` -> ``[batch, h/stride, w/stride, 4 width]``."""
+
         def norm(y: jax.Array) -> jax.Array:
             return nn.BatchNorm(use_running_average=True)(y)
 
@@ -29,6 +33,7 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, 224, 224, 3]`` -> ``[batch, 1000]`` logits."""
         x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(64, (7, 7), (2, 2), use_bias=False)(x)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
         for stage, blocks in enumerate((3, 4, 6, 3)):
@@ -38,10 +43,13 @@ class ResNet50(nn.Module):
 
 
 class ViTBlock(nn.Module):
+    """Attention and a perceptron, each behind its norm, about a shortcut."""
+
     heads: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, tokens, width]`` -> the same."""
         x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
         y = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
         return x + nn.Dense(x.shape[-1])(y)
@@ -52,6 +60,7 @@ class ViTB16(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, 224, 224, 3]`` -> ``[batch, 1000]`` logits."""
         x = nn.Conv(768, (16, 16), (16, 16), padding="VALID")(x).reshape(x.shape[0], -1, 768)
         token = self.param("cls", nn.initializers.zeros, (1, 1, 768))
         x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 768)), x], axis=1)
