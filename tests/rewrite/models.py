@@ -175,3 +175,125 @@ class Scanned(nn.Module):
         block = nn.remat(ScannedBlock, prevent_cse=False)
         x, _ = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
         return nn.Dense(3)(x)
+
+
+class BottleneckResNet(nn.Module):
+    """Two stages of bottlenecks with batch norm; both shortcuts project."""
+
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def layer(y: jax.Array, width: int, size: int, stride: int = 1) -> jax.Array:
+            y = nn.Conv(width, (size, size), (stride, stride), use_bias=False)(y)
+            return nn.BatchNorm(use_running_average=not self.train)(y)
+
+        x = nn.max_pool(nn.relu(layer(x, 4, 3)), (3, 3), (2, 2), padding="SAME")
+        for inner, outer, stride in ((3, 8, 1), (5, 12, 2)):
+            y = nn.relu(layer(nn.relu(layer(x, inner, 1)), inner + 1, 3, stride))
+            x = nn.relu(layer(y, outer, 1) + layer(x, outer, 1, stride))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+class VGG(nn.Module):
+    """Convolutions in a row with pools between them, then three dense layers with dropout."""
+
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for widths in ((4, 5), (6, 7)):
+            for width in widths:
+                x = nn.relu(nn.Conv(width, (3, 3))(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for width in (9, 8):
+            x = nn.Dropout(0.5, deterministic=not self.train)(nn.relu(nn.Dense(width)(x)))
+        return nn.Dense(3)(x)
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residuals with linear bottlenecks; only those that keep the shape have a shortcut."""
+
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm(y: jax.Array) -> jax.Array:
+            return nn.BatchNorm(use_running_average=not self.train)(y)
+
+        x = nn.relu6(norm(nn.Conv(4, (3, 3), use_bias=False)(x)))
+        for wide, width, stride in ((8, 6, 2), (9, 6, 1)):
+            y = nn.relu6(norm(nn.Conv(wide, (1, 1), use_bias=False)(x)))
+            y = nn.Conv(wide, (3, 3), (stride, stride), feature_group_count=wide, use_bias=False)(y)
+            y = norm(nn.Conv(width, (1, 1), use_bias=False)(nn.relu6(norm(y))))
+            x = x + y if y.shape == x.shape else y
+        return nn.Dense(3)(nn.relu6(norm(nn.Conv(10, (1, 1), use_bias=False)(x))).mean((1, 2)))
+
+
+class MobileNetV3(nn.Module):
+    """An inverted residual gated by squeeze and excite of 1x1 convolutions, then a head of 1x1 convolutions."""
+
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm(y: jax.Array) -> jax.Array:
+            return nn.BatchNorm(use_running_average=not self.train, momentum=0.99, epsilon=1e-3)(y)
+
+        x = nn.hard_swish(norm(nn.Conv(4, (3, 3), (2, 2), use_bias=False)(x)))
+        y = nn.hard_swish(norm(nn.Conv(9, (1, 1), use_bias=False)(x)))
+        y = nn.hard_swish(norm(nn.Conv(9, (5, 5), feature_group_count=9, use_bias=False)(y)))
+        gate = nn.relu(nn.Conv(5, (1, 1))(nn.avg_pool(y, y.shape[1:3])))
+        y = y * nn.hard_sigmoid(nn.Conv(9, (1, 1))(gate))
+        x = x + norm(nn.Conv(4, (1, 1), use_bias=False)(y))
+        x = nn.hard_swish(norm(nn.Conv(8, (1, 1), use_bias=False)(x))).mean((1, 2), keepdims=True)
+        x = nn.hard_swish(nn.Conv(10, (1, 1))(x))
+        return nn.Conv(3, (1, 1))(x).squeeze((1, 2))
+
+
+class GoogLeNet(nn.Module):
+    """Two modules of four branches that end side by side."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def layer(y: jax.Array, width: int, size: int) -> jax.Array:
+            return nn.relu(nn.Conv(width, (size, size))(y))
+
+        x = layer(x, 6, 3)
+        for one, (low3, three), (low5, five), pooled in ((4, (3, 5), (2, 3), 2), (3, (4, 6), (3, 2), 4)):
+            branches = [
+                layer(x, one, 1),
+                layer(layer(x, low3, 1), three, 3),
+                layer(layer(x, low5, 1), five, 5),
+                layer(nn.max_pool(x, (3, 3), padding="SAME"), pooled, 1),
+            ]
+            x = jnp.concatenate(branches, axis=-1)
+        return nn.Dense(3)(nn.avg_pool(x, x.shape[1:3]).reshape(x.shape[0], -1))
+
+
+class Detector(nn.Module):
+    """A feature pyramid of two levels under one head: scores and boxes of every anchor, and the finer map."""
+
+    classes: int = 4
+    anchors: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+        fine = nn.relu(nn.Conv(6, (3, 3), (2, 2))(x))
+        coarse = nn.relu(nn.Conv(9, (3, 3), (2, 2))(fine))
+        top = nn.Conv(7, (1, 1), name="lateral_coarse")(coarse)
+        up = top.repeat(2, axis=1).repeat(2, axis=2)
+        merged = jnp.concatenate([nn.Conv(5, (1, 1), name="lateral_fine")(fine), up], axis=-1)
+        merged = nn.Conv(7, (3, 3), name="smooth")(merged)
+        tower = nn.Conv(8, (3, 3), name="tower")
+        heads = {
+            "scores": (nn.Conv(self.anchors * self.classes, (1, 1), name="scores"), self.classes),
+            "boxes": (nn.Conv(self.anchors * 4, (1, 1), name="boxes"), 4),
+        }
+        maps = [nn.relu(tower(level)) for level in (merged, top)]
+        found = {
+            name: jnp.concatenate([head(level).reshape(x.shape[0], -1, size) for level in maps], axis=1)
+            for name, (head, size) in heads.items()
+        }
+        return found | {"scores": nn.sigmoid(found["scores"]), "boxes": nn.softplus(found["boxes"])}

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxcomp.rewrite import shrink
 from jaxcomp.trace import groups
 
-from . import models
+from . import models, models_nnx
 from .parity import TOLERANCE, randomize, worst
 
 pytestmark = pytest.mark.exhaustive
@@ -29,51 +29,78 @@ def _no_leftovers() -> Iterator[None]:
 
 
 class Case(NamedTuple):
-    """A model, its input, and how many groups of it can be cut."""
+    """A model, its input, and how many channels each group of it has that can be cut."""
 
-    model: nn.Module
+    model: Any
     example: jax.Array
-    free: int
+    channels: tuple[int, ...]
     train: bool = False
 
 
 CASES = {
-    "cnn": Case(models.CNN(), IMAGE, 3),
-    "resnet": Case(models.BasicResNet(), IMAGE, 4),
-    "resnet_train": Case(models.BasicResNet(train=True), IMAGE, 4, True),
-    "option_a": Case(models.OptionA(), IMAGE, 6),
-    "mobile": Case(models.MobileBlock(), IMAGE, 3),
-    "densenet": Case(models.Dense(), IMAGE, 4),
-    "densenet_train": Case(models.Dense(train=True), IMAGE, 4, True),
-    "vit": Case(models.ViT(), IMAGE, 9),
-    "vit_fused": Case(models.ViT(fused=True), IMAGE, 5),
-    "lstm": Case(models.Recurrent(nn.LSTMCell(6)), SERIES, 1),
-    "optimized_lstm": Case(models.Recurrent(nn.OptimizedLSTMCell(6)), SERIES, 1),
-    "gru": Case(models.Recurrent(nn.GRUCell(6)), SERIES, 1),
-    "mixer": Case(models.Mixer(), IMAGE, 2),
-    "convnext": Case(models.ConvNeXt(), IMAGE, 2),
-    "unet": Case(models.UNet(), IMAGE, 3),
-    "scanned_layers": Case(models.Scanned(), IMAGE, 2),
+    "cnn": Case(models.CNN(), IMAGE, (6, 8, 10)),
+    "resnet": Case(models.BasicResNet(), IMAGE, (6, 6, 10, 10)),
+    "resnet_train": Case(models.BasicResNet(train=True), IMAGE, (6, 6, 10, 10), True),
+    "bottleneck": Case(models.BottleneckResNet(), IMAGE, (3, 4, 4, 5, 6, 8, 12)),
+    "bottleneck_train": Case(models.BottleneckResNet(train=True), IMAGE, (3, 4, 4, 5, 6, 8, 12), True),
+    "option_a": Case(models.OptionA(), IMAGE, (4, 4, 4, 8, 8, 16)),
+    "vgg": Case(models.VGG(), IMAGE, (4, 5, 6, 7, 8, 9)),
+    "mobile": Case(models.MobileBlock(), IMAGE, (4, 6, 12)),
+    "mobilenet_v2": Case(models.MobileNetV2(), IMAGE, (4, 6, 8, 9, 10)),
+    "mobilenet_v3": Case(models.MobileNetV3(), IMAGE, (4, 5, 8, 9, 10)),
+    "mobilenet_v3_train": Case(models.MobileNetV3(train=True), IMAGE, (4, 5, 8, 9, 10), True),
+    "densenet": Case(models.Dense(), IMAGE, (4, 4, 4, 6)),
+    "densenet_train": Case(models.Dense(train=True), IMAGE, (4, 4, 4, 6), True),
+    "googlenet": Case(models.GoogLeNet(), IMAGE, (2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6)),
+    "vit": Case(models.ViT(), IMAGE, (3, 3, 4, 4, 4, 4, 12, 16, 16)),
+    "vit_fused": Case(models.ViT(fused=True), IMAGE, (3, 3, 12, 16, 16)),
+    "lstm": Case(models.Recurrent(nn.LSTMCell(6)), SERIES, (6,)),
+    "optimized_lstm": Case(models.Recurrent(nn.OptimizedLSTMCell(6)), SERIES, (6,)),
+    "gru": Case(models.Recurrent(nn.GRUCell(6)), SERIES, (6,)),
+    "mixer": Case(models.Mixer(), IMAGE, (5, 12)),
+    "convnext": Case(models.ConvNeXt(), IMAGE, (8, 16)),
+    "unet": Case(models.UNet(), IMAGE, (2, 4, 6)),
+    "detector": Case(models.Detector(), IMAGE, (5, 6, 7, 8, 9)),
+    "scanned_layers": Case(models.Scanned(), IMAGE, (8, 10)),
+    "nnx_resnet": Case(models_nnx.BasicResNet, IMAGE, (5, 6, 9, 10)),
+    "nnx_bottleneck_train": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12), True),
+    "nnx_vit": Case(models_nnx.ViT, IMAGE, (3, 4, 4, 12, 16)),
 }
 
 
 def prepared(case: Case) -> tuple[Callable[..., Any], Any]:
     """What is applied, and random variables for it."""
+    if isinstance(case.model, type):
+        return _prepared_nnx(case)
     variables = randomize(jax.eval_shape(case.model.init, jax.random.key(0), case.example))
     if case.train:
         return lambda v, x: case.model.apply(v, x, mutable=["batch_stats"]), variables
     return case.model.apply, variables
 
 
+def _prepared_nnx(case: Case) -> tuple[Callable[..., Any], Any]:
+    model = nnx.eval_shape(lambda: case.model(nnx.Rngs(0)))
+    model.train() if case.train else model.eval()
+    graph, state = nnx.split(model)
+
+    def apply_fn(state: Any, x: jax.Array) -> Any:
+        merged = nnx.merge(graph, state, copy=True)
+        out = merged(x)
+        return (out, nnx.state(merged, nnx.BatchStat)) if case.train else out
+
+    return apply_fn, randomize(state)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_linen(name: str) -> None:
+def test_parity(name: str) -> None:
     apply_fn, variables = prepared(CASES[name])
-    assert len(groups(apply_fn, variables, CASES[name].example)) == CASES[name].free
+    found = groups(apply_fn, variables, CASES[name].example)
+    assert tuple(sorted(group.size for group in found)) == CASES[name].channels
     assert worst(apply_fn, variables, CASES[name].example) <= TOLERANCE
 
 
-def test_dropout_in_training() -> None:
-    model = models.ViT(train=True)
+@pytest.mark.parametrize("model", [models.ViT(train=True), models.VGG(train=True)], ids=["vit", "vgg"])
+def test_dropout_in_training(model: nn.Module) -> None:
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     variables = randomize(jax.eval_shape(model.init, keys, IMAGE))
 

@@ -1,4 +1,4 @@
-"""``python -m train.bench`` with ``step``, ``threshold``, ``rewrite`` or ``planning``: tables, and JSON in ``bench/``."""
+"""``python -m train.bench`` with ``step``, ``threshold``, ``rewrite`` or ``planning``: tables, and JSON to keep."""
 
 import argparse
 from pathlib import Path
