@@ -75,13 +75,13 @@ def activations(
 
 def _views(groups: Groups, group: Group) -> _Views:
     """The axes that show a group's channels: of what its readers are fed, or else of what its makers return."""
-    coupling = groups.coupling
-    analysis, roots = coupling.analysis, coupling.roots
+    reading = groups.coupling.readings[group.reading]
+    analysis, roots = reading.analysis, reading.roots
     owner = np.full(len(roots), -1)
     for member in group.members:
-        labels = coupling.labels[member.path, member.axis]
+        labels = reading.labels[member.path, member.axis]
         owner[roots[labels[member.indices]]] = np.arange(group.size)[:, None]
-    reachable = observable(coupling.program.frame)
+    reachable = observable(groups.coupling.program.frame)
     read: list[Value] = []
     made: list[Value] = []
     for node, cost in analysis.costs.items():

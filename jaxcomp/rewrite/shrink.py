@@ -157,12 +157,11 @@ class Plan(NamedTuple):
 
     def run(self, leaves: list[Any]) -> Any:
         """The results for the leaves of all arguments; new states as small as the parameters they are of."""
-        program, labels = self.coupling.program, self.coupling.labels
+        program, params = self.coupling.program, self.coupling.program.parameters()
         outs = self.emitter.body(program.frame, leaves)
         for i, (owner, value) in enumerate(zip(self.coupling.states, program.frame.outs, strict=True)):
             if owner is not None:
-                own = [self.emitter.of_labels(labels.get((owner, axis))) for axis in range(len(value.shape))]
-                outs[i] = self.emitter.fit(outs[i], value, own)
+                outs[i] = self.emitter.fit(outs[i], value, self.emitter.keeps(params[owner]))
         return jax.tree.unflatten(program.out_tree, outs)
 
 
@@ -224,4 +223,4 @@ class Shrunk:
     def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, Plan]:
         program = trace(self._apply_fn, self._full, *inputs)
         coupling = couple(program, self._lenient, self._readers)
-        return program, Plan(coupling, Emitter(coupling.analysis, coupling.cut(self.masks)))
+        return program, Plan(coupling, Emitter(coupling.cut(self.masks)))

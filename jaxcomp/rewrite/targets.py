@@ -100,7 +100,7 @@ def _runner(groups: Groups, params: Params, keep: Keep) -> Callable[[], Any]:
     """Runs the compiled function with some channels cut, once."""
     coupling = groups.coupling
     masks = groups.masks(keep)
-    plan = Plan(coupling, Emitter(coupling.analysis, coupling.cut(masks)))
+    plan = Plan(coupling, Emitter(coupling.cut(masks)))
     small = jax.tree.leaves(jax.tree.map(_concrete, cut(params, masks)))
     inputs = [_concrete(value) for value in coupling.program.frame.ins[len(small) :]]
     run = jax.jit(plan.run)

@@ -16,16 +16,16 @@ Offer = tuple[Node, int]
 
 
 class Cost(NamedTuple):
-    """What a site costs: multiply-accumulates = ``fixed`` times what is kept of each of ``axes``.
+    """What a site costs: multiply-accumulates = ``calls`` times what is kept of each of ``axes``.
 
     Attributes:
-      fixed: the product of the sizes that never change, times how often it runs.
-      axes: the labels of the others.
+      calls: how often it runs.
+      axes: the size of each axis that it runs over, and its labels; None if it never changes.
       made: the labels of the axes that the site's weight produces.
     """
 
-    fixed: int
-    axes: tuple[Labels, ...]
+    calls: int
+    axes: tuple[tuple[int, Labels | None], ...]
     made: tuple[Labels, ...]
 
 

@@ -1,11 +1,12 @@
 """Channels: the roots of a coupling, gathered into groups by the axes that they are indices of."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.trace.coupling import AxisKey, Coupling
+from jaxcomp.trace.coupling import AxisKey, Coupling, Reading
 from jaxcomp.trace.ir import Value
 from jaxcomp.trace.labels import Labels, Reason
 
@@ -34,6 +35,7 @@ class Group(NamedTuple):
       macs: multiply-accumulates saved by cutting one channel, all others kept, for the example batch.
       bytes: parameter bytes saved likewise.
       frozen: why none of them can be cut; None if they can.
+      reading: of the program's reshapes, in which they are channels (heads in one, positions in all heads in another).
     """
 
     name: str
@@ -42,43 +44,55 @@ class Group(NamedTuple):
     macs: int
     bytes: int
     frozen: Reason | None
+    reading: int = 0
 
 
 def collect(coupling: Coupling) -> list[Group]:
     """The groups of a coupling, in order of the tree's leaves; those without a site are left out.
 
-    Channels with the same member axes, and equally free or frozen, are a group.
+    Channels with the same member axes, and equally free or frozen, are a group. Of readings after the first, the groups
+    that can be cut and that are new come last.
     """
-    kinds = _kinds(coupling)
+    params, known, found = coupling.program.parameters(), set[object](), list[Group]()
+    for i, reading in enumerate(coupling.readings):
+        for group in _of_reading(reading, params):
+            key = tuple((member.path, member.axis, member.indices.tobytes()) for member in group.members)
+            if i == 0 or (group.frozen is None and key not in known):
+                found.append(group._replace(reading=i))
+                known.add(key)
+    return _name(found)
+
+
+def _of_reading(reading: Reading, params: Mapping[str, Value]) -> list[Group]:
+    kinds = _kinds(reading)
     members: dict[int, list[AxisKey]] = {}
     channels: dict[int, np.ndarray] = {}
-    for key, labels in coupling.labels.items():
-        roots = coupling.roots[labels]
+    for key, labels in reading.labels.items():
+        roots = reading.roots[labels]
         for kind in _counted(kinds[roots]):
             members.setdefault(kind, []).append(key)
             if kind not in channels:
                 channels[kind] = np.unique(roots[kinds[roots] == kind])
-    macs, made = _costs(coupling, kinds, {kind: len(own) for kind, own in channels.items()})
-    params = coupling.program.parameters()
+    macs, made = _costs(reading, kinds, {kind: len(own) for kind, own in channels.items()})
     found = []
     for kind, keys in members.items():
-        frozen = coupling.frozen.get(int(channels[kind][0]))
+        frozen = reading.frozen.get(int(channels[kind][0]))
         if macs.get(kind) and not (frozen is not None and frozen.window):
-            own = tuple(_member(coupling, channels[kind], key) for key in keys)
+            own = tuple(_member(reading, channels[kind], key) for key in keys)
             size = sum(_bytes(params[member.path], member) for member in own)
-            name = _maker(coupling, keys, made.get(kind, []))
+            name = _maker(reading, keys, made.get(kind, []))
             found.append(Group(name, len(channels[kind]), own, round(macs[kind]), size, frozen))
-    return _name(found)
+    return found
 
 
-def _kinds(coupling: Coupling) -> np.ndarray:
+def _kinds(reading: Reading) -> np.ndarray:
     """``[labels]``: a number for each set of member axes, by the sum of random numbers of each."""
-    kinds = np.zeros(len(coupling.roots), np.uint64)
-    marks = np.random.default_rng(0).integers(1, 2**63, len(coupling.labels) + 1, np.uint64)
-    for mark, labels in zip(marks[1:], coupling.labels.values(), strict=True):
-        kinds[coupling.roots[labels]] += mark  # once a root, however often it is named
-    if coupling.frozen:
-        kinds[list(coupling.frozen)] += marks[0]
+    kinds = np.zeros(len(reading.roots), np.uint64)
+    marks = np.random.default_rng(0).integers(1, 2**63, len(reading.labels) + 1, np.uint64)
+    for mark, labels in zip(marks[1:], reading.labels.values(), strict=True):
+        kinds[reading.roots[labels]] += mark  # once a root, however often it is named
+    if reading.frozen:
+        kinds[list(reading.frozen)] += marks[0]
     return kinds
 
 
@@ -91,28 +105,29 @@ def _counted(kinds: np.ndarray) -> dict[int, int]:
 
 
 def _costs(
-    coupling: Coupling, kinds: np.ndarray, sizes: dict[int, int]
+    reading: Reading, kinds: np.ndarray, sizes: dict[int, int]
 ) -> tuple[dict[int, float], dict[int, list[Labels]]]:
     """For each kind, the multiply-accumulates that one channel costs, and the axes of weights that make it."""
     macs: dict[int, float] = {}
     made: dict[int, list[Labels]] = {}
-    for cost in coupling.analysis.costs.values():
+    for cost in reading.analysis.costs.values():
         left: dict[int, float] = {}
-        for labels in cost.axes:
-            for kind, count in _counted(kinds[coupling.roots[labels]]).items():
+        labelled = [labels for _, labels in cost.axes if labels is not None]
+        for labels in labelled:
+            for kind, count in _counted(kinds[reading.roots[labels]]).items():
                 share = count / (sizes.get(kind, 1) * len(labels))
                 left[kind] = left.get(kind, 1.0) * (1 - share)
-        total = cost.fixed * math.prod(len(labels) for labels in cost.axes)
+        total = cost.calls * math.prod(size for size, _ in cost.axes)
         for kind, rest in left.items():
             macs[kind] = macs.get(kind, 0.0) + total * (1 - rest)
         for labels in cost.made:
-            for kind in _counted(kinds[coupling.roots[labels]]):
+            for kind in _counted(kinds[reading.roots[labels]]):
                 made.setdefault(kind, []).append(labels)
     return macs, made
 
 
-def _member(coupling: Coupling, channels: np.ndarray, key: AxisKey) -> Member:
-    roots = coupling.roots[coupling.labels[key]]
+def _member(reading: Reading, channels: np.ndarray, key: AxisKey) -> Member:
+    roots = reading.roots[reading.labels[key]]
     owner = np.minimum(np.searchsorted(channels, roots), len(channels) - 1)
     order = np.argsort(owner, kind="stable")
     order = order[channels[owner[order]] == roots[order]]
@@ -128,25 +143,26 @@ def _bytes(value: Value, member: Member) -> int:
     return math.prod(value.shape) * value.dtype.itemsize // value.shape[member.axis] * member.indices.shape[1]
 
 
-def _maker(coupling: Coupling, keys: list[AxisKey], made: list[Labels]) -> str:
+def _maker(reading: Reading, keys: list[AxisKey], made: list[Labels]) -> str:
     """``path:axis`` of the first weight that makes the channels, else of the first member."""
     for labels in made:
         for path, axis in keys:
-            if np.isin(coupling.labels[path, axis], labels).any():
+            if np.isin(reading.labels[path, axis], labels).any():
                 return f"{path}:{axis}"
     return f"{keys[0][0]}:{keys[0][1]}"
 
 
 def _name(found: list[Group]) -> list[Group]:
     """Shortens names to the path where that says it, and numbers those that are still alike."""
-    makers = [group.name for group in found]
-    paths = [name.rpartition(":")[0] for name in makers]
-    free = [path for path, group in zip(paths, found, strict=True) if group.frozen is None]
+    first = [group for group in found if group.reading == 0]
+    paths = [group.name.rpartition(":")[0] for group in first]
+    free = [path for path, group in zip(paths, first, strict=True) if group.frozen is None]
     named: list[Group] = []
     taken: dict[str, int] = {}
-    for maker, path, group in zip(makers, paths, found, strict=True):
+    for group in found:
+        path = group.name.rpartition(":")[0]
         alone = paths.count(path) == 1 or (group.frozen is None and free.count(path) == 1)
-        name = path if alone else maker
+        name = path if alone or group.reading else group.name
         taken[name] = taken.get(name, 0) + 1
         named.append(group._replace(name=name if taken[name] == 1 else f"{name}#{taken[name]}"))
     return named

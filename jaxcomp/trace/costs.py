@@ -1,7 +1,7 @@
 """What a choice of channels costs: counted from the labels, without tracing anew."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,22 +39,35 @@ class Prices:
         """Reads which channel owns each index of each axis that a cost depends on."""
         self._axes: list[np.ndarray] = []
         self._known: dict[bytes, int] = {}
-        owner = _owners(coupling, groups)
+        owners = _owners(coupling, groups)
 
-        def term(fixed: int, axes: Sequence[Labels]) -> _Term:
-            return _Term(fixed, tuple(self._position(owner[coupling.roots[labels]]) for labels in axes))
+        def term(fixed: int, axes: Iterable[tuple[int, Sequence[Labels | None]]]) -> _Term:
+            """Of axes, each with its labels in every reading."""
+            cut = []
+            for size, labels in axes:
+                own = [owner[each] for owner, each in zip(owners, labels, strict=True) if each is not None]
+                if own:
+                    cut.append(self._position(np.stack(own)))
+                else:
+                    fixed *= size
+            return _Term(fixed, tuple(cut))
 
-        self._macs = [term(cost.fixed, cost.axes) for cost in coupling.analysis.costs.values()]
+        self._macs = []
+        for node, cost in coupling.analysis.costs.items():
+            several = zip(*(reading.analysis.costs[node].axes for reading in coupling.readings), strict=True)
+            self._macs.append(term(cost.calls, [(each[0][0], [labels for _, labels in each]) for each in several]))
         self._tensors: list[tuple[_Term, int]] = []
         for path, value in coupling.program.parameters().items():
-            cut = [i for i in range(len(value.shape)) if (path, i) in coupling.labels]
-            fixed = math.prod(size for i, size in enumerate(value.shape) if i not in cut)
-            self._tensors.append((term(fixed, [coupling.labels[path, i] for i in cut]), value.dtype.itemsize))
+            axes = [
+                (size, [reading.labels.get((path, i)) for reading in coupling.readings])
+                for i, size in enumerate(value.shape)
+            ]
+            self._tensors.append((term(1, axes), value.dtype.itemsize))
 
     def __call__(self, kept: np.ndarray) -> Costs:
         """The costs when of all groups' channels, one group after the other, those ``kept`` stay."""
         always = np.append(kept, True)
-        counts = [int(np.count_nonzero(always[axis])) for axis in self._axes]
+        counts = [int(np.count_nonzero(always[axis].all(axis=0))) for axis in self._axes]
 
         def size(term: _Term) -> int:
             return term.fixed * math.prod(counts[axis] for axis in term.axes)
@@ -70,14 +83,15 @@ class Prices:
         return self._known[key]
 
 
-def _owners(coupling: Coupling, groups: Sequence[Group]) -> np.ndarray:
-    """``[labels]``: for each root the channel that it is, counted over all groups; one past the last for none."""
+def _owners(coupling: Coupling, groups: Sequence[Group]) -> list[np.ndarray]:
+    """``[labels]`` of each reading: the channel that each is, counted over all groups; one past the last for none."""
     total = sum(group.size for group in groups)
-    owner = np.full(len(coupling.roots), total)
+    owners = [np.full(len(reading.roots), total) for reading in coupling.readings]
     first = 0
     for group in groups:
+        reading, owner = coupling.readings[group.reading], owners[group.reading]
         for member in group.members:
-            labels = coupling.labels[member.path, member.axis]
-            owner[coupling.roots[labels[member.indices]]] = np.arange(first, first + group.size)[:, None]
+            labels = reading.labels[member.path, member.axis]
+            owner[reading.roots[labels[member.indices]]] = np.arange(first, first + group.size)[:, None]
         first += group.size
-    return owner
+    return [owner[reading.roots] for owner, reading in zip(owners, coupling.readings, strict=True)]

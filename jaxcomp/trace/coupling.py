@@ -21,57 +21,85 @@ AxisKey = tuple[str, int]
 """A parameter's path, and one of its axes."""
 
 
+class Reading(NamedTuple):
+    """One way to follow the axes that reshapes split: channels of attention go head by head, or position by position.
+
+    Attributes:
+      analysis: the last pass over the program.
+      labels: the labels of each parameter's axes.
+      roots: ``[labels]``: labels with one root are cut together.
+      frozen: the roots that must be kept, and why.
+    """
+
+    analysis: Analysis
+    labels: Mapping[AxisKey, Labels]
+    roots: np.ndarray
+    frozen: Mapping[int, Reason]
+
+    def kept(self, masks: Mapping[AxisKey, np.ndarray]) -> np.ndarray:
+        """What is kept of all labels: of those of one root all, if one is kept or must be."""
+        kept = np.ones(self.analysis.labels.count, bool)
+        for key in masks:
+            kept[self.roots[self.labels[key]]] = False
+        for key, labels in self.labels.items():
+            kept[self.roots[labels[masks[key]] if key in masks else labels]] = True
+        kept[list(self.frozen)] = True
+        return kept[self.roots]
+
+
 class Coupling(NamedTuple):
     """What one program ties together.
 
     Attributes:
       program: the program.
-      analysis: the last pass over it.
-      labels: the labels of each parameter's axes.
-      roots: ``[labels]``: labels with one root are cut together.
-      frozen: the roots that must be kept, and why.
+      readings: of its reshapes. An index is kept if all of them keep it: each is right whatever the parameters are,
+        those that another masks included.
       readers: the axes of weights that do no more than read a channel; a strict mask leaves them.
       states: for each result, the parameter whose new state it is, if any.
     """
 
     program: Program
-    analysis: Analysis
-    labels: Mapping[AxisKey, Labels]
-    roots: np.ndarray
-    frozen: Mapping[int, Reason]
+    readings: tuple[Reading, ...]
     readers: frozenset[AxisKey]
     states: tuple[str | None, ...]
 
-    def cut(self, masks: Mapping[AxisKey, np.ndarray]) -> Callable[[Labels], np.ndarray]:
-        """What is kept of any labels, given what is kept of parameters' axes.
+    @property
+    def analysis(self) -> Analysis:
+        """The first reading's; what does not depend on reshapes is read off it."""
+        return self.readings[0].analysis
+
+    def cut(self, masks: Mapping[AxisKey, np.ndarray]) -> list[tuple[Analysis, np.ndarray]]:
+        """For each reading, its analysis and what is kept of its labels, given what is kept of parameters' axes.
 
         Raises:
           ArgumentError: if the masks cut what must be kept, or cut tied indices apart.
         """
-        kept = np.ones(self.analysis.labels.count, bool)
-        for key, mask in masks.items():
-            kept[self.roots[self.labels[key][~mask]]] = False
-        for key, labels in self.labels.items():
-            mask = masks.get(key, np.ones(len(labels), bool))
-            if not np.array_equal(kept[self.roots[labels]], mask):
-                raise ArgumentError(
-                    f"for arguments of these shapes the channels of {key[0]!r}, axis {key[1]}, go together with others "
-                    "than for the example that they were chosen on: shrink with an example of these shapes"
-                )
-        for root, reason in self.frozen.items():
-            if not kept[root]:
-                raise ArgumentError(
-                    f"for arguments of these shapes some of the channels that were cut must be kept: {reason}. Shrink "
-                    "with an example of these shapes"
-                )
-        return lambda labels: kept[self.roots[labels]]
+        parts = [(reading.analysis, reading.kept(masks)) for reading in self.readings]
+        for key in self.readings[0].labels:
+            axes = [kept[reading.labels[key]] for reading, (_, kept) in zip(self.readings, parts, strict=True)]
+            mask = masks.get(key, np.True_)
+            if np.array_equal(np.all(axes, axis=0), np.broadcast_to(mask, axes[0].shape)):
+                continue
+            roots, frozen = self.readings[0].roots, self.readings[0].frozen
+            for root in roots[self.readings[0].labels[key][~mask]].tolist():
+                if root in frozen:
+                    raise ArgumentError(
+                        "for arguments of these shapes some of the channels that were cut must be kept: "
+                        f"{frozen[root]}. Shrink with an example of these shapes"
+                    )
+            raise ArgumentError(
+                f"for arguments of these shapes the channels of {key[0]!r}, axis {key[1]}, go together with others "
+                "than for the example that they were chosen on: shrink with an example of these shapes"
+            )
+        return parts
 
 
 def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] = frozenset()) -> Coupling:
     """Labels a program until nothing more is learnt.
 
     The first pass takes every masked parameter for 0; later ones know which axes only read (a strict mask leaves them
-    as they are), and let each reshape that led to a frozen group follow another of its axes.
+    as they are), and let each reshape that led to a frozen group follow another of its axes. Where a reshape could
+    have followed several, each further one makes a reading of its own.
 
     Args:
       program: a traced function.
@@ -87,13 +115,17 @@ def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] 
     check_reads(program)
     origins, choices, spent = Origins(program), dict[Offer, int](), set[Offer]()
     states = tuple(map(functools.partial(_state_of, program.parameters()), program.out_paths, program.frame.outs))
-    while True:
+
+    def read(choices: Mapping[Offer, int]) -> Reading:
         analysis = Analysis(RULES, OPAQUE, origins, choices, lenient)
         labels = _run(program, analysis, readers, states)
-        roots, frozen = analysis.labels.resolve()
-        found = readers if lenient else readers | only_read(analysis, labels)
-        if found == readers and not _try_others(analysis, roots, frozen, choices, spent):
-            return Coupling(program, analysis, labels, roots, frozen, readers, states)
+        return Reading(analysis, labels, *analysis.labels.resolve())
+
+    while True:
+        reading = read(choices)
+        found = readers if lenient else readers | only_read(reading.analysis, reading.labels)
+        if found == readers and not _try_others(reading, choices, spent):
+            return Coupling(program, (reading, *_further(read, reading, choices, spent)), readers, states)
         readers = found
 
 
@@ -158,17 +190,42 @@ def only_read(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset
     return frozenset(key for key, own in labels.items() if read[own].all() and not made[own].any())
 
 
-def _try_others(
-    analysis: Analysis, roots: np.ndarray, frozen: Mapping[int, Reason], choices: dict[Offer, int], spent: set[Offer]
-) -> bool:
+def _stuck(reading: Reading) -> set[Offer]:
+    """The reshapes whose group is frozen."""
+    offers = reading.analysis.offers.items()
+    return {
+        key for key, (_, labels) in offers if any(root in reading.frozen for root in reading.roots[labels].tolist())
+    }
+
+
+def _try_others(reading: Reading, choices: dict[Offer, int], spent: set[Offer]) -> bool:
     """Moves each reshape whose group is frozen on to its next axis, or back to the first after the last."""
     moved = False
-    for key, (count, labels) in analysis.offers.items():
-        if key in spent or not any(root in frozen for root in np.unique(roots[labels]).tolist()):
-            continue
+    for key in _stuck(reading) - spent:
+        count, _ = reading.analysis.offers[key]
         following = choices.get(key, 0) + 1
         moved = moved or count > 1
         choices[key] = following % count
         if following == count:
             spent.add(key)
     return moved
+
+
+def _further(
+    read: Callable[[Mapping[Offer, int]], Reading], first: Reading, choices: Mapping[Offer, int], spent: set[Offer]
+) -> list[Reading]:
+    """Readings in which reshapes follow axes that they have not yet; all move on together, for they may be tied."""
+    offers = first.analysis.offers.items()
+    left = {key: [*range(choices.get(key, 0) + 1, count)] for key, (count, _) in offers if key not in spent}
+    readings = []
+    while stuck := {key for key, ways in left.items() if ways}:
+        trial, active, reading = dict(choices), set(stuck), first
+        while stuck:
+            for key in stuck:
+                trial[key] = left[key].pop(0) if left[key] else choices.get(key, 0)
+                active -= {key} if trial[key] == choices.get(key, 0) else set()
+            reading = read(trial)
+            stuck = active & _stuck(reading)
+        if active:
+            readings.append(reading)
+    return readings

@@ -1,6 +1,7 @@
 """The interpreter of cut programs: runs a program again, at the sizes that are kept."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,25 +23,28 @@ class Emitter(Interpreter):
     part of it is taken.
     """
 
-    def __init__(self, analysis: Analysis, kept: Callable[[Labels], np.ndarray]):
-        """Takes the labels of an analysis and what is kept of them, ``labels -> bool mask``."""
+    def __init__(self, parts: Sequence[tuple[Analysis, np.ndarray]]):
+        """Takes the analysis of each reading and what is kept of its labels, as of :meth:`Coupling.cut`."""
         super().__init__()
-        self.analysis = analysis
-        self._kept = kept
-        self._cache: dict[int, Keep] = {}
-
-    def of_labels(self, labels: Labels | None) -> Keep:
-        """What is kept of an axis with these labels."""
-        if labels is None:
-            return None
-        if id(labels) not in self._cache:
-            mask = self._kept(labels)
-            self._cache[id(labels)] = None if mask.all() else mask
-        return self._cache[id(labels)]
+        self.analysis = parts[0][0]
+        self._parts = parts
+        self._of_labels: dict[int, Keep] = {}
+        self._of_values: dict[Value, list[Keep]] = {}
 
     def keeps(self, value: Value) -> list[Keep]:
-        """What is kept of each axis of a value."""
-        return [self.of_labels(axis.labels) for axis in self.analysis[value].axes]
+        """What is kept of each axis of a value: what every reading keeps."""
+        if value not in self._of_values:
+            axes = [[self._keep(axis.labels, kept) for axis in analysis[value].axes] for analysis, kept in self._parts]
+            self._of_values[value] = [functools.reduce(both, several) for several in zip(*axes, strict=True)]
+        return list(self._of_values[value])
+
+    def _keep(self, labels: Labels | None, kept: np.ndarray) -> Keep:
+        if labels is None:
+            return None
+        if id(labels) not in self._of_labels:
+            mask = kept[labels]
+            self._of_labels[id(labels)] = None if mask.all() else mask
+        return self._of_labels[id(labels)]
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape of a value once it was cut."""
@@ -49,10 +53,10 @@ class Emitter(Interpreter):
         )
 
     def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
-        """Takes of a value's whole axes what is kept of the axes that they meet; an axis that broadcasts stays."""
+        """Takes of a value's axes what is kept of the axes that they meet; an axis that broadcasts stays."""
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
-            if target is not None and own is None and len(target) == value.shape[axis]:
-                x = pick(x, axis, np.flatnonzero(target))
+            if target is not None and target is not own and len(target) == value.shape[axis]:
+                x = pick(x, axis, np.flatnonzero(target if own is None else target[own]))
         return x
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
@@ -61,6 +65,13 @@ class Emitter(Interpreter):
         if not cut:
             return compat.bind(node.equation, operands)
         return list(self.analysis.rule(node).emit(self, node, operands))
+
+
+def both(a: Keep, b: Keep) -> Keep:
+    """What two masks keep together."""
+    if a is None or b is None or a is b:
+        return b if a is None else a
+    return a & b
 
 
 def pick(x: Any, axis: int, index: np.ndarray) -> Any:

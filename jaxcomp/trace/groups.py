@@ -120,7 +120,8 @@ class Groups:
 
     @functools.cached_property
     def _readers(self) -> frozenset[AxisKey]:
-        return self.coupling.readers | only_read(self.coupling.analysis, self.coupling.labels)
+        first = self.coupling.readings[0]
+        return self.coupling.readers | only_read(first.analysis, first.labels)
 
     def __str__(self) -> str:
         columns = ["group", "members", "channels", "MACs/channel", "bytes/channel"]

@@ -104,15 +104,19 @@ def of_nnx() -> tuple[Callable[..., Any], Any]:
 
 
 SEPARATE = {"query/kernel:1": HEADS, "query/kernel:2": DIM, "value/kernel": DIM}
+GROUPED = {"params/query/kernel": HEADS, "params/query/kernel#2": DIM, "params/value/kernel#2": DIM}
+TOGETHER = {"params/qkv/kernel": HEADS, "params/qkv/kernel#2": DIM}
+APART = TOGETHER | {"params/qkv/kernel#3": DIM}
 CASES: dict[str, tuple[Callable[[], tuple[Callable[..., Any], Any]], dict[str, int]]] = {
     "linen": (lambda: linen(Separate()), {f"params/attention/{name}": size for name, size in SEPARATE.items()}),
-    "queries_grouped": (lambda: linen(Grouped(repeat=False)), {"params/query/kernel": HEADS}),
-    "keys_repeated": (lambda: linen(Grouped(repeat=True)), {"params/query/kernel": HEADS}),
+    "queries_grouped": (lambda: linen(Grouped(repeat=False)), GROUPED),
+    "keys_repeated": (lambda: linen(Grouped(repeat=True)), GROUPED),
     "nnx": (of_nnx, {f"attention/{name}": size for name, size in SEPARATE.items()}),
-    **{
-        layout.__name__: (lambda layout=layout: linen(Fused(layout)), {"params/qkv/kernel": HEADS})
-        for layout in (thirds_first, thirds_split, thirds_moved, thirds_last)
-    },
+    # One array of queries, keys and values has as many dimensions of each.
+    "thirds_first": (lambda: linen(Fused(thirds_first)), TOGETHER),
+    "thirds_moved": (lambda: linen(Fused(thirds_moved)), TOGETHER),
+    "thirds_split": (lambda: linen(Fused(thirds_split)), APART),
+    "thirds_last": (lambda: linen(Fused(thirds_last)), APART),
 }
 
 
@@ -131,3 +135,5 @@ def test_heads_are_found_named_and_cut(name: str) -> None:
     assert found.costs(keep).macs < found.costs().macs
     both = jax.jit(lambda full, small: (apply_fn(full, X), new(small, X)))
     assert distance(*both(mask(found, params, keep), small)) <= TOLERANCE
+    assert found.costs(keep).parameters == sum(leaf.size for leaf in jax.tree.leaves(small))
+    assert found.costs(keep).macs == groups(new, small, X).macs()

@@ -1,6 +1,5 @@
 """Matmuls and convolutions: what is summed over must be 0 where it is cut."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Cost, Rule
 from jaxcomp.trace.dead import zero_if
-from jaxcomp.trace.emitter import Emitter, Keep
+from jaxcomp.trace.emitter import Emitter, both
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.labels import Labels
@@ -47,9 +46,7 @@ def _labels(axes: Any) -> tuple[Labels, ...]:
 def _cost(analysis: Analysis, node: Node, axes: list[tuple[int, Labels | None]], made: Sequence[Axis]) -> None:
     calls = analysis.origins.calls[node]
     if calls and any(analysis.origins[value].is_weight for value in node.ins):
-        fixed = calls * math.prod(n for n, labels in axes if labels is None)
-        cut = tuple(labels for _, labels in axes if labels is not None)
-        analysis.costs[node] = Cost(fixed, cut, _labels(made))
+        analysis.costs[node] = Cost(calls, tuple(axes), _labels(made))
 
 
 def label_dot(analysis: Analysis, node: Node) -> list[Facts]:
@@ -80,7 +77,7 @@ def emit_dot(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = node.params["dimension_numbers"]
     targets = [emitter.keeps(value) for value in node.ins]
     for i, j in zip((*lhs_sum, *lhs_batch), (*rhs_sum, *rhs_batch), strict=True):
-        targets[0][i], targets[1][j] = _either(targets[0][i], targets[1][j]), _either(targets[1][j], targets[0][i])
+        targets[0][i] = targets[1][j] = both(targets[0][i], targets[1][j])
     return compat.bind(node.equation, [emitter.fit(*each) for each in zip(operands, node.ins, targets, strict=True)])
 
 
@@ -139,20 +136,13 @@ def emit_conv(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     (_, channel, *_), (out, reads, *_) = numbers.lhs_spec, numbers.rhs_spec
     targets = [emitter.keeps(value) for value in node.ins]
     if groups == 1:
-        targets[0][channel], targets[1][reads] = (
-            _either(targets[0][channel], targets[1][reads]),
-            _either(targets[1][reads], targets[0][channel]),
-        )
+        targets[0][channel] = targets[1][reads] = both(targets[0][channel], targets[1][reads])
     elif targets[1][out] is not None:
         left = targets[1][out].reshape(groups, -1)[:, 0]
         targets[0][channel] = left.repeat(node.ins[0].shape[channel] // groups)
         groups = int(left.sum())
     fitted = [emitter.fit(*each) for each in zip(operands, node.ins, targets, strict=True)]
     return compat.bind(node.equation, fitted, feature_group_count=groups)
-
-
-def _either(own: Keep, other: Keep) -> Keep:
-    return other if own is None else own
 
 
 RULES = {"dot_general": Rule(label_dot, emit_dot), "conv_general_dilated": Rule(label_conv, emit_conv)}
