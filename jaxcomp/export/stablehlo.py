@@ -201,8 +201,11 @@ def _exported(
 def _plain(tree: Any) -> Any:
     """The tree with every container that is not built in as dicts and lists: those that a program can name."""
 
+    def named(key: Any) -> Any:  # a list is an index of a sequence; NNX numbers the entries of its lists like a dict's
+        return key if isinstance(key, list) else str(key)
+
     def one(node: Any) -> Any:
-        return layout.rebuild([(leaf.keys, leaf.value) for leaf in layout.rows(node)])
+        return layout.rebuild([(list(map(named, leaf.keys)), leaf.value) for leaf in layout.rows(node)])
 
     return jax.tree.map(one, tree, is_leaf=lambda node: type(node) not in _BUILT_IN)
 

@@ -62,8 +62,8 @@ CASES = {
     "unet": Case(models.UNet(), IMAGE, (2, 4, 4, 6)),
     "detector": Case(models.Detector(), IMAGE, (5, 6, 7, 8, 9)),
     "scanned_layers": Case(models.Scanned(), IMAGE, (8, 10)),
-    "nnx_resnet": Case(models_nnx.BasicResNet, IMAGE, (5, 6, 9, 10)),
-    "nnx_bottleneck_train": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12), True),
+    "nnx_resnet_train": Case(models_nnx.BasicResNet, IMAGE, (5, 6, 9, 10), True),
+    "nnx_bottleneck": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12)),
     "nnx_vit": Case(models_nnx.ViT, IMAGE, (3, 4, 4, 12, 16)),
 }
 
