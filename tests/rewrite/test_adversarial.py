@@ -97,7 +97,7 @@ def test_tied_embeddings() -> None:
     assert worst(function, params, tokens) <= TOLERANCE
 
 
-def test_fused_queries_keys_and_values_go_head_by_head() -> None:
+def test_fused_queries_keys_and_values_go_head_by_head_and_position_by_position() -> None:
     params = randomize({"qkv": jnp.ones((12, 36)), "out": jnp.ones((12, 12)), "head": jnp.ones((12, 2))})
     x = jnp.asarray(RNG.standard_normal((2, 5, 12)), jnp.float32)
 
@@ -108,11 +108,12 @@ def test_fused_queries_keys_and_values_go_head_by_head() -> None:
         return jnp.tanh(jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(2, 5, 12) @ p["out"]) @ p["head"]
 
     found = groups(function, params, x)
-    assert {group.name: group.size for group in found} == {"qkv": 3, "out": 12}
-    assert {(m.path, m.axis, m.indices.shape) for m in found["qkv"].members} == {
-        ("qkv", 1, (3, 12)),
-        ("out", 0, (3, 4)),
-    }
+    assert {group.name: group.size for group in found} == {"qkv": 3, "out": 12, "qkv#2": 4, "qkv#3": 4}
+    members = {group.name: {m.path: m.indices for m in group.members} for group in found}
+    assert {path: own.shape for path, own in members["qkv"].items()} == {"qkv": (3, 12), "out": (3, 4)}
+    assert members["qkv#2"]["qkv"].tolist() == [[24 + d, 28 + d, 32 + d] for d in range(4)]  # values
+    assert members["qkv#2"]["out"].tolist() == [[d, 4 + d, 8 + d] for d in range(4)]
+    assert members["qkv#3"]["qkv"].tolist() == [[4 * i + d for i in range(6)] for d in range(4)]  # queries with keys
     assert worst(function, params, x) <= TOLERANCE
 
 

@@ -137,3 +137,17 @@ def test_heads_are_found_named_and_cut(name: str) -> None:
     assert distance(*both(mask(found, params, keep), small)) <= TOLERANCE
     assert found.costs(keep).parameters == sum(leaf.size for leaf in jax.tree.leaves(small))
     assert found.costs(keep).macs == groups(new, small, X).macs()
+
+
+@pytest.mark.parametrize("layout", [thirds_first, thirds_split, thirds_last])
+def test_heads_and_their_dimensions_are_cut_together_or_one_after_the_other(layout: Callable[[jax.Array], Any]) -> None:
+    apply_fn, params = linen(Fused(layout))
+    params, heads = randomize(params), {"params/qkv/kernel": np.array([True, False, True])}
+    found = groups(apply_fn, params, X)
+    inside = {group.name: np.arange(DIM) != 1 for group in found if "#" in group.name}
+    once, small = shrink(apply_fn, params, X, keep=heads | inside)
+    assert small["params"]["qkv"]["kernel"].shape == (7, 3 * 2 * 3)
+    first, some = shrink(apply_fn, params, X, keep=heads)
+    twice, rest = shrink(first, some, X, keep=inside)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, small, rest))
+    assert distance(once(small, X), twice(rest, X)) == 0

@@ -110,7 +110,7 @@ ROWS = [
     Row("broadcast_in_dim", lambda h, p: _read(h + jnp.broadcast_to(p["b"][:, None], (8, 4)).T, p), FREE),
     Row("reshape_merge", lambda h, p: _read(h.reshape(2, 2, 8), p).reshape(4, 2), FREE),
     Row("reshape_flatten", lambda h, p: h.reshape(2, 16) @ jnp.concatenate([p["c"], p["c"]]), FREE),
-    Row("reshape_split", lambda h, p: (h.reshape(4, 4, 2).sum(2) ** 2).sum(1) + _read(h, p).T, {"a": 4}),
+    Row("reshape_split", lambda h, p: (h.reshape(4, 4, 2).sum(2) ** 2).sum(1) + _read(h, p).T, {"a": 4, "a#2": 2}),
     Row("reshape_split_other_axis", lambda h, p: (h.reshape(4, 4, 2).max(1) ** 2).sum(1) + _read(h, p).T, {"a": 2}),
     Row("transpose", lambda h, p: (p["c"].T @ h.T), FREE),
     Row("squeeze", lambda h, p: _read(h[:, None, :].squeeze(1), p), FREE),
