@@ -33,7 +33,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     it, which the inner optimiser updates; the loop's parameters become the new view. So the loop computes what it
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
     zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
-    gives them exactly.
+    gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is.
 
     Args:
       optimizer: any optax transformation.
@@ -66,8 +66,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
         if params is None:
             raise ArgumentError("jaxcomp.optim.compress needs the parameters: call tx.update(grads, opt_state, params)")
         _, pull_back = jax.vjp(lambda behind: compressor.apply(behind, state.compressor), state.params)
-        (grads,) = pull_back(grads)
-        updates, inner = optimizer.update(grads, state.inner, state.params, **extra)
+        (pulled,) = pull_back(grads)
+        updates, inner = optimizer.update(pulled, state.inner, state.params, **extra)
         behind = optax.apply_updates(state.params, updates)
         step = state.step + 1
         own = compressor.update(behind, state.compressor, step, grads=grads)

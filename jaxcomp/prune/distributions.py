@@ -1,6 +1,5 @@
 """Distributions: how many units of each layer are kept, for a sparsity that all layers are asked for."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -254,6 +253,7 @@ def _fill(total: Array, slopes: Array, least: Array, most: Array) -> Array:
     return now + jnp.where(left > before, jnp.minimum(room, left - before), 0)
 
 
+@jax.jit
 def _lamp(scores: Array) -> Array:
     flat = replicated(scores).astype(wide(scores.dtype)).reshape(-1)
     if not flat.size:
@@ -263,9 +263,6 @@ def _lamp(scores: Array) -> Array:
     squares = jnp.where(finite, jnp.square(flat / jnp.where(largest > 0, largest, 1)), 0)
     squares = jax.lax.optimization_barrier(squares)  # a product fused into the sums below would be rounded otherwise
     order = jnp.argsort(-squares, stable=True)
-    sums = _running_sums(squares[order])
+    sums = jax.lax.cumsum(squares[order])
     over = jnp.zeros_like(sums).at[order].set(sums)
     return jnp.where(finite, squares / jnp.where(over > 0, over, 1), jnp.inf).reshape(scores.shape)
-
-
-_running_sums = functools.partial(jax.lax.associative_scan, jnp.add)
