@@ -30,6 +30,16 @@ class Grid(NamedTuple):
     zero_point: Any
 
 
+class Learned(NamedTuple):
+    """A value in a compressor's state that the user's optimiser trains: see :func:`jaxcomp.learned`.
+
+    Attributes:
+      value: a floating-point array.
+    """
+
+    value: Any
+
+
 class Note(NamedTuple):
     """What a compressor says of one parameter; a field is None where it has nothing to say.
 

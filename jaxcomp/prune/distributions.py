@@ -27,6 +27,8 @@ class Layer(NamedTuple):
       least: how many of them are kept at least; all of a dense layer's.
       densest: the sparsity at which its pattern keeps ``least``; None: any.
       whole: whether a unit is more than one weight.
+      is_dense: whether it is kept as it is, by rule.
+      remark: what is odd about its units.
     """
 
     path: str
@@ -35,6 +37,8 @@ class Layer(NamedTuple):
     least: int = 0
     densest: float | None = None
     whole: bool = False
+    is_dense: bool = False
+    remark: str = ""
 
 
 class Shares(NamedTuple):

@@ -54,6 +54,21 @@ class Pattern(NamedTuple):
     nearest: Callable[[float], str] = lambda sparsity: ""
 
 
+def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
+    """The units of one tensor.
+
+    Raises:
+      ArgumentError: if the pattern does not fit it, naming the path.
+    """
+    units = pattern.units(shape)
+    if isinstance(units, str):
+        raise ArgumentError(
+            f"the pattern {pattern.name} does not fit {path!r} of shape {shape}: {units}. Give it the tensors that it "
+            "fits, jc.partition([('.*/kernel', ...)]), or keep this one dense: dense=[...]"
+        )
+    return units
+
+
 def unstructured() -> Pattern:
     """Every weight by itself."""
     return Pattern("unstructured", lambda shape: Units(math.prod(shape)))

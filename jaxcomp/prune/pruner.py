@@ -15,7 +15,7 @@ from jaxcomp.core.paths import assign, named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
-from jaxcomp.prune.patterns import Pattern, Units, unstructured
+from jaxcomp.prune.patterns import Pattern, fitted, unstructured
 from jaxcomp.prune.regrow import REGROW, Regrow
 from jaxcomp.prune.schedules import check_never_falls, check_rising
 from jaxcomp.prune.scores import SCORES, Evidence, Score, itself
@@ -172,9 +172,8 @@ class _Pruner(NamedTuple):
         notes = {path: Note(skipped=leaves.NOT_REAL) for path in named}
         for layer, group in zip(layers, shares.group, strict=True):
             rate = asked if self.distribution.compete else _rate(asked, int(shares.keep[group]), layer)
-            remark = self._units(layer.path, layer.shape).remark or None
-            whole = layer.units > 0 and layer.least == layer.units and layer.densest is None
-            notes[layer.path] = Note(skipped="it is kept dense") if whole else Note(sparsity=rate, remark=remark)
+            note = Note(sparsity=rate, remark=layer.remark or None)
+            notes[layer.path] = Note(skipped="it is kept dense") if layer.is_dense else note
         return notes
 
     def layers(self, named: Mapping[str, Any]) -> list[Layer]:
@@ -182,21 +181,17 @@ class _Pruner(NamedTuple):
         kept_whole = assign(self.dense, named)
         found = []
         for path, leaf in named.items():
-            shape, is_dense = tuple(leaf.shape), path in kept_whole
-            units = Units(leaf.size, leaf.size) if is_dense else self._units(path, shape)
-            least = min(units.number, max(units.least, self.minimum))
-            densest = None if is_dense else self.pattern.densest
-            found.append(Layer(path, shape, units.number, least, densest, self.pattern.pool is not None))
+            shape = tuple(leaf.shape)
+            if path in kept_whole:
+                units = self.pattern.units(shape)
+                size = leaf.size if isinstance(units, str) else units.number
+                found.append(Layer(path, shape, size, size, is_dense=True))
+                continue
+            number, least, remark = fitted(self.pattern, path, shape)
+            least = min(number, max(least, self.minimum))
+            densest, whole = self.pattern.densest, self.pattern.pool is not None
+            found.append(Layer(path, shape, number, least, densest, whole, remark=remark))
         return found
-
-    def _units(self, path: str, shape: tuple[int, ...]) -> Units:
-        units = self.pattern.units(shape)
-        if isinstance(units, str):
-            raise ArgumentError(
-                f"the pattern {self.pattern.name} does not fit {path!r} of shape {shape}: {units}. Give the pruner the "
-                "tensors that it fits, jc.partition([('.*/kernel', ...)]), or keep this one dense: dense=[...]"
-            )
-        return units
 
     def _unpacked(self, params: Params, state: State, known: Mapping[str, Evidence]) -> tuple[_Named, _Named]:
         """The old masks and memories by path."""
