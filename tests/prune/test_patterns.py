@@ -141,6 +141,15 @@ def test_masks_are_the_same_however_the_weights_are_sharded(mesh, pattern):
             np.testing.assert_array_equal(mask, wanted[path])
 
 
+@pytest.mark.parametrize("pattern", [nm(2, 4), blocks((2, 3))], ids=lambda p: p.name)
+def test_units_of_sharded_weights_are_ranked_where_they_are(mesh, pattern, sums_few_numbers):
+    """Here no unit crosses a shard: the only collectives are sums of a few numbers."""
+    shape = jax.ShapeDtypeStruct((64, 48), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "x")))
+    pruner = prune(lambda step: 0.01 * step, pattern=pattern, distribution="global")
+    update = jax.jit(lambda params, step: pruner.update(params, None, step))
+    sums_few_numbers(update.lower([shape, shape], jnp.int32(1)).compile().as_text())
+
+
 @pytest.mark.parametrize(
     ("sparsity", "pattern", "shape", "message"),
     [
