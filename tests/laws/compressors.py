@@ -74,6 +74,8 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
 
 EXHAUSTIVE = ("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast")
 """Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
+EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}
+"""Beginnings of names, and the executions that are left to the exhaustive tests."""
 
 MIXES = ("lowrank",)
 """Beginnings of the names whose views mix entries: zeros do not stay, and sums round as they are ordered."""

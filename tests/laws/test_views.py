@@ -17,7 +17,7 @@ from jaxcomp.core.leaves import NOT_REAL, is_real
 from jaxcomp.core.paths import named_leaves
 
 from .cases import DTYPES, Case, dtype, runs, views
-from .compressors import COMPRESSORS, EXHAUSTIVE, MIXES, STEPS
+from .compressors import COMPRESSORS, EXHAUSTIVE, EXHAUSTIVE_RUNS, MIXES, STEPS
 from .containers import CONTAINERS
 from .executions import EXECUTIONS, bit_equal, close, described, reference, trajectory
 
@@ -39,10 +39,14 @@ def subject(compressor: str, container: str, precision: str) -> Subject:
 
 
 def marked(items: Any) -> list[Any]:
-    """Cases, or names of compressors; those of the costliest compressors are exhaustive."""
-    name = lambda item: item if isinstance(item, str) else item.compressor  # noqa: E731
-    marks = {True: [pytest.mark.exhaustive], False: []}
-    return [pytest.param(item, marks=marks[name(item).startswith(EXHAUSTIVE)]) for item in items]
+    """Cases, or names of compressors; the costliest to compile are exhaustive."""
+    return [pytest.param(item, marks=[pytest.mark.exhaustive] if _is_costly(item) else []) for item in items]
+
+
+def _is_costly(item: Any) -> bool:
+    name, execution = (item, "") if isinstance(item, str) else (item.compressor, item.execution)
+    left = [run for start, runs in EXHAUSTIVE_RUNS.items() if name.startswith(start) for run in runs]
+    return name.startswith(EXHAUSTIVE) or execution in left
 
 
 @pytest.fixture(scope="module", params=marked(views()), ids=lambda case: "-".join(case[:3]))

@@ -22,6 +22,8 @@ def values(shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.where(rng.random(shape) < 0.4, np.round(normal), normal), dtype)
 
 
+MORE = pytest.mark.exhaustive  # another size is compiled anew
+
 LAYOUTS = {
     "dense": (16, 6),
     "odd": (15, 7),
@@ -36,7 +38,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("shape", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (1, 2), (3, 8)])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), *[pytest.param(*own, marks=MORE) for own in ((1, 4), (1, 2), (3, 8))]])
 def test_nm_is_the_best_n_of_m_along_what_is_contracted(shape, n, m):
     weights = values(shape)
     mask = prune(1 - n / m, pattern=nm(n, m)).init(weights)
@@ -53,8 +55,13 @@ def test_nm_of_other_layouts_is_that_of_the_transposed(rng):
     np.testing.assert_array_equal(mask, loops.nm_mask(np.abs(heads).reshape(8, 6), 2, 4).reshape(8, 2, 3))
 
 
-@pytest.mark.parametrize("n_of_m", [(1, 4), (2, 3), (3, 5), (3, 10)])
-@pytest.mark.parametrize("distribution", ["uniform", "global"])
+@pytest.mark.parametrize(
+    ("n_of_m", "distribution"),
+    [
+        ((3, 10), "global"),
+        *[pytest.param(own, "uniform", marks=MORE) for own in ((1, 4), (2, 3), (3, 5), (3, 10))],
+    ],
+)
 def test_nm_nests_from_dense_to_exactly_n_of_m(n_of_m, distribution):
     """The cubic schedule's last value is that of float32, in which 0.7 is less than 0.7."""
     n, m = n_of_m
@@ -102,9 +109,9 @@ def test_a_group_that_is_filled_up_is_remarked_on():
         (filters(), (3, 3, 4, 8), (3, 3, 4, 1)),
         (filters(axis=0), (6, 5), (1, 5)),
     ],
-    ids=str,
+    ids=lambda own: own.name if isinstance(own, jc.prune.Pattern) else str(own),
 )
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=MORE)])
 def test_blocks_of_highest_mean_are_kept(pattern, shape, block, order):
     weights = values(shape)
     mask = prune(0.5, jc.prune.magnitude_score(order), pattern=pattern).init(weights)
@@ -126,7 +133,7 @@ def test_blocks_of_all_layers_are_ranked_as_one():
     "pattern",
     [
         blocks((2, 3)),
-        *[pytest.param(p, marks=pytest.mark.exhaustive) for p in (nm(2, 4), kernels(), filters())],
+        *[pytest.param(p, marks=MORE) for p in (nm(2, 4), kernels(), filters())],
     ],
     ids=lambda p: p.name,
 )
@@ -141,7 +148,7 @@ def test_masks_are_the_same_however_the_weights_are_sharded(mesh, pattern):
             np.testing.assert_array_equal(mask, wanted[path])
 
 
-@pytest.mark.parametrize("pattern", [nm(2, 4), blocks((2, 3))], ids=lambda p: p.name)
+@pytest.mark.parametrize("pattern", [nm(2, 4), pytest.param(blocks((2, 3)), marks=MORE)], ids=lambda p: p.name)
 def test_units_of_sharded_weights_are_ranked_where_they_are(mesh, pattern, sums_few_numbers):
     """Here no unit crosses a shard: the only collectives are sums of a few numbers."""
     shape = jax.ShapeDtypeStruct((64, 48), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "x")))

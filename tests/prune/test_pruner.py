@@ -16,7 +16,7 @@ def moved(rng):
     return [{"w": jnp.asarray(rng.normal(size=(6, 10)), jnp.float32)} for _ in range(5)]
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "global"])
+@pytest.mark.parametrize("distribution", ["uniform", pytest.param("global", marks=pytest.mark.exhaustive)])
 def test_nested_masks_nest_whatever_the_weights_do(moved, distribution):
     pruner = prune(optax.linear_schedule(0.0, 0.8, 4), nested=True, distribution=distribution)
     update, state = jax.jit(pruner.update), pruner.init(moved[0])

@@ -22,8 +22,16 @@ def moved(rng):
     return [(draw(), draw()) for _ in range(4)]
 
 
-@pytest.mark.parametrize("method", ["set", "rigl"])
-@pytest.mark.parametrize("distribution", ["erk", "global"])
+@pytest.mark.parametrize(
+    ("method", "distribution"),
+    [
+        ("rigl", "erk"),
+        *[
+            pytest.param(*own, marks=pytest.mark.exhaustive)
+            for own in (("set", "erk"), ("set", "global"), ("rigl", "global"))
+        ],
+    ],
+)
 def test_the_count_stays_and_masks_move(moved, method, distribution):
     pruner = prune(0.8, regrow=method, distribution=distribution, dense=["bias"])
     params, state = moved[0][0], pruner.init(moved[0][0])
