@@ -129,14 +129,8 @@ def test_blocks_of_all_layers_are_ranked_as_one():
     assert int(kept.sum()) == 13 - round(0.5 * 13)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        blocks((2, 3)),
-        *[pytest.param(p, marks=MORE) for p in (nm(2, 4), kernels(), filters())],
-    ],
-    ids=lambda p: p.name,
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("pattern", [nm(2, 4), blocks((2, 3)), kernels(), filters()], ids=lambda p: p.name)
 def test_masks_are_the_same_however_the_weights_are_sharded(mesh, pattern):
     params = {"a": values((3, 3, 8, 8)), "b": values((2, 1, 16, 24), 1)}
     pruner = prune(optax.constant_schedule(0.4), pattern=pattern, distribution="global")
