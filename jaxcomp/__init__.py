@@ -16,6 +16,9 @@ from jaxcomp.combine import identity as identity
 from jaxcomp.combine import partition as partition
 from jaxcomp.combine import straight_through as straight_through
 from jaxcomp.core.errors import JaxcompError as JaxcompError
+from jaxcomp.core.learned import learned as learned
+from jaxcomp.core.learned import with_learned as with_learned
 from jaxcomp.core.types import Compressor as Compressor
 from jaxcomp.core.types import Grid as Grid
+from jaxcomp.core.types import Learned as Learned
 from jaxcomp.core.types import Note as Note

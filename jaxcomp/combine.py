@@ -132,12 +132,14 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
     return Compressor(init, update, apply, describe)
 
 
-def every(n: int, compressor: Compressor) -> Compressor:
-    """Updates a compressor at steps 0, n, 2n, ...; between them its state stands.
+def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = None) -> Compressor:
+    """Updates a compressor at step 0 and at steps begin, begin + n, ... up to end; between them its state stands.
 
     Args:
       n: steps from one update to the next, 1 or more.
       compressor: what to update.
+      begin: the first step that is counted from.
+      end: the last step at which it is updated; None: there is no last.
 
     Returns:
       A compressor with the same state.
@@ -155,10 +157,15 @@ def every(n: int, compressor: Compressor) -> Compressor:
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ArgumentError(f"every(n, ...) needs a whole number of steps of at least 1, got {n!r}")
 
+    def is_due(step: Step) -> Any:
+        since = step - begin
+        counted = (since >= 0) & (since % n == 0)
+        return (step == 0) | (counted if end is None else counted & (step <= end))
+
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
         if not isinstance(step, jax.core.Tracer):  # a branch outside jit would be compiled anew each time
-            return state if step % n else compressor.update(params, state, step, **extra)
-        return lax.cond(step % n == 0, lambda: compressor.update(params, state, step, **extra), lambda: state)
+            return compressor.update(params, state, step, **extra) if is_due(step) else state
+        return lax.cond(is_due(step), lambda: compressor.update(params, state, step, **extra), lambda: state)
 
     return compressor._replace(update=update)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.learned import learned
 from jaxcomp.core.types import Compressor, Params, State
 
 
@@ -33,7 +34,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     it, which the inner optimiser updates; the loop's parameters become the new view. So the loop computes what it
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
     zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
-    gives them exactly.
+    gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is.
 
     Args:
       optimizer: any optax transformation.
@@ -43,7 +44,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
       An optax transformation. Its first update turns dense parameters into the view.
 
     Raises:
-      ArgumentError: (from its update) when called without ``params``.
+      ArgumentError: (from its init) for a recipe with learned values; (from its update) without ``params``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcomp as jc
@@ -57,8 +58,14 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompressState:
+        state = compressor.init(params)
+        if learned(state):
+            raise ArgumentError(
+                f"the recipe learns values ({', '.join(learned(state))}), which a loop that knows parameters alone "
+                "cannot train: differentiate with respect to (params, jc.learned(state)), as its help shows"
+            )
         behind = jax.tree.map(jnp.copy, params)  # a loop that donates its parameters must not donate these
-        return CompressState(jnp.zeros((), jnp.int32), behind, compressor.init(params), optimizer.init(params))
+        return CompressState(jnp.zeros((), jnp.int32), behind, state, optimizer.init(params))
 
     def update(
         grads: Params, state: CompressState, params: Params | None = None, **extra: Any
@@ -66,8 +73,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
         if params is None:
             raise ArgumentError("jaxcomp.optim.compress needs the parameters: call tx.update(grads, opt_state, params)")
         _, pull_back = jax.vjp(lambda behind: compressor.apply(behind, state.compressor), state.params)
-        (grads,) = pull_back(grads)
-        updates, inner = optimizer.update(grads, state.inner, state.params, **extra)
+        (pulled,) = pull_back(grads)
+        updates, inner = optimizer.update(pulled, state.inner, state.params, **extra)
         behind = optax.apply_updates(state.params, updates)
         step = state.step + 1
         own = compressor.update(behind, state.compressor, step, grads=grads)

@@ -5,6 +5,8 @@ of what compiling a training step costs (2.5 times the time). XLA_FLAGS can ask 
 """
 
 import os
+import re
+from collections.abc import Callable
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -19,6 +21,22 @@ from jax.sharding import AxisType, Mesh
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def sums_few_numbers() -> Callable[[str], None]:
+    """Asserts that a compiled program's only collectives are sums of a few numbers."""
+
+    def check(hlo: str) -> None:
+        for collective in ("all-gather", "collective-permute", "all-to-all", "reduce-scatter", "collective-broadcast"):
+            assert collective not in hlo
+        sums = re.findall(r"= (.+) all-reduce(?:-start)?\(", hlo)
+        assert sums
+        for shapes in sums:
+            counts = [[int(n) for n in dims.split(",") if n] for dims in re.findall(r"\w+\[([\d,]*)\]", shapes)]
+            assert sum(int(np.prod(dims)) for dims in counts) <= 32, shapes
+
+    return check
 
 
 @pytest.fixture

@@ -215,3 +215,17 @@ def test_a_whole_training_loop_is_one_scan():
     )
     assert losses[-1] < 0.1 * losses[0]
     assert int(jnp.sum(recipe.apply(params, state)["conv"]["kernel"] == 0)) == 2
+
+
+def test_every_begins_and_ends_where_it_is_told():
+    """Step 0 always starts afresh."""
+    count = jc.Compressor(
+        lambda params: jnp.int32(0), lambda params, state, step, **extra: jnp.int32(step), lambda params, state: params
+    )
+    sometimes = jc.every(3, count, begin=2, end=8)
+    seen = {"python": [0], "traced": [0]}
+    for step in range(1, 12):
+        seen["python"].append(int(sometimes.update({}, jnp.int32(seen["python"][-1]), step)))
+        seen["traced"].append(int(jax.jit(sometimes.update)({}, jnp.int32(seen["traced"][-1]), step)))
+    assert seen["python"] == seen["traced"] == [0, 0, 2, 2, 2, 5, 5, 5, 8, 8, 8, 8]
+    assert int(sometimes.update({}, jnp.int32(8), 0)) == 0

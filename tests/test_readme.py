@@ -38,11 +38,16 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
         "images": images,
         "shapes": jax.eval_shape(lambda: params),
     }
-    loop, small, program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    loop, pruners, small, program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(loop, names)
     trained, _, _ = names["step"](params, tx.init(params), names["state"], {"image": images}, 0)
     assert jax.tree.structure(trained) == jax.tree.structure(params)
     assert jc.pack.load("model.jcz")[0]["Dense_1"]["kernel"].shape == (4, 8)
+    names["grads"] = jax.tree.map(jnp.ones_like, params)
+    exec(pruners, names)
+    assert int(names["state"][1]["Dense_1/kernel"].sum()) == 6
+    jax.eval_shape(names["sparse_2_4"].init, params["Dense_0"]["kernel"])
+    jax.eval_shape(names["tiles"].init, params["Dense_0"]["kernel"])
     exec(small, names)
     expected = names["new_fn"](names["small"], images)
     exec(program, names)
@@ -50,7 +55,7 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_every_call_that_it_names_is_there() -> None:
-    for call in set(re.findall(r"\bjc((?:\.[a-z_]+)+)", README)):
+    for call in set(re.findall(r"\bjc((?:\.[a-z_0-9]+)+)", README)):
         found: Any = jc
         for name in call[1:].split("."):
             assert hasattr(found, name), f"README names jc{call}"

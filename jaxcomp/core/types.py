@@ -30,6 +30,16 @@ class Grid(NamedTuple):
     zero_point: Any
 
 
+class Learned(NamedTuple):
+    """A value in a compressor's state that the user's optimiser trains: see :func:`jaxcomp.learned`.
+
+    Attributes:
+      value: a floating-point array.
+    """
+
+    value: Any
+
+
 class Note(NamedTuple):
     """What a compressor says of one parameter; a field is None where it has nothing to say.
 
@@ -39,6 +49,7 @@ class Note(NamedTuple):
       grid: the grid that the view's values lie on.
       skipped: why the parameter is left as it is.
       rank: components of the view's matrix.
+      remark: what is odd about how it is treated.
     """
 
     sparsity: float | None = None
@@ -46,13 +57,14 @@ class Note(NamedTuple):
     grid: Grid | None = None
     skipped: str | None = None
     rank: int | None = None
+    remark: str | None = None
 
     def over(self, earlier: "Note") -> "Note":
         """This note, completed by an earlier one where this one is silent; skipped only if both skip."""
         said = {field: value for field, value in self._asdict().items() if value is not None}
         both = earlier._replace(**said)
         treated = both._replace(skipped=None)
-        return both if treated == Note() else treated
+        return both if treated._replace(remark=None) == Note() else treated
 
 
 def _nothing(params: Params, state: State, step: Step) -> dict[str, Note]:

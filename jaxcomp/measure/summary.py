@@ -213,7 +213,7 @@ def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:
 def _remark(note: Note | None, parameters: int, nonzeros: int) -> str:
     if note is None or note.skipped is not None or parameters == 0:
         return "" if note is None else note.skipped or "it holds no values"
-    return "every weight is zero" if nonzeros == 0 else ""
+    return "; ".join(filter(None, ("every weight is zero" if nonzeros == 0 else None, note.remark)))
 
 
 def _zeros(parameters: int, nonzeros: int) -> float:

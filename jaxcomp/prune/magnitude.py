@@ -2,14 +2,13 @@
 
 from typing import Any, Literal
 
-import jax.numpy as jnp
 from jax import Array
 
-from jaxcomp.core import leaves, threshold
-from jaxcomp.core.counts import fraction_at, kept_count
+from jaxcomp.core import threshold
+from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves, path_string
-from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.core.types import Compressor, Schedule
+from jaxcomp.prune.pruner import prune
 
 
 def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer", "global"] = "layer") -> list[Array]:
@@ -66,22 +65,4 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     """
     if scope not in ("layer", "global"):
         raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
-    asked = fraction_at(sparsity, "sparsity", "zeros")
-
-    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
-        del state, extra
-        named = {path: leaf for path, leaf in named_leaves(params).items() if leaves.is_real(leaf)}
-        masks = dict(zip(named, magnitude_masks(list(named.values()), asked(step), scope), strict=True))
-        return leaves.map_real(lambda path, leaf: masks[path_string(path)], params)
-
-    def apply(params: Params, state: State) -> Params:
-        return leaves.map_view(lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros_like(leaf)), params, state)
-
-    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
-        fraction = float(asked(step))
-        return {
-            path: Note(skipped=leaves.NOT_REAL) if leaves.left_out(mask) else Note(sparsity=fraction)
-            for path, mask in leaves.named_states(params, state).items()
-        }
-
-    return Compressor(lambda params: update(params, None, 0), update, apply, describe)
+    return prune(sparsity, distribution="global" if scope == "global" else "uniform")

@@ -7,6 +7,7 @@ import optax
 import jaxcomp as jc
 
 from .channels import channels
+from .gradients import given
 
 KERNEL = r"(.*/)?(kernel|1/1)"
 BIAS = r"(.*/)?(bias|0)"
@@ -24,6 +25,18 @@ def recipe() -> jc.Compressor:
 
 def nested() -> jc.Compressor:
     return jc.partition([(KERNEL, jc.partition([(".*", jc.prune.magnitude(cubic()))])), (".*", jc.quant.fake(2))])
+
+
+def gathered() -> jc.Compressor:
+    to_nm = jc.prune.prune(
+        optax.linear_schedule(0.0, 0.5, STEPS), "movement", pattern=jc.prune.nm(2, 4), distribution="global"
+    )
+    return given(jc.partition([(KERNEL, to_nm)]))
+
+
+def exchanged() -> jc.Compressor:
+    blocks = jc.prune.prune(0.5, regrow="rigl", distribution="erk", pattern=jc.prune.blocks((2, 2)), every=2)
+    return given(jc.partition([(KERNEL, blocks), (BIAS, jc.prune.prune(0.5, regrow="set"))]))
 
 
 def fakes() -> dict[str, Callable[[], jc.Compressor]]:
@@ -51,11 +64,22 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "every-2": lambda: jc.every(2, nested()),
     "straight-through": lambda: jc.straight_through(recipe()),
     "channels-global-cubic": lambda: channels(cubic(), scope="global"),
+    "prune-movement-nm-global": gathered,
+    "prune-blocks-erk-regrow": exchanged,
+    "prune-lamp-nested": lambda: jc.prune.prune(cubic(), distribution="lamp", nested=True, minimum=2),
+    "prune-taylor-averaged": lambda: given(jc.prune.prune(cubic(), jc.prune.taylor(decay=0.9), distribution="global")),
+    "prune-top-kast": lambda: jc.prune.top_kast(jc.prune.prune(0.7, "random"), jc.prune.prune(0.5, "random")),
+    "learned-threshold": lambda: jc.prune.learned_threshold(-1.0),
 }
+
+EXHAUSTIVE = ("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast")
+"""Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
+EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}
+"""Beginnings of names, and the executions that are left to the exhaustive tests."""
 
 MIXES = ("lowrank",)
 """Beginnings of the names whose views mix entries: zeros do not stay, and sums round as they are ordered."""
-COSTLY = ("magnitude", "chain", "channels")
+COSTLY = ("magnitude", "chain", "channels", "prune")
 """Beginnings of the names whose compilation takes a second per tensor: each container in one dtype alone."""
 SMALL = (*COSTLY, "symmetric-tensor", "affine-tensor")
 """Beginnings of the names that are compiled over small containers alone."""

@@ -17,7 +17,7 @@ from jaxcomp.core.leaves import NOT_REAL, is_real
 from jaxcomp.core.paths import named_leaves
 
 from .cases import DTYPES, Case, dtype, runs, views
-from .compressors import COMPRESSORS, MIXES, STEPS
+from .compressors import COMPRESSORS, EXHAUSTIVE, EXHAUSTIVE_RUNS, MIXES, STEPS
 from .containers import CONTAINERS
 from .executions import EXECUTIONS, bit_equal, close, described, reference, trajectory
 
@@ -38,7 +38,18 @@ def subject(compressor: str, container: str, precision: str) -> Subject:
     return Subject(compressor, made, moved, reference(made, moved))
 
 
-@pytest.fixture(scope="module", params=views(), ids=lambda case: "-".join(case[:3]))
+def marked(items: Any) -> list[Any]:
+    """Cases, or names of compressors; the costliest to compile are exhaustive."""
+    return [pytest.param(item, marks=[pytest.mark.exhaustive] if _is_costly(item) else []) for item in items]
+
+
+def _is_costly(item: Any) -> bool:
+    name, execution = (item, "") if isinstance(item, str) else (item.compressor, item.execution)
+    left = [run for start, runs in EXHAUSTIVE_RUNS.items() if name.startswith(start) for run in runs]
+    return name.startswith(EXHAUSTIVE) or execution in left
+
+
+@pytest.fixture(scope="module", params=marked(views()), ids=lambda case: "-".join(case[:3]))
 def case(request: pytest.FixtureRequest) -> Subject:
     return subject(*request.param[:3])
 
@@ -177,7 +188,7 @@ def test_describe_names_every_leaf_in_plain_values(case, as_step):
         assert note.grid is None or (note.bits is not None and note.grid.scale.ndim == named[path].ndim)
 
 
-@pytest.mark.parametrize("run", runs(), ids="-".join)
+@pytest.mark.parametrize("run", marked(runs()), ids="-".join)
 def test_executions_agree_bit_for_bit(run):
     name, compressor, moved, expected = subject(*run[:3])
     agree = close if name.startswith(MIXES) else bit_equal
@@ -188,7 +199,7 @@ def test_executions_agree_bit_for_bit(run):
         assert agree(own[1], wanted[1]), f"view of step {i}"
 
 
-@pytest.mark.parametrize("name", COMPRESSORS)
+@pytest.mark.parametrize("name", marked(COMPRESSORS))
 def test_orbax_round_trips_the_state(name, tmp_path):
     container = list(CONTAINERS)[list(COMPRESSORS).index(name) % len(CONTAINERS)]
     container = "gaps" if container == "no-elements" else container  # Orbax refuses arrays without elements

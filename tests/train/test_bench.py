@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from train import models
-from train.bench import __main__, planning, rewrite, step, threshold, timing
+from train.bench import __main__, planning, prune, rewrite, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -46,6 +46,20 @@ def test_threshold(tmp_path, capsys, monkeypatch):
         assert content[f"floor_{dtype}"]["bytes"] == 5000 * (4 if dtype == "float32" else 2)
         assert ("jnp.sort" in names) == ("np.partition" in names) == (dtype == "float32")
     assert "GB/s" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_prune(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prune, "resnet50_shapes", lambda: [(3, 3, 16, 32), (32, 10)])
+    __main__.main(["prune", "--models", "resnet50", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "prune", lambda content: content["trees"]["resnet50"]["rows"])
+    assert names[0] == "compare"
+    assert {"magnitude, layer", "magnitude, global", "2:4", "argsort"} < set(names)
+    tree = content["trees"]["resnet50"]
+    assert tree["weights"] == 4928
+    assert set(tree["memory_over_parameters"]) == set(names) - {"compare", "argsort"}
+    assert min(tree["memory_over_parameters"].values()) > 1
+    assert "x the parameters" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

@@ -73,13 +73,8 @@ def once(weights: jax.Array, rows: list[timing.Row], skip_sort: bool) -> list[ti
     return timing.summarise({BASELINE: baseline} | seconds, BASELINE)[1:]
 
 
-def split_like_resnet50(weights: jax.Array) -> list[np.ndarray]:
-    """54 arrays that share the weights as ResNet-50's kernels do: convolutions ``[h, w, in, out]`` and a head.
-
-    Example:
-      >>> len(split_like_resnet50(jnp.zeros(2_550_286)))
-      54
-    """
+def resnet50_shapes() -> list[tuple[int, ...]]:
+    """ResNet-50's kernels: convolutions ``[h, w, in, out]`` and a head."""
     shapes: list[tuple[int, ...]] = [(7, 7, 3, 64)]
     channels = 64
     for stage, blocks in enumerate((3, 4, 6, 3)):
@@ -88,7 +83,17 @@ def split_like_resnet50(weights: jax.Array) -> list[np.ndarray]:
             shapes += [(1, 1, channels, width), (3, 3, width, width), (1, 1, width, 4 * width)]
             shapes += [(1, 1, channels, 4 * width)] if block == 0 else []
             channels = 4 * width
-    shapes.append((channels, 1000))
+    return [*shapes, (channels, 1000)]
+
+
+def split_like_resnet50(weights: jax.Array) -> list[np.ndarray]:
+    """54 arrays that share the weights as ResNet-50's kernels do.
+
+    Example:
+      >>> len(split_like_resnet50(jnp.zeros(2_550_286)))
+      54
+    """
+    shapes = resnet50_shapes()
     host, at, parts = np.asarray(weights), 0, []
     scale = weights.size / sum(map(np.prod, shapes))
     for *lead, last in shapes:

@@ -1,0 +1,272 @@
+"""Distributions: how many units of each layer are kept, for a sparsity that all layers are asked for."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core.counts import fraction_at, kept_count
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import replicated
+from jaxcomp.core.paths import assign
+from jaxcomp.core.types import Schedule, Step
+
+
+class Layer(NamedTuple):
+    """One weight tensor, as a distribution sees it.
+
+    Attributes:
+      path: its path string.
+      shape: its shape.
+      units: how many units its pattern makes of it.
+      least: how many of them are kept at least; all of a dense layer's.
+      densest: the sparsity at which its pattern keeps ``least``; None: any.
+      whole: whether a unit is more than one weight.
+      is_dense: whether it is kept as it is, by rule.
+      remark: what is odd about its units.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    units: int
+    least: int = 0
+    densest: float | None = None
+    whole: bool = False
+    is_dense: bool = False
+    remark: str = ""
+
+
+class Shares(NamedTuple):
+    """How many units are kept, group by group.
+
+    Attributes:
+      keep: units to keep of each group, integers or traced scalars.
+      group: of each layer, the group in which its units are ranked.
+    """
+
+    keep: Sequence[Any]
+    group: Sequence[int]
+
+
+class Distribution(NamedTuple):
+    """How a sparsity is shared out among layers.
+
+    Attributes:
+      name: for errors.
+      share: ``(sparsity, layers, step) -> Shares``; the sparsity is a float or a traced scalar.
+      compete: whether layers are ranked together.
+      scale: ``scores [...] -> scores`` that can be compared between layers; None: as they are.
+    """
+
+    name: str
+    share: Callable[[Any, Sequence[Layer], Step], Shares]
+    compete: bool = False
+    scale: Callable[[Array], Array] | None = None
+
+
+def uniform() -> Distribution:
+    """Every layer reaches the sparsity; dense layers are not made up for."""
+
+    def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
+        del step
+        return Shares([kept_of(sparsity, layer) for layer in layers], range(len(layers)))
+
+    return Distribution("uniform", share)
+
+
+def together(scale: Callable[[Array], Array] | None = None, name: str = "global") -> Distribution:
+    """All units of all layers are ranked as one, exactly, over shards too; dense layers count and are made up for."""
+
+    def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
+        del step
+        return Shares([_total(sparsity, layers, name)] if layers else [], [0] * len(layers))
+
+    return Distribution(name, share, compete=True, scale=scale)
+
+
+def lamp() -> Distribution:
+    r"""Global, by :math:`s_u^2 / \sum_{v \ge u} s_v^2`: each score's square over those that would outlive it.
+
+    The sum is over the units of a layer that are not smaller. Made for magnitudes. The only distribution that sorts:
+    25 million weights take seconds on a CPU.
+
+    Reference: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021.
+    """
+    return together(_lamp, "lamp")
+
+
+def erk(power: float = 1.0) -> Distribution:
+    r"""Erdős-Rényi-kernel: densities proportional to :math:`\sum_i d_i / \prod_i d_i` of each layer's dimensions d.
+
+    Layers whose density would exceed 1 are dense, and the others make up for it: the sum over all layers is exactly
+    what the sparsity asks for. As it rises, no layer's count rises.
+
+    Args:
+      power: of the ratio; 0 is uniform but for rounding.
+
+    Reference: Evci et al., Rigging the lottery, 2020; Mocanu et al., Scalable training of artificial neural networks
+    with adaptive sparse connectivity, 2018.
+    """
+
+    def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
+        del step
+        layers = [layer._replace(least=max(layer.least, min(layer.units, 1))) for layer in layers]
+        total = _total(sparsity, layers, "erk")
+        ratios = [(max(sum(layer.shape), 1) / max(math.prod(layer.shape), 1)) ** power for layer in layers]
+        slopes = [layer.units * ratio for layer, ratio in zip(layers, ratios, strict=True)]
+        if not layers:
+            return Shares([], [])
+        keep = fill(total, slopes, [layer.least for layer in layers], [layer.units for layer in layers])
+        return Shares(list(keep), range(len(layers)))
+
+    return Distribution("erk", share)
+
+
+def by_layer(sparsities: Mapping[str, float | Schedule]) -> Distribution:
+    """A sparsity for each layer: that of the first regular expression that matches the whole of its path.
+
+    Layers that none matches reach the sparsity that is asked of all.
+
+    Args:
+      sparsities: ``{regex: fraction of zeros in [0, 1), or a schedule of it}``.
+
+    Raises:
+      ArgumentError: for a fraction outside [0, 1).
+      RuleError: from the pruner, for a rule that matches nothing.
+    """
+    asked = [fraction_at(value, f"sparsity of {rule!r}", "zeros") for rule, value in sparsities.items()]
+
+    def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
+        owner = assign(list(sparsities), [layer.path for layer in layers])
+        own = [asked[owner[layer.path]](step) if layer.path in owner else sparsity for layer in layers]
+        return Shares([kept_of(rate, layer) for rate, layer in zip(own, layers, strict=True)], range(len(layers)))
+
+    return Distribution("by layer", share)
+
+
+DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
+    "uniform": uniform,
+    "global": together,
+    "erk": erk,
+    "lamp": lamp,
+}
+"""Distributions by name."""
+
+
+def kept_of(sparsity: Any, layer: Layer) -> Any:
+    """How many units of a layer a sparsity keeps.
+
+    Raises:
+      ArgumentError: for a sparsity, given as a number, that whole units cannot express, with the nearest that they can.
+    """
+    if layer.least == layer.units:
+        return layer.units
+    if layer.whole and isinstance(sparsity, float):
+        _check_expressible(sparsity, layer)
+    count = kept_count(sparsity, layer.units)
+    if layer.densest is not None:
+        count = _at_the_end(sparsity, layer.densest, count, layer.least)
+    return max(count, layer.least) if isinstance(count, int) else jnp.maximum(count, jnp.uint32(layer.least))
+
+
+def _check_expressible(sparsity: float, layer: Layer) -> None:
+    pruned, units = round(sparsity * layer.units), layer.units
+    if sparsity == 0 or 0 < pruned < units:
+        return
+    nearest = f"0 or {1 / units:g}" if pruned == 0 else f"{1 - 1 / units:g}, or 1, which would empty it"
+    raise ArgumentError(
+        f"{layer.path!r} of shape {layer.shape} has {units} units to prune, which cannot express a sparsity of "
+        f"{sparsity:g}; the nearest are {nearest}. Ask for one of these, take smaller units, or keep the layer dense "
+        "(dense=[...])"
+    )
+
+
+def _at_the_end(sparsity: Any, densest: float, count: Any, least: int) -> Any:
+    """The least where the sparsity is the pattern's own up to float32, in which 0.7 is less than 0.7."""
+    if isinstance(sparsity, float):
+        return least if sparsity >= densest - 2.0**-22 else count
+    return jnp.where(sparsity >= densest - 2.0**-22, jnp.uint32(least), count)
+
+
+def _total(sparsity: Any, layers: Sequence[Layer], name: str) -> Any:
+    """How many units all layers keep together."""
+    units, least = sum(layer.units for layer in layers), sum(layer.least for layer in layers)
+    densest = {layer.densest for layer in layers if layer.densest is not None and layer.least < layer.units}
+    count = kept_count(sparsity, units)
+    if densest:
+        count = _at_the_end(sparsity, max(densest), count, least)
+    if not isinstance(count, int):
+        return jnp.maximum(count, jnp.uint32(least))
+    if count < least:
+        bound = [layer.path for layer in layers if layer.least == layer.units and layer.units]
+        raise ArgumentError(
+            f"the distribution {name!r} cannot reach a sparsity of {sparsity:g}: {least} of {units} units are kept in "
+            f"any case (dense layers: {', '.join(map(repr, bound)) or 'none'}; a minimum for the others), which allows "
+            f"{1 - least / units:g} at most. Ask for that, or keep fewer layers dense"
+        )
+    return count
+
+
+def fill(total: Any, slopes: Sequence[float], least: Sequence[int], most: Sequence[int]) -> Array:
+    r"""Counts :math:`k_l = \mathrm{clip}(\lfloor \epsilon a_l \rfloor, least, most)` whose sum is exactly the total.
+
+    What one :math:`\epsilon` leaves over goes to the first layers that the next larger one would serve. So no count
+    falls when the total rises, which rounding by largest remainders does not promise.
+
+    Args:
+      total: integer, at least the sum of ``least`` and at most that of ``most``; may be traced.
+      slopes: :math:`a_l`, positive.
+      least, most: bounds of each count.
+
+    Returns:
+      ``[L]`` uint32.
+
+    Example:
+      >>> fill(7, [1.0, 1.0, 4.0], [1, 1, 1], [9, 9, 3]).tolist()
+      [2, 2, 3]
+    """
+    bounds = np.asarray(least, np.uint32), np.asarray(most, np.uint32)
+    return _fill(jnp.asarray(total, jnp.uint32), np.asarray(slopes, np.float32), *bounds)
+
+
+@jax.jit
+def _fill(total: Array, slopes: Array, least: Array, most: Array) -> Array:
+    limit = jnp.minimum(most.astype(jnp.float32), 2.0**32 - 2.0**8)
+
+    def counts(bits: Array) -> Array:
+        epsilon = jax.lax.bitcast_convert_type(bits, jnp.float32)
+        wanted = jnp.floor(jnp.minimum(epsilon * slopes, limit)).astype(jnp.uint32)
+        return jnp.clip(wanted, least, most)
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = low + (high - low) // 2
+        fits = jnp.sum(counts(middle), dtype=jnp.uint32) <= total
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    infinite = jnp.uint32(0x7F800000)
+    low, high = jax.lax.fori_loop(0, 32, halve, (jnp.uint32(0), infinite))
+    now = counts(low)
+    room = jnp.where(jnp.sum(most, dtype=jnp.uint32) <= total, most, counts(high)) - now
+    left, before = total - jnp.sum(now, dtype=jnp.uint32), jnp.cumsum(room, dtype=jnp.uint32) - room
+    return now + jnp.where(left > before, jnp.minimum(room, left - before), 0)
+
+
+@jax.jit
+def _lamp(scores: Array) -> Array:
+    flat = replicated(scores).astype(wide(scores.dtype)).reshape(-1)
+    if not flat.size:
+        return scores
+    finite = jnp.isfinite(flat)
+    largest = jnp.max(jnp.where(finite, jnp.abs(flat), 0))
+    squares = jnp.where(finite, jnp.square(flat / jnp.where(largest > 0, largest, 1)), 0)
+    squares = jax.lax.optimization_barrier(squares)  # a product fused into the sums below would be rounded otherwise
+    order = jnp.argsort(-squares, stable=True)
+    sums = jax.lax.cumsum(squares[order])
+    over = jnp.zeros_like(sums).at[order].set(sums)
+    return jnp.where(finite, squares / jnp.where(over > 0, over, 1), jnp.inf).reshape(scores.shape)

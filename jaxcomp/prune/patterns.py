@@ -1,0 +1,270 @@
+"""Patterns: which weights go or stay together. A pattern pools scores into units and spreads the units' masks back."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import replicated
+
+Shape = tuple[int, ...]
+
+
+class Units(NamedTuple):
+    """What a pattern makes of one tensor.
+
+    Attributes:
+      number: of its units.
+      least: how many of them the pattern keeps at least.
+      remark: what is odd about it; empty if nothing.
+    """
+
+    number: int
+    least: int = 0
+    remark: str = ""
+
+
+class Pattern(NamedTuple):
+    """Which weights go or stay together.
+
+    Attributes:
+      name: for errors.
+      units: ``shape -> Units``, or a string: why a tensor of that shape has none.
+      pool: ``scores [...] -> scores`` of units, in an array of any shape; None where every weight is a unit.
+      pick: ``mask [...] -> mask`` of units, of a mask that is constant within units.
+      spread: ``(mask of units, shape) -> mask [...]``.
+      protect: ``scores [...] -> mask`` of what stays at any sparsity, exactly ``least`` units; None: nothing does.
+      densest: the sparsity at which nothing but what is protected is left; None without protection.
+      nearest: ``sparsity -> text``: what can be had in place of a sparsity other than ``densest``.
+    """
+
+    name: str
+    units: Callable[[Shape], Units | str]
+    pool: Callable[[Array], Array] | None = None
+    pick: Callable[[Array], Array] = lambda mask: mask
+    spread: Callable[[Array, Shape], Array] = lambda mask, shape: mask
+    protect: Callable[[Array], Array] | None = None
+    densest: float | None = None
+    nearest: Callable[[float], str] = lambda sparsity: ""
+
+
+def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
+    """The units of one tensor.
+
+    Raises:
+      ArgumentError: if the pattern does not fit it, naming the path.
+    """
+    units = pattern.units(shape)
+    if isinstance(units, str):
+        raise ArgumentError(
+            f"the pattern {pattern.name} does not fit {path!r} of shape {shape}: {units}. Give it the tensors that it "
+            "fits, jc.partition([('.*/kernel', ...)]), or keep this one dense: dense=[...]"
+        )
+    return units
+
+
+def unstructured() -> Pattern:
+    """Every weight by itself."""
+    return Pattern("unstructured", lambda shape: Units(math.prod(shape)))
+
+
+def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
+    """N:M: of each m consecutive weights along the reduction axis at most n are kept.
+
+    The reduction axes are all but the last: ``in`` of a matrix ``[in, out]``; of a convolution's kernel
+    ``[h, w, in, out]``, grouped and depthwise ones too, h, w and in flattened, as hardware contracts them. If m does
+    not divide them, the last group of each output is filled up with zeros: of its r weights min(n, r) are kept.
+
+    On the way from dense to 1 - n/m the best n of each group are safe, and the others go in the order of their scores:
+    masks nest, and end as n:m exactly.
+
+    Args:
+      n, m: 1 <= n < m.
+      axes: the reduction axes where they are others: ``(1, 2, 3)`` for ``[out, in, h, w]``, ``(0,)`` for a projection
+        ``[in, heads, size]``.
+
+    Raises:
+      ArgumentError: for other numbers; from the pruner, for a tensor without reduction axes, or a sparsity other than
+        1 - n/m.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> kernel = jnp.array([[1.0, 5.0], [-2.0, 6.0], [3.0, 7.0], [4.0, 8.0], [9.0, 0.1]])
+      >>> jc.prune.prune(0.5, pattern=nm(2, 4)).init(kernel).astype(int).tolist()
+      [[0, 0], [0, 0], [1, 1], [1, 1], [1, 1]]
+
+    Reference: Mishra et al., Accelerating sparse deep neural networks, 2021; Zhou et al., Learning N:M fine-grained
+    structured sparse neural networks from scratch, 2021.
+    """
+    if not (isinstance(n, int) and isinstance(m, int) and 1 <= n < m):
+        raise ArgumentError(f"nm(n, m) needs whole numbers 1 <= n < m, got {n!r} and {m!r}")
+    name = f"{n}:{m}"
+
+    def units(shape: Shape) -> Units | str:
+        reduced = _reduced(len(shape), axes)
+        if not reduced:
+            return "it has no reduction axis"
+        length = math.prod(shape[axis] for axis in reduced)
+        outputs, rest = math.prod(shape) // max(length, 1), length % m
+        remark = f"the last group of {m} holds {rest} weights and {m - rest} zeros that fill it up" if rest else ""
+        return Units(math.prod(shape), outputs * (n * (length // m) + min(n, rest)), remark)
+
+    def protect(scores: Array) -> Array:
+        return _best_of_groups(scores, n, m, _reduced(scores.ndim, axes))
+
+    def nearest(sparsity: float) -> str:
+        below = min(max(math.ceil((1 - sparsity) * m), 1), m - 1)
+        above = max(below - 1, 1)
+        return " or ".join(f"{1 - k / m:g} of {k}:{m}" for k in dict.fromkeys((below, above)))
+
+    return Pattern(name, units, protect=protect, densest=1 - n / m, nearest=nearest)
+
+
+def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
+    """Blocks along the last axes, scored by their mean; those at the edges may be smaller. (8, 128): TPU tiles.
+
+    A convolution's kernel ``[h, w, in, out]`` has ``(in, out)`` blocks of its own at each h and w.
+
+    Args:
+      shape: the sizes of a block.
+
+    Raises:
+      ArgumentError: for sizes below 1; from the pruner, for a tensor of fewer axes.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> kernel = jnp.array([[1.0, 1.0, 3.0], [1.0, 1.0, 3.0], [2.0, 4.0, 1.0]])
+      >>> jc.prune.prune(0.5, pattern=blocks((2, 2))).init(kernel).astype(int).tolist()
+      [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+
+    Reference: Gray et al., GPU kernels for block-sparse weights, 2017.
+    """
+    block = tuple(shape)
+    if not block or min(block) < 1:
+        raise ArgumentError(f"blocks(shape) needs sizes of at least 1, got {shape!r}")
+
+    def of(shape: Shape) -> Shape | str:
+        if len(shape) < len(block):
+            return f"it has {len(shape)} axes, and blocks of {block} need {len(block)}"
+        whole = (1,) * (len(shape) - len(block)) + block
+        return tuple(max(1, min(size, most)) for size, most in zip(whole, shape, strict=True))
+
+    return _of_blocks(f"blocks({block})", of)
+
+
+def kernels() -> Pattern:
+    """The whole spatial kernel between an input and an output channel: all but the last two axes of ``[..., in, out]``.
+
+    Reference: Mao et al., Exploring the granularity of sparsity in convolutional neural networks, 2017.
+    """
+
+    def of(shape: Shape) -> Shape | str:
+        return (*(max(1, size) for size in shape[:-2]), 1, 1) if len(shape) > 2 else "it has no spatial axes"
+
+    return _of_blocks("kernels", of)
+
+
+def filters(axis: int = -1) -> Pattern:
+    """All weights of one index along an axis: by the last axis those that make one output, in this tensor alone.
+
+    What depends on that output stays as it is: :func:`jaxcomp.prune.channels` prunes all of it together.
+
+    Reference: Li et al., Pruning filters for efficient ConvNets, 2017.
+    """
+
+    def of(shape: Shape) -> Shape | str:
+        if not -len(shape) <= axis < len(shape):
+            return f"it has no axis {axis}"
+        return tuple(1 if i == axis % len(shape) else max(1, size) for i, size in enumerate(shape))
+
+    return _of_blocks(f"filters(axis={axis})", of)
+
+
+def _of_blocks(name: str, block_of: Callable[[Shape], Shape | str]) -> Pattern:
+    """A pattern of blocks whose size follows from the tensor's shape."""
+
+    def block(shape: Shape) -> Shape:
+        found = block_of(shape)
+        assert not isinstance(found, str)  # units() was asked first
+        return found
+
+    def units(shape: Shape) -> Units | str:
+        found = block_of(shape)
+        return found if isinstance(found, str) else Units(math.prod(_counts(shape, found)))
+
+    def pick(mask: Array) -> Array:
+        return replicated(mask)[tuple(slice(None, None, size) for size in block(mask.shape))]
+
+    def spread(mask: Array, shape: Shape) -> Array:
+        for axis, size in enumerate(block(shape)):
+            mask = jax.lax.slice_in_dim(jnp.repeat(mask, size, axis), 0, shape[axis], axis=axis)
+        return mask
+
+    return Pattern(name, units, lambda scores: _means(scores, block(scores.shape)), pick, spread)
+
+
+def _counts(shape: Shape, block: Shape) -> Shape:
+    return tuple(-(-size // run) for size, run in zip(shape, block, strict=True))
+
+
+def _means(scores: Array, block: Shape) -> Array:
+    """The mean score of each block: sums in one fixed order, so that devices and compilers do not change their bits."""
+    shape = scores.shape
+    scores = jax.lax.optimization_barrier(replicated(scores).astype(wide(scores.dtype)))
+    for axis, size in enumerate(block):
+        scores = _sum_runs(scores, axis, size)
+    edges = [np.minimum(size, length - np.arange(0, length, size)) for length, size in zip(shape, block, strict=True)]
+    if all((runs == runs[:1]).all() for runs in edges):
+        return scores * np.float32(1 / max(math.prod(int(runs[0]) for runs in edges if runs.size), 1))
+    members = np.ones((), np.float64)
+    for runs in edges:
+        members = members[..., None] * runs
+    return scores * jnp.asarray(1 / members, scores.dtype)
+
+
+def _sum_runs(values: Array, axis: int, size: int) -> Array:
+    """Sums each ``size`` neighbours along an axis, by halves."""
+    runs = -(-values.shape[axis] // size)
+    values = _filled_up(values, axis, runs * size, 0)
+    values = values.reshape(*values.shape[:axis], runs, size, *values.shape[axis + 1 :])
+    while size > 1:
+        half = -(-size // 2)
+        values = _filled_up(values, axis + 1, 2 * half, 0)
+        low = jax.lax.slice_in_dim(values, 0, half, axis=axis + 1)
+        values, size = low + jax.lax.slice_in_dim(values, half, 2 * half, axis=axis + 1), half
+    return values.squeeze(axis + 1)
+
+
+def _filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
+    missing = size - values.shape[axis]
+    widths = [(0, missing if i == axis else 0) for i in range(values.ndim)]
+    return jnp.pad(values, widths, constant_values=value) if missing else values
+
+
+def _reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
+    if axes is None:
+        return tuple(range(ndim - 1))
+    return tuple(axis % ndim for axis in axes) if ndim and all(-ndim <= axis < ndim for axis in axes) else ()
+
+
+def _best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Array:
+    """Masks the n best of each m consecutive ones along the axes, flattened; of equals the first."""
+    order = (*axes, *(axis for axis in range(scores.ndim) if axis not in axes))
+    turned = replicated(scores).transpose(order)
+    length = math.prod(turned.shape[: len(axes)])
+    flat = turned.reshape(length, math.prod(turned.shape[len(axes) :]))
+    groups = _filled_up(flat, 0, -(-length // m) * m, -jnp.inf)
+    groups = groups.reshape(-1, m, flat.shape[1])
+    place = np.arange(m)[None, :, None]
+    before = jnp.zeros(groups.shape, jnp.uint32)
+    for i in range(m):
+        other = groups[:, i : i + 1]
+        before += (other > groups) | ((other == groups) & (place > i))
+    best = (before < n).reshape(-1, flat.shape[1])[:length]
+    return best.reshape(turned.shape).transpose(np.argsort(order))

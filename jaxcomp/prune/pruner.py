@@ -1,0 +1,355 @@
+"""The pruner: score x pattern x distribution x schedule x regrowth, each a value."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcomp.core import leaves, threshold
+from jaxcomp.core.counts import fraction_at
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import spread_like
+from jaxcomp.core.paths import assign, named_leaves, path_string
+from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.prune import selection
+from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
+from jaxcomp.prune.patterns import Pattern, fitted, unstructured
+from jaxcomp.prune.regrow import REGROW, Regrow
+from jaxcomp.prune.schedules import check_never_falls, check_rising
+from jaxcomp.prune.scores import SCORES, Evidence, Score, itself
+
+_Named = dict[str, Any]
+
+
+class Scored(NamedTuple):
+    """State of a pruner whose score remembers; of any other it is the mask alone.
+
+    Attributes:
+      mask: a boolean mask per tensor, True = kept.
+      memory: what the score remembers of each tensor.
+    """
+
+    mask: State
+    memory: State
+
+
+def prune(
+    sparsity: float | Schedule,
+    score: str | Score = "magnitude",
+    *,
+    pattern: Pattern | None = None,
+    distribution: str | Distribution | Mapping[str, float | Schedule] = "uniform",
+    regrow: str | Regrow | None = None,
+    nested: bool = False,
+    dense: Sequence[str] = (),
+    minimum: int = 0,
+    every: int = 1,
+) -> Compressor:
+    r"""Prunes the weights that score least: :math:`w \mapsto w \cdot [s(w) \ge t]`.
+
+    Thresholds are exact: what is asked for is reached to the unit, ties are broken in favour of the first, and neither
+    devices nor compilers change a mask. Step 0 starts afresh.
+
+    Static random: ``prune(0.9, "random")``. SET: ``prune(0.9, regrow="set", distribution="erk", every=100)``; RigL:
+    ``regrow="rigl"``. Iterative: ``nested=True`` with a rising schedule. N:M: ``prune(0.5, pattern=nm(2, 4))``.
+    AC/DC: :func:`jaxcomp.prune.alternating` as the schedule. Cubic: ``optax.polynomial_schedule(0.0, 0.9, 3, steps)``.
+
+    Args:
+      sparsity: the fraction of zeros, in [0, 1), or an optax schedule of it (step -> fraction). With a pattern of
+        larger units, of units.
+      score: ``"magnitude"``, ``"random"``, ``"taylor"``, ``"snip"``, ``"movement"``, ``"wanda"``, or a
+        :class:`jaxcomp.prune.Score`. The middle four but random need ``update(..., grads=)``, wanda ``statistics=``;
+        until then every weight is kept.
+      pattern: of :mod:`jaxcomp.prune.patterns`: ``nm(2, 4)``, ``blocks((8, 128))``, ``kernels()``, ``filters()``; every
+        weight by itself unless given.
+      distribution: ``"uniform"``, ``"global"``, ``"erk"``, ``"lamp"``, a :class:`jaxcomp.prune.Distribution`, or
+        ``{regex: sparsity}`` for layers with a sparsity of their own.
+      regrow: ``"set"``, ``"rigl"`` or a :class:`jaxcomp.prune.Regrow`: kept units are exchanged for others.
+      nested: what is pruned stays pruned, whatever its score becomes. The sparsity must not fall.
+      dense: regexes of paths that are kept whole; they count in the total of a distribution that has one.
+      minimum: units that every layer keeps at least. At 0 a global distribution may empty a layer, which
+        :func:`jaxcomp.measure.summary` remarks on.
+      every: units are ranked anew at steps 0, every, 2 every, ...; a score gathers at each. (:func:`jaxcomp.every`
+        would have it pause, too.)
+
+    Returns:
+      A compressor whose state is a boolean mask per tensor, True = kept; with a score that remembers, a
+      :class:`Scored`.
+
+    Raises:
+      ArgumentError: for a sparsity outside [0, 1), or one that the pattern cannot express (with the nearest that it
+        can); an unknown name; a schedule that falls where masks nest; from its functions, for a tensor that the pattern
+        does not fit, a total that the distribution cannot reach, or missing gradients or statistics, each with its
+        path. A schedule's value is checked where it is concrete and clipped where it is traced.
+      RuleError: from its functions, for a rule that matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pruner = prune(0.5, "taylor", distribution="global")
+      >>> params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 4.0])}
+      >>> grads = {"a": jnp.array([9.0, 0.0]), "b": jnp.array([-1.0, 1.0])}
+      >>> state = pruner.update(params, pruner.init(params), 1, grads=grads)
+      >>> pruner.apply(params, state)
+      {'a': Array([1., 0.], dtype=float32), 'b': Array([0., 4.], dtype=float32)}
+
+    Reference: Hoefler et al., Sparsity in deep learning, 2021 (a survey of all these choices).
+    """
+    recipe = _Pruner(
+        asked=fraction_at(sparsity, "sparsity", "zeros"),
+        constant=None if callable(sparsity) else float(sparsity),
+        score=_named("score", score, SCORES),
+        pattern=pattern or unstructured(),
+        distribution=by_layer(distribution)
+        if isinstance(distribution, Mapping)
+        else _named("distribution", distribution, DISTRIBUTIONS),
+        regrow=None if regrow is None else _named("regrow", regrow, REGROW),
+        nested=nested,
+        dense=tuple(dense),
+        minimum=minimum,
+        every=every,
+    )
+    _check(recipe, sparsity)
+    return Compressor(lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe)
+
+
+def apply_masks(params: Params, state: State) -> Params:
+    """The view: zeros where the mask is False."""
+    mask = state.mask if isinstance(state, Scored) else state
+    return leaves.map_view(lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), params, mask)
+
+
+class _Pruner(NamedTuple):
+    """The parts of a pruner, and what they make together."""
+
+    asked: Any
+    constant: float | None
+    score: Score
+    pattern: Pattern
+    distribution: Distribution
+    regrow: Regrow | None
+    nested: bool
+    dense: tuple[str, ...]
+    minimum: int
+    every: int
+
+    def update(
+        self,
+        params: Params,
+        state: State,
+        step: Step,
+        *,
+        grads: Params | None = None,
+        statistics: Any = None,
+        **extra: Any,
+    ) -> State:
+        """The state at a step; without an old one, that of ``init``."""
+        del extra
+        known = _evidence(params, step, grads, statistics)
+        layers = self.layers({path: own.weight for path, own in known.items()})
+        blind = (
+            state is None and bool(self.score.needs) and (grads if self.score.needs == "grads" else statistics) is None
+        )
+        old, memory = self._unpacked(params, state, known)
+        if not blind:
+            memory = {path: self.score.gather(memory[path], own) for path, own in known.items()}
+        if not blind or self.regrow:
+            old = self._due(step, state is None, old, lambda: self._ranked(known, memory, layers, old, step))
+        mask = leaves.map_real(lambda path, leaf: old[path_string(path)], params)
+        if self.score.init is None:
+            return mask
+        return Scored(mask, leaves.map_real(lambda path, leaf: memory[path_string(path)], params))
+
+    def describe(self, params: Params, state: State, step: Step) -> dict[str, Note]:
+        """What is asked of each tensor, and what is odd about it."""
+        del state
+        named = named_leaves(params)
+        real = {path: leaf for path, leaf in named.items() if leaves.is_real(leaf)}
+        layers = self.layers(real)
+        asked = float(self.asked(step))
+        shares = self.distribution.share(asked, layers, int(step))
+        notes = {path: Note(skipped=leaves.NOT_REAL) for path in named}
+        for layer, group in zip(layers, shares.group, strict=True):
+            rate = asked if self.distribution.compete else _rate(asked, int(shares.keep[group]), layer)
+            note = Note(sparsity=rate, remark=layer.remark or None)
+            notes[layer.path] = Note(skipped="it is kept dense") if layer.is_dense else note
+        return notes
+
+    def layers(self, named: Mapping[str, Any]) -> list[Layer]:
+        """The tensors as a distribution sees them."""
+        kept_whole = assign(self.dense, named)
+        found = []
+        for path, leaf in named.items():
+            shape = tuple(leaf.shape)
+            if path in kept_whole:
+                units = self.pattern.units(shape)
+                size = leaf.size if isinstance(units, str) else units.number
+                found.append(Layer(path, shape, size, size, is_dense=True))
+                continue
+            number, least, remark = fitted(self.pattern, path, shape)
+            least = min(number, max(least, self.minimum))
+            densest, whole = self.pattern.densest, self.pattern.pool is not None
+            found.append(Layer(path, shape, number, least, densest, whole, remark=remark))
+        return found
+
+    def _unpacked(self, params: Params, state: State, known: Mapping[str, Evidence]) -> tuple[_Named, _Named]:
+        """The old masks and memories by path."""
+        if state is None:
+            init = self.score.init or (lambda weight: ())
+            ones = {path: jnp.ones_like(own.weight, bool) for path, own in known.items()}
+            return ones, {path: init(own.weight) for path, own in known.items()}
+        mask, memory = (state.mask, state.memory) if isinstance(state, Scored) else (state, None)
+        masks = leaves.named_states(params, mask)
+        held = {} if memory is None else leaves.named_states(params, memory)
+        weights = {path: own.weight for path, own in known.items()}
+        old = {path: spread_like(masks[path], weight) for path, weight in weights.items()}
+        return old, {path: spread_like(held[path], weight) if held else () for path, weight in weights.items()}
+
+    def _due(self, step: Step, first: bool, old: _Named, ranked: Any) -> _Named:
+        """New masks at every so many steps, the old ones between."""
+        if first or self.every == 1:
+            return ranked()
+        if isinstance(step, jax.core.Tracer):
+            return lax.cond(step % self.every == 0, ranked, lambda: old)
+        return ranked() if int(step) % self.every == 0 else old
+
+    def _ranked(
+        self, known: Mapping[str, Evidence], memory: _Named, layers: Sequence[Layer], old: _Named, step: Step
+    ) -> _Named:
+        """The masks that the scores ask for."""
+        asked = self.asked(step)
+        if self.nested:
+            check_rising(self.asked, step, asked)
+        if self.pattern.densest is not None:
+            _check_densest(self.pattern, asked, step)
+        shares = self.distribution.share(asked if self.constant is None else self.constant, layers, step)
+        free = [i for i, layer in enumerate(layers) if layer.units and layer.least < layer.units]
+        masks = {path: jnp.ones_like(evidence.weight, bool) for path, evidence in known.items()}
+        if not free:
+            return masks
+        own = [known[layers[i].path] for i in free]
+        floors = [layers[i].least for i in free]
+        shares = _without_dense(shares, layers, free)
+        held, before = [memory[e.path] for e in own], [old[e.path] for e in own]
+        for evidence, units in zip(own, self._units_kept(own, held, before, shares, floors), strict=True):
+            mask = spread_like(self.pattern.spread(units, evidence.weight.shape), evidence.weight)
+            masks[evidence.path] = mask & (old[evidence.path] | (jnp.asarray(step) == 0)) if self.nested else mask
+        return masks
+
+    def _units_kept(
+        self,
+        own: Sequence[Evidence],
+        memory: Sequence[Any],
+        old: Sequence[Array],
+        shares: Shares,
+        floors: Sequence[int],
+    ) -> list[Array]:
+        """Masks of the units of each tensor."""
+        keep, group, step = shares.keep, shares.group, own[0].step
+        raw = [self.score.rank(evidence, held) for evidence, held in zip(own, memory, strict=True)]
+        values, of = self._pooled(raw, self.score.of)
+        fresh = jnp.asarray(step) == 0
+        if self.regrow:
+            begin = self._pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
+            if not isinstance(step, jax.core.Tracer) and step == 0:
+                return threshold.keep_largest(begin[0], _stacked(keep), group, score=begin[1])
+            alive = [self.pattern.pick(mask) for mask in old]
+            growth = selection.scores_of(*self._pooled([self.regrow.grow(evidence) for evidence in own], itself))
+            ranks, first = selection.scores_of(values, of), selection.scores_of(*begin)
+            return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh)
+        if self.nested:
+            alive = [self.pattern.pick(mask) | fresh for mask in old]
+            scores = selection.scores_of(values, of)
+            values, of = [jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)], itself
+        if self.pattern.protect is not None:
+            scores = selection.scores_of(values, of)
+            return selection.keep_beside(list(map(self.pattern.protect, scores)), floors, scores, keep, group)
+        if self.distribution.compete and any(floors):
+            scores = selection.scores_of(values, of)
+            safe = threshold.keep_largest(scores, floors, range(len(scores)), score=itself)
+            return selection.keep_beside(safe, floors, scores, keep, group)
+        return threshold.keep_largest(values, _stacked(keep), group, score=of)
+
+    def _pooled(self, raw: Sequence[Array], of: Any) -> tuple[list[Array], Any]:
+        """Values of units, and the function of them that is ranked."""
+        values = list(raw)
+        if self.pattern.pool is not None:
+            values, of = [self.pattern.pool(of(value)) for value in values], itself
+        if self.distribution.scale is not None:
+            values, of = [self.distribution.scale(of(value)) for value in values], itself
+        return values, of
+
+
+def _stacked(keep: Sequence[Any]) -> Any:
+    return (
+        keep if all(isinstance(count, int) for count in keep) else jnp.stack([jnp.asarray(k, jnp.uint32) for k in keep])
+    )
+
+
+def _evidence(params: Params, step: Step, grads: Params | None, statistics: Any) -> dict[str, Evidence]:
+    """What is known of every floating-point tensor, by path."""
+    slopes = {} if grads is None else named_leaves(grads)
+    given = {} if statistics is None else named_leaves(statistics)
+    return {
+        path: Evidence(path, leaf, step, slopes.get(path), given.get(path))
+        for path, leaf in named_leaves(params).items()
+        if leaves.is_real(leaf)
+    }
+
+
+def _without_dense(shares: Shares, layers: Sequence[Layer], free: Sequence[int]) -> Shares:
+    """The shares of layers that are not kept whole, their groups numbered anew."""
+    keep, bound = list(shares.keep), [i for i in range(len(layers)) if i not in set(free)]
+    for i in bound:
+        count = keep[shares.group[i]]
+        units = layers[i].units
+        keep[shares.group[i]] = count - units
+    groups = sorted({shares.group[i] for i in free})
+    return Shares([keep[g] for g in groups], [groups.index(shares.group[i]) for i in free])
+
+
+def _rate(asked: float, keep: int, layer: Layer) -> float:
+    """The sparsity asked of a layer whose share is its own: that which makes its count, unless this is all the same."""
+    if not layer.units or keep == max(layer.units - round(asked * layer.units), min(layer.units, 1)):
+        return asked
+    return 1 - keep / layer.units
+
+
+def _named(what: str, given: Any, known: Mapping[str, Any]) -> Any:
+    """A part of a pruner, made of its name."""
+    if not isinstance(given, str):
+        return given
+    if given not in known:
+        raise ArgumentError(f"{what} must be one of {', '.join(known)}, or a value of its kind; got {given!r}")
+    return known[given]()
+
+
+def _check(recipe: _Pruner, sparsity: float | Schedule) -> None:
+    """Refuses parts that do not go together."""
+    if not isinstance(recipe.every, int) or recipe.every < 1 or recipe.minimum < 0:
+        raise ArgumentError(
+            f"every= needs at least 1 step and minimum= at least 0 units, got {recipe.every!r} and {recipe.minimum!r}"
+        )
+    if recipe.regrow and (recipe.nested or recipe.pattern.protect is not None):
+        other = "nested masks" if recipe.nested else f"the pattern {recipe.pattern.name}"
+        raise ArgumentError(f"{recipe.regrow.name} exchanges units, which {other} cannot: leave one of them out")
+    if recipe.nested and callable(sparsity):
+        check_never_falls(sparsity)
+    if recipe.constant is not None and recipe.pattern.densest is not None:
+        _check_densest(recipe.pattern, recipe.constant)
+
+
+def _check_densest(pattern: Pattern, asked: Any, step: Step | None = None) -> None:
+    """Refuses a sparsity that N:M cannot express; a schedule may pass through any on its way there."""
+    densest = pattern.densest
+    assert densest is not None
+    if isinstance(asked, jax.core.Tracer):
+        return
+    excess = float(asked) - densest
+    if excess > 1e-6 or (step is None and excess < -1e-6):
+        at = "" if step is None else f" at step {step}"
+        raise ArgumentError(
+            f"{pattern.name} has a sparsity of {densest:g}, and cannot express {float(asked):g}{at}; the nearest that "
+            f"a pattern can are {pattern.nearest(float(asked))}"
+        )

@@ -1,0 +1,204 @@
+"""Scores: how much each weight matters. A score is a value, and a new one is a few lines."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import spread_like
+from jaxcomp.core.types import Step
+
+Memory = Any
+"""What a score remembers of one weight tensor from step to step: an array of its shape."""
+
+
+class Evidence(NamedTuple):
+    """What is known of one weight tensor at one step.
+
+    Attributes:
+      path: its path string.
+      weight: its values.
+      step: the training step.
+      grad: the loss's gradient there, if ``update`` was given ``grads=``.
+      statistic: what ``update`` was given for its path in ``statistics=``.
+    """
+
+    path: str
+    weight: Array
+    step: Step
+    grad: Array | None = None
+    statistic: Array | None = None
+
+    def slope(self, reader: str) -> Array:
+        """Weight times gradient, in float32 or wider; an error that names the path if there is no gradient."""
+        grad = self.gradient(reader)
+        return self.weight.astype(grad.dtype) * grad
+
+    def gradient(self, reader: str) -> Array:
+        """The gradient, in float32 or wider; an error that names the path if there is none."""
+        if self.grad is None:
+            raise ArgumentError(
+                f"{reader} needs the gradient of {self.path!r}, which update was not given: "
+                "call update(params, state, step, grads=grads) with a tree like the parameters"
+            )
+        return spread_like(self.grad.astype(wide(self.weight.dtype)), self.weight)
+
+    def norms(self, reader: str) -> Array:
+        """The statistic, broadcast to the weight's shape; an error that names the path if there is none."""
+        shape = self.weight.shape
+        if self.statistic is None:
+            raise ArgumentError(
+                f"{reader} needs a statistic of {self.path!r}, which update was not given: "
+                "call update(params, state, step, statistics={path: norms of its inputs})"
+            )
+        given = jnp.asarray(self.statistic, wide(self.weight.dtype))
+        given = given if given.ndim == len(shape) else given[..., None]
+        if given.ndim > len(shape) or any(
+            a not in (1, b) for a, b in zip(given.shape[::-1], shape[::-1], strict=False)
+        ):
+            raise ArgumentError(
+                f"the statistic of {self.path!r} has shape {jnp.shape(self.statistic)}; for weights of shape {shape} "
+                f"{reader} needs one norm an input, {shape[-2:-1]} or {shape[:-1]}, or an array of the weights' rank"
+            )
+        return spread_like(jnp.broadcast_to(given, shape), self.weight)
+
+
+def itself(scores: Array) -> Array:
+    """The identity, under one name: a search is compiled anew for each function of scores."""
+    return scores
+
+
+class Score(NamedTuple):
+    """How weights are ranked: those of higher score are kept.
+
+    Attributes:
+      name: for errors.
+      rank: ``(evidence, memory) -> array`` of the weight's shape.
+      of: elementwise, what ``rank`` returns -> scores: ``jnp.abs`` where the weights themselves can be returned, which
+        are then never copied. One function, not a new one at each call.
+      init: ``weight -> memory``; None for a score that remembers nothing.
+      gather: ``(memory, evidence) -> memory``, at every update. At step 0 it starts afresh.
+      needs: ``"grads"`` or ``"statistics"``, what ``update`` must be given; without it ``init`` keeps every weight.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> far_from_one = Score("far from one", lambda evidence, memory: jnp.abs(evidence.weight - 1))
+      >>> jc.prune.prune(0.5, far_from_one).init(jnp.array([1.0, 0.0, 3.0, 0.5])).tolist()
+      [False, True, True, False]
+    """
+
+    name: str
+    rank: Callable[[Evidence, Memory], Array]
+    of: Callable[[Array], Array] = itself
+    init: Callable[[Array], Memory] | None = None
+    gather: Callable[[Memory, Evidence], Memory] = lambda memory, evidence: memory
+    needs: Literal["", "grads", "statistics"] = ""
+
+
+def magnitude_score(order: Literal[1, 2] = 1) -> Score:
+    """:math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.
+
+    Reference: Han et al., Learning both weights and connections, 2015.
+    """
+    if order not in (1, 2):
+        raise ArgumentError(f"order must be 1 or 2, got {order!r}")
+    return Score("magnitude", lambda evidence, memory: evidence.weight, jnp.abs if order == 1 else jnp.square)
+
+
+def random_score(seed: int = 0) -> Score:
+    """One random order of the weights, the same at every step: masks nest, and follow from the seed and the paths."""
+    return Score("random", lambda evidence, memory: uniform(evidence, seed))
+
+
+def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
+    r""":math:`|w g|` or :math:`(w g)^2`: the change of the loss when a weight goes, to first order.
+
+    Args:
+      order: 1 or 2.
+      decay: of a moving average over updates, :math:`s \leftarrow d s + (1 - d) |w g|`, in [0, 1); 0 remembers nothing.
+
+    Reference: Molchanov et al., Importance estimation for neural network pruning, 2019.
+    """
+    if order not in (1, 2) or not 0 <= decay < 1:
+        raise ArgumentError(f"taylor needs order 1 or 2 and a decay in [0, 1), got {order!r} and {decay!r}")
+    size = jnp.abs if order == 1 else jnp.square
+    now = lambda evidence: size(evidence.slope("the score 'taylor'"))  # noqa: E731
+    if decay == 0:
+        return Score("taylor", lambda evidence, memory: now(evidence), needs="grads")
+
+    def gather(memory: Array, evidence: Evidence) -> Array:
+        new = now(evidence)
+        # Without the barrier a compiler may fuse product and sum into one rounding, in some programs and not in others.
+        parts = jax.lax.optimization_barrier((memory * decay, new * (1 - decay)))
+        return jnp.where(evidence.step == 0, new, parts[0] + parts[1])
+
+    return Score("taylor", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
+
+
+def snip() -> Score:
+    """:math:`|w g|` of the first gradients that ``update`` is given (of step 0 above all), for good.
+
+    Reference: Lee et al., SNIP: single-shot network pruning based on connection sensitivity, 2019.
+    """
+
+    def gather(memory: Array, evidence: Evidence) -> Array:
+        new = jnp.abs(evidence.slope("the score 'snip'"))
+        return jnp.where((memory < 0) | (evidence.step == 0), new, memory)  # below 0: none was given yet
+
+    return Score("snip", lambda evidence, memory: memory, itself, lambda weight: _zeros(weight) - 1, gather, "grads")
+
+
+def movement() -> Score:
+    r""":math:`-\sum_t w_t g_t`, signed: weights that training moves away from zero are kept.
+
+    Reference: Sanh et al., Movement pruning: adaptive sparsity by fine-tuning, 2020.
+    """
+
+    def gather(memory: Array, evidence: Evidence) -> Array:
+        new = jax.lax.optimization_barrier(-evidence.slope("the score 'movement'"))
+        return jnp.where(evidence.step == 0, new, memory + new)
+
+    return Score("movement", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
+
+
+def wanda() -> Score:
+    r""":math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
+
+    ``update`` is given ``statistics={path: norms}``, of shape ``[in]`` for a matrix ``[in, out]`` and ``[in]`` or
+    ``[h, w, in]`` for a convolution's kernel ``[h, w, in, out]``, or of the kernel's rank.
+
+    Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
+    """
+
+    def rank(evidence: Evidence, memory: Memory) -> Array:
+        return jnp.abs(evidence.weight).astype(wide(evidence.weight.dtype)) * evidence.norms("the score 'wanda'")
+
+    return Score("wanda", rank, needs="statistics")
+
+
+SCORES: dict[str, Callable[[], Score]] = {
+    "magnitude": magnitude_score,
+    "random": random_score,
+    "taylor": taylor,
+    "snip": snip,
+    "movement": movement,
+    "wanda": wanda,
+}
+"""Scores by name."""
+
+
+def uniform(evidence: Evidence, seed: int, *more: Any) -> Array:
+    """Random numbers in [0, 1) that follow from a seed, the weight's path, and more integers, which may be traced."""
+    key = jax.random.key(seed)
+    for number in (zlib.crc32(evidence.path.encode()), *more):
+        key = jax.random.fold_in(key, number)
+    return spread_like(jax.random.uniform(key, evidence.weight.shape, jnp.float32), evidence.weight)
+
+
+def _zeros(weight: Array) -> Array:
+    return jnp.zeros_like(weight, wide(weight.dtype))

@@ -1,0 +1,91 @@
+"""Selections made of exact counts: beside what is protected, and by exchange. Array kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.threshold import keep_largest
+from jaxcomp.prune.scores import itself
+
+Arrays = Sequence[Array]
+
+
+def scores_of(values: Arrays, of: Callable[[Array], Array]) -> list[Array]:
+    """Scores in which NaN is infinite, in a type that holds infinity."""
+    found = [of(value) for value in values]
+    found = [own.astype(jnp.bfloat16) if own.dtype.itemsize == 1 else own for own in found]
+    return [jnp.where(jnp.isnan(own), jnp.inf, own) for own in found]
+
+
+def keep_beside(
+    safe: Arrays, floors: Sequence[int], scores: Arrays, keep: Sequence[Any], group: Sequence[int]
+) -> list[Array]:
+    """Keeps what is safe, and of the others those of highest score.
+
+    Args:
+      safe: masks of what is kept in any case.
+      floors: how many units each of them keeps.
+      scores: of all units.
+      keep: how many units each group keeps, those that are safe included; not less than these.
+      group: of each array.
+
+    Returns:
+      Masks with exactly ``keep`` units in each group.
+    """
+    rest: list[Any] = []
+    for g, count in enumerate(keep):
+        floor = sum(own for own, at in zip(floors, group, strict=True) if at == g)
+        rest.append(count - floor if isinstance(count, int) else jnp.maximum(count, jnp.uint32(floor)) - floor)
+    if all(isinstance(count, int) and count == 0 for count in rest):
+        return list(safe)
+    # Whatever the others score, they come before what is kept already.
+    others = [_below(mask, jnp.maximum(own, jnp.finfo(own.dtype).min)) for mask, own in zip(safe, scores, strict=True)]
+    more = keep_largest(others, rest, group, score=itself)
+    return [a | b for a, b in zip(safe, more, strict=True)]
+
+
+def exchange(
+    alive: Arrays,
+    scores: Arrays,
+    growth: Arrays,
+    first: Arrays,
+    keep: Sequence[Any],
+    group: Sequence[int],
+    drop: Any,
+    fresh: Any,
+) -> list[Array]:
+    """Drops a fraction of what is alive, that of lowest score, and grows others up to the same number.
+
+    Args:
+      alive: masks.
+      scores: of units; what is alive and scores highest stays.
+      growth: of units; what does not stay and scores highest here grows.
+      first: of units; ranks all of them where a mask is made afresh.
+      keep: how many units each group has afterwards.
+      group: of each array.
+      drop: the fraction of ``keep`` that goes.
+      fresh: whether to make the masks afresh; may be traced.
+
+    Returns:
+      Masks with exactly ``keep`` units in each group.
+    """
+    count = jnp.stack([jnp.asarray(own, jnp.uint32) for own in keep])
+    living = [jnp.zeros((), jnp.uint32) for _ in keep]
+    for mask, g in zip(alive, group, strict=True):
+        living[g] = living[g] + jnp.sum(mask, dtype=jnp.uint32)
+    lost = jnp.round(count.astype(jnp.float32) * drop).astype(jnp.uint32)
+    stay = jnp.where(fresh, count, jnp.minimum(count - jnp.minimum(lost, count), jnp.stack(living)))
+    ranked = [
+        jnp.where(fresh, begin.astype(own.dtype), _below(~mask, own))
+        for begin, mask, own in zip(first, alive, scores, strict=True)
+    ]
+    kept = keep_largest(ranked, stay, group, score=itself)
+    others = [_below(mask, own) for mask, own in zip(kept, growth, strict=True)]
+    grown = keep_largest(others, count - stay, group, score=itself)
+    return [a | b for a, b in zip(kept, grown, strict=True)]
+
+
+def _below(mask: Array, scores: Array) -> Array:
+    return jnp.where(mask, -jnp.inf, scores)

@@ -1,0 +1,133 @@
+"""Scores are the papers' formulas, step by step, and say what they need at which path."""
+
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.prune import Score, movement, prune, snip, taylor
+
+SHAPE = (6, 10)
+KEPT = 24
+
+
+@pytest.fixture
+def steps(rng):
+    """Weights and gradients at steps 0, 1, 2, 3."""
+    return [{"w": jnp.asarray(rng.normal(size=(2, *SHAPE)), jnp.float32)} for _ in range(4)]
+
+
+def followed(pruner, steps):
+    """The masks at each step, from ``init`` on, in a jitted loop."""
+    params, state = {"w": steps[0]["w"][0]}, pruner.init({"w": steps[0]["w"][0]})
+    assert (state.mask if isinstance(state, jc.prune.Scored) else state)["w"].all()
+    update, masks = jax.jit(lambda params, state, i, grads: pruner.update(params, state, i, grads=grads)), []
+    for i, both in enumerate(steps):
+        params, grads = {"w": both["w"][0]}, {"w": both["w"][1]}
+        state = update(params, state, i, grads)
+        masks.append(np.asarray((state.mask if isinstance(state, jc.prune.Scored) else state)["w"]))
+    return masks
+
+
+def moving_average(slopes, decay):
+    rows = [np.abs(slopes[0])]
+    for slope in slopes[1:]:
+        rows.append(decay * rows[-1] + (1 - decay) * np.abs(slope))
+    return rows
+
+
+FORMULAS = {
+    "taylor": (taylor(), lambda slopes: [np.abs(s) for s in slopes]),
+    "taylor-squared": (taylor(order=2), lambda slopes: [s**2 for s in slopes]),
+    "taylor-averaged": (taylor(decay=0.75), lambda slopes: moving_average(slopes, 0.75)),
+    "snip": (snip(), lambda slopes: [np.abs(slopes[0])] * len(slopes)),
+    "movement": (movement(), lambda slopes: list(-np.cumsum(slopes, axis=0))),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_scores_of_gradients_are_the_papers_formulas(steps, name):
+    score, formula = FORMULAS[name]
+    slopes = [np.float64(both["w"][0]) * np.float64(both["w"][1]) for both in steps]
+    for mask, scores in zip(followed(prune(0.6, score), steps), formula(slopes), strict=True):
+        np.testing.assert_array_equal(mask, loops.top(scores, KEPT))
+
+
+def test_snip_takes_the_first_gradients_whenever_they_come(steps):
+    """The optax adaptor's first update is that of step 1."""
+    params, grads = {"w": steps[1]["w"][0]}, {"w": steps[1]["w"][1]}
+    pruner = prune(0.6, "snip")
+    state = pruner.update(params, pruner.init(params), 1, grads=grads)
+    state = pruner.update(params, state, 2, grads={"w": steps[2]["w"][1]})
+    np.testing.assert_array_equal(state.mask["w"], loops.top(np.abs(params["w"] * grads["w"]), KEPT))
+
+
+@pytest.mark.parametrize(
+    ("shape", "norms"), [(SHAPE, (6,)), ((3, 3, 2, 5), (2,)), ((3, 3, 2, 5), (3, 3, 2)), ((3, 3, 1, 5), (1, 1, 1, 5))]
+)
+def test_wanda_is_magnitude_times_the_norm_of_the_input(rng, shape, norms):
+    weights, given = rng.normal(size=shape), rng.uniform(0.1, 9, norms)
+    params = {"layer": {"kernel": jnp.asarray(weights, jnp.float32)}}
+    pruner = jc.partition([(".*", prune(0.5, "wanda"))])
+    state = pruner.update(params, pruner.init(params), 3, statistics={"layer/kernel": given})
+    scale = given if given.ndim == len(shape) else given[..., None]
+    wanted = loops.top(np.abs(weights) * scale, weights.size - round(0.5 * weights.size))
+    np.testing.assert_array_equal(state[0]["layer/kernel"], wanted)
+
+
+def test_a_random_order_follows_from_the_seed_and_the_path_alone():
+    params = {"a": jnp.ones((40, 10)), "b": jnp.ones((40, 10))}
+    masks = prune(0.7, "random").init(params)
+    assert [int(mask.sum()) for mask in masks.values()] == [120, 120]
+    assert (masks["a"] != masks["b"]).any()
+    alone = prune(0.7, "random").update({"a": params["a"] * 2}, None, 0)
+    np.testing.assert_array_equal(alone["a"], masks["a"])
+    np.testing.assert_array_equal(prune(0.7, "random").update(params, masks, 99)["a"], masks["a"])
+    other = prune(0.7, jc.prune.random_score(seed=1)).init(params)
+    assert (other["a"] != masks["a"]).any()
+    assert (prune(0.9, "random").init(params)["a"] <= masks["a"]).all()
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "movement"])
+def test_missing_gradients_are_named(name):
+    params = {"layer": {"kernel": jnp.ones(3)}}
+    pruner = prune(0.5, name)
+    message = f"the score '{name}' needs the gradient of 'layer/kernel', .*grads=grads"
+    for grads in (None, {}):
+        with pytest.raises(ArgumentError, match=message):
+            pruner.update(params, pruner.init(params), 1, grads=grads)
+
+
+def test_missing_or_misshapen_statistics_are_named():
+    params, pruner = {"w": jnp.ones((4, 3))}, prune(0.5, "wanda")
+    with pytest.raises(ArgumentError, match=r"the score 'wanda' needs a statistic of 'w'.*statistics="):
+        pruner.update(params, pruner.init(params), 1)
+    with pytest.raises(ArgumentError, match=r"statistic of 'w' has shape \(3,\); for weights of shape \(4, 3\)"):
+        pruner.update(params, pruner.init(params), 1, statistics={"w": jnp.ones(3)})
+
+
+def test_a_score_is_a_few_lines():
+    """Distance from the mean, written by a user."""
+    far = Score("far from the mean", lambda evidence, memory: jnp.abs(evidence.weight - evidence.weight.mean()))
+    assert prune(0.5, far, pattern=jc.prune.filters()).init(jnp.array([[0.0, 5.0, 1.0, 6.0]])).tolist() == [
+        [True, False, False, True]
+    ]
+
+
+def test_gradients_come_through_recipes(steps):
+    params, grads = {"net": {"w": steps[0]["w"][0]}}, {"net": {"w": steps[0]["w"][1]}}
+    recipe = jc.partition([(".*/w", jc.chain(jc.every(2, prune(0.6, "taylor")), jc.quant.fake(8)))])
+    state = recipe.update(params, recipe.init(params), 4, grads=grads)
+    wanted = loops.top(np.abs(params["net"]["w"] * grads["net"]["w"]), KEPT)
+    np.testing.assert_array_equal(recipe.apply(params, state)["net"]["w"] != 0, wanted)
+
+
+@pytest.mark.parametrize("arguments", [{"order": 3}, {"decay": 1.0}])
+def test_arguments_that_mean_nothing_are_refused(arguments):
+    with pytest.raises(ArgumentError, match="taylor needs order 1 or 2 and a decay"):
+        taylor(**arguments)
+    with pytest.raises(ArgumentError, match="order must be 1 or 2, got 0"):
+        jc.prune.magnitude_score(0)
