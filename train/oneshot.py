@@ -49,21 +49,19 @@ def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:
 
 
 def information(model: Classifier, variables: Variables, some: Iterator[Any]) -> dict[str, Any]:
-    """The diagonal of the Fisher information, with classes drawn from the network's own predictions.
+    """What the logits feel of each weight: the sum of their squared derivatives.
 
-    The signs of examples are random, so that the square of a batch's gradient is, in the mean, the sum of theirs.
+    Not the loss's: on images that a network has learnt by heart it has almost no gradient. The signs are random, so
+    that the square of a batch's gradient is, in the mean, the sum of the squares of all examples and classes.
     """
 
     @jax.jit
     def gradient(params: Any, images: jax.Array, key: jax.Array) -> Any:
-        def loss(params: Any) -> jax.Array:
-            log_p = jax.nn.log_softmax(model.logits({**variables, "params": params}, images))
-            drawn, signed = jax.random.split(key)
-            label = jax.random.categorical(drawn, jax.lax.stop_gradient(log_p))
-            signs = jax.random.rademacher(signed, label.shape, log_p.dtype)
-            return jnp.sum(signs * jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0])
+        def total(params: Any) -> jax.Array:
+            logits = model.logits({**variables, "params": params}, images)
+            return jnp.sum(jax.random.rademacher(key, logits.shape, logits.dtype) * logits)
 
-        return jax.grad(loss)(params)
+        return jax.grad(total)(params)
 
     keys = (jax.random.key(i) for i in itertools.count())
     grads = (gradient(variables["params"], batch["image"], key) for batch, key in zip(some, keys, strict=False))
@@ -115,6 +113,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         began = time.monotonic()
         images = [batch["image"] for batch in calibration]
         options = METHODS[name] | {"fisher": fisher, "places": args.places or None, "damping": args.damping}
+        options |= {"maximum": args.maximum}
         sparse = jc.rewrite.sparsify(model.logits, variables, images, sparsity, **options)
         seconds = time.monotonic() - began
         row = {"method": name, "asked": sparsity, "sparsity": sparse.report.sparsity, "seconds": seconds}
@@ -148,7 +147,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--calibration", type=int, default=8, help="batches on which layers are pruned")
     add("--places", type=int, default=64, help="pixels of each convolution's result that count; 0: all")
     add("--damping", type=float, default=0.01, help="of the layers' second moments")
-    add("--fisher", type=int, default=16, help="batches whose gradients weigh the layers")
+    add("--maximum", type=float, default=0.95, help="sparsity that global distribution exceeds in no layer")
+    add("--fisher", type=int, default=16, help="batches on which the weight of each layer is found")
     add("--recalibration", type=int, default=32, help="batches over which batch norm is recalibrated")
     add(
         "--held_out",

@@ -34,11 +34,13 @@ class Pruner(NamedTuple):
       costs: what it costs to lose each weight, in an order in which the largest are kept; those of one layer can be
         compared with those of another.
       needs: ``"moment"`` or ``"fisher"``, if it cannot do without.
+      updates: whether the weights that are left change.
     """
 
     prune: Callable[[Layer, int, Pattern | None], tuple[Array, Array]]
     costs: Callable[[Layer], Array]
     needs: str = ""
+    updates: bool = False
 
 
 def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs: str = "") -> Pruner:
@@ -85,10 +87,16 @@ PRUNERS = {
     ),
     "woodfisher": _by_scores(lambda layer: jnp.square(layer.weight) * layer.fisher, needs="fisher"),
     "sparsegpt": Pruner(
-        lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern), _obs_costs, "moment"
+        lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern),
+        _obs_costs,
+        "moment",
+        updates=True,
     ),
     "obc": Pruner(
-        lambda layer, keep, pattern: obc(layer.weight, layer.moment, keep, pattern=pattern), _obc_costs, "moment"
+        lambda layer, keep, pattern: obc(layer.weight, layer.moment, keep, pattern=pattern),
+        _obc_costs,
+        "moment",
+        updates=True,
     ),
 }
 """By name."""

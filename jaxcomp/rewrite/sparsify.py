@@ -79,12 +79,15 @@ class _Recipe:
         if self.pattern:
             keep, pattern = 0, goal
         old, moment = layer.weight, None if seen.now is None else _single(seen.now)
-        if self.inputs == "corrected" and seen.cross is not None:
+        updates = self.pruner.updates if self.update is None else self.update
+        if updates and self.inputs == "corrected" and seen.cross is not None:
             wanted = reconstruct.corrected(old, moment, _single(seen.cross), self.damping)
             layer = layer._replace(weight=wanted)
         mask, new = self.pruner.prune(layer, keep, pattern)
         if self.update is not None:
-            new = reconstruct.least_squares(layer.weight, layer.moment, mask) if self.update else old * mask
+            new = (
+                reconstruct.least_squares(layer.weight, layer.moment, mask) if self.update else jnp.where(mask, old, 0)
+            )
         error = None
         if moment is not None:
             whole = reconstruct.output_error(old, jnp.zeros_like(old), moment)
@@ -119,8 +122,9 @@ def sparsify(
     small. ``magnitude``: the smallest weights go. ``wanda``: the smallest products of a weight and its input's norm, of
     each output alike. ``woodfisher``: those of least :math:`F w^2`, F the Fisher information's diagonal. ``sparsegpt``:
     input after input, those that follow make up for each. ``obc``: of each output always the cheapest weight, all
-    others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes a second). Per weight the
-    outputs' errors of all outputs, and all groups or stacked layers that share a parameter, are ranked together.
+    others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes a second). All outputs
+    of a layer, its groups, and stacked layers that share a parameter, are ranked together (of ``wanda``, output by
+    output).
 
     A weight is pruned where matmuls or convolutions (strided, dilated, grouped, depthwise) read it, and nothing else
     does, through casts, transposes, reshapes, products with a number, and into scan, remat, cond and custom

@@ -69,6 +69,7 @@ def test_every_model(name: str) -> None:
     jax.clear_caches()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_distribution_of_depthwise_convolutions_and_matmuls(method: str) -> None:
     model, x = models.MobileBlock(), normal(4, 6, 6, 3)

@@ -1,16 +1,17 @@
-"""``python -m train.bench`` with ``step``, ``threshold`` or ``rewrite``: tables, and a JSON file in ``bench/``."""
+"""``python -m train.bench`` and a benchmark's name: tables, and a JSON file in ``bench/``."""
 
 import argparse
 from pathlib import Path
 
-from train.bench import rewrite, step, threshold
+from train.bench import reconstruct, rewrite, step, threshold
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m train.bench", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for module, name in ((step, "step"), (threshold, "threshold"), (rewrite, "rewrite")):
+    modules = {"step": step, "threshold": threshold, "rewrite": rewrite, "reconstruct": reconstruct}
+    for name, module in modules.items():
         options = benchmarks.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         options.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
         options.add_argument("--out", type=Path, default=Path("bench"), help="folder of the JSON file")
