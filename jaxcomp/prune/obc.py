@@ -23,6 +23,9 @@ class Elimination(NamedTuple):
     loss: Array
 
 
+_State = tuple[Array, Array, Array]
+
+
 def eliminate(weight: Array, moment: Array, pattern: Pattern | None = None) -> Elimination:
     r"""Takes each output's weights away one by one, always the cheapest, with all others making up for it.
 
@@ -50,7 +53,7 @@ def _eliminate(weight: Array, moment: Array, pattern: Pattern | None) -> Elimina
 
     def column(inverse: Array, weight: Array) -> tuple[Array, Array]:
         places, done = jnp.arange(size), 0
-        state = jnp.full(size, steps), jnp.zeros(steps, weight.dtype), jnp.asarray(zeros)
+        state: _State = jnp.full(size, steps), jnp.zeros(steps, weight.dtype), jnp.asarray(zeros)
         while done < steps:
             some = min(steps - done, max(32, len(places) // 3))
             weight, rows, state = _eliminate_some(weight, inverse, places, state, (done, done + some), m)
@@ -70,8 +73,8 @@ def _eliminate(weight: Array, moment: Array, pattern: Pattern | None) -> Elimina
 
 
 def _eliminate_some(
-    weight: Array, inverse: Array, places: Array, state: tuple[Array, ...], steps: tuple[int, int], m: int
-) -> tuple[Array, Array, tuple[Array, ...]]:
+    weight: Array, inverse: Array, places: Array, state: _State, steps: tuple[int, int], m: int
+) -> tuple[Array, Array, _State]:
     """Some steps for one output.
 
     They are Cholesky's on the inverse, with the cheapest weight as the pivot: only rows of its factor are written.
@@ -104,8 +107,8 @@ def _eliminate_some(
         return weight, diagonal - row * row, rows.at[i - first].set(row), rank, loss, left
 
     start = (weight, jnp.diagonal(inverse), jnp.zeros((end - first, len(weight)), weight.dtype), *state)
-    weight, _, rows, *state = lax.fori_loop(first, end, step, start)
-    return weight, rows, tuple(state)
+    weight, _, rows, rank, loss, left = lax.fori_loop(first, end, step, start)
+    return weight, rows, (rank, loss, left)
 
 
 def costs(found: Elimination) -> Array:

@@ -80,7 +80,7 @@ class _Recipe:
             keep, pattern = 0, goal
         old, moment = layer.weight, None if seen.now is None else _single(seen.now)
         updates = self.pruner.updates if self.update is None else self.update
-        if updates and self.inputs == "corrected" and seen.cross is not None:
+        if updates and self.inputs == "corrected" and moment is not None and seen.cross is not None:
             wanted = reconstruct.corrected(old, moment, _single(seen.cross), self.damping)
             layer = layer._replace(weight=wanted)
         mask, new = self.pruner.prune(layer, keep, pattern)
@@ -222,9 +222,9 @@ def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, le
     rows = []
     for path, leaf in sites.items():
         if path in found:
-            goal, (_, mask, error) = goals[path], found[path]
+            goal, own = goals[path], found[path]
             asked = 1 - goal[0] / goal[1] if isinstance(goal, tuple) else 1 - goal / leaf.size
-            rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(mask)), error))
+            rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(own.mask)), own.error))
         else:
             zeros = float(np.mean(np.asarray(leaf) == 0))
             rows.append(SparseRow(path, leaf.size, None, zeros, left=left.get(path, "not asked for")))

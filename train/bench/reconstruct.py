@@ -1,6 +1,7 @@
 """What pruning a layer with a weight update costs, from a small convolution to a large matmul."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         size, out = map(int, name.split("x"))
         weight, moment = layer(size, out)
         keep = round((1 - SPARSITY) * weight.size)
-        variants = {
+        variants: dict[str, Callable[[], Any]] = {
             "product": lambda w=weight, h=moment: jnp.matmul(h, w, precision="highest"),
             "SparseGPT": lambda w=weight, h=moment, k=keep: sparsegpt(w, h, k),
         }
