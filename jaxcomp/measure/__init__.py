@@ -12,7 +12,7 @@ from jaxcomp.measure.blocks import (
     table,
     tiles,
 )
-from jaxcomp.measure.figures import layer_sparsity, training_curves, weight_histograms
+from jaxcomp.measure.figures import layer_sparsity, tradeoff_curves, training_curves, weight_histograms
 from jaxcomp.measure.report import html_report
 from jaxcomp.measure.summary import Row, Summary, summary
 
@@ -32,6 +32,7 @@ __all__ = [
     "summary_table",
     "table",
     "tiles",
+    "tradeoff_curves",
     "training_curves",
     "weight_histograms",
 ]

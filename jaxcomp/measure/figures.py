@@ -85,6 +85,45 @@ def _scale(axes: Any, field: str) -> None:
     axes.locator_params(axis="x", nbins=5)
 
 
+def tradeoff_curves(rows: Sequence[Mapping[str, Any]], x: str, fields: Sequence[str], line: str) -> Any:
+    """Draws what is lost against what is saved: one panel a field, one line a method.
+
+    Args:
+      rows: measurements, each a mapping of names to numbers.
+      x: the field of the horizontal axis, a fraction.
+      fields: those that are drawn, fractions too.
+      line: the field that says to which line a row belongs.
+
+    Returns:
+      A ``matplotlib.figure.Figure``; a line has one look in all panels.
+
+    Raises:
+      ArgumentError: if there is no row.
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> rows = [{"method": "magnitude", "sparsity": s, "accuracy": 1 - s**2} for s in (0.5, 0.9)]
+      >>> len(tradeoff_curves(rows, "sparsity", ["accuracy"], line="method").axes[0].lines)
+      1
+    """
+    if not rows:
+        raise ArgumentError("tradeoff_curves needs at least one row to draw")
+    names = list(dict.fromkeys(str(row[line]) for row in rows))
+    palette = (canvas.BLUE, canvas.ORANGE, *SPARE, canvas.INK)
+    drawing, panels = canvas.grid(len(fields), 2, 5.2, 3.8)
+    for axes, field in zip(panels, fields, strict=True):
+        canvas.style(axes, field)
+        for i, name in enumerate(names):
+            points = sorted((float(row[x]), float(row[field])) for row in rows if str(row[line]) == name)
+            look = {"color": palette[i % len(palette)], "linestyle": "-" if i < len(palette) else "--"}
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.6, marker="o", markersize=3, **look)
+        axes.set_xlabel(x, fontsize=8, color=canvas.SOFT)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    canvas.legend(drawing, [own for axes in panels for own in axes.lines])
+    return drawing
+
+
 def layer_sparsity(summary: Summary) -> Any:
     """Draws the sparsity of each layer as a bar, with a tick at the one asked for.
 

@@ -13,5 +13,7 @@ from jaxcomp.rewrite.recalibrate import recalibrate as recalibrate
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk
 from jaxcomp.rewrite.shrink import mask as mask
 from jaxcomp.rewrite.shrink import shrink as shrink
+from jaxcomp.rewrite.sparsify import Sparsified as Sparsified
+from jaxcomp.rewrite.sparsify import sparsify as sparsify
 from jaxcomp.trace.packed import Packed as Packed
 from jaxcomp.trace.packed import densify as densify

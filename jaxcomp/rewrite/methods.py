@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.lowrank.decompose import Svd, Tucker
+from jaxcomp.rewrite.matrices import arranged, flat
 from jaxcomp.trace.packed import Indices, Packed
 from jaxcomp.trace.sites import macs
 from jaxcomp.trace.uses import Use
@@ -68,20 +69,8 @@ def method(name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.nd
         return _tucker(path, leaf, calls)
     first = [] if name == "svd" else wide[:1]
     rest = [] if name == "svd" else wide[1:]
-    into = (*(_flat(first) if first else _flat(use.window)), *use.summed)
-    return _svd(name, path, leaf, calls, (into, (*_flat(rest), *use.free)), moment if name == "svd" else None)
-
-
-def _flat(groups: Sequence[Indices]) -> Indices:
-    return tuple(name for group in groups for name in group)
-
-
-def _arranged(use: Use, leaf: Any, groups: Sequence[Indices]) -> np.ndarray:
-    """A parameter in float64 as ``[stack, group, group, ...]``."""
-    home = _flat(use.home)
-    array = np.asarray(leaf, np.float64).reshape([use.sizes[name] for name in home])
-    order = [home.index(name) for name in (*use.stack, *_flat(groups))]
-    return array.transpose(order).reshape([use.size(group) for group in (use.stack, *groups)])
+    into = (*(flat(first) if first else flat(use.window)), *use.summed)
+    return _svd(name, path, leaf, calls, (into, (*flat(rest), *use.free)), moment if name == "svd" else None)
 
 
 def _packed(use: Use, path: str, leaf: Any, parts: dict[str, tuple[np.ndarray, Indices]], rank: Rank) -> Packed:
@@ -97,7 +86,7 @@ def _svd(
     name: str, path: str, leaf: Any, calls: Sequence[Call], groups: tuple[Indices, Indices], moment: Any
 ) -> Method:
     use, (into, out) = calls[0].use, groups
-    svd = Svd(_arranged(use, leaf, groups), moment)
+    svd = Svd(arranged(use, leaf, groups), moment)
     ranks = np.arange(1, svd.full + 1)
 
     def pack(rank: Rank) -> Packed:
@@ -111,7 +100,7 @@ def _svd(
 
 def _svd_macs(use: Use) -> int:
     """Multiply-accumulates of one rank of a matrix product, or of a convolution to one channel and on from it."""
-    into = use.size((*_flat(use.window), *use.summed))
+    into = use.size((*flat(use.window), *use.summed))
     return macs(use.node) // (into * use.size(use.free)) * (into + use.size(use.free))
 
 
@@ -124,15 +113,15 @@ def _spatial_macs(use: Use) -> int:
         out[numbers.out_spec[2 + i]] if i == axis or not group else lhs[numbers.lhs_spec[2 + i]]
         for i, group in enumerate(use.window)
     ]
-    rest = _flat([group for i, group in enumerate(use.window) if i != axis])
+    rest = flat([group for i, group in enumerate(use.window) if i != axis])
     first = batch * math.prod(middle) * use.size((*use.window[axis], *use.summed))
     return first + places * use.size((*rest, *use.free))
 
 
 def _tucker(path: str, leaf: Any, calls: Sequence[Call]) -> Method:
     use = calls[0].use
-    window = _flat(use.window)
-    tucker = Tucker(_arranged(use, leaf, (window, use.summed, use.free)))
+    window = flat(use.window)
+    tucker = Tucker(arranged(use, leaf, (window, use.summed, use.free)))
     full = (use.size(use.summed), use.size(use.free))
     a, b = (r.ravel() for r in np.meshgrid(*(np.arange(1, n + 1) for n in full), indexing="ij"))
 
@@ -151,4 +140,4 @@ def _tucker_macs(use: Use, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Those of channels in, the convolution between, channels out."""
     before = math.prod(use.node.ins[0].shape)
     places = math.prod(use.node.outs[0].shape) // use.size(use.free)
-    return before * a + places * (use.size(_flat(use.window)) * a * b + b * use.size(use.free))
+    return before * a + places * (use.size(flat(use.window)) * a * b + b * use.size(use.free))

@@ -1,8 +1,7 @@
-"""Second moments of what sites compute, over data: what a data-aware decomposition must keep."""
+"""Second moments of what flows into sites and of what they compute, over data."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +9,23 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
-from jaxcomp.trace.ir import Value, trace
+from jaxcomp.rewrite.matrices import feature_groups, input_rows, output_rows, reduction
+from jaxcomp.trace.ir import Program, Value, all_nodes, trace
 from jaxcomp.trace.observe import Observer, observable
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 WIDEST = 8192
-"""Sites with more results than that are not watched: the moments are square."""
+"""Sites with more features than that are not watched: the moments are square."""
+
+End = Literal["inputs", "outputs"]
 
 
 class Moments(NamedTuple):
     """What data say of parameters.
 
     Attributes:
-      of: ``{path: [stack, features, features]}``, the second moments of what its sites compute, summed.
+      of: the second moments, summed over all places and examples, by path: of results
+        ``[stack, features, features]``, of inputs ``[stack x groups, reduction, reduction]``.
       missing: for parameters that sites read, why they have none.
     """
 
@@ -34,13 +37,18 @@ class Moments(NamedTuple):
         return "" if path in self.of else self.missing.get(path, "no site reads it on the data")
 
 
-def second_moments(apply_fn: Callable[..., Any], params: Params, data: Iterable[Any]) -> Moments:
-    """Second moments of what each parameter's sites compute, summed over batches.
+def second_moments(
+    apply_fn: Callable[..., Any], params: Params, data: Iterable[Any], of: End = "outputs", places: int | None = None
+) -> Moments:
+    """Second moments at each parameter's sites, summed over batches.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``.
       params: its parameters.
       data: batches, each the tuple of the other arguments, or the single one.
+      of: ``"outputs"``: of what the sites compute; ``"inputs"``: of what they multiply the parameter by, of a
+        convolution the patches under its window.
+      places: of a convolution's inputs, how many places of each result count at most.
 
     Raises:
       ArgumentError: if there is no batch.
@@ -52,71 +60,102 @@ def second_moments(apply_fn: Callable[..., Any], params: Params, data: Iterable[
         inputs = batch if isinstance(batch, tuple) else (batch,)
         key = jax.tree.structure(inputs), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(inputs))
         if key not in runs:
-            run, unseen = _observed(apply_fn, params, inputs)
+            run, unseen = _observed(apply_fn, params, inputs, of, places)
             runs[key] = jax.jit(run)
             missing |= unseen
         for path, moment in runs[key](params, *inputs).items():
             sums[path] = sums.get(path, 0) + np.asarray(moment, np.float64)
     if not runs:
         raise ArgumentError("data= gave no batch: give at least one (a generator can be read only once)")
+    what = "computes" if of == "outputs" else "reads"
     empty = {path for path, moment in sums.items() if not (np.isfinite(moment).all() and moment.any())}
-    missing |= dict.fromkeys(empty, "what it computes on the data is 0 or not finite")
+    missing |= dict.fromkeys(empty, f"what it {what} on the data is 0 or not finite")
     return Moments({path: moment for path, moment in sums.items() if path not in missing}, missing)
 
 
 def _observed(
-    apply_fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...]
+    apply_fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...], of: End, places: int | None
 ) -> tuple[Callable[..., dict[str, Any]], dict[str, str]]:
     """The sums for one batch as a function of it, and why there are none of some parameters."""
     program = trace(apply_fn, params, *inputs)
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
-    reachable = observable(program.frame)
-    missing = {path: why for path, own in uses.items() if (why := _unseen(own, reachable))}
+    missing = {path: why for path, own in uses.items() if (why := unseen(own, program, of))}
     sites = [(path, use) for path, own in uses.items() if path not in missing for use in own.sites]
-    observer = Observer(
-        program,
-        {use.node.outs[0]: partial(_moment, use) for _, use in sites},
-        apart={use.node.outs[0]: use.scans for _, use in sites},
-    )
+    observe = observer(program, [use for _, use in sites], of, places)
 
     def run(params: Params, *inputs: Any) -> dict[str, Any]:
         sums: dict[str, Any] = {}
-        _, found = observer(jax.tree.leaves((params, *inputs)))
-        for (path, _), moment in zip(sites, found, strict=True):
-            sums[path] = sums.get(path, 0) + moment.reshape(-1, *moment.shape[-2:])
+        for (path, _), moment in zip(sites, observe(jax.tree.leaves((params, *inputs))), strict=True):
+            sums[path] = sums.get(path, 0) + moment
         return sums
 
     return run, missing
 
 
-def _unseen(uses: Uses, reachable: set[Value]) -> str:
-    """Why a parameter has no moments; empty if it has."""
+def observer(
+    program: Program, sites: list[Use], of: End, places: int | None = None
+) -> Callable[[list[Any]], list[Any]]:
+    """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
+
+    Several sites may read one value; it is observed once.
+    """
+    readers: dict[Value, list[Use]] = {}
+    for use in sites:
+        readers.setdefault(_value(use, of), []).append(use)
+    nested = {node: i for i, node in enumerate(all_nodes(program.frame))}
+    scans = {
+        value: sorted({s for use in own for s in use.scans}, key=nested.__getitem__) for value, own in readers.items()
+    }
+
+    def probe(own: list[Use]) -> Callable[[Any], list[Any]]:
+        return lambda x: [gram(_rows(use, x, of, places)) for use in own]
+
+    observe = Observer(program, {value: probe(own) for value, own in readers.items()}, apart=scans)
+
+    def run(leaves: list[Any]) -> list[Any]:
+        found: dict[int, Any] = {}
+        for (value, own), seen in zip(readers.items(), observe(leaves)[1], strict=True):
+            for use, moment in zip(own, seen, strict=True):
+                moment = moment.sum([i for i, scan in enumerate(scans[value]) if scan not in use.scans])
+                found[id(use)] = moment.reshape(-1, *moment.shape[-2:])
+        return [found[id(use)] for use in sites]
+
+    return run
+
+
+def unseen(uses: Uses, program: Program, of: End) -> str:
+    """Why a parameter that sites read has no moments; empty if it has."""
     first = uses.sites[0]
-    if any((use.stack, use.free) != (first.stack, first.free) for use in uses.sites):
-        return "its sites compute different features"
-    if first.size(first.free) > WIDEST:
+    if any(_reading(use, of) != _reading(first, of) for use in uses.sites):
+        return f"its sites {'compute' if of == 'outputs' else 'sum over'} different features"
+    if first.is_conv and of == "inputs" and first.node.params["batch_group_count"] > 1:
+        return "its batch is in groups"
+    if first.size(first.free if of == "outputs" else reduction(first)) > WIDEST:
         return f"more than {WIDEST:,} features"
+    reachable = observable(program.frame)
     if any(use.node.outs[0] not in reachable for use in uses.sites):
         return "it is read in a while loop's condition"
+    if any(_value(use, of) not in reachable for use in uses.sites):
+        return "it is multiplied by a constant"
     return ""
 
 
-def _moment(use: Use, result: Any) -> Any:
-    rows = _rows(use, result)
-    return jnp.einsum("bpi,bpj->bij", rows, rows, precision="highest")
+def _reading(use: Use, of: End) -> Any:
+    """As what a site reads its parameter: sites that agree have moments that can be added up."""
+    return (use.stack, use.free) if of == "outputs" else (use.stack, reduction(use), use.free, feature_groups(use))
 
 
-def _rows(use: Use, result: Any) -> Any:
-    """A site's result as ``[batch of the matmul, places, features]``."""
-    result = result.astype(jnp.float32)
-    if use.is_conv:
-        rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
-        return rows.reshape(1, -1, use.size(use.free))
-    batch = len(use.node.params["dimension_numbers"][1][0])
-    blocks = result.reshape(use.size(use.stack[len(use.scans) :]), *result.shape[batch:])
-    free = use.node.ins[use.side].shape
-    summed, batched = (pair[use.side] for pair in use.node.params["dimension_numbers"])
-    count = len(free) - len(summed) - len(batched)
-    if use.side == 0:
-        blocks = jnp.moveaxis(blocks, range(1, 1 + count), range(blocks.ndim - count, blocks.ndim))
-    return blocks.reshape(blocks.shape[0], -1, use.size(use.free))
+def _value(use: Use, of: End) -> Value:
+    return use.node.outs[0] if of == "outputs" else use.node.ins[1 - use.side]
+
+
+def _rows(use: Use, x: Any, of: End, places: int | None) -> Any:
+    return output_rows(use, x) if of == "outputs" else input_rows(use, x, places)
+
+
+def gram(rows: Any, others: Any = None) -> Any:
+    """Sums over places of the products of features ``[batch, n, n]``, with those of other rows if they are given."""
+    others = rows if others is None else others
+    if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
+        return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
+    return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")

@@ -10,7 +10,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.types import Note
-from jaxcomp.measure import figure, layer_sparsity, summary, training_curves, weight_histograms
+from jaxcomp.measure import figure, layer_sparsity, summary, tradeoff_curves, training_curves, weight_histograms
 
 NAN = float("nan")
 
@@ -144,3 +144,20 @@ measure.figure(measure.training_curves([{"step": 1, "loss": 1.0}], ["loss"]))
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_tradeoffs_have_a_panel_a_field_and_a_line_a_method_in_order_of_the_axis():
+    rows = [{"method": m, "kept": k, "a": k / 2, "b": k} for m in ("one", "two") for k in (0.9, 0.1, 0.5)]
+    drawing = tradeoff_curves(rows, "kept", ["a", "b"], line="method")
+    assert [axes.get_title(loc="left") for axes in drawing.axes] == ["a", "b"]
+    for axes in drawing.axes:
+        assert [line.get_label() for line in axes.lines] == ["one", "two"]
+        assert list(axes.lines[0].get_xdata()) == [0.1, 0.5, 0.9]
+    many = [{"method": str(i), "kept": 0.5, "a": 0.5} for i in range(12)]
+    looks = {
+        (line.get_color(), line.get_linestyle())
+        for line in tradeoff_curves(many, "kept", ["a"], "method").axes[0].lines
+    }
+    assert len(looks) == 12
+    with pytest.raises(ArgumentError, match="at least one row"):
+        tradeoff_curves([], "kept", ["a"], "method")

@@ -98,3 +98,16 @@ def test_ratios_are_of_medians_and_their_quartiles_within_rounds():
     assert row["ratio"] == 3
     assert row["ratio_quartiles"] == pytest.approx([3, 3])
     assert row["cpu_ratio"] == 2
+
+
+@pytest.mark.exhaustive
+def test_reconstruct(tmp_path, capsys):
+    __main__.main(
+        ["reconstruct", "--layers", "18x4", "36x4", "--obc-up-to", "18", "--rounds", "1", "--out", str(tmp_path)]
+    )
+    for name, more in (("18x4", ["OBC"]), ("36x4", [])):
+        content, names = written(tmp_path, "reconstruct", lambda content, name=name: content["layers"][name]["rows"])
+        assert names == ["product", "SparseGPT", *more]
+        errors = content["layers"][name]["errors"]
+        assert errors["magnitude"] > errors["SparseGPT"] > errors.get("OBC", 0)
+    assert "36 inputs, 4 outputs" in capsys.readouterr().out

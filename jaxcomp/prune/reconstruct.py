@@ -1,0 +1,182 @@
+r"""Layer-wise pruning by reconstruction: the weights that are left make up for those that are pruned.
+
+A layer is a matrix W ``[groups, reduction, out]`` (one group for a matmul, one a feature group for a grouped
+convolution) and the second moment of its inputs, :math:`H = \sum x x^\top` ``[groups, reduction, reduction]``. What
+pruning costs is the squared error of its outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`. Masks and weights
+of a layer are chosen here; :mod:`jaxcomp.prune.obc` and :mod:`jaxcomp.prune.sparsegpt` are methods of their own.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcomp.core import threshold
+
+Pattern = tuple[int, int]
+"""``(n, m)``: of every m weights in a row along the reduction, n are kept."""
+
+
+def damped(moment: Array, damping: float = 0.01) -> Array:
+    r"""The second moment with its diagonal raised, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
+
+    Args:
+      moment: ``[groups, reduction, reduction]``.
+      damping: :math:`\lambda`, in units of the mean :math:`\bar{h}` of all diagonals together. Without any input at all
+        the result is the identity: what is left is the weights' own error.
+
+    Example:
+      >>> damped(jnp.diag(jnp.array([1.0, 3.0]))[None], 0.5)[0].tolist()
+      [[2.0, 0.0], [0.0, 4.0]]
+    """
+    mean = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1))
+    # A float32 sum is never exact to more than that: what is less than it cannot be told from a singular matrix.
+    raised = jnp.where(mean > 0, max(damping, 1e-6) * mean, 1)
+    return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)
+
+
+def inverse(moment: Array) -> Array:
+    """The inverse of a positive definite moment ``[groups, reduction, reduction]``."""
+    return _solve(moment, jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape))
+
+
+def output_error(weight: Array, other: Array, moment: Array) -> Array:
+    r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+
+    Example:
+      >>> output_error(jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1)), jnp.diag(jnp.array([1.0, 3.0]))[None]).item()
+      4.0
+    """
+    change = weight - other
+    return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
+
+
+def wanda_scores(weight: Array, moment: Array) -> Array:
+    r"""Wanda's scores: :math:`|w_{io}| \sqrt{H_{ii}}`, a weight times the norm of what it is multiplied by.
+
+    Args:
+      weight: ``[groups, reduction, out]``.
+      moment: ``[groups, reduction, reduction]``.
+
+    Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
+    """
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(moment, axis1=-2, axis2=-1), 0))
+    return jnp.abs(weight) * norms[..., None]
+
+
+def obs_scores(weight: Array, moment: Array) -> Array:
+    r"""What the outputs lose with each weight alone, all others making up for it: :math:`w_{io}^2 / [H^{-1}]_{ii}`.
+
+    Args:
+      weight: ``[groups, reduction, out]``.
+      moment: ``[groups, reduction, reduction]``, positive definite (:func:`damped`).
+
+    Reference: Hassibi and Stork, Second order derivatives for network pruning: optimal brain surgeon, 1992.
+    """
+    return jnp.square(weight) / jnp.diagonal(inverse(moment), axis1=1, axis2=2)[..., None]
+
+
+def keep_of_layer(scores: Array, keep: int) -> Array:
+    """A mask of the ``keep`` largest scores of a layer; True = kept."""
+    return threshold.keep_largest([scores], [keep], [0])[0]
+
+
+def keep_per_output(scores: Array, keep: int) -> Array:
+    """A mask of ``keep`` weights, the largest scores of each output; where it does not divide, some keep one more.
+
+    Args:
+      scores: ``[groups, reduction, out]``.
+      keep: over the whole layer.
+
+    Returns:
+      Boolean, of the same shape.
+    """
+    groups, _, out = scores.shape
+    least, more = divmod(keep, groups * out)
+    falling = jnp.argsort(-scores, axis=1, stable=True)
+    rank = jnp.argsort(falling, axis=1)
+    mask = rank < least
+    if more:
+        nexts = jnp.where(rank == least, scores, -1.0)
+        mask |= keep_of_layer(nexts, more)
+    return mask
+
+
+def keep_pattern(scores: Array, pattern: Pattern) -> Array:
+    """A mask of the n largest scores of every m in a row along the reduction; a last, shorter row counts as padded.
+
+    Args:
+      scores: ``[groups, reduction, out]``, at least 0.
+      pattern: ``(n, m)``.
+
+    Example:
+      >>> keep_pattern(jnp.array([3.0, 1.0, 2.0, 0.5, 0.1]).reshape(1, 5, 1), (1, 2)).ravel().tolist()
+      [True, False, True, False, True]
+    """
+    n, m = pattern
+    groups, size, out = scores.shape
+    rows = jnp.pad(scores, ((0, 0), (0, -size % m), (0, 0)), constant_values=-1).reshape(groups, -1, m, out)
+    place = jnp.arange(m)
+    before = place[:, None] < place[None, :]
+    ahead = (rows[:, :, :, None] > rows[:, :, None]) | ((rows[:, :, :, None] == rows[:, :, None]) & before[..., None])
+    return (ahead.sum(2) < n).reshape(groups, -1, out)[:, :size]
+
+
+def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:
+    r"""The weights that, on the inputs as they are now, come closest to the outputs on the inputs as they were.
+
+    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = (H' + \lambda)^{-1} (C + \lambda) W`.
+
+    Args:
+      weight: W ``[groups, reduction, out]``.
+      moment: :math:`H' = \sum x' x'^\top`, of the inputs now.
+      cross: :math:`C = \sum x' x^\top`, with those that W was made for.
+      damping: as in :func:`damped`.
+    """
+    wanted = jnp.matmul(cross - moment, weight, precision="highest")
+    return weight + _solve(damped(moment, damping), wanted)
+
+
+def least_squares(weight: Array, moment: Array, mask: Array) -> Array:
+    r"""The weights of a mask whose outputs are nearest: for each output, :math:`v_S = H_{SS}^{-1} (H w)_S`.
+
+    Args:
+      weight: w ``[groups, reduction, out]``.
+      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`damped`).
+      mask: S, True = kept.
+
+    Returns:
+      ``[groups, reduction, out]``, zeros outside of the mask.
+
+    Example:
+      >>> moment = jnp.array([[[2.0, 1.0], [1.0, 2.0]]])
+      >>> least_squares(jnp.ones((1, 2, 1)), moment, jnp.array([[[True], [False]]])).round(4).ravel().tolist()
+      [1.5, 0.0]
+    """
+    reduction = weight.shape[1]
+    widest = int(jnp.max(jnp.sum(mask, axis=1), initial=0))
+    step = max(16, reduction // 8)  # so that few sizes are compiled
+    return _least_squares(weight, moment, mask, min(reduction, -(-widest // step) * step))
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _least_squares(weight: Array, moment: Array, mask: Array, size: int) -> Array:
+    wanted = jnp.matmul(moment, weight, precision="highest")
+
+    def column(moment: Array, wanted: Array, mask: Array) -> Array:
+        places = jnp.argsort(~mask, stable=True)[:size]
+        own = mask[places]
+        inner = jnp.where(own[:, None] & own, moment[places][:, places], jnp.eye(size, dtype=moment.dtype))
+        found = _solve(inner, jnp.where(own, wanted[places], 0)[:, None])[:, 0]
+        return jnp.zeros_like(wanted).at[places].set(jnp.where(own, found, 0))
+
+    def group(each: tuple[Array, Array, Array]) -> Array:
+        own, *columns = each
+        return lax.map(lambda pair: column(own, *pair), tuple(x.T for x in columns)).T
+
+    return lax.map(group, (moment, wanted, mask))
+
+
+def _solve(moment: Array, wanted: Array) -> Array:
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(moment), True), wanted)

@@ -1,0 +1,102 @@
+"""Pruners: one layer's weights in, its mask and what the weights become out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.prune import reconstruct
+from jaxcomp.prune.obc import costs, eliminate, obc
+from jaxcomp.prune.reconstruct import Pattern
+from jaxcomp.prune.sparsegpt import sparsegpt
+
+
+class Layer(NamedTuple):
+    """What is known of one parameter, as a matrix.
+
+    Attributes:
+      weight: ``[groups, reduction, out]``, float32.
+      moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
+      fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known.
+    """
+
+    weight: Array
+    moment: Any = None
+    fisher: Any = None
+
+
+class Pruner(NamedTuple):
+    """A way to prune one layer.
+
+    Attributes:
+      prune: ``(layer, how many weights to keep, pattern or None) -> (mask, weights)``.
+      costs: what it costs to lose each weight, in an order in which the largest are kept; those of one layer can be
+        compared with those of another.
+      needs: ``"moment"`` or ``"fisher"``, if it cannot do without.
+      updates: whether the weights that are left change.
+    """
+
+    prune: Callable[[Layer, int, Pattern | None], tuple[Array, Array]]
+    costs: Callable[[Layer], Array]
+    needs: str = ""
+    updates: bool = False
+
+
+def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs: str = "") -> Pruner:
+    def prune(layer: Layer, keep: int, pattern: Pattern | None) -> tuple[Array, Array]:
+        own = scores(layer)
+        if pattern:
+            mask = reconstruct.keep_pattern(own, pattern)
+        else:
+            mask = (reconstruct.keep_per_output if per_output else reconstruct.keep_of_layer)(own, keep)
+        return mask, jnp.where(mask, layer.weight, 0)
+
+    def squared(layer: Layer) -> Array:
+        own = scores(layer)
+        return jnp.square(own) * _sensitivity(layer) if needs == "moment" else own
+
+    return Pruner(prune, squared, needs)
+
+
+def _obc_costs(layer: Layer) -> Array:
+    return costs(eliminate(layer.weight, layer.moment)) * _sensitivity(layer)
+
+
+def _obs_costs(layer: Layer) -> Array:
+    return reconstruct.obs_scores(layer.weight, layer.moment) * _sensitivity(layer)
+
+
+def _sensitivity(layer: Layer) -> Array:
+    r"""What the loss feels of each output's squared error: ``[groups, 1, out]``, or one number for the layer.
+
+    Of one output, the Fisher information of the weights is about the moment of the inputs times
+    :math:`\gamma = \operatorname{tr} F / \operatorname{tr} H`. Without gradients errors are relative, to the outputs'
+    squares.
+    """
+    if layer.fisher is None:
+        return 1 / reconstruct.output_error(layer.weight, jnp.zeros_like(layer.weight), layer.moment)
+    power = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
+    return jnp.sum(layer.fisher, axis=1, keepdims=True) / power
+
+
+PRUNERS = {
+    "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight)),
+    "wanda": _by_scores(
+        lambda layer: reconstruct.wanda_scores(layer.weight, layer.moment), per_output=True, needs="moment"
+    ),
+    "woodfisher": _by_scores(lambda layer: jnp.square(layer.weight) * layer.fisher, needs="fisher"),
+    "sparsegpt": Pruner(
+        lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern),
+        _obs_costs,
+        "moment",
+        updates=True,
+    ),
+    "obc": Pruner(
+        lambda layer, keep, pattern: obc(layer.weight, layer.moment, keep, pattern=pattern),
+        _obc_costs,
+        "moment",
+        updates=True,
+    ),
+}
+"""By name."""

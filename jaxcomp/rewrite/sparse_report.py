@@ -1,0 +1,56 @@
+"""The report of sparsify: what was asked of each layer, what it reached, what it cost."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxcomp.core.tables import table
+
+
+class SparseRow(NamedTuple):
+    """What became of one weight.
+
+    Attributes:
+      path: the parameter.
+      size: its entries.
+      asked: the fraction of zeros that it was to have; None if it was left out.
+      reached: the fraction that it has.
+      error: the squared error of its sites' outputs over the squares of what they were; None without data.
+      left: why it was left as it was.
+    """
+
+    path: str
+    size: int
+    asked: float | None
+    reached: float
+    error: float | None = None
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class SparseReport:
+    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table."""
+
+    rows: tuple[SparseRow, ...]
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros in all weights that were pruned."""
+        pruned = [row for row in self.rows if row.asked is not None]
+        return sum(row.reached * row.size for row in pruned) / max(sum(row.size for row in pruned), 1)
+
+    def __str__(self) -> str:
+        left = any(row.left for row in self.rows)
+        columns = ["parameter", *["left dense because"] * left, "size", "asked", "reached", "error"]
+        rows = [
+            [
+                row.path,
+                *[row.left] * left,
+                f"{row.size:,}",
+                "" if row.asked is None else f"{row.asked:.2%}",
+                f"{row.reached:.2%}",
+                "" if row.error is None else f"{row.error:.4f}",
+            ]
+            for row in self.rows
+        ]
+        pruned = sum(row.size for row in self.rows if row.asked is not None)
+        return table(columns, rows, ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", ""])

@@ -1,0 +1,303 @@
+"""Sparsify: weights pruned layer by layer on data, those that are left making up for the others."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
+from jaxcomp.core.types import Params, State
+from jaxcomp.prune import reconstruct
+from jaxcomp.rewrite import sparsities
+from jaxcomp.rewrite.factors import by_rule
+from jaxcomp.rewrite.matrices import matrix, unmatrix
+from jaxcomp.rewrite.moments import second_moments, unseen
+from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
+from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
+from jaxcomp.rewrite.walk import Seen, Walk
+from jaxcomp.trace.ir import Program, trace
+from jaxcomp.trace.uses import Use, uses_of
+
+MethodName = Literal["magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
+Distribution = Literal["uniform", "erk", "global"]
+Inputs = Literal["corrected", "pruned", "dense"]
+
+
+class Sparsified(NamedTuple):
+    """Pruned parameters.
+
+    Attributes:
+      params: of the same structure, shapes and dtypes as before; what is pruned is exactly 0.
+      masks: as the state of :func:`jaxcomp.prune.magnitude`, True = kept; ``optax.MaskedNode`` for what is not pruned.
+      report: what became of each weight.
+    """
+
+    params: Params
+    masks: State
+    report: SparseReport
+
+
+class _Pruned(NamedTuple):
+    leaf: Any
+    mask: np.ndarray
+    error: float | None
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How every layer is pruned: what :func:`sparsify` was asked for."""
+
+    pruner: Pruner
+    pattern: bool
+    inputs: Inputs
+    update: bool | None
+    damping: float
+    fisher: Mapping[str, Any]
+
+    @property
+    def reads_data(self) -> bool:
+        return self.pruner.needs == "moment" or bool(self.update)
+
+    def layer(self, path: str, use: Use, leaf: Any, moment: Any) -> Layer:
+        """A parameter as its sites read it."""
+        fisher = self.fisher.get(path)
+        return Layer(
+            weight=_single(matrix(use, leaf)),
+            moment=None if moment is None else reconstruct.damped(_single(moment), self.damping),
+            fisher=None if fisher is None else _single(matrix(use, fisher)),
+        )
+
+    def solve(self, path: str, use: Use, leaf: Any, seen: Seen, goal: Any) -> _Pruned:
+        """Prunes one parameter, to a count of weights or to a pattern."""
+        layer, keep, pattern = self.layer(path, use, leaf, seen.now), goal, None
+        if self.pattern:
+            keep, pattern = 0, goal
+        old, moment = layer.weight, None if seen.now is None else _single(seen.now)
+        updates = self.pruner.updates if self.update is None else self.update
+        if updates and self.inputs == "corrected" and moment is not None and seen.cross is not None:
+            wanted = reconstruct.corrected(old, moment, _single(seen.cross), self.damping)
+            layer = layer._replace(weight=wanted)
+        mask, new = self.pruner.prune(layer, keep, pattern)
+        if self.update is not None:
+            new = (
+                reconstruct.least_squares(layer.weight, layer.moment, mask) if self.update else jnp.where(mask, old, 0)
+            )
+        error = None
+        if moment is not None:
+            whole = reconstruct.output_error(old, jnp.zeros_like(old), moment)
+            error = float(reconstruct.output_error(old, new, moment) / whole)
+        shaped = jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
+        return _Pruned(shaped, unmatrix(use, mask, leaf.shape), error)
+
+
+def _single(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+def sparsify(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    sparsity: Any = None,
+    *,
+    pattern: Any = None,
+    method: MethodName = "obc",
+    distribution: Distribution = "uniform",
+    fisher: Params | None = None,
+    inputs: Inputs = "corrected",
+    update: bool | None = None,
+    damping: float = 0.01,
+    places: int | None = None,
+    maximum: float = 0.99,
+) -> Sparsified:
+    r"""Prunes layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
+
+    Of a layer with weights W and inputs x it is :math:`\sum |W^\top x - W'^\top x|^2 + \lambda |W - W'|^2` that is kept
+    small. ``magnitude``: the smallest weights go. ``wanda``: the smallest products of a weight and its input's norm, of
+    each output alike. ``woodfisher``: those of least :math:`F w^2`, F the Fisher information's diagonal. ``sparsegpt``:
+    input after input, those that follow make up for each. ``obc``: of each output always the cheapest weight, all
+    others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes a second). All outputs
+    of a layer, its groups, and stacked layers that share a parameter, are ranked together (of ``wanda``, output by
+    output).
+
+    A weight is pruned where matmuls or convolutions (strided, dilated, grouped, depthwise) read it, and nothing else
+    does, through casts, transposes, reshapes, products with a number, and into scan, remat, cond and custom
+    derivatives. Every other one stays as it is; the report says why. Batch norm should be recalibrated afterwards
+    (:func:`recalibrate`), or ``apply_fn`` be the model in training mode, in which it follows the layers before it.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one). What they
+        are in a layer is held in memory, for all of them.
+      sparsity: the fraction of zeros in [0, 1); ``{path: fraction}`` or ``[(regex, fraction), ...]``, of which the
+        first that matches the whole path counts. None, or what none matches, stays dense.
+      pattern: instead of it ``(n, m)``: of every m weights in a row along what is summed over (a convolution's window,
+        then its input channels) n are kept; or rules of it.
+      method: see above.
+      distribution: ``"uniform"``: every layer is as sparse as it is asked to be; ``"erk"``: more so the larger it is;
+        ``"global"``: by what it costs, at the same number of zeros in all.
+      fisher: the squares of the loss's gradients, a tree like ``params`` (:func:`fisher`). Global distribution then
+        weighs an output's error by what the loss feels of it; else by the size of the layer's outputs.
+      inputs: ``"dense"``: layers are fed as in the dense network; ``"pruned"``: with the layers before them pruned;
+        ``"corrected"``: so, and they aim at what the dense network computes. Inside of loops as ``"pruned"``, with the
+        loop's own layers dense.
+      update: whether the weights that are left are refitted, by least squares; None: as the method has it (``wanda``,
+        ``magnitude`` and ``woodfisher`` leave them).
+      damping: :math:`\lambda`, in units of the inputs' mean square.
+      places: of each result of a convolution, how many pixels count at most; None: all.
+      maximum: the sparsity that global distribution exceeds in no layer.
+
+    Returns:
+      The parameters, their masks, and a report that prints as a table.
+
+    Raises:
+      ArgumentError: for an argument out of range or missing, no batch, or batches of several shapes; RuleError: for a
+        rule that applies to nothing.
+
+    Example:
+      >>> params = {"w": jnp.array([[4.0, 1.0], [2.0, 3.0]])}
+      >>> sparse = sparsify(lambda p, x: x @ p["w"], params, [jnp.array([[1.0, 10.0]])], 0.5, method="wanda")
+      >>> sparse.params["w"].tolist(), sparse.masks["w"].tolist()
+      ([[0.0, 0.0], [2.0, 3.0]], [[False, False], [True, True]])
+      >>> print(sparse.report)
+      parameter  size   asked  reached   error
+      ---------  ----  ------  -------  ------
+      w             4  50.00%   50.00%  0.0111
+      ---------  ----  ------  -------  ------
+      total         4           50.00%
+
+    Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
+    effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
+    """
+    given = _checked_batches(batches)
+    named = named_leaves(params)
+    recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
+    program = trace(apply_fn, params, *given[0])
+    sites = {path: own for path, own in uses_of(program).items() if own.sites or own.other}
+    left = {
+        path: why for path, own in sites.items() if (why := next(iter(own.other), "") or unseen(own, program, "inputs"))
+    }
+    goals = _goals(sparsity, pattern, [path for path in sites if path not in left])
+    moments = None
+    if recipe.reads_data and (inputs == "dense" or distribution == "global"):
+        moments = second_moments(apply_fn, params, given, "inputs", places)
+        left |= {path: why for path in goals if (why := moments.why_not(path))}
+        goals = {path: goal for path, goal in goals.items() if path not in left}
+    uses = {path: own.sites for path, own in sites.items() if path in goals}
+    if not recipe.pattern:
+        goals = _counts(recipe, uses, named, goals, moments, distribution, maximum)
+    found: dict[str, _Pruned] = {}
+
+    def solve(path: str, use: Use, seen: Seen) -> Any:
+        if seen.now is not None and not (np.isfinite(seen.now).all() and seen.now.any()):
+            left[path] = "what it reads on the data is 0 or not finite"
+            return named[path]
+        found[path] = recipe.solve(path, use, named[path], seen, goals[path])
+        return found[path].leaf
+
+    if recipe.reads_data and inputs != "dense":
+        errors = _walked(program, uses, solve, params, given, places)
+        found |= {path: found[path]._replace(error=error) for path, error in errors.items() if path in found}
+    else:
+        for path, own in uses.items():
+            solve(path, own[0], Seen(moments.of[path] if moments and recipe.reads_data else None, None))
+    return _result(params, {path: named[path] for path in sites}, found, goals, left)
+
+
+def _walked(program: Program, uses: Any, solve: Any, params: Any, given: Any, places: int | None) -> dict[str, float]:
+    """Prunes each parameter as it is reached; the relative errors of the sites that are in no loop."""
+    walk = Walk(program, uses, solve, places)
+    walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
+    return {path: error / whole for path, (error, whole) in walk.errors.items() if whole}
+
+
+def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, left: Any) -> Sparsified:
+    rows = []
+    for path, leaf in sites.items():
+        if path in found:
+            goal, own = goals[path], found[path]
+            asked = 1 - goal[0] / goal[1] if isinstance(goal, tuple) else 1 - goal / leaf.size
+            rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(own.mask)), own.error))
+        else:
+            zeros = float(np.mean(np.asarray(leaf) == 0))
+            rows.append(SparseRow(path, leaf.size, None, zeros, left=left.get(path, "not asked for")))
+
+    def mask(path: Any, leaf: Any) -> Any:
+        own = found.get(path_string(path))
+        return optax.MaskedNode() if own is None else jnp.asarray(own.mask)
+
+    new = replace_leaves(params, {path: own.leaf for path, own in found.items()})
+    return Sparsified(new, jax.tree_util.tree_map_with_path(mask, params), SparseReport(tuple(rows)))
+
+
+def _counts(
+    recipe: _Recipe, uses: Any, named: Any, goals: Any, moments: Any, distribution: str, maximum: float
+) -> dict[str, int]:
+    """How many weights each layer keeps."""
+    shapes = {path: named[path].shape for path in goals}
+    even = sparsities.uniform(shapes, goals)
+    if distribution == "global":
+        costs = {}
+        for path, own in uses.items():
+            moment = moments.of[path] if moments else None
+            costs[path] = recipe.pruner.costs(recipe.layer(path, own[0], named[path], moment))
+        return sparsities.globally(costs, sum(even.values()), maximum)
+    return sparsities.erk(shapes, goals) if distribution == "erk" else even
+
+
+def _goals(sparsity: Any, pattern: Any, candidates: list[str]) -> dict[str, Any]:
+    """What is asked of each parameter, a fraction or a pattern; without those that stay dense."""
+    if (sparsity is None) == (pattern is None):
+        raise ArgumentError("sparsify needs exactly one of sparsity= and pattern=")
+    asked = pattern if sparsity is None else sparsity
+    if isinstance(asked, Mapping):
+        asked = [(re.escape(path), value) for path, value in asked.items()]
+    goals = {path: goal for path, goal in by_rule(asked, candidates).items() if goal is not None}
+    for path, goal in goals.items():
+        if pattern is None and not (isinstance(goal, float | int) and 0 <= goal < 1):
+            raise ArgumentError(f"sparsity must be a fraction of zeros in [0, 1), got {goal!r} for {path!r}")
+        if pattern is not None and not (isinstance(goal, tuple) and len(goal) == 2 and 0 < goal[0] <= goal[1]):
+            raise ArgumentError(f"pattern must be a tuple (n, m), 1 <= n <= m, got {goal!r} for {path!r}")
+    return goals
+
+
+def _recipe(
+    method: str, pattern: Any, distribution: str, inputs: Any, update: bool | None, damping: float, fisher: Any
+) -> _Recipe:
+    for name, value, known in (
+        ("method", method, tuple(PRUNERS)),
+        ("distribution", distribution, ("uniform", "erk", "global")),
+        ("inputs", inputs, ("corrected", "pruned", "dense")),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    if PRUNERS[method].needs == "fisher" and fisher is None:
+        raise ArgumentError(f"method={method!r} needs fisher=, the squares of gradients: jaxcomp.rewrite.fisher(grads)")
+    if pattern is not None and distribution != "uniform":
+        raise ArgumentError(
+            f"a pattern has one sparsity in all layers: distribution={distribution!r} has no part in it"
+        )
+    if damping < 0:
+        raise ArgumentError(f"damping must be at least 0, got {damping!r}")
+    squares = {} if fisher is None else named_leaves(fisher)
+    return _Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)
+
+
+def _checked_batches(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
+    given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    if not given:
+        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
+    kinds = {
+        (jax.tree.structure(batch), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(batch)))
+        for batch in given
+    }
+    if len(kinds) > 1:
+        raise ArgumentError("batches= must all be of one structure, shapes and dtypes: drop the last, smaller one")
+    return given

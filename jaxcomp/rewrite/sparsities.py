@@ -1,0 +1,58 @@
+"""Distributions: how many weights each layer keeps, given how many all of them keep."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core import threshold
+from jaxcomp.core.counts import kept_count
+from jaxcomp.prune.reconstruct import keep_of_layer
+
+
+def uniform(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict[str, int]:
+    """Each layer as sparse as it is asked to be."""
+    return {path: kept_count(asked[path], math.prod(shape)) for path, shape in shapes.items()}
+
+
+def erk(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict[str, int]:
+    r"""Erdős-Rényi-kernel: the density of a layer in proportion to :math:`\sum_i d_i / \prod_i d_i` of its shape d.
+
+    Layers that would have to keep more than they have are kept whole, and the others share the rest.
+
+    Example:
+      >>> erk({"a": (10, 10), "b": (100, 100)}, {"a": 0.8, "b": 0.8})
+      {'a': 100, 'b': 1920}
+
+    Reference: Evci et al., Rigging the lottery, 2020.
+    """
+    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    left, open_, kept = sum(uniform(shapes, asked).values()), dict(shapes), dict[str, int]()
+    while open_:
+        share = left / sum(sum(shape) for shape in open_.values())
+        whole = [path for path, shape in open_.items() if share * sum(shape) >= sizes[path]]
+        for path in whole:
+            kept[path] = sizes[path]
+            left -= sizes[path]
+            del open_[path]
+        if not whole:
+            ends = np.round(share * np.cumsum([0, *(sum(shape) for shape in open_.values())])).astype(int)
+            kept |= dict(zip(open_, np.diff(ends).tolist(), strict=True))
+            break
+    return {path: max(1, kept[path]) for path in shapes}
+
+
+def globally(costs: Mapping[str, Any], keep: int, maximum: float) -> dict[str, int]:
+    """The largest costs of all layers together are kept, but of each layer at least its largest few.
+
+    Args:
+      costs: of each layer's weights, any shapes.
+      keep: how many are kept in all.
+      maximum: the sparsity that no layer exceeds, unless the total cannot be reached else.
+    """
+    least = {path: max(1, math.ceil((1 - maximum) * own.size)) for path, own in costs.items()}
+    raised = [jnp.where(keep_of_layer(own, least[path]), jnp.inf, own) for path, own in costs.items()]
+    masks = threshold.keep_largest(raised, [keep], [0] * len(raised))
+    return {path: int(jnp.sum(mask)) for path, mask in zip(costs, masks, strict=True)}

@@ -1,0 +1,62 @@
+"""What pruning a layer with a weight update costs, from a small convolution to a large matmul."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.prune import reconstruct
+from jaxcomp.prune.obc import obc
+from jaxcomp.prune.sparsegpt import sparsegpt
+from train.bench import timing
+
+LAYERS = ("144x16", "288x32", "576x64", "1152x128", "2304x256", "4608x512", "4096x4096")
+"""Reduction x outputs: the 3 x 3 convolutions of CIFAR and ImageNet ResNets, and a square matmul."""
+SPARSITY = 0.8
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The benchmark's own options."""
+    parser.add_argument("--layers", nargs="+", default=LAYERS, help="reduction x outputs")
+    parser.add_argument("--obc-up-to", type=int, default=1152, help="the largest reduction at which OBC is timed")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Times every method on every layer, prints a table of each and writes ``reconstruct.json``."""
+    result: dict[str, Any] = {"rounds": args.rounds, "sparsity": SPARSITY, "layers": {}}
+    for name in args.layers:
+        size, out = map(int, name.split("x"))
+        weight, moment = layer(size, out)
+        keep = round((1 - SPARSITY) * weight.size)
+        variants: dict[str, Callable[[], Any]] = {
+            "product": lambda w=weight, h=moment: jnp.matmul(h, w, precision="highest"),
+            "SparseGPT": lambda w=weight, h=moment, k=keep: sparsegpt(w, h, k),
+        }
+        if size <= args.obc_up_to:
+            variants["OBC"] = lambda w=weight, h=moment, k=keep: obc(w, h, k)
+        rows = timing.summarise(timing.interleave(variants, args.rounds), "product")
+        timing.show(f"{size} inputs, {out} outputs", rows, "product")
+        result["layers"][name] = {"errors": errors(weight, moment, keep, "OBC" in variants), "rows": rows}
+    print(f"written: {timing.write(args.out, 'reconstruct', result)}")
+    return result
+
+
+def layer(size: int, out: int) -> tuple[jax.Array, jax.Array]:
+    """Weights, and the damped moment of inputs of which neighbours are alike."""
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2 * size, size))
+    x = jax.nn.relu(x + jnp.roll(x, 1, axis=1))
+    moment = jnp.matmul(x.T, x)[None]
+    return jax.random.normal(keys[1], (1, size, out)), reconstruct.damped(moment)
+
+
+def errors(weight: jax.Array, moment: jax.Array, keep: int, exact: bool) -> dict[str, float]:
+    """What each method leaves of the outputs' squares: the relative squared error."""
+    whole = reconstruct.output_error(weight, jnp.zeros_like(weight), moment)
+    mask = reconstruct.keep_of_layer(jnp.abs(weight), keep)
+    found = {"magnitude": jnp.where(mask, weight, 0), "SparseGPT": sparsegpt(weight, moment, keep)[1]}
+    if exact:
+        found["OBC"] = obc(weight, moment, keep)[1]
+    return {name: float(reconstruct.output_error(weight, new, moment) / whole) for name, new in found.items()}

@@ -1,0 +1,176 @@
+"""Prunes a published CIFAR ResNet in one shot, by every method, without training.
+
+    python -m train.oneshot --weights resnet20.npz [--data_dir DIR] [--sparsities 0.5 0.8] [--methods ...]
+
+Pruned are the kernels of all convolutions and of the last layer; sparsity is the share of zeros in them together. Each
+network is scored as it is (raw) and with batch norm recalibrated. Calibration images are training images, augmented as
+in training. Every point is written when it is known, and a run that was stopped goes on with the next.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import jaxcomp as jc
+from jaxcomp.core.files import write_atomically
+from jaxcomp.measure import tradeoff_curves
+from train import config as command_line
+from train import data, evaluate
+from train.errors import UserError
+from train.models.pretrained import MEAN, STD, load_resnet
+from train.step import Classifier, Variables
+
+METHODS: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "magnitude ERK": {"method": "magnitude", "distribution": "erk"},
+    "magnitude global": {"method": "magnitude", "distribution": "global"},
+    "Wanda": {"method": "wanda"},
+    "WoodFisher global": {"method": "woodfisher", "distribution": "global"},
+    "SparseGPT": {"method": "sparsegpt"},
+    "SparseGPT global": {"method": "sparsegpt", "distribution": "global"},
+    "OBC": {"method": "obc"},
+    "OBC global": {"method": "obc", "distribution": "global"},
+}
+
+
+def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:
+    """Training batches without end, augmented as the published networks' were."""
+    for step in itertools.count():
+        yield data.pad(data.train_batch(split, step, size, seed, shift=4, flip=True), 1)
+
+
+def information(model: Classifier, variables: Variables, some: Iterator[Any]) -> dict[str, Any]:
+    """What the logits feel of each weight: the sum of their squared derivatives.
+
+    Not the loss's: on images that a network has learnt by heart it has almost no gradient. The signs are random, so
+    that the square of a batch's gradient is, in the mean, the sum of the squares of all examples and classes.
+    """
+
+    @jax.jit
+    def gradient(params: Any, images: jax.Array, key: jax.Array) -> Any:
+        def total(params: Any) -> jax.Array:
+            logits = model.logits({**variables, "params": params}, images)
+            return jnp.sum(jax.random.rademacher(key, logits.shape, logits.dtype) * logits)
+
+        return jax.grad(total)(params)
+
+    keys = (jax.random.key(i) for i in itertools.count())
+    grads = (gradient(variables["params"], batch["image"], key) for batch, key in zip(some, keys, strict=False))
+    return {"params": jc.rewrite.fisher(grads)}
+
+
+def recalibrated(model: Classifier, variables: Variables, some: Iterator[Any]) -> Variables:
+    """The variables with batch statistics averaged over batches."""
+    params = {"params": variables["params"]}
+    stats = {name: tree for name, tree in variables.items() if name != "params"}
+    fresh = jc.rewrite.recalibrate(lambda now, batch: model.train_logits({**params, **now}, batch)[1], stats, some)
+    return params | fresh
+
+
+def job(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores every method at every sparsity; returns the table."""
+    module, variables, _ = load_resnet(args.weights)
+    model = Classifier(module, MEAN, STD)
+    dataset = data.load(args.dataset, args.data_dir)
+    train, test = dataset.train, dataset.test
+    if args.held_out:
+        test = data.Split(train.images[: args.held_out], train.labels[: args.held_out])
+        train = data.Split(train.images[args.held_out :], train.labels[args.held_out :])
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("sparsities", "methods")}
+    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
+    path = args.workdir / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+
+    def take(count: int, seed: int) -> Iterator[Any]:
+        return itertools.islice(batches(train, args.batch_size, seed), count)
+
+    def scored(variables: Variables) -> dict[str, float]:
+        fresh = recalibrated(model, variables, take(args.recalibration, args.seed + 2))
+        return {
+            "accuracy": evaluate.score(model, variables, test)["accuracy"],
+            "recalibrated": evaluate.score(model, fresh, test)["accuracy"],
+        }
+
+    if "dense" not in summary:
+        summary["dense"] = scored(variables)
+    calibration = list(take(args.calibration, args.seed))
+    fisher = None
+    print("{:<18}{:>9}  {:>7}  {:>12}  {:>7}".format("method", "sparsity", "raw", "recalibrated", "seconds"))
+    known = {(row["method"], row["asked"]) for row in summary["rows"]}
+    for name, sparsity in itertools.product(args.methods, args.sparsities):
+        if (name, sparsity) in known:
+            continue
+        fisher = fisher or information(model, variables, take(args.fisher, args.seed + 1))
+        began = time.monotonic()
+        images = [batch["image"] for batch in calibration]
+        options = METHODS[name] | {"fisher": fisher, "places": args.places or None, "damping": args.damping}
+        options |= {"maximum": args.maximum}
+        sparse = jc.rewrite.sparsify(model.logits, variables, images, sparsity, **options)
+        seconds = time.monotonic() - began
+        row = {"method": name, "asked": sparsity, "sparsity": sparse.report.sparsity, "seconds": seconds}
+        summary["rows"].append(row | scored(sparse.params))
+        write_atomically(path, json.dumps(summary, indent=2).encode())
+        print(_line(summary["rows"][-1]), flush=True)
+    return summary
+
+
+def _line(row: dict[str, Any]) -> str:
+    numbers = f"{row['sparsity']:>9.2%}  {row['accuracy']:>7.2%}  {row['recalibrated']:>12.2%}  {row['seconds']:>7.0f}"
+    return f"{row['method']:<18}{numbers}"
+
+
+def draw(summary: dict[str, Any], path: Path) -> None:
+    """Writes the figure: accuracy against sparsity, a panel raw and one recalibrated, a line a method."""
+    fields = ("accuracy", "recalibrated")
+    tradeoff_curves(summary["rows"], "sparsity", fields, line="method").savefig(path, dpi=150)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
+    add("--dataset", default="cifar10", help="its data set")
+    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add("--sparsities", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9], help="fractions of zeros")
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="what to compare")
+    add("--batch_size", type=int, default=128, help="images in a batch")
+    add("--calibration", type=int, default=8, help="batches on which layers are pruned")
+    add("--places", type=int, default=64, help="pixels of each convolution's result that count; 0: all")
+    add("--damping", type=float, default=0.01, help="of the layers' second moments")
+    add("--maximum", type=float, default=0.95, help="sparsity that global distribution exceeds in no layer")
+    add("--fisher", type=int, default=16, help="batches on which the weight of each layer is found")
+    add("--recalibration", type=int, default=32, help="batches over which batch norm is recalibrated")
+    add(
+        "--held_out",
+        type=int,
+        default=0,
+        help="score on so many training images kept from all else, not on the test set",
+    )
+    add("--seed", type=int, default=0, help="of the order and augmentation of images")
+    add("--workdir", type=Path, default=Path("runs/oneshot"), help="run folder")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Runs the job of the command line; writes ``summary.json`` and ``accuracy.png``."""
+    args = parse()
+    try:
+        draw(job(args), args.workdir / "accuracy.png")
+    except (UserError, jc.JaxcompError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
