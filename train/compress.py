@@ -25,7 +25,7 @@ from jaxcomp.core.files import write_atomically
 from train import config as command_line
 from train import data, evaluate, models, report
 from train.errors import UserError
-from train.loop import Phase, Stopped, fit
+from train.loop import Phase, fit
 from train.parallel import DataParallel, data_parallel
 from train.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
 
@@ -224,7 +224,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     report.show(summary, layers, workdir)
 
 
-def main(config: ConfigDict) -> int:
+def main(config: ConfigDict) -> None:
     """Runs the job that the command line asks for; nothing is written before all of it has been checked."""
     config = command_line.resolve(config)
     if command_line.MULTIHOST.value:
@@ -238,12 +238,8 @@ def main(config: ConfigDict) -> int:
     command_line.claim(workdir, config)
     try:
         job(config, dataset, workdir)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 143  # 128 + SIGTERM, by which a supervisor knows the reason
     except OSError as error:
         raise UserError(f"{error}\nWhat {workdir} holds is kept: mend that, and run the same command") from error
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxcomp.core.errors import JaxcompError
 from jaxcomp.core.files import write_atomically
-from train.errors import UserError
+from train.errors import UserError, exit_status
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -203,7 +203,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     multihost_utils.sync_global_devices("every host has looked before one writes")
     if jax.process_index() == 0:
         try:
-            for name in ("config.json", "metrics.jsonl", "model.jcz", "summary.json", "report.html"):
+            for name in ("config.json", "metrics.jsonl", "cut.jcz", "model.jcz", "summary.json", "report.html"):
                 for torn in workdir.glob(f".{name}.????????.tmp"):  # of a run that was killed while it wrote
                     torn.unlink()
             if theirs is None:
@@ -222,7 +222,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run(main: Any) -> None:
     """Runs ``main(config)`` under absl's flags.
 
-    What the user can mend is shown without a traceback, with status 1; a Ctrl-C ends with status 130.
+    It ends as :func:`train.errors.exit_status` has it; a Ctrl-C with status 130.
     """
     try:
         holder = define_config_flag(sys.argv[1:])
@@ -239,4 +239,4 @@ def _entry(main: Any, holder: Any, argv: list[str]) -> int:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --, as in --config.seed=1")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    return main(holder.value)
+    return exit_status(lambda: main(holder.value))

@@ -12,16 +12,16 @@ import numpy as np
 
 import jaxcomp as jc
 from train import data, models
-from train.errors import UserError
-from train.step import Classifier, make_eval
+from train.errors import UserError, exit_status
+from train.step import Classifier, Model, ShrunkClassifier, make_eval
 
 
 @functools.lru_cache
-def _compiled(model: Classifier) -> Any:
+def _compiled(model: Model) -> Any:
     return jax.jit(make_eval(model))
 
 
-def predictions(model: Classifier, variables: Any, split: data.Split) -> np.ndarray:
+def predictions(model: Model, variables: Any, split: data.Split) -> np.ndarray:
     """The class predicted for each image of a split, in order: ``[n]`` int32."""
     evaluate = _compiled(model)
     # One batch shape compiles once: the last batch is padded, and what padding predicts is dropped.
@@ -30,7 +30,7 @@ def predictions(model: Classifier, variables: Any, split: data.Split) -> np.ndar
     return np.concatenate([np.asarray(evaluate(variables, batch)) for batch in padded])[: len(split)]
 
 
-def score(model: Classifier, variables: Any, split: data.Split) -> dict[str, Any]:
+def score(model: Model, variables: Any, split: data.Split) -> dict[str, Any]:
     """Accuracy, and a digest of every prediction by which two runs are compared exactly."""
     predicted = predictions(model, variables, split)
     correct = int((predicted == split.labels).sum())
@@ -45,13 +45,19 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
       ArtifactError: if the file is damaged or no artefact.
       UserError: if it does not say what model it is, or the data set is not there.
     """
-    variables, metadata = jc.pack.load(path)
+    saved, metadata = jc.pack.load(path)
     if missing := {"model", "options", "classes", "mean", "std", "dataset"} - set(metadata):
-        raise UserError(f"{path} was not written by train.compress: its metadata lack {', '.join(sorted(missing))}")
+        raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(sorted(missing))}")
     module = models.create(metadata["model"], metadata["classes"], metadata["options"])
     model = Classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
     dataset = data.load(metadata["dataset"], data_dir, metadata.get("image_size") or None)
-    return score(model, variables, dataset.test)
+    if set(saved) != {"variables", "keep"}:
+        return score(model, saved, dataset.test)
+    example = data.pad(next(data.eval_batches(dataset.test, 2)), 1)  # shapes alone: no value of it is read
+    batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
+    whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
+    small_model, _ = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
+    return score(small_model, saved["variables"], dataset.test)
 
 
 def main() -> int:
@@ -60,12 +66,7 @@ def main() -> int:
     parser.add_argument("--artifact", required=True, help="the .jcz file")
     parser.add_argument("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
     options = parser.parse_args()
-    try:
-        print(json.dumps(score_artifact(options.artifact, options.data_dir)))
-    except (UserError, jc.JaxcompError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: print(json.dumps(score_artifact(options.artifact, options.data_dir))))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,10 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import named_leaves
 from train import data
 from train.checkpoints import Checkpoints
-from train.errors import UserError
+from train.errors import Stopped, UserError
 from train.parallel import DataParallel
 from train.progress import Progress
 from train.step import TrainState
-
-
-class Stopped(Exception):  # noqa: N818 -- not an error: the run was asked to stop, and can go on
-    """The run was asked to stop; its state is saved."""
 
 
 @dataclasses.dataclass(frozen=True)

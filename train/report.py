@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,41 @@ def write(
         measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2, default=str))),
     ]
     measure.html_report(workdir / "report.html", f"{summary['dataset']}, seed {summary['seed']}", blocks)
+
+
+def write_shrunk(
+    workdir: Path, summary: dict[str, Any], found: jc.trace.Groups, keep: Mapping[str, Any], config: dict[str, Any]
+) -> None:
+    """Writes ``report.html`` of a run of :mod:`train.shrink`: each stage's accuracy, and what is left of each group."""
+    first, last = summary["stages"][0], summary["stages"][-1]
+    records = read_metrics(workdir / "metrics.jsonl")
+    groups = [
+        {
+            "group": group.name,
+            "channels": group.size,
+            "left": int(sum(keep[group.name])),
+            "share left": measure.Bar(float(sum(keep[group.name]) / group.size)),
+        }
+        for group in found
+    ]
+    stages = [{**row, "accuracy": f"{row['accuracy']:.2%}"} for row in summary["stages"]]
+    blocks: list[measure.Block | str] = [
+        measure.tiles(
+            [
+                ("accuracy", f"{last['accuracy']:.2%}", f"{first['accuracy']:.2%} as published"),
+                ("fewer MACs", f"{summary['reduction']:.2f}x", f"{last['macs']:,}"),
+                ("parameters", f"{last['parameters']:,}", f"of {first['parameters']:,}"),
+            ]
+        ),
+        measure.heading("Stages"),
+        measure.table(stages),
+        *([measure.figure(measure.training_curves(records, ["loss", "test_accuracy"]))] if records else []),
+        measure.heading("Channels"),
+        "Channels of one group are cut together. What is not listed cannot be cut.",
+        measure.table(groups),
+        measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2))),
+    ]
+    measure.html_report(workdir / "report.html", f"{config['weights']}, {summary['reduction']:.2f}x fewer MACs", blocks)
 
 
 def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> None:

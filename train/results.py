@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.errors import UserError
+from train.errors import UserError, exit_status
 
 COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
 
@@ -69,12 +69,8 @@ def main() -> int:
     """Prints the table of the run folders that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdirs", nargs="+", type=Path, help="folders of finished runs")
-    try:
-        print(table([load(workdir) for workdir in parser.parse_args().workdirs]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    workdirs = parser.parse_args().workdirs
+    return exit_status(lambda: print(table([load(workdir) for workdir in workdirs])))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The training step: distil, prune and fake-quantise in one pure function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +68,38 @@ class Classifier(NamedTuple):
         return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
 
 
+class ShrunkClassifier(NamedTuple):
+    """What :class:`Classifier` is for a module, for the functions that are left when channels are cut out of one.
+
+    Attributes:
+      infer: ``(variables, images) -> logits``.
+      learn: ``(variables, batch) -> (logits, new statistics)``.
+    """
+
+    infer: jc.rewrite.Shrunk
+    learn: jc.rewrite.Shrunk
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
+        return self.infer(variables, images)
+
+    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+        """Logits of a training batch, and the variables that its statistics change."""
+        return self.learn(variables, batch)
+
+    @classmethod
+    def cut(
+        cls, model: Classifier, variables: Variables, batch: Batch, keep: Mapping[str, Any]
+    ) -> "tuple[ShrunkClassifier, Variables]":
+        """Cuts a model's channels in inference and in training alike; gives the smaller variables too."""
+        infer, small = jc.rewrite.shrink(model.logits, variables, batch["image"][:1], keep=keep)
+        learn, _ = jc.rewrite.shrink(model.train_logits, variables, batch, keep=keep)
+        return cls(infer, learn), small
+
+
+Model = Classifier | ShrunkClassifier
+
+
 def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step. The recipe's state is beside the parameters, never inside them."""
     params = variables["params"]
@@ -79,7 +111,7 @@ def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.Gra
 
 
 def make_step(
-    model: Classifier,
+    model: Model,
     recipe: jc.Compressor,
     optimizer: optax.GradientTransformation,
     loss: Loss,
@@ -149,7 +181,7 @@ def distillation_loss(teacher: Classifier, temperature: float, alpha: float) -> 
     return loss
 
 
-def make_eval(model: Classifier) -> Callable[[Variables, Batch], jax.Array]:
+def make_eval(model: Model) -> Callable[[Variables, Batch], jax.Array]:
     """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32."""
 
     def evaluate(variables: Variables, batch: Batch) -> jax.Array:

@@ -160,15 +160,23 @@ def _ranks(scores: Array) -> Array:
     return ((scores[:, None] > scores[None, :]) | earlier).sum(0)
 
 
-def _places(groups: Any) -> dict[str, dict[int, np.ndarray]]:
-    """``{path: {axis: int [size of the axis]}}``: which of all channels owns an index; one past the last: none."""
+Places = dict[str, list[tuple[int, np.ndarray]]]
+"""``{path: [(axis, int [size of the axis])]}``: which of all channels owns an index; one past the last: none."""
+
+
+def _places(groups: Any) -> Places:
     total = sum(group.size for group in groups)
-    places: dict[str, dict[int, np.ndarray]] = {}
+    places: Places = {}
     first = 0
     for group in groups:
         for member in filter(groups.zeroes, group.members):
-            none = np.full(groups.shapes[member.path][member.axis], total, np.int32)
-            owner = places.setdefault(member.path, {}).setdefault(member.axis, none)
+            axes = places.setdefault(member.path, [])
+            # An index may belong to two groups, a head's and a dimension's: then the axis has two owners.
+            free = (own for axis, own in axes if axis == member.axis and np.all(own[member.indices] == total))
+            owner = next(free, None)
+            if owner is None:
+                owner = np.full(groups.shapes[member.path][member.axis], total, np.int32)
+                axes.append((member.axis, owner))
             owner[member.indices] = np.arange(first, first + group.size)[:, None]
         first += group.size
     return places
@@ -182,11 +190,11 @@ def _scored(
     return {name: normalized(own, score, normalize) for name, own in raw.items()}
 
 
-def _masked(params: Params, places: Mapping[str, Mapping[int, np.ndarray]], masks: list[Array]) -> Params:
+def _masked(params: Params, places: Places, masks: list[Array]) -> Params:
     kept = jnp.concatenate([*masks, jnp.ones(1, bool)])
 
     def view(path: Any, leaf: Any) -> Any:
-        for axis, owner in places.get(path_string(path), {}).items():
+        for axis, owner in places.get(path_string(path), []):
             mask = kept[owner].reshape([-1 if i == axis else 1 for i in range(leaf.ndim)])
             leaf = jnp.where(spread_like(mask, leaf), leaf, jnp.zeros_like(leaf))
         return leaf
@@ -210,11 +218,11 @@ def _float32(tree: Params | None) -> dict[str, Array]:
     return {path: leaf.astype(jnp.float32) for path, leaf in named_leaves(tree).items() if leaves.is_real(leaf)}
 
 
-def _notes(params: Params, places: Mapping[str, Mapping[int, np.ndarray]], rates: np.ndarray) -> dict[str, Note]:
+def _notes(params: Params, places: Places, rates: np.ndarray) -> dict[str, Note]:
     """What is asked of each leaf, given how many of each channel are to go (a fraction)."""
     notes = {}
     for path, leaf in named_leaves(params).items():
-        kept = [1 - rates[owner].mean() for owner in places.get(path, {}).values()]
+        kept = [1 - rates[owner].mean() for _, owner in places.get(path, [])]
         why = "it makes no channel that can be cut" if leaves.is_real(leaf) else leaves.NOT_REAL
         notes[path] = Note(sparsity=float(1 - np.prod(kept))) if kept else Note(skipped=why)
     return notes

@@ -4,12 +4,14 @@ from jaxcomp.rewrite.activations import activations as activations
 from jaxcomp.rewrite.choose import choose as choose
 from jaxcomp.rewrite.curvature import fisher as fisher
 from jaxcomp.rewrite.curvature import hutchinson as hutchinson
+from jaxcomp.rewrite.curvature import output_gradients as output_gradients
 from jaxcomp.rewrite.factorize import Factorized as Factorized
 from jaxcomp.rewrite.factorize import factorize as factorize
 from jaxcomp.rewrite.fold import Folded as Folded
 from jaxcomp.rewrite.fold import fold_batch_norm as fold_batch_norm
 from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.recalibrate import recalibrate as recalibrate
+from jaxcomp.rewrite.refit import refit as refit
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk
 from jaxcomp.rewrite.shrink import mask as mask
 from jaxcomp.rewrite.shrink import shrink as shrink

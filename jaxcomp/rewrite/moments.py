@@ -159,3 +159,21 @@ def gram(rows: Any, others: Any = None) -> Any:
     if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
         return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
     return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")
+
+
+def checked_batches(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Calibration batches as tuples of arguments.
+
+    Raises:
+      ArgumentError: for none, or several structures, shapes or dtypes.
+    """
+    given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+    if not given:
+        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
+    kinds = {
+        (jax.tree.structure(batch), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(batch)))
+        for batch in given
+    }
+    if len(kinds) > 1:
+        raise ArgumentError("batches= must all be of one structure, shapes and dtypes: drop the last, smaller one")
+    return given

@@ -17,7 +17,7 @@ from jaxcomp.prune import reconstruct
 from jaxcomp.rewrite import sparsities
 from jaxcomp.rewrite.factors import by_rule
 from jaxcomp.rewrite.matrices import matrix, unmatrix
-from jaxcomp.rewrite.moments import second_moments, unseen
+from jaxcomp.rewrite.moments import checked_batches, second_moments, unseen
 from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
 from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
 from jaxcomp.rewrite.walk import Seen, Walk
@@ -176,7 +176,7 @@ def sparsify(
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
     """
-    given = _checked_batches(batches)
+    given = checked_batches(batches)
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
     program = trace(apply_fn, params, *given[0])
@@ -288,16 +288,3 @@ def _recipe(
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     squares = {} if fisher is None else named_leaves(fisher)
     return _Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)
-
-
-def _checked_batches(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
-    given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-    if not given:
-        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
-    kinds = {
-        (jax.tree.structure(batch), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(batch)))
-        for batch in given
-    }
-    if len(kinds) > 1:
-        raise ArgumentError("batches= must all be of one structure, shapes and dtypes: drop the last, smaller one")
-    return given

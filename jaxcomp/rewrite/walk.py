@@ -73,17 +73,20 @@ class Walk(Interpreter):
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
 
-    def run(self, params: Sequence[Any], batches: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    def run(
+        self, params: Sequence[Any], batches: Sequence[Sequence[Any]], start: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
         """The new value of each parameter whose sites were all reached.
 
         Args:
           params: the leaves of the parameters.
           batches: the leaves of the other arguments, one list a batch.
+          start: the leaves of those that new values replace, if not ``params``: they are what is computed with now.
         """
         self._batches = len(batches)
         self._leaves = [_Applied(None, ()) for _ in params]
-        for known in self._known:
-            known.update({leaf: [value] for leaf, value in zip(self._leaves, params, strict=True)})
+        for known, values in zip(self._known, (start or params, params), strict=True):
+            known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
         data = [_Streams([*column, *column]) for column in zip(*batches, strict=True)]
         self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
         named = zip(self._program.paths, self._leaves, strict=True)

@@ -13,7 +13,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string
-from jaxcomp.rewrite import activations, fisher, hutchinson, importance
+from jaxcomp.rewrite import activations, fisher, hutchinson, importance, output_gradients
 from jaxcomp.trace import Group, Groups, Member, groups
 
 from . import models
@@ -303,6 +303,25 @@ def test_hutchinson_is_exact_on_a_diagonal_and_right_on_average() -> None:
     deviation = np.sqrt((square**2).sum(1) - np.diag(square) ** 2) / np.sqrt(samples)
     assert np.all(np.abs(np.asarray(found["x"]) - np.diag(square)) < 5 * deviation)
     assert not jax.tree.leaves(found["count"])
+
+
+def test_output_gradients_measure_what_outputs_move_by() -> None:
+    rng = np.random.default_rng(4)
+    inputs, weights = rng.standard_normal((5, 3)), rng.standard_normal((3, 2))
+    params = {"w": jnp.asarray(weights, jnp.float32), "count": jnp.array(3)}
+    way = rng.standard_normal((3, 2))
+
+    def outputs(p: Any, x: jax.Array) -> Any:  # a tree of several outputs, one of them no real number
+        return {"tanh": jnp.tanh(x @ p["w"]), "half": (x @ p["w"][:, 0]).astype(jnp.bfloat16), "sign": x[0] > 0}
+
+    samples = 400
+    batch = (jnp.asarray(inputs, jnp.float32),)
+    drawn = list(output_gradients(outputs, params, [batch] * samples, seed=7))
+    squares = [float(np.sum(np.asarray(tree["w"], np.float64) * way)) ** 2 for tree in drawn]
+    moved = np.concatenate([((1 - np.tanh(inputs @ weights) ** 2) * (inputs @ way)).ravel(), inputs @ way[:, 0]])
+    want = np.sum(moved**2)
+    assert abs(np.mean(squares) - want) < 5 * np.sqrt(2 / samples) * want  # a squared sum of signs varies no more
+    assert not jax.tree.leaves(drawn[0]["count"])
 
 
 def test_fisher_is_half_molchanovs_sum_over_entries(subject: Subject) -> None:

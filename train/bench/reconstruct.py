@@ -1,6 +1,7 @@
 """What pruning a layer with a weight update costs, from a small convolution to a large matmul."""
 
 import argparse
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +32,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         weight, moment = layer(size, out)
         keep = round((1 - SPARSITY) * weight.size)
         variants: dict[str, Callable[[], Any]] = {
-            "product": lambda w=weight, h=moment: jnp.matmul(h, w, precision="highest"),
-            "SparseGPT": lambda w=weight, h=moment, k=keep: sparsegpt(w, h, k),
+            "product": functools.partial(jnp.matmul, moment, weight, precision="highest"),
+            "SparseGPT": functools.partial(sparsegpt, weight, moment, keep),
         }
         if size <= args.obc_up_to:
-            variants["OBC"] = lambda w=weight, h=moment, k=keep: obc(w, h, k)
+            variants["OBC"] = functools.partial(obc, weight, moment, keep)
         rows = timing.summarise(timing.interleave(variants, args.rounds), "product")
         timing.show(f"{size} inputs, {out} outputs", rows, "product")
         result["layers"][name] = {"errors": errors(weight, moment, keep, "OBC" in variants), "rows": rows}

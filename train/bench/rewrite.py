@@ -20,9 +20,9 @@ WANTED = 0.8
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The benchmark's own options."""
-    parser.add_argument("--depth", type=int, default=20, help="of the CIFAR ResNet, 6n + 2")
-    parser.add_argument("--macs", type=float, default=0.5, help="the fraction of multiply-accumulates that is left")
-    parser.add_argument("--multiple", type=int, default=8, help="channels are kept in multiples of so many")
+    parser.add_argument("--depth", type=int, default=56, help="of the CIFAR ResNet, 6n + 2")
+    parser.add_argument("--macs", type=float, default=0.6, help="the fraction of multiply-accumulates that is left")
+    parser.add_argument("--multiple", type=int, default=16, help="channels are kept in multiples of so many")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 256], help="images in a batch")
 
 
