@@ -92,7 +92,9 @@ def write_shrunk(
         measure.table(groups),
         measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2))),
     ]
-    measure.html_report(workdir / "report.html", f"{config['weights']}, {summary['reduction']:.2f}x fewer MACs", blocks)
+    measure.html_report(
+        workdir / "report.html", f"{Path(config['weights']).stem}, {summary['reduction']:.2f}x fewer MACs", blocks
+    )
 
 
 def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> None:

@@ -128,8 +128,8 @@ def sparsify(
 
     A weight is pruned where matmuls or convolutions (strided, dilated, grouped, depthwise) read it, and nothing else
     does, through casts, transposes, reshapes, products with a number, and into scan, remat, cond and custom
-    derivatives. Every other one stays as it is; the report says why. Batch norm should be recalibrated afterwards
-    (:func:`recalibrate`), or ``apply_fn`` be the model in training mode, in which it follows the layers before it.
+    derivatives. Every other one stays as it is; the report says why. After a method that leaves the others as they are,
+    recalibrate batch norm (:func:`recalibrate`); after one that refits them it may do harm: score both.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function.

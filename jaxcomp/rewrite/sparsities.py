@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcomp.core import threshold
 from jaxcomp.core.counts import kept_count
+from jaxcomp.prune.distributions import fill
 from jaxcomp.prune.reconstruct import keep_of_layer
 
 
@@ -28,20 +29,10 @@ def erk(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict
 
     Reference: Evci et al., Rigging the lottery, 2020.
     """
-    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
-    left, open_, kept = sum(uniform(shapes, asked).values()), dict(shapes), dict[str, int]()
-    while open_:
-        share = left / sum(sum(shape) for shape in open_.values())
-        whole = [path for path, shape in open_.items() if share * sum(shape) >= sizes[path]]
-        for path in whole:
-            kept[path] = sizes[path]
-            left -= sizes[path]
-            del open_[path]
-        if not whole:
-            ends = np.round(share * np.cumsum([0, *(sum(shape) for shape in open_.values())])).astype(int)
-            kept |= dict(zip(open_, np.diff(ends).tolist(), strict=True))
-            break
-    return {path: max(1, kept[path]) for path in shapes}
+    total = sum(uniform(shapes, asked).values())
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    kept = fill(total, [sum(shape) for shape in shapes.values()], [1] * len(sizes), sizes)
+    return dict(zip(shapes, np.asarray(kept).tolist(), strict=True))
 
 
 def globally(costs: Mapping[str, Any], keep: int, maximum: float) -> dict[str, int]:

@@ -11,6 +11,7 @@ from train.models.norm import BatchNorm
 _conv = functools.partial(
     nn.Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 )
+_norm = functools.partial(BatchNorm, momentum=0.9)  # as the published networks were trained
 
 
 class Block(nn.Module):
@@ -29,7 +30,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array | None) -> jax.Array:
         """``[batch, h, w, c]`` -> ``[batch, h/stride, w/stride, width]``."""
-        norm = functools.partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name)
+        norm = functools.partial(_norm, use_running_average=not train, axis_name=self.axis_name)
         y = _conv(self.width, (3, 3), strides=self.stride, padding=1)(x)
         y = nn.relu(norm()(y, mask=valid))
         y = norm()(_conv(self.width, (3, 3), padding=1)(y), mask=valid)
@@ -62,7 +63,7 @@ class ResNet(nn.Module):
         if valid is not None:
             valid = valid[:, None, None, None]
         x = _conv(self.width, (3, 3), padding=1)(images)
-        norm = BatchNorm(use_running_average=not train, axis_name=self.axis_name)
+        norm = _norm(use_running_average=not train, axis_name=self.axis_name)
         x = nn.relu(norm(x, mask=valid))
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
