@@ -72,7 +72,8 @@ def shrink(
 ) -> tuple[ShrunkClassifier, Variables, dict[str, np.ndarray]]:
     """Cuts in rounds: each ranks what the last one left, all channels together, and lets the others make up for it."""
     some = next(batches(dataset, args.batch_size, args.seed))
-    keep: dict[str, np.ndarray] = {}
+    # A target that no ranking reaches is refused before anything is ranked.
+    keep = dict(jc.rewrite.choose(score="l1", macs=args.macs, maximum=args.maximum)(found, variables))
     left = variables
     with Progress("cutting", args.rounds) as progress:
         for number in range(1, args.rounds + 1):

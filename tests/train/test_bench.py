@@ -66,7 +66,21 @@ def test_prune(tmp_path, capsys, monkeypatch):
 def test_rewrite(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rewrite, "SHAPE", (8, 8, 3))
     __main__.main(
-        ["rewrite", "--depth", "8", "--multiple", "1", "--batches", "2", "--rounds", "1", "--out", str(tmp_path)]
+        [
+            "rewrite",
+            "--depth",
+            "8",
+            "--macs",
+            "0.5",
+            "--multiple",
+            "1",
+            "--batches",
+            "2",
+            "--rounds",
+            "1",
+            "--out",
+            str(tmp_path),
+        ]
     )
     content, names = written(tmp_path, "rewrite", lambda content: content["batches"]["2"]["rows"])
     assert names == ["whole", "masked", "folded", "shrunk", "shrunk, folded"]
