@@ -259,7 +259,7 @@ def parse() -> argparse.Namespace:
     add("--recalibration", type=int, default=64, help="batches over which batch norm is recalibrated")
     add("--steps", type=int, default=200, help="of fine-tuning; 0: none")
     add("--batch_size", type=int, default=128, help="images in a batch")
-    add("--learning_rate", type=float, default=0.01, help="of fine-tuning, at its peak")
+    add("--learning_rate", type=float, default=0.002, help="of fine-tuning, at its peak")
     add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
     add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
     add("--record_every", type=int, default=100, help="steps from one record and checkpoint to the next")

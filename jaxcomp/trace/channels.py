@@ -98,7 +98,7 @@ def _kinds(reading: Reading) -> np.ndarray:
 
 def _counted(kinds: np.ndarray) -> dict[int, int]:
     """How often each number is there; most axes hold one alone."""
-    if np.all(kinds == kinds[0]):
+    if kinds.size and np.all(kinds == kinds[0]):
         return {int(kinds[0]): len(kinds)}
     found, counts = np.unique(kinds, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
