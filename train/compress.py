@@ -93,10 +93,9 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
     return Phase(name, steps, every, batch_size, seed, config.shift, config.flip)
 
 
-def exact_view(state: TrainState, recipe: jc.Compressor) -> tuple[Any, Any]:
-    """The variables that ship, and the recipe's state behind them, fitted to the parameters as they are now."""
-    compressor = recipe.update(state.params, state.compressor, state.step)
-    return {"params": recipe.apply(state.params, compressor), **state.stats}, compressor
+def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:
+    """The variables that ship."""
+    return {"params": recipe.apply(state.params, state.compressor), **state.stats}
 
 
 def train_phase(
@@ -121,7 +120,7 @@ def train_phase(
             variables = inherit(variables, frozen)
     spread = make_classifier(config, name, dataset, parallel.axis)
     step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
-    view_of = jax.jit(lambda state: exact_view(state, recipe)[0])
+    view_of = jax.jit(lambda state: exact_view(state, recipe))
 
     def score(state: TrainState) -> dict[str, float]:
         view = view_of(state)
@@ -186,7 +185,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     student, recipe, state, student_seconds = train_phase(
         config, "student", dataset, parallel, workdir, (teacher, frozen)
     )
-    view, compressor = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
+    view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
         return
     metadata = {
@@ -196,7 +195,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "dataset": config.dataset,
         "image_size": config.image_size,
     }
-    notes = recipe.describe(jax.device_get(state.params), compressor, int(state.step))
+    notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
     compressed_bytes = ship(workdir / "model.jcz", student, view, notes, metadata)
     there = score_in_new_process(workdir / "model.jcz")
     with jax.default_device(jax.local_devices(backend="cpu")[0]):

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
@@ -25,7 +23,8 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.measure import tradeoff_curves
 from train import config as command_line
 from train import data, evaluate
-from train.errors import UserError
+from train.calibration import batches, recalibrated
+from train.errors import exit_status
 from train.models.pretrained import MEAN, STD, load_resnet
 from train.step import Classifier, Variables
 
@@ -42,38 +41,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:
-    """Training batches without end, augmented as the published networks' were."""
-    for step in itertools.count():
-        yield data.pad(data.train_batch(split, step, size, seed, shift=4, flip=True), 1)
-
-
 def information(model: Classifier, variables: Variables, some: Iterator[Any]) -> dict[str, Any]:
     """What the logits feel of each weight: the sum of their squared derivatives.
 
-    Not the loss's: on images that a network has learnt by heart it has almost no gradient. The signs are random, so
-    that the square of a batch's gradient is, in the mean, the sum of the squares of all examples and classes.
+    Not the loss's: on images that a network has learnt by heart it has almost no gradient.
     """
-
-    @jax.jit
-    def gradient(params: Any, images: jax.Array, key: jax.Array) -> Any:
-        def total(params: Any) -> jax.Array:
-            logits = model.logits({**variables, "params": params}, images)
-            return jnp.sum(jax.random.rademacher(key, logits.shape, logits.dtype) * logits)
-
-        return jax.grad(total)(params)
-
-    keys = (jax.random.key(i) for i in itertools.count())
-    grads = (gradient(variables["params"], batch["image"], key) for batch, key in zip(some, keys, strict=False))
-    return {"params": jc.rewrite.fisher(grads)}
-
-
-def recalibrated(model: Classifier, variables: Variables, some: Iterator[Any]) -> Variables:
-    """The variables with batch statistics averaged over batches."""
-    params = {"params": variables["params"]}
-    stats = {name: tree for name, tree in variables.items() if name != "params"}
-    fresh = jc.rewrite.recalibrate(lambda now, batch: model.train_logits({**params, **now}, batch)[1], stats, some)
-    return params | fresh
+    return jc.rewrite.fisher(jc.rewrite.output_gradients(model.logits, variables, ((b["image"],) for b in some)))
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -164,12 +137,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Runs the job of the command line; writes ``summary.json`` and ``accuracy.png``."""
     args = parse()
-    try:
-        draw(job(args), args.workdir / "accuracy.png")
-    except (UserError, jc.JaxcompError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status(lambda: draw(job(args), args.workdir / "accuracy.png"))
 
 
 if __name__ == "__main__":

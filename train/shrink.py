@@ -26,6 +26,7 @@ import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from train import config as command_line
 from train import data, evaluate, report
+from train.calibration import FLIP, SHIFT, batches, recalibrated
 from train.errors import UserError, exit_status
 from train.loop import Phase, fit
 from train.models.pretrained import MEAN, STD, load_resnet
@@ -33,14 +34,7 @@ from train.parallel import data_parallel
 from train.progress import Progress
 from train.step import Batch, Classifier, Model, ShrunkClassifier, Variables, distillation_loss, init_state, make_step
 
-SHIFT, FLIP = 4, True  # how the published networks were trained: black borders, mirror images
 NEED_GRADIENTS = ("taylor", "taylor_abs", "taylor_squared")
-
-
-def batches(dataset: data.Dataset, size: int, seed: int) -> Iterator[Any]:
-    """Training batches without end, augmented as the published networks' were."""
-    for step in itertools.count():
-        yield data.pad(data.train_batch(dataset.train, step, size, seed, shift=SHIFT, flip=FLIP), 1)
 
 
 def gradients(of: str, model: Classifier, variables: Variables, some: Iterator[Batch], seed: int) -> Iterator[Any]:
@@ -71,7 +65,7 @@ def shrink(
     model: Classifier, variables: Variables, dataset: data.Dataset, found: jc.trace.Groups, args: argparse.Namespace
 ) -> tuple[ShrunkClassifier, Variables, dict[str, np.ndarray]]:
     """Cuts in rounds: each ranks what the last one left, all channels together, and lets the others make up for it."""
-    some = next(batches(dataset, args.batch_size, args.seed))
+    some = next(batches(dataset.train, args.batch_size, args.seed))
     # A target that no ranking reaches is refused before anything is ranked.
     keep = dict(jc.rewrite.choose(score="l1", macs=args.macs, maximum=args.maximum)(found, variables))
     left = variables
@@ -94,7 +88,7 @@ def _next_cut(
 ) -> dict[str, np.ndarray]:
     options: dict[str, Any] = {}
     if args.score in NEED_GRADIENTS:
-        some = itertools.islice(batches(dataset, args.calibration_size, args.seed + number), args.calibration)
+        some = itertools.islice(batches(dataset.train, args.calibration_size, args.seed + number), args.calibration)
         options["grads"] = gradients(args.gradients, model, left, some, args.seed + number)
     choice = jc.rewrite.choose(
         score=args.score,
@@ -118,19 +112,10 @@ def _refitted(
 ) -> Variables:
     if not args.refit:
         return jc.rewrite.mask(found, variables, keep)
-    some = [(batch,) for batch in itertools.islice(batches(dataset, args.batch_size, args.seed + 1000), args.refit)]
+    some = [
+        (batch,) for batch in itertools.islice(batches(dataset.train, args.batch_size, args.seed + 1000), args.refit)
+    ]
     return jc.rewrite.refit(found, _outputs(model), variables, some, keep, places=64)
-
-
-def recalibrated(
-    model: ShrunkClassifier, variables: Variables, dataset: data.Dataset, args: argparse.Namespace
-) -> Variables:
-    """The variables with batch statistics averaged over batches."""
-    some = itertools.islice(batches(dataset, args.batch_size, args.seed + 2), args.recalibration)
-    params = {"params": variables["params"]}
-    stats = {name: tree for name, tree in variables.items() if name != "params"}
-    fresh = jc.rewrite.recalibrate(lambda now, batch: model.train_logits({**params, **now}, batch)[1], stats, some)
-    return jax.device_get(params | fresh)
 
 
 def finetuned(
@@ -198,14 +183,15 @@ def cut(
     if path.exists():
         command_line.claim(args.workdir, settings)
         saved, earlier = jc.pack.load(path)
-        example = next(batches(dataset, args.batch_size, args.seed))
+        example = next(batches(dataset.train, args.batch_size, args.seed))
         small_model, _ = ShrunkClassifier.cut(model, variables, example, saved["keep"])
         return Cut(small_model, saved["variables"], saved["keep"], earlier["stages"])
     stages = scored("published", model, variables, dataset.test, found.macs(), [])
     small_model, small, keep = shrink(model, variables, dataset, found, args)
     command_line.claim(args.workdir, settings)  # once nothing more can be refused
     stages = scored("one shot", small_model, small, dataset.test, found.macs(keep), stages)
-    small = recalibrated(small_model, small, dataset, args)
+    some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
+    small = recalibrated(small_model, small, some)
     stages = scored("recalibrated", small_model, small, dataset.test, found.macs(keep), stages)
     jc.pack.save(path, {"variables": small, "keep": keep}, metadata={"stages": stages})
     return Cut(small_model, small, keep, stages)
@@ -224,7 +210,8 @@ def job(args: argparse.Namespace) -> None:
     small_model, small, keep, stages = cut(model, variables, dataset, found, args, ConfigDict(settings))
     if args.steps:
         small = finetuned(small_model, small, (model, variables), dataset, args)
-        small = recalibrated(small_model, small, dataset, args)  # a short run's averages lag behind its weights
+        some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
+        small = recalibrated(small_model, small, some)  # a short run's averages lag behind its weights
         stages = scored("fine-tuned", small_model, small, dataset.test, found.macs(keep), stages)
     about = {"model": "resnet", "options": options, "classes": module.classes, "mean": MEAN, "std": STD}
     size = jc.pack.save(

@@ -22,8 +22,8 @@ class TrainState(NamedTuple):
       step: int32, steps made.
       params: the model's parameters, dense and in floating point behind the recipe's view.
       stats: its other variables (``{"batch_stats": ...}``), or ``{}``.
-      opt_state: the optimiser's state.
-      compressor: the recipe's state: masks, scales, ...
+      opt_state: the optimiser's state, of the parameters and of what the recipe learns.
+      compressor: the recipe's state, fitted to the parameters as they are: masks, scales, learned thresholds, ...
       sums: loss, correct answers and examples since the last record.
       trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
     """
@@ -106,8 +106,9 @@ def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.Gra
     stats = {name: tree for name, tree in variables.items() if name != "params"}
     sums = {name: jnp.zeros(()) for name in ("loss", "correct", "examples")}
     trouble = jnp.zeros(1 + len(jax.tree.leaves(params)), jnp.int32)
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, stats, optimizer.init(params), recipe.init(params), sums, trouble)
+    compressor = recipe.init(params)
+    opt_state = optimizer.init((params, jc.learned(compressor)))
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, compressor, sums, trouble)
 
 
 def make_step(
@@ -123,8 +124,9 @@ def make_step(
 
     Args:
       model: what is trained.
-      recipe: its compression, seen by the loss through ``recipe.apply``.
-      optimizer: any optax transformation.
+      recipe: its compression, seen by the loss through ``recipe.apply``; it is given the gradients at its view, which
+        are not 0 where weights are pruned.
+      optimizer: any optax transformation, of ``(parameters, what the recipe learns)``.
       loss: ``(logits, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
       record_every: steps after which ``sums`` start anew.
       axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
@@ -138,19 +140,21 @@ def make_step(
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
         examples = over_devices(jnp.sum(batch["valid"]))
-        compressor = recipe.update(state.params, state.compressor, state.step)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            view = recipe.apply(params, compressor)
+        def objective(view: Any) -> tuple[jax.Array, Any]:
             logits, stats = model.train_logits({"params": view, **state.stats}, batch)
             total = jnp.sum(loss(logits, batch, frozen) * batch["valid"]) / examples
             correct = jnp.sum((jnp.argmax(logits, -1) == batch["label"]) * batch["valid"])
             return total, (stats, correct)
 
-        (total, (stats, correct)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        total, correct, grads = over_devices((total, correct, grads))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = state.params, jc.learned(state.compressor)
+        view, pull_back = jax.vjp(lambda p, v: recipe.apply(p, jc.with_learned(state.compressor, v)), *trained)
+        (total, (stats, correct)), at_view = jax.value_and_grad(objective, has_aux=True)(view)
+        total, correct, at_view = over_devices((total, correct, at_view))
+        updates, opt_state = optimizer.update(pull_back(at_view), state.opt_state, trained)
+        params, learned = optax.apply_updates(trained, updates)
+        compressor = jc.with_learned(state.compressor, learned)
+        compressor = recipe.update(params, compressor, state.step + 1, grads=at_view)
         now = {"loss": total * examples, "correct": correct, "examples": examples}
         fresh = state.step % record_every == 0
         sums = {name: jnp.where(fresh, 0, state.sums[name]) + value for name, value in now.items()}

@@ -49,7 +49,7 @@ def channel_masks(scores: Sequence[Array], fraction: Any, scope: Scope, least: S
     safe = [jnp.where(rank < floor, jnp.inf, own) for own, rank, floor in zip(scores, ranks, least, strict=True)]
     total = sum(map(len, scores))
     count = jnp.maximum(jnp.asarray(kept_count(fraction, total), jnp.uint32), sum(least))
-    (mask,) = threshold.keep_largest([jnp.concatenate(safe)], count[None], [0], score=_itself)
+    (mask,) = threshold.keep_largest([jnp.concatenate(safe)], count[None], [0], score=threshold.itself)
     return jnp.split(mask, np.cumsum([len(own) for own in scores])[:-1])
 
 
@@ -147,10 +147,6 @@ def channels(
         return _notes(params, places, np.concatenate([*rates, np.zeros(1)]))
 
     return Compressor(lambda params: update(params, None, 0), update, apply, describe)
-
-
-def _itself(scores: Array) -> Array:
-    return scores
 
 
 def _ranks(scores: Array) -> Array:

@@ -70,7 +70,15 @@ class Distribution(NamedTuple):
 
 
 def uniform() -> Distribution:
-    """Every layer reaches the sparsity; dense layers are not made up for."""
+    """Every layer reaches the sparsity; dense layers are not made up for.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> params = {"a": jnp.array([1.0, 2.0, 3.0, 4.0]), "b": jnp.array([5.0, 6.0, 7.0, 8.0])}
+      >>> masks = jc.prune.prune(0.5, distribution=uniform()).init(params)
+      >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
+      ([0, 0, 1, 1], [0, 0, 1, 1])
+    """
 
     def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
         del step
@@ -80,7 +88,15 @@ def uniform() -> Distribution:
 
 
 def together(scale: Callable[[Array], Array] | None = None, name: str = "global") -> Distribution:
-    """All units of all layers are ranked as one, exactly, over shards too; dense layers count and are made up for."""
+    """All units of all layers are ranked as one, exactly, over shards too; dense layers count and are made up for.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> params = {"a": jnp.array([1.0, 2.0, 3.0, 4.0]), "b": jnp.array([5.0, 6.0, 7.0, 8.0])}
+      >>> masks = jc.prune.prune(0.5, distribution=together()).init(params)
+      >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
+      ([0, 0, 0, 0], [1, 1, 1, 1])
+    """
 
     def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
         del step
@@ -95,6 +111,13 @@ def lamp() -> Distribution:
     The sum is over the units of a layer that are not smaller. Made for magnitudes. The only distribution that sorts:
     25 million weights take seconds on a CPU.
 
+    Example:
+      >>> import jaxcomp as jc
+      >>> params = {"a": jnp.array([1.0, 2.0, 3.0, 4.0]), "b": jnp.array([5.0, 6.0, 7.0, 8.0])}
+      >>> masks = jc.prune.prune(0.5, distribution=lamp()).init(params)
+      >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
+      ([0, 0, 1, 1], [0, 0, 1, 1])
+
     Reference: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021.
     """
     return together(_lamp, "lamp")
@@ -108,6 +131,12 @@ def erk(power: float = 1.0) -> Distribution:
 
     Args:
       power: of the ratio; 0 is uniform but for rounding.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> masks = jc.prune.prune(0.5, distribution=erk()).init({"a": jnp.ones((2, 2)), "b": jnp.ones((8, 8))})
+      >>> int(masks["a"].sum()), int(masks["b"].sum())  # 34 of 68
+      (4, 30)
 
     Reference: Evci et al., Rigging the lottery, 2020; Mocanu et al., Scalable training of artificial neural networks
     with adaptive sparse connectivity, 2018.
@@ -138,6 +167,13 @@ def by_layer(sparsities: Mapping[str, float | Schedule]) -> Distribution:
     Raises:
       ArgumentError: for a fraction outside [0, 1).
       RuleError: from the pruner, for a rule that matches nothing.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> params = {"a": jnp.array([1.0, 2.0, 3.0, 4.0]), "b": jnp.array([5.0, 6.0, 7.0, 8.0])}
+      >>> masks = jc.prune.prune(0.5, distribution=by_layer({"a": 0.75})).init(params)
+      >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
+      ([0, 0, 0, 1], [0, 0, 1, 1])
     """
     asked = [fraction_at(value, f"sparsity of {rule!r}", "zeros") for rule, value in sparsities.items()]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcomp.prune.reconstruct import Pattern, inverse, keep_of_layer, least_squares
+from jaxcomp.prune.reconstruct import NofM, inverse, keep_of_layer, least_squares
 
 
 class Elimination(NamedTuple):
@@ -26,7 +26,7 @@ class Elimination(NamedTuple):
 _State = tuple[Array, Array, Array]
 
 
-def eliminate(weight: Array, moment: Array, pattern: Pattern | None = None) -> Elimination:
+def eliminate(weight: Array, moment: Array, pattern: NofM | None = None) -> Elimination:
     r"""Takes each output's weights away one by one, always the cheapest, with all others making up for it.
 
     The one that goes is :math:`\arg\min_p w_p^2 / [H^{-1}]_{pp}`, then
@@ -45,7 +45,7 @@ def eliminate(weight: Array, moment: Array, pattern: Pattern | None = None) -> E
 
 
 @functools.partial(jax.jit, static_argnames="pattern")
-def _eliminate(weight: Array, moment: Array, pattern: Pattern | None) -> Elimination:
+def _eliminate(weight: Array, moment: Array, pattern: NofM | None) -> Elimination:
     size = weight.shape[1]
     n, m = pattern or (0, 1)
     zeros = np.maximum(np.bincount(np.arange(size) // m) - n, 0)
@@ -125,7 +125,7 @@ def keep_after(found: Elimination, kept: Array) -> Array:
     return found.rank >= jnp.sum(~kept, axis=1, keepdims=True)
 
 
-def obc(weight: Array, moment: Array, keep: int = 0, *, pattern: Pattern | None = None) -> tuple[Array, Array]:
+def obc(weight: Array, moment: Array, keep: int = 0, *, pattern: NofM | None = None) -> tuple[Array, Array]:
     """Prunes a layer by :func:`eliminate`, the outputs' steps ranked together; refits what is left.
 
     Args:

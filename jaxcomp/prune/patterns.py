@@ -70,7 +70,13 @@ def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
 
 
 def unstructured() -> Pattern:
-    """Every weight by itself."""
+    """Every weight by itself.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> jc.prune.prune(0.5, pattern=unstructured()).init(jnp.array([[1.0, 5.0], [9.0, 6.0]])).astype(int).tolist()
+      [[0, 0], [1, 1]]
+    """
     return Pattern("unstructured", lambda shape: Units(math.prod(shape)))
 
 
@@ -116,7 +122,7 @@ def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
         return Units(math.prod(shape), outputs * (n * (length // m) + min(n, rest)), remark)
 
     def protect(scores: Array) -> Array:
-        return _best_of_groups(scores, n, m, _reduced(scores.ndim, axes))
+        return best_of_groups(scores, n, m, _reduced(scores.ndim, axes))
 
     def nearest(sparsity: float) -> str:
         below = min(max(math.ceil((1 - sparsity) * m), 1), m - 1)
@@ -161,6 +167,12 @@ def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
 def kernels() -> Pattern:
     """The whole spatial kernel between an input and an output channel: all but the last two axes of ``[..., in, out]``.
 
+    Example:
+      >>> import jaxcomp as jc
+      >>> kernel = jnp.arange(8.0).reshape(2, 1, 2, 2)  # two pixels, two inputs, two outputs
+      >>> jc.prune.prune(0.5, pattern=kernels()).init(kernel).astype(int).tolist()
+      [[[[0, 0], [1, 1]]], [[[0, 0], [1, 1]]]]
+
     Reference: Mao et al., Exploring the granularity of sparsity in convolutional neural networks, 2017.
     """
 
@@ -174,6 +186,11 @@ def filters(axis: int = -1) -> Pattern:
     """All weights of one index along an axis: by the last axis those that make one output, in this tensor alone.
 
     What depends on that output stays as it is: :func:`jaxcomp.prune.channels` prunes all of it together.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> jc.prune.prune(0.5, pattern=filters()).init(jnp.array([[1.0, 5.0], [9.0, 6.0]])).astype(int).tolist()
+      [[0, 1], [0, 1]]
 
     Reference: Li et al., Pruning filters for efficient ConvNets, 2017.
     """
@@ -253,7 +270,7 @@ def _reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(axis % ndim for axis in axes) if ndim and all(-ndim <= axis < ndim for axis in axes) else ()
 
 
-def _best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Array:
+def best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Array:
     """Masks the n best of each m consecutive ones along the axes, flattened; of equals the first."""
     order = (*axes, *(axis for axis in range(scores.ndim) if axis not in axes))
     turned = replicated(scores).transpose(order)

@@ -18,7 +18,7 @@ from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shar
 from jaxcomp.prune.patterns import Pattern, fitted, unstructured
 from jaxcomp.prune.regrow import REGROW, Regrow
 from jaxcomp.prune.schedules import check_never_falls, check_rising
-from jaxcomp.prune.scores import SCORES, Evidence, Score, itself
+from jaxcomp.prune.scores import SCORES, Evidence, Score
 
 _Named = dict[str, Any]
 
@@ -255,19 +255,21 @@ class _Pruner(NamedTuple):
             if not isinstance(step, jax.core.Tracer) and step == 0:
                 return threshold.keep_largest(begin[0], _stacked(keep), group, score=begin[1])
             alive = [self.pattern.pick(mask) for mask in old]
-            growth = selection.scores_of(*self._pooled([self.regrow.grow(evidence) for evidence in own], itself))
+            growth = selection.scores_of(
+                *self._pooled([self.regrow.grow(evidence) for evidence in own], threshold.itself)
+            )
             ranks, first = selection.scores_of(values, of), selection.scores_of(*begin)
             return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh)
         if self.nested:
             alive = [self.pattern.pick(mask) | fresh for mask in old]
             scores = selection.scores_of(values, of)
-            values, of = [jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)], itself
+            values, of = [jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)], threshold.itself
         if self.pattern.protect is not None:
             scores = selection.scores_of(values, of)
             return selection.keep_beside(list(map(self.pattern.protect, scores)), floors, scores, keep, group)
         if self.distribution.compete and any(floors):
             scores = selection.scores_of(values, of)
-            safe = threshold.keep_largest(scores, floors, range(len(scores)), score=itself)
+            safe = threshold.keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
             return selection.keep_beside(safe, floors, scores, keep, group)
         return threshold.keep_largest(values, _stacked(keep), group, score=of)
 
@@ -275,9 +277,9 @@ class _Pruner(NamedTuple):
         """Values of units, and the function of them that is ranked."""
         values = list(raw)
         if self.pattern.pool is not None:
-            values, of = [self.pattern.pool(of(value)) for value in values], itself
+            values, of = [self.pattern.pool(of(value)) for value in values], threshold.itself
         if self.distribution.scale is not None:
-            values, of = [self.distribution.scale(of(value)) for value in values], itself
+            values, of = [self.distribution.scale(of(value)) for value in values], threshold.itself
         return values, of
 
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxcomp.core import threshold
+from jaxcomp.prune.patterns import best_of_groups
 
-Pattern = tuple[int, int]
+NofM = tuple[int, int]
 """``(n, m)``: of every m weights in a row along the reduction, n are kept."""
 
 
@@ -77,9 +78,9 @@ def obs_scores(weight: Array, moment: Array) -> Array:
     return jnp.square(weight) / jnp.diagonal(inverse(moment), axis1=1, axis2=2)[..., None]
 
 
-def keep_of_layer(scores: Array, keep: int) -> Array:
+def keep_of_layer(scores: Array, keep: int | Array) -> Array:
     """A mask of the ``keep`` largest scores of a layer; True = kept."""
-    return threshold.keep_largest([scores], [keep], [0])[0]
+    return threshold.keep_largest([scores], [keep], [0], score=threshold.itself)[0]
 
 
 def keep_per_output(scores: Array, keep: int) -> Array:
@@ -103,7 +104,7 @@ def keep_per_output(scores: Array, keep: int) -> Array:
     return mask
 
 
-def keep_pattern(scores: Array, pattern: Pattern) -> Array:
+def keep_pattern(scores: Array, pattern: NofM) -> Array:
     """A mask of the n largest scores of every m in a row along the reduction; a last, shorter row counts as padded.
 
     Args:
@@ -114,13 +115,7 @@ def keep_pattern(scores: Array, pattern: Pattern) -> Array:
       >>> keep_pattern(jnp.array([3.0, 1.0, 2.0, 0.5, 0.1]).reshape(1, 5, 1), (1, 2)).ravel().tolist()
       [True, False, True, False, True]
     """
-    n, m = pattern
-    groups, size, out = scores.shape
-    rows = jnp.pad(scores, ((0, 0), (0, -size % m), (0, 0)), constant_values=-1).reshape(groups, -1, m, out)
-    place = jnp.arange(m)
-    before = place[:, None] < place[None, :]
-    ahead = (rows[:, :, :, None] > rows[:, :, None]) | ((rows[:, :, :, None] == rows[:, :, None]) & before[..., None])
-    return (ahead.sum(2) < n).reshape(groups, -1, out)[:, :size]
+    return best_of_groups(scores, *pattern, axes=(1,))
 
 
 def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:

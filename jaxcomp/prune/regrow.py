@@ -38,6 +38,13 @@ def random_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score |
       seed: of what comes.
       start: what ranks the units at step 0; a random score of the same seed unless given.
 
+    Example:
+      >>> import jaxcomp as jc
+      >>> pruner, w = jc.prune.prune(0.5, regrow=random_growth(0.5)), jnp.arange(8.0)
+      >>> state = pruner.init(w)
+      >>> int(state.sum()), int(pruner.update(w, state, 1).sum())
+      (4, 4)
+
     Reference: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity, 2018.
     """
     grow = lambda evidence: uniform(evidence, seed, 1, jnp.uint32(evidence.step))  # noqa: E731
@@ -55,6 +62,13 @@ def gradient_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score
         ``optax.cosine_decay_schedule(0.3, end)``, after which the mask stands.
       seed: of the random mask at step 0.
       start: what ranks the units at step 0; a random score unless given.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> pruner = jc.prune.prune(0.5, regrow=gradient_growth(0.5, start=jc.prune.magnitude_score()))
+      >>> w = jnp.array([1.0, 2.0, 3.0, 4.0])
+      >>> pruner.update(w, pruner.init(w), 1, grads=jnp.array([9.0, 1.0, 0.0, 0.0])).tolist()  # 3 goes, 1 comes
+      [True, False, False, True]
 
     Reference: Evci et al., Rigging the lottery: making all tickets winners, 2020.
     """

@@ -11,6 +11,7 @@ from jax import Array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
+from jaxcomp.core.threshold import itself
 from jaxcomp.core.types import Step
 
 Memory = Any
@@ -68,11 +69,6 @@ class Evidence(NamedTuple):
         return spread_like(jnp.broadcast_to(given, shape), self.weight)
 
 
-def itself(scores: Array) -> Array:
-    """The identity, under one name: a search is compiled anew for each function of scores."""
-    return scores
-
-
 class Score(NamedTuple):
     """How weights are ranked: those of higher score are kept.
 
@@ -103,6 +99,11 @@ class Score(NamedTuple):
 def magnitude_score(order: Literal[1, 2] = 1) -> Score:
     """:math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.
 
+    Example:
+      >>> import jaxcomp as jc
+      >>> jc.prune.prune(0.5, magnitude_score(2)).init(jnp.array([1.0, -2.0, 3.0, -4.0])).tolist()
+      [False, False, True, True]
+
     Reference: Han et al., Learning both weights and connections, 2015.
     """
     if order not in (1, 2):
@@ -111,7 +112,13 @@ def magnitude_score(order: Literal[1, 2] = 1) -> Score:
 
 
 def random_score(seed: int = 0) -> Score:
-    """One random order of the weights, the same at every step: masks nest, and follow from the seed and the paths."""
+    """One random order of the weights, the same at every step: masks nest, and follow from the seed and the paths.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> int(jc.prune.prune(0.5, random_score(seed=1)).init(jnp.ones(4)).sum())
+      2
+    """
     return Score("random", lambda evidence, memory: uniform(evidence, seed))
 
 
@@ -121,6 +128,13 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
     Args:
       order: 1 or 2.
       decay: of a moving average over updates, :math:`s \leftarrow d s + (1 - d) |w g|`, in [0, 1); 0 remembers nothing.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> w, g = jnp.array([1.0, -2.0, 3.0, -4.0]), jnp.array([4.0, 1.0, -1.0, 0.5])
+      >>> pruner = jc.prune.prune(0.5, taylor())
+      >>> pruner.update(w, pruner.init(w), 1, grads=g).tolist()
+      [True, False, True, False]
 
     Reference: Molchanov et al., Importance estimation for neural network pruning, 2019.
     """
@@ -143,6 +157,14 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
 def snip() -> Score:
     """:math:`|w g|` of the first gradients that ``update`` is given (of step 0 above all), for good.
 
+    Example:
+      >>> import jaxcomp as jc
+      >>> w, g = jnp.array([1.0, -2.0, 3.0, -4.0]), jnp.array([4.0, 1.0, -1.0, 0.5])
+      >>> pruner = jc.prune.prune(0.5, snip())
+      >>> state = pruner.update(w, pruner.init(w), 1, grads=g)
+      >>> pruner.update(w, state, 2, grads=g[::-1]).mask.tolist()  # by the first gradients still
+      [True, False, True, False]
+
     Reference: Lee et al., SNIP: single-shot network pruning based on connection sensitivity, 2019.
     """
 
@@ -155,6 +177,13 @@ def snip() -> Score:
 
 def movement() -> Score:
     r""":math:`-\sum_t w_t g_t`, signed: weights that training moves away from zero are kept.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> w, g = jnp.array([1.0, -2.0, 3.0, -4.0]), jnp.array([4.0, 1.0, -1.0, 0.5])
+      >>> pruner = jc.prune.prune(0.5, movement())
+      >>> pruner.update(w, pruner.init(w), 1, grads=g).mask.tolist()
+      [False, True, True, False]
 
     Reference: Sanh et al., Movement pruning: adaptive sparsity by fine-tuning, 2020.
     """
@@ -171,6 +200,13 @@ def wanda() -> Score:
 
     ``update`` is given ``statistics={path: norms}``, of shape ``[in]`` for a matrix ``[in, out]`` and ``[in]`` or
     ``[h, w, in]`` for a convolution's kernel ``[h, w, in, out]``, or of the kernel's rank.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> pruner, params = jc.prune.prune(1 / 3, wanda()), {"w": jnp.array([[4.0], [3.0], [2.0]])}
+      >>> state = pruner.update(params, pruner.init(params), 1, statistics={"w": jnp.array([1.0, 1.0, 9.0])})
+      >>> state["w"].ravel().tolist()
+      [True, False, True]
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """

@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcomp.core.threshold import keep_largest
-from jaxcomp.prune.scores import itself
+from jaxcomp.core.threshold import itself, keep_largest
 
 Arrays = Sequence[Array]
 

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcomp.core import threshold
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.prune.reconstruct import Pattern, keep_pattern
+from jaxcomp.prune.reconstruct import NofM, keep_of_layer, keep_pattern
 
 
 def sparsegpt(
-    weight: Array, moment: Array, keep: int = 0, *, pattern: Pattern | None = None, block: int = 128
+    weight: Array, moment: Array, keep: int = 0, *, pattern: NofM | None = None, block: int = 128
 ) -> tuple[Array, Array]:
     r"""Prunes row after row of the reduction; those that follow make up for each, those before are fixed.
 
@@ -46,7 +45,7 @@ def sparsegpt(
 
 
 @functools.partial(jax.jit, static_argnames=("pattern", "block"))
-def _sparsegpt(weight: Array, moment: Array, shares: Array, pattern: Pattern | None, block: int) -> tuple[Array, Array]:
+def _sparsegpt(weight: Array, moment: Array, shares: Array, pattern: NofM | None, block: int) -> tuple[Array, Array]:
     size, blocks = weight.shape[1], len(shares)
     padding = ((0, 0), (0, blocks * block - size), (0, 0))
     upper = _inverse_factor(moment)
@@ -63,7 +62,7 @@ def _sparsegpt(weight: Array, moment: Array, shares: Array, pattern: Pattern | N
         own = lax.dynamic_slice_in_dim(factor, start, block, 2)
         scores = jnp.square(rows / jnp.diagonal(own, axis1=1, axis2=2)[..., None])
         scores = jnp.where(lax.dynamic_slice_in_dim(valid, start, block)[:, None], scores, -1)
-        kept = keep_pattern(scores, pattern) if pattern else threshold.keep_largest([scores], [shares[b]], [0])[0]
+        kept = keep_pattern(scores, pattern) if pattern else keep_of_layer(scores, shares[b])
 
         def row(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             rows, errors = carry

@@ -92,7 +92,8 @@ def output_gradients(
 
     Args:
       apply_fn: ``(params, *inputs) -> outputs``, any tree of arrays; in training mode, batch norm is seen to adapt.
-      params: where; any tree, in which leaves that are not real are held fixed.
+      params: where; any tree, in which leaves that are not real are held fixed. In inference mode, batch statistics in
+        it have gradients too and would vote in :func:`importance`: leave them out of what it is given.
       batches: the other arguments, a tuple a batch, all of the same shapes.
       seed: of the signs.
 

@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import costs, eliminate, obc
-from jaxcomp.prune.reconstruct import Pattern
+from jaxcomp.prune.reconstruct import NofM
 from jaxcomp.prune.sparsegpt import sparsegpt
 
 
@@ -37,14 +37,14 @@ class Pruner(NamedTuple):
       updates: whether the weights that are left change.
     """
 
-    prune: Callable[[Layer, int, Pattern | None], tuple[Array, Array]]
+    prune: Callable[[Layer, int, NofM | None], tuple[Array, Array]]
     costs: Callable[[Layer], Array]
     needs: str = ""
     updates: bool = False
 
 
 def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs: str = "") -> Pruner:
-    def prune(layer: Layer, keep: int, pattern: Pattern | None) -> tuple[Array, Array]:
+    def prune(layer: Layer, keep: int, pattern: NofM | None) -> tuple[Array, Array]:
         own = scores(layer)
         if pattern:
             mask = reconstruct.keep_pattern(own, pattern)

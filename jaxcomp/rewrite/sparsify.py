@@ -139,7 +139,7 @@ def sparsify(
       sparsity: the fraction of zeros in [0, 1); ``{path: fraction}`` or ``[(regex, fraction), ...]``, of which the
         first that matches the whole path counts. None, or what none matches, stays dense.
       pattern: instead of it ``(n, m)``: of every m weights in a row along what is summed over (a convolution's window,
-        then its input channels) n are kept; or rules of it.
+        then its input channels) n are kept, as :func:`jaxcomp.prune.nm` has it; or rules of it.
       method: see above.
       distribution: ``"uniform"``: every layer is as sparse as it is asked to be; ``"erk"``: more so the larger it is;
         ``"global"``: by what it costs, at the same number of zeros in all.

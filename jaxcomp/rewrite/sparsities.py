@@ -45,5 +45,5 @@ def globally(costs: Mapping[str, Any], keep: int, maximum: float) -> dict[str, i
     """
     least = {path: max(1, math.ceil((1 - maximum) * own.size)) for path, own in costs.items()}
     raised = [jnp.where(keep_of_layer(own, least[path]), jnp.inf, own) for path, own in costs.items()]
-    masks = threshold.keep_largest(raised, [keep], [0] * len(raised))
+    masks = threshold.keep_largest(raised, [keep], [0] * len(raised), score=threshold.itself)
     return {path: int(jnp.sum(mask)) for path, mask in zip(costs, masks, strict=True)}

@@ -60,7 +60,7 @@ class Walk(Interpreter):
 
     Attributes:
       errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
-        the square of those. None for sites in loops and branches.
+        the square of those; what is read in loops and branches alone has none.
     """
 
     def __init__(self, program: Program, sites: Mapping[str, Sequence[Use]], solve: Solve, places: int | None = None):

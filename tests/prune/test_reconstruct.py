@@ -98,6 +98,13 @@ def test_elimination_is_among_the_best_of_all_masks(seed: int) -> None:
     np.testing.assert_allclose(new, refitted(weight, moment, mask), atol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_counts_are_exact_at_any_scale_of_weights_and_in_the_last_block(scale: float) -> None:
+    weight, moment = layer(size=8, out=5)  # of blocks of 3, the last has a row that is none
+    assert pruned("sparsegpt", weight * scale, moment, 20)[0].sum() == 20
+    assert r.keep_per_output(single(np.abs(weight) * scale), 22).sum() == 22
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_where_inputs_do_not_correlate_every_method_is_the_best(method: str) -> None:
     weight, moment = layer(size=6, out=4)

@@ -39,8 +39,9 @@ def breaking_at(step: int) -> optax.GradientTransformation:
     """SGD whose update of one parameter is NaN at a step."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        bias = jnp.where(state == step, jnp.nan, updates["Dense_0"]["bias"])
-        return {**updates, "Dense_0": {**updates["Dense_0"], "bias": bias}}, state + 1
+        of_params, of_learned = updates
+        bias = jnp.where(state == step, jnp.nan, of_params["Dense_0"]["bias"])
+        return ({**of_params, "Dense_0": {**of_params["Dense_0"], "bias": bias}}, of_learned), state + 1
 
     return optax.chain(optax.sgd(0.1), optax.GradientTransformation(lambda params: jnp.int32(0), update))
 

@@ -46,9 +46,7 @@ def train(name: str, parallel: DataParallel, size: int, padding: int | None = No
     loss = distillation_loss(classifier("cnn"), 4.0, 0.5)
     step = make_step(classifier(name, parallel.axis), recipe, optimizer, loss, record_every=3, axis=parallel.axis)
     fresh = variables(name)
-    shapes = jax.eval_shape(lambda tree: init_state(tree, recipe, optimizer), fresh)
-    stats = {key: tree for key, tree in fresh.items() if key != "params"}
-    start = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)._replace(params=fresh["params"], stats=stats)
+    start = jax.device_get(jax.jit(lambda tree: init_state(tree, recipe, optimizer))(fresh))
     frozen = parallel.put(variables("cnn"))
     compiled, state = parallel.compile(step), parallel.put(start)
     for i in range(STEPS):
