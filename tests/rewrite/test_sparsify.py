@@ -200,6 +200,7 @@ def test_woodfisher_is_the_square_times_the_information() -> None:
     np.testing.assert_array_equal(mask, scores >= np.sort(scores)[-36])
 
 
+@pytest.mark.exhaustive
 def test_patterns_run_along_the_reduction_of_any_layout() -> None:
     def function(p: Any, x: jax.Array) -> jax.Array:
         h = lax.conv_general_dilated(x, p["hwio"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -228,6 +229,7 @@ def test_half_precision_and_odd_shapes_and_nnx() -> None:
     assert jax.tree.all(jax.tree.map(jnp.array_equal, sparse.params, again.params))
 
 
+@pytest.mark.exhaustive
 def test_training_mode_gives_new_statistics_to_the_layers_behind() -> None:
     model, x = models.BasicResNet(train=True), normal(4, 6, 6, 3)
     params = randomize(jax.eval_shape(model.init, jax.random.key(0), x))

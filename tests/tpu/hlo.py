@@ -21,11 +21,6 @@ def aliases(text: str) -> int:
     return len(re.findall(r"\{[\d, ]*\}: \(\d+, \{\}, (?:may|must)-alias\)", text.splitlines()[0]))
 
 
-def parameters(text: str) -> int:
-    """How many arguments a compiled module takes: those that the program never reads are dropped."""
-    return len(re.findall(r" parameter\(\d+\)", text[text.index("\nENTRY ") :]))
-
-
 def cycles(text: str) -> int:
     """The cycles that the TPU compiler expects of a module's fusions and copies, all together."""
     return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))

@@ -88,6 +88,7 @@ def test_rewrite(tmp_path, capsys, monkeypatch):
     assert "faster of" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_planning(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(planning, "NETWORKS", {"small": models.create("resnet", 10, {"depth": 8, "width": 4})})
     monkeypatch.setattr(planning, "IMAGE", jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import Cli, assert_same_end, finish, last_checkpoint, records, wait_until
 
 
@@ -15,6 +16,7 @@ def torn_checkpoint(workdir: Path, phase: str) -> Callable[[], bool]:
     return lambda: any("tmp" in path.name for path in (workdir / "checkpoints" / phase).glob("*"))
 
 
+@pytest.mark.exhaustive
 def test_killed_again_and_again(cli: Cli, reference: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     duration = float((cli.folder / "seconds").read_text())
