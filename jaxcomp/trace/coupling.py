@@ -11,7 +11,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Offer
 from jaxcomp.trace.dead import UNKNOWN
 from jaxcomp.trace.facts import Axis, Facts, whole
-from jaxcomp.trace.ir import Program, Value
+from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 from jaxcomp.trace.labels import Labels, Reason
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.rules import OPAQUE, RULES
@@ -97,9 +97,9 @@ class Coupling(NamedTuple):
 def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] = frozenset()) -> Coupling:
     """Labels a program until nothing more is learnt.
 
-    The first pass takes every masked parameter for 0; later ones know which axes only read (a strict mask leaves them
-    as they are), and let each reshape that led to a frozen group follow another of its axes. Where a reshape could
-    have followed several, each further one makes a reading of its own.
+    The first pass takes every masked parameter for 0, but for axes that plainly do no more than read (a strict mask
+    leaves them as they are); later ones know all that do, and let each reshape that led to a frozen group follow
+    another of its axes. Where a reshape could have followed several, each further one makes a reading of its own.
 
     Args:
       program: a traced function.
@@ -121,6 +121,7 @@ def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] 
         labels = _run(program, analysis, readers, states)
         return Reading(analysis, labels, *analysis.labels.resolve())
 
+    readers |= frozenset() if lenient else _plain_readers(program, origins)
     while True:
         reading = read(choices)
         found = readers if lenient else readers | only_read(reading.analysis, reading.labels)
@@ -188,6 +189,33 @@ def only_read(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset
         for each in marks:
             marked[each] = True
     return frozenset(key for key, own in labels.items() if read[own].all() and not made[own].any())
+
+
+def _plain_readers(program: Program, origins: Origins) -> frozenset[AxisKey]:
+    """The summed axes of parameters that one matmul or plain convolution reads and nothing else: a pass is saved."""
+    paths = {value: path for path, value in program.parameters().items()}
+    uses: dict[str, list[tuple[int, ...]]] = {}
+    for node in program.frame.nodes:
+        for side, value in enumerate(node.ins):
+            if value in paths:
+                other = node.ins[1 - side] if node.op in MATMULS else None
+                is_read = other is not None and not origins[other].is_weight
+                uses.setdefault(paths[value], []).append(_summed(node, side) if is_read else ())
+    results = set(program.frame.outs)
+    return frozenset(
+        (path, axis)
+        for value, path in paths.items()
+        if len(uses.get(path, ())) == 1 and value not in results and compat.is_inexact(value.dtype)
+        for axis in uses[path][0]
+        if value.shape[axis] != 1
+    )
+
+
+def _summed(node: Node, side: int) -> tuple[int, ...]:
+    """The axes of an operand that a matmul, or a convolution's kernel of one group of channels, sums over."""
+    if node.op == "dot_general":
+        return tuple(node.params["dimension_numbers"][0][side])
+    return (node.params["dimension_numbers"].rhs_spec[1],) if side and node.params["feature_group_count"] == 1 else ()
 
 
 def _stuck(reading: Reading) -> set[Offer]:

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxcomp.rewrite import shrink
-from jaxcomp.trace import groups
+from jaxcomp.trace import coupling, groups
 
 from . import models, models_nnx
 from .parity import TOLERANCE, randomize, worst
@@ -97,6 +97,16 @@ def test_parity(name: str) -> None:
     found = groups(apply_fn, variables, CASES[name].example)
     assert tuple(sorted(group.size for group in found)) == CASES[name].channels
     assert worst(apply_fn, variables, CASES[name].example) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_readers_that_are_seen_at_once_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply_fn, variables = prepared(CASES[name])
+    at_once = groups(apply_fn, variables, CASES[name].example)
+    monkeypatch.setattr(coupling, "_plain_readers", lambda program, origins: frozenset())
+    later = groups(apply_fn, variables, CASES[name].example)
+    assert at_once.coupling.readers == later.coupling.readers
+    assert str(at_once) == str(later)
 
 
 @pytest.mark.parametrize("model", [models.ViT(train=True), models.VGG(train=True)], ids=["vit", "vgg"])
