@@ -234,7 +234,7 @@ def _try_others(reading: Reading, choices: dict[Offer, int], spent: set[Offer]) 
         following = choices.get(key, 0) + 1
         moved = moved or count > 1
         choices[key] = following % count
-        if following == count:
+        if following >= count:
             spent.add(key)
     return moved
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 class CNN(nn.Module):
@@ -297,3 +298,61 @@ class Detector(nn.Module):
             for name, (head, size) in heads.items()
         }
         return found | {"scores": nn.sigmoid(found["scores"]), "boxes": nn.softplus(found["boxes"])}
+
+
+class ShuffleNet(nn.Module):
+    """Two units of half the channels each, shuffled between; blurred by a constant kernel before it is halved.
+
+    Reference: Ma et al., ShuffleNet V2, 2018; Zhang, Making convolutional networks shift-invariant again, 2019.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def layer(y: jax.Array, size: int, groups: int = 1) -> jax.Array:
+            return nn.BatchNorm(use_running_average=True)(nn.Conv(4, (size, size), feature_group_count=groups)(y))
+
+        x = nn.relu(nn.Conv(8, (3, 3))(x))
+        blur = jnp.full((2, 2, 1, 8), 0.25)
+        x = lax.conv_general_dilated(
+            x, blur, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=8
+        )
+        for _ in range(2):
+            left, y = jnp.split(x, 2, axis=-1)
+            y = nn.relu(layer(layer(nn.relu(layer(y, 1)), 3, 4), 1))
+            x = jnp.stack([left, y], axis=-1).reshape(x.shape)
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+class Swin(nn.Module):
+    """Attention in shifted windows, of fused projections; patches merged; the heads are two.
+
+    Reference: Liu et al., Swin transformer, 2021.
+    """
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(self.width, (2, 2), (2, 2))(x)
+        for shift in (0, 1):
+            y = jnp.roll(nn.LayerNorm()(x), (-shift, -shift), (1, 2))
+            x = x + jnp.roll(self._attend(y), (shift, shift), (1, 2))
+            x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(12)(nn.LayerNorm()(x))))
+        x = _windows(x).reshape(x.shape[0], -1, 4 * self.width)
+        return nn.Dense(3)(nn.Dense(10)(nn.LayerNorm()(x)).mean(1))
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        count, rows, columns, _ = x.shape
+        windows = _windows(x)
+        q, k, v = nn.Dense(3 * self.width)(windows).reshape(-1, 4, 3, 2, self.width // 2).transpose(2, 0, 3, 1, 4)
+        weights = nn.softmax(q @ k.swapaxes(-1, -2))
+        out = nn.Dense(self.width)((weights @ v).swapaxes(1, 2).reshape(windows.shape))
+        out = out.reshape(count, rows // 2, columns // 2, 2, 2, -1)
+        return out.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape)
+
+
+def _windows(x: jax.Array) -> jax.Array:
+    """``[batch, rows, columns, channels]`` -> ``[batch x windows, 4, channels]``, windows of 2 x 2."""
+    count, rows, columns, channels = x.shape
+    x = x.reshape(count, rows // 2, 2, columns // 2, 2, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, channels)

@@ -61,6 +61,8 @@ CASES = {
     "convnext": Case(models.ConvNeXt(), IMAGE, (8, 16)),
     "unet": Case(models.UNet(), IMAGE, (2, 4, 4, 6)),
     "detector": Case(models.Detector(), IMAGE, (5, 6, 7, 8, 9)),
+    "shufflenet": Case(models.ShuffleNet(), IMAGE, (2, 2, 4, 4, 4)),
+    "swin": Case(models.Swin(), IMAGE, (2, 2, 4, 4, 8, 10, 12, 12)),
     "scanned_layers": Case(models.Scanned(), IMAGE, (8, 10)),
     "nnx_resnet_train": Case(models_nnx.BasicResNet, IMAGE, (5, 6, 9, 10), True),
     "nnx_bottleneck": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12)),

@@ -176,16 +176,18 @@ def _conv(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
     [((3, 3, 8, 6), 1, 6, 8), ((3, 3, 1, 8), 8, 8, 8), ((3, 3, 1, 16), 8, 16, 8), ((3, 3, 2, 12), 4, 12, 4)],
     ids=["conv", "depthwise", "depthwise_multiplier", "grouped"],
 )
-def test_convolution(kernel: tuple[int, ...], count: int, width: int, channels: int) -> None:
+@pytest.mark.parametrize("constant", [False, True])
+def test_convolution(kernel: tuple[int, ...], count: int, width: int, channels: int, constant: bool) -> None:
     shapes = {"a": (1, 1, 3, 8), "k": kernel, "c": (1, 1, width, 2)}
     params = randomize({name: jnp.ones(shape) for name, shape in shapes.items()})
+    held = {"k": params.pop("k")} if constant else {}
 
     def function(p: Any, x: jax.Array) -> jax.Array:
-        return _conv(jnp.tanh(_conv(jnp.tanh(_conv(x, p["a"])), p["k"], count)), p["c"])
+        return _conv(jnp.tanh(_conv(jnp.tanh(_conv(x, p["a"])), {**p, **held}["k"], count)), p["c"])
 
     found = groups(function, params, IMAGE)
     assert found["a"].size == channels
-    assert len(found) == (2 if count == 1 else 1)
+    assert len(found) == (2 if count == 1 and not constant else 1)
     assert worst(function, params, IMAGE) <= TOLERANCE
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Cost, Rule
-from jaxcomp.trace.dead import zero_if
+from jaxcomp.trace.dead import UNKNOWN, zero_if
 from jaxcomp.trace.emitter import Emitter, both
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Node
@@ -119,15 +119,17 @@ def _tie_groups(analysis: Analysis, node: Node, channel: Axis, reads: Axis, out:
         if axis.labels is not None:
             members = axis.labels.reshape(groups, -1)
             analysis.labels.tie(members, members[:, :1])
-    if channel.labels is None or out.labels is None:
-        if channel.labels is not None:
-            analysis.freeze(node, channel, "its kernel cannot be cut")
+    if channel.labels is None:
         return Axis(out.labels, dead)
-    analysis.labels.tie(channel.labels.reshape(groups, -1)[:, 0], out.labels.reshape(groups, -1)[:, 0])
-    if channel.labels.size == groups:
-        per_group = np.broadcast_to(channel.dead, (groups,)).repeat(out.labels.size // groups)
-        dead = zero_if(out.dead, per_group)
-    return Axis(out.labels, dead)
+    multiple = node.outs[0].shape[node.params["dimension_numbers"].out_spec[1]] // groups
+    if out.labels is None:  # a constant kernel, of which any part can be taken: it blurs, or takes a mean
+        labels = channel.labels.reshape(groups, -1)[:, 0].repeat(multiple)
+    else:
+        labels = out.labels
+        analysis.labels.tie(channel.labels.reshape(groups, -1)[:, 0], labels.reshape(groups, -1)[:, 0])
+    read = np.broadcast_to(channel.dead, channel.labels.shape).reshape(groups, -1)
+    per_group = np.where(np.all(read == 0, axis=1), 0.0, UNKNOWN)
+    return Axis(labels, zero_if(out.dead, per_group.repeat(multiple)))
 
 
 def emit_conv(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
@@ -137,9 +139,10 @@ def emit_conv(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     targets = [emitter.keeps(value) for value in node.ins]
     if groups == 1:
         targets[0][channel] = targets[1][reads] = both(targets[0][channel], targets[1][reads])
-    elif targets[1][out] is not None:
-        left = targets[1][out].reshape(groups, -1)[:, 0]
+    elif (kept := emitter.keeps(node.outs[0])[numbers.out_spec[1]]) is not None:
+        left = kept.reshape(groups, -1)[:, 0]
         targets[0][channel] = left.repeat(node.ins[0].shape[channel] // groups)
+        targets[1][out] = left.repeat(node.ins[1].shape[out] // groups)
         groups = int(left.sum())
     fitted = [emitter.fit(*each) for each in zip(operands, node.ins, targets, strict=True)]
     return compat.bind(node.equation, fitted, feature_group_count=groups)

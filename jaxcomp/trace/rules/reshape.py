@@ -56,7 +56,8 @@ def _follow(analysis: Analysis, node: Node, ins: list[int], outs: list[int]) -> 
     facts, before, after = analysis[node.ins[0]], node.ins[0].shape, node.outs[0].shape
     ways = [(i, j) for i in ins if facts.axes[i].labels is not None for j in outs]
     key = node, ins[0]
-    source, target = ways[analysis.choices.get(key, 0)]
+    # What earlier reshapes follow decides how many ways there are: a choice made when there were more starts afresh.
+    source, target = ways[analysis.choices.get(key, 0) % len(ways)]
     for i in ins:
         if i != source:
             analysis.freeze(node, facts.axes[i], "it merges them with another axis that can be cut")
