@@ -89,7 +89,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
 def _pulled_back(apply: Callable[[Params], Params], params: Params, grads: Params) -> Params:
     """Gradients at the parameters, of those at their view; those of leaves that have none come back as they are."""
     leaves, tree = jax.tree.flatten(params)
-    given, slopes = list(leaves), tree.flatten_up_to(grads)
+    given, slopes = list(leaves), tree.flatten_up_to(grads)  # type: ignore[attr-defined]
     places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
     def view(some: list[Any]) -> list[Any]:
