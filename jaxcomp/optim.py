@@ -80,7 +80,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
         step = state.step + 1
         own = compressor.update(behind, state.compressor, step, grads=grads)
         view = compressor.apply(behind, own)
-        change = jax.tree.map(lambda new, old: new ^ old if old.dtype == bool else new - old, view, params)
+        change = jax.tree.map(lambda new, old: new ^ old if new.dtype == bool else new - old, view, params)
         return change, CompressState(step, behind, own, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
