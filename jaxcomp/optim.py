@@ -1,5 +1,6 @@
 """The optax adaptor: a compressor for a training loop that one cannot, or would rather not, change."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     it, which the inner optimiser updates; the loop's parameters become the new view. So the loop computes what it
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
     zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
-    gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is.
+    gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is. In a
+    chain it comes last: what followed would change the view.
 
     Args:
       optimizer: any optax transformation.
@@ -72,17 +74,35 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     ) -> tuple[Params, CompressState]:
         if params is None:
             raise ArgumentError("jaxcomp.optim.compress needs the parameters: call tx.update(grads, opt_state, params)")
-        _, pull_back = jax.vjp(lambda behind: compressor.apply(behind, state.compressor), state.params)
-        (pulled,) = pull_back(grads)
+        pulled = _pulled_back(lambda behind: compressor.apply(behind, state.compressor), state.params, grads)
         updates, inner = optimizer.update(pulled, state.inner, state.params, **extra)
         behind = optax.apply_updates(state.params, updates)
         step = state.step + 1
         own = compressor.update(behind, state.compressor, step, grads=grads)
         view = compressor.apply(behind, own)
-        change = jax.tree.map(lambda new, old: new - old, view, params)
+        change = jax.tree.map(lambda new, old: new ^ old if new.dtype == bool else new - old, view, params)
         return change, CompressState(step, behind, own, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _pulled_back(apply: Callable[[Params], Params], params: Params, grads: Params) -> Params:
+    """Gradients at the parameters, of those at their view; those of leaves that have none come back as they are."""
+    leaves, tree = jax.tree.flatten(params)
+    given, slopes = list(leaves), tree.flatten_up_to(grads)  # type: ignore[attr-defined]
+    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def view(some: list[Any]) -> list[Any]:
+        for i, leaf in zip(places, some, strict=True):
+            given[i] = leaf
+        seen = jax.tree.leaves(apply(jax.tree.unflatten(tree, given)))
+        return [seen[i] for i in places]
+
+    _, pull_back = jax.vjp(view, [leaves[i] for i in places])
+    (pulled,) = pull_back([slopes[i] for i in places])
+    for i, slope in zip(places, pulled, strict=True):
+        slopes[i] = slope
+    return jax.tree.unflatten(tree, slopes)
 
 
 def finalize(opt_state: Any, compressor: Compressor) -> Params:

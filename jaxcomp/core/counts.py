@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Schedule, Step
@@ -41,6 +42,9 @@ def kept_count(sparsity: Any, size: int) -> Any:
 def fraction_at(fraction: float | Schedule, name: str, of: str) -> Callable[[Step], Any]:
     """What a fraction, or a schedule of it, asks for at a step; checked where it is concrete.
 
+    Of a fraction this is a float, of a schedule an array: its numbers are on their way to somewhere, and counted alike
+    in and outside of jit.
+
     Args:
       fraction: in [0, 1), or a schedule.
       name: the argument's name, for errors.
@@ -50,13 +54,13 @@ def fraction_at(fraction: float | Schedule, name: str, of: str) -> Callable[[Ste
       ArgumentError: for a fraction outside [0, 1).
 
     Example:
-      >>> fraction_at(lambda step: step / 10, "sparsity", "zeros")(3)
-      0.3
+      >>> fraction_at(0.3, "sparsity", "zeros")(3), float(fraction_at(lambda step: step / 8, "sparsity", "zeros")(3))
+      (0.3, 0.375)
     """
 
     def check(value: Any, what: str) -> None:
-        if not 0 <= float(value) < 1:
-            raise ArgumentError(f"{what} must be a fraction of {of} in [0, 1), got {value}")
+        if isinstance(value, str) or np.ndim(value) or value is None or not 0 <= float(value) < 1:
+            raise ArgumentError(f"{what} must be a fraction of {of} in [0, 1), got {value!r}")
 
     def at(step: Step) -> Any:
         if not callable(fraction):
@@ -64,7 +68,7 @@ def fraction_at(fraction: float | Schedule, name: str, of: str) -> Callable[[Ste
         value = fraction(step)
         if not isinstance(value, jax.core.Tracer):
             check(value, f"the {name} schedule's value at step {step}")
-        return value
+        return jnp.float32(value) if isinstance(value, float | int) else value
 
     if not callable(fraction):
         check(fraction, name)

@@ -48,6 +48,9 @@ def with_learned(state: State, values: dict[str, Any]) -> State:
       state: of a compressor.
       values: ``{path in the state: array}``, one for each learned value.
 
+    Returns:
+      A state of the same structure.
+
     Raises:
       ArgumentError: if a path is missing or unknown.
 

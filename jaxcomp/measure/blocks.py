@@ -37,6 +37,9 @@ class Bar(NamedTuple):
 def heading(text: str) -> Block:
     """A heading below that of the page.
 
+    Args:
+      text: plain text, which is escaped.
+
     Example:
       >>> heading("ResNet & friends").markup
       '<h2>ResNet &amp; friends</h2>'
@@ -45,17 +48,42 @@ def heading(text: str) -> Block:
 
 
 def paragraph(text: str) -> Block:
-    """A paragraph; a bare string among the blocks of a page is one too."""
+    """A paragraph; a bare string among the blocks of a page is one too.
+
+    Args:
+      text: plain text, which is escaped.
+
+    Example:
+      >>> paragraph("pruned & fine-tuned").markup
+      '<p>pruned &amp; fine-tuned</p>'
+    """
     return Block(f"<p>{escape(text)}</p>")
 
 
 def code(text: str) -> Block:
-    """Text in fixed width, with its line breaks: a configuration, a command."""
+    """Text in fixed width, with its line breaks: a configuration, a command.
+
+    Args:
+      text: plain text, which is escaped.
+
+    Example:
+      >>> code("steps < 100").markup
+      '<pre>steps &lt; 100</pre>'
+    """
     return Block(f"<pre>{escape(text)}</pre>")
 
 
 def collapsible(title: str, *blocks: Block | str) -> Block:
-    """Blocks that are hidden until the reader opens them."""
+    """Blocks that are hidden until the reader opens them.
+
+    Args:
+      title: what is seen of them.
+      *blocks: of this module; a bare string becomes a paragraph.
+
+    Example:
+      >>> collapsible("Details", "none").markup.splitlines()[1]
+      '<p>none</p>'
+    """
     inner = "\n".join(markups(blocks))
     return Block(f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>")
 
@@ -150,7 +178,16 @@ def _clip(fraction: float) -> str:
 
 
 def summary_table(summary: Summary) -> Block:
-    """The rows of a summary; sparsity is a bar with a tick where the one asked for lies."""
+    """The rows of a summary; sparsity is a bar with a tick where the one asked for lies.
+
+    Args:
+      summary: of :func:`jaxcomp.measure.summary`.
+
+    Example:
+      >>> import numpy as np, jaxcomp as jc
+      >>> summary_table(jc.measure.summary({"w": np.array([0.0, 1.0])})).markup.count("<tr>")  # head, row, total
+      3
+    """
     return table([_summary_row(row) for row in summary.rows], total=_summary_row(summary.total))
 
 

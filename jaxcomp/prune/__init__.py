@@ -6,6 +6,7 @@ from jaxcomp.prune.distributions import Distribution as Distribution
 from jaxcomp.prune.distributions import by_layer as by_layer
 from jaxcomp.prune.distributions import erk as erk
 from jaxcomp.prune.distributions import lamp as lamp
+from jaxcomp.prune.distributions import per_output as per_output
 from jaxcomp.prune.distributions import together as together
 from jaxcomp.prune.distributions import uniform as uniform
 from jaxcomp.prune.group_lasso import group_lasso as group_lasso

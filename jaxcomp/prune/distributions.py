@@ -1,5 +1,6 @@
 """Distributions: how many units of each layer are kept, for a sparsity that all layers are asked for."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import assign
 from jaxcomp.core.types import Schedule, Step
+from jaxcomp.prune.patterns import reduced
 
 
 class Layer(NamedTuple):
@@ -90,6 +92,10 @@ def uniform() -> Distribution:
 def together(scale: Callable[[Array], Array] | None = None, name: str = "global") -> Distribution:
     """All units of all layers are ranked as one, exactly, over shards too; dense layers count and are made up for.
 
+    Args:
+      scale: ``scores [...] -> scores``, layer by layer, that can be compared between layers; None: as they are.
+      name: for errors.
+
     Example:
       >>> import jaxcomp as jc
       >>> params = {"a": jnp.array([1.0, 2.0, 3.0, 4.0]), "b": jnp.array([5.0, 6.0, 7.0, 8.0])}
@@ -108,7 +114,7 @@ def together(scale: Callable[[Array], Array] | None = None, name: str = "global"
 def lamp() -> Distribution:
     r"""Global, by :math:`s_u^2 / \sum_{v \ge u} s_v^2`: each score's square over those that would outlive it.
 
-    The sum is over the units of a layer that are not smaller. Made for magnitudes. The only distribution that sorts:
+    The sum is over the units of a layer that are not smaller. Made for magnitudes. It sorts, as few distributions do:
     25 million weights take seconds on a CPU.
 
     Example:
@@ -121,6 +127,26 @@ def lamp() -> Distribution:
     Reference: Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021.
     """
     return together(_lamp, "lamp")
+
+
+def per_output(axes: Sequence[int] | None = None) -> Distribution:
+    """Every output of every layer reaches the sparsity: the published form of Wanda. Sorts, as :func:`lamp` does.
+
+    Where the outputs of a layer cannot all keep as many, those of the next higher scores keep one more.
+
+    Args:
+      axes: the axes that make up one output, those of the reduction, as in :func:`nm`: all but the last unless given.
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> kernel = jnp.array([[1.0, 9.0], [2.0, 8.0]])  # [in, out]
+      >>> jc.prune.prune(0.5, distribution=per_output()).init(kernel).astype(int).tolist()
+      [[0, 1], [1, 0]]
+
+    Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
+    """
+    scale = lambda scores: output_by_output(scores, reduced(scores.ndim, axes))  # noqa: E731
+    return uniform()._replace(name="per_output", scale=scale)
 
 
 def erk(power: float = 1.0) -> Distribution:
@@ -190,6 +216,7 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "global": together,
     "erk": erk,
     "lamp": lamp,
+    "per_output": per_output,
 }
 """Distributions by name."""
 
@@ -203,22 +230,21 @@ def kept_of(sparsity: Any, layer: Layer) -> Any:
     if layer.least == layer.units:
         return layer.units
     if layer.whole and isinstance(sparsity, float):
-        _check_expressible(sparsity, layer)
+        _check_expressible(sparsity, layer.units, f"{layer.path!r} of shape {layer.shape} has")
     count = kept_count(sparsity, layer.units)
     if layer.densest is not None:
         count = _at_the_end(sparsity, layer.densest, count, layer.least)
     return max(count, layer.least) if isinstance(count, int) else jnp.maximum(count, jnp.uint32(layer.least))
 
 
-def _check_expressible(sparsity: float, layer: Layer) -> None:
-    pruned, units = round(sparsity * layer.units), layer.units
+def _check_expressible(sparsity: float, units: int, whose: str) -> None:
+    pruned = round(sparsity * units)
     if sparsity == 0 or 0 < pruned < units:
         return
     nearest = f"0 or {1 / units:g}" if pruned == 0 else f"{1 - 1 / units:g}, or 1, which would empty it"
     raise ArgumentError(
-        f"{layer.path!r} of shape {layer.shape} has {units} units to prune, which cannot express a sparsity of "
-        f"{sparsity:g}; the nearest are {nearest}. Ask for one of these, take smaller units, or keep the layer dense "
-        "(dense=[...])"
+        f"{whose} {units} units to prune, which cannot express a sparsity of {sparsity:g}; the nearest are {nearest}. "
+        "Ask for one of these, take smaller units, or keep layers dense (dense=[...])"
     )
 
 
@@ -233,6 +259,8 @@ def _total(sparsity: Any, layers: Sequence[Layer], name: str) -> Any:
     """How many units all layers keep together."""
     units, least = sum(layer.units for layer in layers), sum(layer.least for layer in layers)
     densest = {layer.densest for layer in layers if layer.densest is not None and layer.least < layer.units}
+    if units and isinstance(sparsity, float) and any(layer.whole for layer in layers):
+        _check_expressible(sparsity, units, f"all layers of the distribution {name!r} have")
     count = kept_count(sparsity, units)
     if densest:
         count = _at_the_end(sparsity, max(densest), count, least)
@@ -291,6 +319,28 @@ def _fill(total: Array, slopes: Array, least: Array, most: Array) -> Array:
     room = jnp.where(jnp.sum(most, dtype=jnp.uint32) <= total, most, counts(high)) - now
     left, before = total - jnp.sum(now, dtype=jnp.uint32), jnp.cumsum(room, dtype=jnp.uint32) - room
     return now + jnp.where(left > before, jnp.minimum(room, left - before), 0)
+
+
+@functools.partial(jax.jit, static_argnames="axes")
+def output_by_output(scores: Array, axes: tuple[int, ...]) -> Array:
+    """Scores anew: higher than all others the best of each output, then the second of each; among these as they were.
+
+    Args:
+      scores: of any shape.
+      axes: those of one output; without any, each weight is an output of its own.
+
+    Returns:
+      Float32, of the same shape, no two equal.
+    """
+    turned = jnp.moveaxis(replicated(scores), axes, tuple(range(len(axes))))
+    flat = turned.reshape(math.prod(turned.shape[: len(axes)]), math.prod(turned.shape[len(axes) :]))
+    falling = -jnp.where(jnp.isnan(flat), jnp.inf, flat.astype(wide(flat.dtype)))
+    rank = jnp.argsort(jnp.argsort(falling, axis=0, stable=True), axis=0)
+    order = jnp.lexsort((falling.reshape(-1), rank.reshape(-1)))
+    place = jnp.zeros(flat.size, jnp.uint32).at[order].set(jnp.arange(flat.size, 0, -1, dtype=jnp.uint32))
+    # Bits of positive floats are in the order of the floats, and so exact beyond 2**24; subnormal ones may count as 0.
+    values = jax.lax.bitcast_convert_type(place + jnp.uint32(2**23), jnp.float32)
+    return jnp.moveaxis(values.reshape(turned.shape), tuple(range(len(axes))), axes)
 
 
 @jax.jit

@@ -44,6 +44,9 @@ def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
       masks: of :func:`kept`.
       factor: f in [0, 1]; 0 is projection.
 
+    Returns:
+      Parameters of the same dtypes; leaves that are no floating-point tensors as they were.
+
     Raises:
       ArgumentError: for a factor outside [0, 1].
 

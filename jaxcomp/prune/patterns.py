@@ -42,6 +42,7 @@ class Pattern(NamedTuple):
       protect: ``scores [...] -> mask`` of what stays at any sparsity, exactly ``least`` units; None: nothing does.
       densest: the sparsity at which nothing but what is protected is left; None without protection.
       nearest: ``sparsity -> text``: what can be had in place of a sparsity other than ``densest``.
+      n_of_m: the numbers of N:M; None for any other.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Pattern(NamedTuple):
     protect: Callable[[Array], Array] | None = None
     densest: float | None = None
     nearest: Callable[[float], str] = lambda sparsity: ""
+    n_of_m: tuple[int, int] | None = None
 
 
 def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
@@ -113,23 +115,23 @@ def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
     name = f"{n}:{m}"
 
     def units(shape: Shape) -> Units | str:
-        reduced = _reduced(len(shape), axes)
-        if not reduced:
+        summed = reduced(len(shape), axes)
+        if not summed:
             return "it has no reduction axis"
-        length = math.prod(shape[axis] for axis in reduced)
+        length = math.prod(shape[axis] for axis in summed)
         outputs, rest = math.prod(shape) // max(length, 1), length % m
         remark = f"the last group of {m} holds {rest} weights and {m - rest} zeros that fill it up" if rest else ""
         return Units(math.prod(shape), outputs * (n * (length // m) + min(n, rest)), remark)
 
     def protect(scores: Array) -> Array:
-        return best_of_groups(scores, n, m, _reduced(scores.ndim, axes))
+        return best_of_groups(scores, n, m, reduced(scores.ndim, axes))
 
     def nearest(sparsity: float) -> str:
         below = min(max(math.ceil((1 - sparsity) * m), 1), m - 1)
         above = max(below - 1, 1)
         return " or ".join(f"{1 - k / m:g} of {k}:{m}" for k in dict.fromkeys((below, above)))
 
-    return Pattern(name, units, protect=protect, densest=1 - n / m, nearest=nearest)
+    return Pattern(name, units, protect=protect, densest=1 - n / m, nearest=nearest, n_of_m=(n, m))
 
 
 def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
@@ -186,6 +188,12 @@ def filters(axis: int = -1) -> Pattern:
     """All weights of one index along an axis: by the last axis those that make one output, in this tensor alone.
 
     What depends on that output stays as it is: :func:`jaxcomp.prune.channels` prunes all of it together.
+
+    Args:
+      axis: that of the outputs: -1 for ``[..., in, out]``, 0 for ``[out, in, h, w]``.
+
+    Raises:
+      ArgumentError: from the pruner, for a tensor without that axis.
 
     Example:
       >>> import jaxcomp as jc
@@ -264,7 +272,8 @@ def _filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
     return jnp.pad(values, widths, constant_values=value) if missing else values
 
 
-def _reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
+def reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
+    """The axes that make up one output: all but the last, unless others are given; none where those do not exist."""
     if axes is None:
         return tuple(range(ndim - 1))
     return tuple(axis % ndim for axis in axes) if ndim and all(-ndim <= axis < ndim for axis in axes) else ()

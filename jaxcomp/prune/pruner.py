@@ -64,9 +64,10 @@ def prune(
         until then every weight is kept.
       pattern: of :mod:`jaxcomp.prune.patterns`: ``nm(2, 4)``, ``blocks((8, 128))``, ``kernels()``, ``filters()``; every
         weight by itself unless given.
-      distribution: ``"uniform"``, ``"global"``, ``"erk"``, ``"lamp"``, a :class:`jaxcomp.prune.Distribution`, or
-        ``{regex: sparsity}`` for layers with a sparsity of their own.
-      regrow: ``"set"``, ``"rigl"`` or a :class:`jaxcomp.prune.Regrow`: kept units are exchanged for others.
+      distribution: ``"uniform"``, ``"global"``, ``"erk"``, ``"lamp"``, ``"per_output"``, a
+        :class:`jaxcomp.prune.Distribution`, or ``{regex: sparsity}`` for layers with a sparsity of their own.
+      regrow: ``"set"``, ``"rigl"`` or a :class:`jaxcomp.prune.Regrow`: kept units are exchanged for others; of N:M
+        within each group.
       nested: what is pruned stays pruned, whatever its score becomes. The sparsity must not fall.
       dense: regexes of paths that are kept whole; they count in the total of a distribution that has one.
       minimum: units that every layer keeps at least. At 0 a global distribution may empty a layer, which
@@ -99,14 +100,14 @@ def prune(
     recipe = _Pruner(
         asked=fraction_at(sparsity, "sparsity", "zeros"),
         constant=None if callable(sparsity) else float(sparsity),
-        score=_named("score", score, SCORES),
-        pattern=pattern or unstructured(),
+        score=_named("score", score, SCORES, Score),
+        pattern=unstructured() if pattern is None else pattern,
         distribution=by_layer(distribution)
         if isinstance(distribution, Mapping)
-        else _named("distribution", distribution, DISTRIBUTIONS),
-        regrow=None if regrow is None else _named("regrow", regrow, REGROW),
+        else _named("distribution", distribution, DISTRIBUTIONS, Distribution),
+        regrow=None if regrow is None else _named("regrow", regrow, REGROW, Regrow),
         nested=nested,
-        dense=tuple(dense),
+        dense=(dense,) if isinstance(dense, str) else tuple(dense),
         minimum=minimum,
         every=every,
     )
@@ -168,7 +169,7 @@ class _Pruner(NamedTuple):
         real = {path: leaf for path, leaf in named.items() if leaves.is_real(leaf)}
         layers = self.layers(real)
         asked = float(self.asked(step))
-        shares = self.distribution.share(asked, layers, int(step))
+        shares = self.distribution.share(self.asked(step), layers, int(step))
         notes = {path: Note(skipped=leaves.NOT_REAL) for path in named}
         for layer, group in zip(layers, shares.group, strict=True):
             rate = asked if self.distribution.compete else _rate(asked, int(shares.keep[group]), layer)
@@ -223,7 +224,7 @@ class _Pruner(NamedTuple):
             check_rising(self.asked, step, asked)
         if self.pattern.densest is not None:
             _check_densest(self.pattern, asked, step)
-        shares = self.distribution.share(asked if self.constant is None else self.constant, layers, step)
+        shares = self.distribution.share(asked, layers, step)
         free = [i for i, layer in enumerate(layers) if layer.units and layer.least < layer.units]
         masks = {path: jnp.ones_like(evidence.weight, bool) for path, evidence in known.items()}
         if not free:
@@ -247,23 +248,32 @@ class _Pruner(NamedTuple):
     ) -> list[Array]:
         """Masks of the units of each tensor."""
         keep, group, step = shares.keep, shares.group, own[0].step
+
+        def choose(values: Sequence[Array], of: Any = threshold.itself) -> list[Array]:
+            return self._chosen(values, of, shares, floors)
+
         raw = [self.score.rank(evidence, held) for evidence, held in zip(own, memory, strict=True)]
         values, of = self._pooled(raw, self.score.of)
         fresh = jnp.asarray(step) == 0
         if self.regrow:
             begin = self._pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
             if not isinstance(step, jax.core.Tracer) and step == 0:
-                return threshold.keep_largest(begin[0], _stacked(keep), group, score=begin[1])
+                return choose(*begin)
             alive = [self.pattern.pick(mask) for mask in old]
             growth = selection.scores_of(
                 *self._pooled([self.regrow.grow(evidence) for evidence in own], threshold.itself)
             )
             ranks, first = selection.scores_of(values, of), selection.scores_of(*begin)
-            return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh)
+            return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh, choose)
         if self.nested:
             alive = [self.pattern.pick(mask) | fresh for mask in old]
             scores = selection.scores_of(values, of)
-            values, of = [jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)], threshold.itself
+            return choose([jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)])
+        return choose(values, of)
+
+    def _chosen(self, values: Sequence[Array], of: Any, shares: Shares, floors: Sequence[int]) -> list[Array]:
+        """Masks of the units of highest score, beside those that are protected."""
+        keep, group = shares
         if self.pattern.protect is not None:
             scores = selection.scores_of(values, of)
             return selection.keep_beside(list(map(self.pattern.protect, scores)), floors, scores, keep, group)
@@ -318,24 +328,29 @@ def _rate(asked: float, keep: int, layer: Layer) -> float:
     return 1 - keep / layer.units
 
 
-def _named(what: str, given: Any, known: Mapping[str, Any]) -> Any:
+def _named(what: str, given: Any, known: Mapping[str, Any], kind: type) -> Any:
     """A part of a pruner, made of its name."""
-    if not isinstance(given, str):
+    if isinstance(given, kind):
         return given
-    if given not in known:
-        raise ArgumentError(f"{what} must be one of {', '.join(known)}, or a value of its kind; got {given!r}")
+    if not isinstance(given, str) or given not in known:
+        raise ArgumentError(
+            f"{what} must be one of {', '.join(known)}, or a value of jaxcomp.prune.{kind.__name__}; got {given!r}"
+        )
     return known[given]()
 
 
 def _check(recipe: _Pruner, sparsity: float | Schedule) -> None:
     """Refuses parts that do not go together."""
+    if not isinstance(recipe.pattern, Pattern):
+        raise ArgumentError(
+            f"pattern must be one of jaxcomp.prune: nm(2, 4), blocks((8, 128)), ...; got {recipe.pattern!r}"
+        )
     if not isinstance(recipe.every, int) or recipe.every < 1 or recipe.minimum < 0:
         raise ArgumentError(
             f"every= needs at least 1 step and minimum= at least 0 units, got {recipe.every!r} and {recipe.minimum!r}"
         )
-    if recipe.regrow and (recipe.nested or recipe.pattern.protect is not None):
-        other = "nested masks" if recipe.nested else f"the pattern {recipe.pattern.name}"
-        raise ArgumentError(f"{recipe.regrow.name} exchanges units, which {other} cannot: leave one of them out")
+    if recipe.regrow and recipe.nested:
+        raise ArgumentError(f"{recipe.regrow.name} exchanges units, which nested masks cannot: leave one of them out")
     if recipe.nested and callable(sparsity):
         check_never_falls(sparsity)
     if recipe.constant is not None and recipe.pattern.densest is not None:

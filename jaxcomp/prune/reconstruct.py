@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxcomp.core import threshold
+from jaxcomp.core.leaves import wide
+from jaxcomp.prune.distributions import output_by_output
 from jaxcomp.prune.patterns import best_of_groups
 
 NofM = tuple[int, int]
@@ -53,17 +55,26 @@ def output_error(weight: Array, other: Array, moment: Array) -> Array:
     return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
 
 
-def wanda_scores(weight: Array, moment: Array) -> Array:
-    r"""Wanda's scores: :math:`|w_{io}| \sqrt{H_{ii}}`, a weight times the norm of what it is multiplied by.
+def norms_of(moment: Array) -> Array:
+    r"""The norm of each input, :math:`\sqrt{H_{ii}}`: ``[groups, reduction, 1]``.
+
+    Example:
+      >>> norms_of(jnp.diag(jnp.array([1.0, 9.0]))[None]).ravel().tolist()
+      [1.0, 3.0]
+    """
+    return jnp.sqrt(jnp.maximum(jnp.diagonal(moment, axis1=-2, axis2=-1), 0))[..., None]
+
+
+def wanda_scores(weight: Array, norms: Array) -> Array:
+    r"""Wanda's scores: :math:`|w_{io}| \lVert x_i \rVert_2`, a weight times the norm of what it is multiplied by.
 
     Args:
-      weight: ``[groups, reduction, out]``.
-      moment: ``[groups, reduction, reduction]``.
+      weight: of any shape, ``[groups, reduction, out]`` for one.
+      norms: of its rank, 1 along the axes on which they do not depend.
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
-    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(moment, axis1=-2, axis2=-1), 0))
-    return jnp.abs(weight) * norms[..., None]
+    return jnp.abs(weight).astype(wide(weight.dtype)) * norms
 
 
 def obs_scores(weight: Array, moment: Array) -> Array:
@@ -93,15 +104,7 @@ def keep_per_output(scores: Array, keep: int) -> Array:
     Returns:
       Boolean, of the same shape.
     """
-    groups, _, out = scores.shape
-    least, more = divmod(keep, groups * out)
-    falling = jnp.argsort(-scores, axis=1, stable=True)
-    rank = jnp.argsort(falling, axis=1)
-    mask = rank < least
-    if more:
-        nexts = jnp.where(rank == least, scores, -1.0)
-        mask |= keep_of_layer(nexts, more)
-    return mask
+    return keep_of_layer(output_by_output(scores, axes=(1,)), keep)
 
 
 def keep_pattern(scores: Array, pattern: NofM) -> Array:

@@ -13,6 +13,13 @@ from jaxcomp.core.types import Schedule, Step
 def one_shot(sparsity: float, at: int) -> Schedule:
     """Dense before a step, and at the sparsity from it on.
 
+    Args:
+      sparsity: the fraction of zeros, in [0, 1).
+      at: the first step of it.
+
+    Raises:
+      ArgumentError: for a sparsity outside [0, 1).
+
     Example:
       >>> [float(one_shot(0.5, 2)(step)) for step in range(4)]
       [0.0, 0.0, 0.5, 0.5]

@@ -1,7 +1,7 @@
 """Scores: how much each weight matters. A score is a value, and a new one is a few lines."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.threshold import itself
 from jaxcomp.core.types import Step
+from jaxcomp.prune.reconstruct import wanda_scores
 
 Memory = Any
 """What a score remembers of one weight tensor from step to step: an array of its shape."""
@@ -47,6 +48,11 @@ class Evidence(NamedTuple):
                 f"{reader} needs the gradient of {self.path!r}, which update was not given: "
                 "call update(params, state, step, grads=grads) with a tree like the parameters"
             )
+        if jnp.shape(self.grad) != self.weight.shape:
+            raise ArgumentError(
+                f"the gradient of {self.path!r} has shape {jnp.shape(self.grad)}, but the weights have "
+                f"{self.weight.shape}: give {reader} a tree of gradients like the parameters"
+            )
         return spread_like(self.grad.astype(wide(self.weight.dtype)), self.weight)
 
     def norms(self, reader: str) -> Array:
@@ -55,7 +61,8 @@ class Evidence(NamedTuple):
         if self.statistic is None:
             raise ArgumentError(
                 f"{reader} needs a statistic of {self.path!r}, which update was not given: "
-                "call update(params, state, step, statistics={path: norms of its inputs})"
+                "give wanda(norms) or update(params, state, step, statistics=norms) those of its inputs: norms = "
+                "jc.rewrite.input_norms(apply_fn, params, batches)"
             )
         given = jnp.asarray(self.statistic, wide(self.weight.dtype))
         given = given if given.ndim == len(shape) else given[..., None]
@@ -99,6 +106,9 @@ class Score(NamedTuple):
 def magnitude_score(order: Literal[1, 2] = 1) -> Score:
     """:math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.
 
+    Args:
+      order: 1 or 2.
+
     Example:
       >>> import jaxcomp as jc
       >>> jc.prune.prune(0.5, magnitude_score(2)).init(jnp.array([1.0, -2.0, 3.0, -4.0])).tolist()
@@ -113,6 +123,9 @@ def magnitude_score(order: Literal[1, 2] = 1) -> Score:
 
 def random_score(seed: int = 0) -> Score:
     """One random order of the weights, the same at every step: masks nest, and follow from the seed and the paths.
+
+    Args:
+      seed: another is another order.
 
     Example:
       >>> import jaxcomp as jc
@@ -195,11 +208,16 @@ def movement() -> Score:
     return Score("movement", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
 
 
-def wanda() -> Score:
+def wanda(norms: Mapping[str, Any] | None = None) -> Score:
     r""":math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
 
-    ``update`` is given ``statistics={path: norms}``, of shape ``[in]`` for a matrix ``[in, out]`` and ``[in]`` or
-    ``[h, w, in]`` for a convolution's kernel ``[h, w, in, out]``, or of the kernel's rank.
+    The paper prunes every output alike: ``prune(0.5, wanda(norms), distribution="per_output")``, which is what
+    :func:`jaxcomp.rewrite.sparsify` does on the inputs of the dense network.
+
+    Args:
+      norms: ``{path: norms}``, as :func:`jaxcomp.rewrite.input_norms` finds them: of shape ``[in]`` for a matrix ``[in,
+        out]`` and ``[in]`` or ``[h, w, in]`` for a convolution's kernel ``[h, w, in, out]``, or of the kernel's rank;
+        None: those that ``update(..., statistics=)`` is given.
 
     Example:
       >>> import jaxcomp as jc
@@ -212,9 +230,10 @@ def wanda() -> Score:
     """
 
     def rank(evidence: Evidence, memory: Memory) -> Array:
-        return jnp.abs(evidence.weight).astype(wide(evidence.weight.dtype)) * evidence.norms("the score 'wanda'")
+        own = evidence if norms is None else evidence._replace(statistic=norms.get(evidence.path))
+        return wanda_scores(evidence.weight, own.norms("the score 'wanda'"))
 
-    return Score("wanda", rank, needs="statistics")
+    return Score("wanda", rank, needs="statistics" if norms is None else "")
 
 
 SCORES: dict[str, Callable[[], Score]] = {

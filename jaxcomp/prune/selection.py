@@ -54,8 +54,11 @@ def exchange(
     group: Sequence[int],
     drop: Any,
     fresh: Any,
+    choose: Callable[[Arrays], list[Array]],
 ) -> list[Array]:
     """Drops a fraction of what is alive, that of lowest score, and grows others up to the same number.
+
+    What stays is a score above all others, so that a pattern or a minimum holds for what stays and grows together.
 
     Args:
       alive: masks.
@@ -66,6 +69,7 @@ def exchange(
       group: of each array.
       drop: the fraction of ``keep`` that goes.
       fresh: whether to make the masks afresh; may be traced.
+      choose: ``scores -> masks`` of the ``keep`` highest of each group, beside what is protected.
 
     Returns:
       Masks with exactly ``keep`` units in each group.
@@ -75,15 +79,13 @@ def exchange(
     for mask, g in zip(alive, group, strict=True):
         living[g] = living[g] + jnp.sum(mask, dtype=jnp.uint32)
     lost = jnp.round(count.astype(jnp.float32) * drop).astype(jnp.uint32)
-    stay = jnp.where(fresh, count, jnp.minimum(count - jnp.minimum(lost, count), jnp.stack(living)))
+    stay = jnp.minimum(count - jnp.minimum(lost, count), jnp.stack(living))
+    kept = keep_largest([_below(~m, own) for m, own in zip(alive, scores, strict=True)], stay, group, score=itself)
     ranked = [
-        jnp.where(fresh, begin.astype(own.dtype), _below(~mask, own))
-        for begin, mask, own in zip(first, alive, scores, strict=True)
+        jnp.where(fresh, begin.astype(own.dtype), jnp.where(mask, jnp.inf, jnp.minimum(own, jnp.finfo(own.dtype).max)))
+        for begin, mask, own in zip(first, kept, growth, strict=True)
     ]
-    kept = keep_largest(ranked, stay, group, score=itself)
-    others = [_below(mask, own) for mask, own in zip(kept, growth, strict=True)]
-    grown = keep_largest(others, count - stay, group, score=itself)
-    return [a | b for a, b in zip(kept, grown, strict=True)]
+    return choose(ranked)
 
 
 def _below(mask: Array, scores: Array) -> Array:

@@ -10,6 +10,7 @@ from jaxcomp.rewrite.factorize import factorize as factorize
 from jaxcomp.rewrite.fold import Folded as Folded
 from jaxcomp.rewrite.fold import fold_batch_norm as fold_batch_norm
 from jaxcomp.rewrite.importance import importance as importance
+from jaxcomp.rewrite.norms import input_norms as input_norms
 from jaxcomp.rewrite.recalibrate import recalibrate as recalibrate
 from jaxcomp.rewrite.refit import refit as refit
 from jaxcomp.rewrite.shrink import Shrunk as Shrunk

@@ -93,12 +93,14 @@ def _observed(
 
 
 def observer(
-    program: Program, sites: list[Use], of: End, places: int | None = None
+    program: Program, sites: list[Use], of: End, places: int | None = None, sums: Callable[[Any], Any] | None = None
 ) -> Callable[[list[Any]], list[Any]]:
     """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
 
-    Several sites may read one value; it is observed once.
+    Several sites may read one value; it is observed once. ``sums``, of rows ``[batch, places, n]``, makes others than
+    :func:`gram`, of as many axes.
     """
+    sums = sums or gram
     readers: dict[Value, list[Use]] = {}
     for use in sites:
         readers.setdefault(_value(use, of), []).append(use)
@@ -108,7 +110,7 @@ def observer(
     }
 
     def probe(own: list[Use]) -> Callable[[Any], list[Any]]:
-        return lambda x: [gram(_rows(use, x, of, places)) for use in own]
+        return lambda x: [sums(_rows(use, x, of, places)) for use in own]
 
     observe = Observer(program, {value: probe(own) for value, own in readers.items()}, apart=scans)
 
@@ -123,15 +125,15 @@ def observer(
     return run
 
 
-def unseen(uses: Uses, program: Program, of: End) -> str:
+def unseen(uses: Uses, program: Program, of: End, widest: float | None = None) -> str:
     """Why a parameter that sites read has no moments; empty if it has."""
-    first = uses.sites[0]
+    first, widest = uses.sites[0], WIDEST if widest is None else widest
     if any(_reading(use, of) != _reading(first, of) for use in uses.sites):
         return f"its sites {'compute' if of == 'outputs' else 'sum over'} different features"
     if first.is_conv and of == "inputs" and first.node.params["batch_group_count"] > 1:
         return "its batch is in groups"
-    if first.size(first.free if of == "outputs" else reduction(first)) > WIDEST:
-        return f"more than {WIDEST:,} features"
+    if first.size(first.free if of == "outputs" else reduction(first)) > widest:
+        return f"more than {widest:,} features"
     reachable = observable(program.frame)
     if any(use.node.outs[0] not in reachable for use in uses.sites):
         return "it is read in a while loop's condition"

@@ -18,11 +18,13 @@ class Layer(NamedTuple):
     Attributes:
       weight: ``[groups, reduction, out]``, float32.
       moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
+      norms: of its inputs, ``[groups, reduction, 1]``; None without data.
       fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known.
     """
 
     weight: Array
     moment: Any = None
+    norms: Any = None
     fisher: Any = None
 
 
@@ -83,7 +85,7 @@ def _sensitivity(layer: Layer) -> Array:
 PRUNERS = {
     "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight)),
     "wanda": _by_scores(
-        lambda layer: reconstruct.wanda_scores(layer.weight, layer.moment), per_output=True, needs="moment"
+        lambda layer: reconstruct.wanda_scores(layer.weight, layer.norms), per_output=True, needs="moment"
     ),
     "woodfisher": _by_scores(lambda layer: jnp.square(layer.weight) * layer.fisher, needs="fisher"),
     "sparsegpt": Pruner(

@@ -14,6 +14,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 from jaxcomp.core.types import Params, State
 from jaxcomp.prune import reconstruct
+from jaxcomp.prune.patterns import Pattern
 from jaxcomp.rewrite import sparsities
 from jaxcomp.rewrite.factors import by_rule
 from jaxcomp.rewrite.matrices import matrix, unmatrix
@@ -66,10 +67,11 @@ class _Recipe:
 
     def layer(self, path: str, use: Use, leaf: Any, moment: Any) -> Layer:
         """A parameter as its sites read it."""
-        fisher = self.fisher.get(path)
+        fisher, known = self.fisher.get(path), None if moment is None else _single(moment)
         return Layer(
             weight=_single(matrix(use, leaf)),
-            moment=None if moment is None else reconstruct.damped(_single(moment), self.damping),
+            moment=None if known is None else reconstruct.damped(known, self.damping),
+            norms=None if known is None else reconstruct.norms_of(known),
             fisher=None if fisher is None else _single(matrix(use, fisher)),
         )
 
@@ -138,8 +140,9 @@ def sparsify(
         are in a layer is held in memory, for all of them.
       sparsity: the fraction of zeros in [0, 1); ``{path: fraction}`` or ``[(regex, fraction), ...]``, of which the
         first that matches the whole path counts. None, or what none matches, stays dense.
-      pattern: instead of it ``(n, m)``: of every m weights in a row along what is summed over (a convolution's window,
-        then its input channels) n are kept, as :func:`jaxcomp.prune.nm` has it; or rules of it.
+      pattern: instead of it ``jaxcomp.prune.nm(n, m)``, or ``(n, m)``: of every m weights in a row along what the
+        layer sums over, whatever its layout (a convolution's window, then its input channels), n are kept; or rules of
+        it.
       method: see above.
       distribution: ``"uniform"``: every layer is as sparse as it is asked to be; ``"erk"``: more so the larger it is;
         ``"global"``: by what it costs, at the same number of zeros in all.
@@ -190,6 +193,7 @@ def sparsify(
         moments = second_moments(apply_fn, params, given, "inputs", places)
         left |= {path: why for path in goals if (why := moments.why_not(path))}
         goals = {path: goal for path, goal in goals.items() if path not in left}
+    _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
     if not recipe.pattern:
         goals = _counts(recipe, uses, named, goals, moments, distribution, maximum)
@@ -263,9 +267,26 @@ def _goals(sparsity: Any, pattern: Any, candidates: list[str]) -> dict[str, Any]
     for path, goal in goals.items():
         if pattern is None and not (isinstance(goal, float | int) and 0 <= goal < 1):
             raise ArgumentError(f"sparsity must be a fraction of zeros in [0, 1), got {goal!r} for {path!r}")
-        if pattern is not None and not (isinstance(goal, tuple) and len(goal) == 2 and 0 < goal[0] <= goal[1]):
-            raise ArgumentError(f"pattern must be a tuple (n, m), 1 <= n <= m, got {goal!r} for {path!r}")
-    return goals
+    return goals if pattern is None else {path: _n_of_m(path, goal) for path, goal in goals.items()}
+
+
+def _check_fisher(recipe: _Recipe, goals: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    """Refuses Fisher information that is missing where it is needed, or of another shape than the parameter."""
+    for path in goals:
+        shape = np.shape(recipe.fisher[path]) if path in recipe.fisher else None
+        if (shape is None and recipe.pruner.needs == "fisher") or shape not in (None, named[path].shape):
+            raise ArgumentError(
+                f"fisher= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
+                f"{named[path].shape}: give a tree like params, jaxcomp.rewrite.fisher(grads)"
+            )
+
+
+def _n_of_m(path: str, pattern: Any) -> tuple[int, int]:
+    pair = pattern.n_of_m if isinstance(pattern, Pattern) else pattern
+    if isinstance(pair, tuple) and len(pair) == 2 and 0 < pair[0] <= pair[1]:
+        return pair
+    got = f"the pattern {pattern.name}" if isinstance(pattern, Pattern) else repr(pattern)
+    raise ArgumentError(f"pattern must be jaxcomp.prune.nm(n, m) or (n, m), 1 <= n <= m; got {got} for {path!r}")
 
 
 def _recipe(

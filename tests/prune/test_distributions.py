@@ -129,6 +129,9 @@ def test_what_cannot_be_reached_is_refused_with_what_can(params):
         prune(0.9, distribution="global", dense=["middle"]).init(params)
     with pytest.raises(ArgumentError, match=r"'erk' cannot reach a sparsity of 0.999: 400 of 2108 .* minimum"):
         prune(0.999, distribution="erk", minimum=100, dense=["bias"]).init({**params, "bias": jnp.ones(100)})
+    whole = {path: leaf for path, leaf in params.items() if path != "bias"}
+    with pytest.raises(ArgumentError, match=r"'global' have 32 units .* of 0.01; the nearest are 0 or 0.03125"):
+        prune(0.01, pattern=jc.prune.filters(), distribution="global", dense="head").init(whole | {"head": jnp.ones(8)})
     with pytest.raises(RuleError, match="'nothing', matches no parameter"):
         prune(0.5, dense=["nothing"]).init(params)
     with pytest.raises(RuleError, match="'nothing', matches no parameter"):
@@ -144,3 +147,24 @@ def test_describe_says_what_is_asked_of_each_layer(params):
     for path, mask in state.items():
         assert notes[path].sparsity == pytest.approx(1 - float(mask.mean()), abs=1e-6)
     assert prune(0.8, distribution="global").describe(params, state, 0)["head"].sparsity == 0.8
+
+
+def test_a_schedule_passes_through_what_whole_units_cannot_express(params):
+    """A number of Python's is on its way like one of optax's, and can be described there."""
+    pruner = prune(lambda step: 0.02 * step, pattern=jc.prune.filters())
+    state = pruner.update(params["stem"], pruner.init(params["stem"]), 1)
+    assert state.all()
+    assert pruner.describe(params["stem"], state, 1)[""].sparsity == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("axes", "shape"), [(None, (3, 3, 2, 6)), ((1, 2, 3), (6, 2, 3, 3))])
+def test_every_output_keeps_as_many_and_the_next_best_outputs_one_more(rng, axes, shape):
+    """Of 18 weights 5.4 are kept: 5 of each output, and 2 more of all."""
+    weights = jnp.asarray(rng.normal(size=shape), jnp.float32).at[1, 1].set(0).at[2, 0, 0, 0].set(jnp.nan)
+    mask = prune(0.7, distribution=jc.prune.per_output(axes)).init(weights)
+    turn = (lambda x: np.asarray(x).reshape(18, 6)) if axes is None else (lambda x: np.asarray(x).reshape(6, 18).T)
+    scores = np.where(np.isnan(turn(weights)), np.inf, np.abs(turn(weights)))
+    wanted = np.stack([loops.top(column, 5) for column in scores.T], 1)
+    sixth = np.stack([loops.top(column, 6) for column in scores.T], 1) & ~wanted
+    wanted |= loops.top(np.where(sixth, scores, -1), 108 - round(0.7 * 108) - 30)
+    np.testing.assert_array_equal(turn(mask), wanted)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.prune import alternating, one_shot, prune
+from jaxcomp.prune import alternating, one_shot, prune, random_growth, taylor
 
 
 @pytest.fixture
@@ -78,14 +78,18 @@ def test_a_score_gathers_between_rankings(moved):
     ("arguments", "message"),
     [
         ({"score": "size"}, "score must be one of magnitude, random, taylor, snip, movement, wanda, or a value"),
-        ({"distribution": "layer"}, "distribution must be one of uniform, global, erk, lamp, or a value"),
+        ({"distribution": "layer"}, "distribution must be one of uniform, global, erk, lamp, per_output, or a value"),
+        ({"score": taylor}, r"or a value of jaxcomp.prune.Score; got <function taylor"),
+        ({"regrow": random_growth}, r"regrow must be one of set, rigl, or a value of jaxcomp.prune.Regrow"),
+        ({"pattern": (2, 4)}, r"pattern must be one of jaxcomp.prune: nm\(2, 4\), .* got \(2, 4\)"),
+        ({"sparsity": None}, r"sparsity must be a fraction of zeros in \[0, 1\), got None"),
         ({"every": 0}, "every= needs at least 1 step"),
         ({"minimum": -1}, "minimum= at least 0"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(arguments, message):
     with pytest.raises(ArgumentError, match=message):
-        prune(0.5, **arguments)
+        prune(**{"sparsity": 0.5, **arguments})
 
 
 def test_a_state_keeps_its_structure_beside_leaves_that_are_left_out():

@@ -35,7 +35,7 @@ def pruned(method: str, weight: Any, moment: Any, keep: int) -> tuple[np.ndarray
     elif method == "obc":
         mask, new = obc(weight, moment, keep)
     else:
-        scores = jnp.abs(weight) if method == "magnitude" else r.wanda_scores(weight, moment)
+        scores = jnp.abs(weight) if method == "magnitude" else r.wanda_scores(weight, r.norms_of(moment))
         mask = r.keep_of_layer(scores, keep)
         new = jnp.where(mask, weight, 0)
     return np.asarray(mask), np.asarray(new, np.float64)
@@ -195,7 +195,7 @@ def test_a_pattern_holds_in_every_row_of_m(pattern: tuple[int, int]) -> None:
 
 def test_wanda_keeps_as_many_of_every_output() -> None:
     weight, moment = layer(size=10, out=4)
-    scores = r.wanda_scores(single(weight), single(moment))
+    scores = r.wanda_scores(single(weight), r.norms_of(single(moment)))
     np.testing.assert_allclose(scores[0], np.abs(weight[0]) * np.sqrt(np.diagonal(moment[0]))[:, None], rtol=1e-5)
     assert np.asarray(r.keep_per_output(scores, 12)).sum(1).tolist() == [[3, 3, 3, 3]]
     counts = np.asarray(r.keep_per_output(scores, 14)).sum(1)

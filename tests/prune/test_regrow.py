@@ -9,7 +9,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.prune import blocks, gradient_growth, nm, prune, random_growth
+from jaxcomp.prune import blocks, filters, gradient_growth, kernels, nm, prune, random_growth
 
 SHAPES = {"bias": (10,), "conv": (3, 3, 3, 8), "head": (16, 10)}
 """A tree with an unpruned bias, and batch norm beside it."""
@@ -78,13 +78,62 @@ def test_step_0_starts_afresh_and_a_drop_of_0_ends_it(moved):
     jax.tree.map(np.testing.assert_array_equal, update(moved[3][0], masks[3], 0), first)
 
 
-def test_regrowth_takes_whole_blocks(moved):
-    (params, grads), pruner = moved[1], prune(0.5, pattern=blocks((4, 5)), regrow="rigl")
-    params, grads = {"head": params["head"]}, {"head": grads["head"]}
-    state = pruner.update(params, pruner.init(params), 3, grads=grads)
-    units = np.asarray(state["head"]).reshape(4, 4, 2, 5).transpose(0, 2, 1, 3).reshape(8, 20)
-    assert set(units.sum(1)) == {0, 20}
-    assert units.all(1).sum() == 4
+PATTERNS = {
+    "blocks": (blocks((4, 5)), "head", lambda x: x.reshape(4, 4, 2, 5).transpose(0, 2, 1, 3).reshape(8, 20)),
+    "kernels": (kernels(), "conv", lambda x: x.reshape(9, 24).T),
+    "filters": (filters(), "conv", lambda x: x.reshape(27, 8).T),
+}
+"""A pattern, a tensor, and its units as the rows of a matrix."""
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_regrowth_exchanges_whole_units(moved, name):
+    (params, grads), (pattern, path, rows) = moved[1], PATTERNS[name]
+    pruner = prune(0.5, pattern=pattern, regrow=gradient_growth(0.5, start=jc.prune.magnitude_score()))
+    weight, grad = rows(np.abs(params[path])).mean(1), rows(np.abs(grads[path])).mean(1)
+    first = pruner.init(params[path])
+    alive = loops.top(weight, len(weight) // 2)
+    np.testing.assert_array_equal(rows(np.asarray(first)), np.broadcast_to(alive[:, None], rows(first).shape))
+    state = rows(np.asarray(pruner.update(params[path], first, 3, grads=grads[path])))
+    kept = loops.top(np.where(alive, weight, -1), len(weight) // 4)
+    wanted = kept | loops.top(np.where(kept, -1, grad), len(weight) // 4)
+    np.testing.assert_array_equal(state, np.broadcast_to(wanted[:, None], state.shape))
+
+
+@pytest.mark.parametrize("distribution", ["uniform", pytest.param("global", marks=pytest.mark.exhaustive)])
+def test_nm_exchanges_within_its_groups(moved, distribution):
+    """The least of what is kept go, and in each group of 4 those of largest gradient fill up."""
+    params, grads = ({path: tree[path] for path in ("conv", "head")} for tree in moved[1])
+    growth = gradient_growth(0.4, start=jc.prune.magnitude_score())
+    pruner = prune(0.5, pattern=nm(2, 4), regrow=growth, distribution=distribution)
+    first = pruner.init(params)
+    update = jax.jit(lambda state, i: pruner.update(params, state, i, grads=grads))
+    new, afresh = update(first, 3), update(first, 0)
+    sizes = {path: np.where(mask, np.abs(params[path]), -1) for path, mask in first.items()}
+    counts = {path: int(mask.sum()) for path, mask in first.items()}
+    if distribution == "global":
+        flat = loops.top(np.concatenate([own.ravel() for own in sizes.values()]), round(0.6 * sum(counts.values())))
+        stays = np.split(flat, [sizes["conv"].size])
+    else:
+        stays = [loops.top(own, counts[path] - round(0.4 * counts[path])) for path, own in sizes.items()]
+    for (path, mask), stay in zip(first.items(), stays, strict=True):
+        ranked = np.where(stay.reshape(mask.shape), np.inf, np.abs(grads[path]))
+        np.testing.assert_array_equal(new[path], loops.nm_mask(ranked, 2, 4))
+        np.testing.assert_array_equal(mask, loops.nm_mask(np.abs(params[path]), 2, 4))
+        np.testing.assert_array_equal(afresh[path], mask)
+        assert (new[path] != mask).any()
+
+
+def test_a_layer_keeps_its_minimum_while_others_grow(moved):
+    params, grads = moved[1]
+    grads = {**grads, "bias": 0 * grads["bias"]}
+    pruner = prune(0.8, regrow="rigl", distribution="global", minimum=6)
+    params = {**params, "bias": params["bias"] * 1e-3}
+    state = pruner.init(params)
+    for step in (1, 2):
+        state = pruner.update(params, state, step, grads=grads)
+        assert int(state["bias"].sum()) == 6
+        assert sum(int(mask.sum()) for mask in state.values()) == 386 - round(0.8 * 386)
 
 
 def test_masks_are_exchanged_every_so_many_steps(moved):
@@ -103,8 +152,6 @@ def test_gradients_that_the_growth_needs_are_named(moved):
 
 
 def test_what_cannot_be_exchanged_is_refused():
-    with pytest.raises(ArgumentError, match="which the pattern 2:4 cannot"):
-        prune(0.5, regrow="set", pattern=nm(2, 4))
     with pytest.raises(ArgumentError, match="which nested masks cannot"):
         prune(0.5, regrow="set", nested=True)
     with pytest.raises(ArgumentError, match="drop must be a fraction of kept weights"):

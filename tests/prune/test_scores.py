@@ -99,6 +99,8 @@ def test_missing_gradients_are_named(name):
     for grads in (None, {}):
         with pytest.raises(ArgumentError, match=message):
             pruner.update(params, pruner.init(params), 1, grads=grads)
+    with pytest.raises(ArgumentError, match=r"the gradient of 'layer/kernel' has shape \(1,\), but .* \(3,\)"):
+        pruner.update(params, pruner.init(params), 1, grads={"layer": {"kernel": jnp.ones(1)}})
 
 
 def test_missing_or_misshapen_statistics_are_named():

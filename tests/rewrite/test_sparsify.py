@@ -208,8 +208,8 @@ def test_patterns_run_along_the_reduction_of_any_layout() -> None:
         return h.mean((1, 2)) @ p["head"]
 
     params = {"hwio": normal(3, 3, 4, 8), "oihw": normal(5, 8, 3, 3), "head": normal(5, 3)}
-    rules = [("head", None), (".*", (2, 4))]
-    for method in ("sparsegpt", "obc"):
+    for method, pattern in (("sparsegpt", jc.prune.nm(2, 4)), ("obc", (2, 4))):
+        rules = [("head", None), (".*", pattern)]
         sparse = sparsify(function, params, [normal(3, 5, 5, 4)], pattern=rules, method=method)  # type: ignore[arg-type]
         check(params, sparse)
         assert (np.asarray(sparse.masks["hwio"]).sum(2) == 2).all()
@@ -268,12 +268,15 @@ def test_erk_and_rules_and_tables_decide_where_zeros_are() -> None:
         ({"sparsity": 1.0}, r"in \[0, 1\), got 1.0 for 'down'"),
         ({}, "exactly one of sparsity= and pattern="),
         ({"sparsity": 0.5, "pattern": (2, 4)}, "exactly one of"),
-        ({"pattern": (5, 4)}, "1 <= n <= m, got"),
+        ({"pattern": (5, 4)}, r"1 <= n <= m; got \(5, 4\) for 'down'"),
+        ({"pattern": jc.prune.filters()}, r"must be jaxcomp.prune.nm\(n, m\) .* got the pattern filters"),
         ({"pattern": (2, 4), "distribution": "global"}, "a pattern has one sparsity"),
         ({"sparsity": 0.5, "method": "sgpt"}, "method must be one of magnitude, wanda"),
         ({"sparsity": 0.5, "distribution": "even"}, "distribution must be one of"),
         ({"sparsity": 0.5, "inputs": "old"}, "inputs must be one of"),
         ({"sparsity": 0.5, "method": "woodfisher"}, "needs fisher="),
+        ({"sparsity": 0.5, "method": "woodfisher", "fisher": {"up": MLP["up"]}}, "has nothing for 'down'"),
+        ({"sparsity": 0.5, "fisher": {**MLP, "up": X}}, r"has an array of shape \(40, 6\) for 'up' of shape \(6, 8\)"),
         ({"sparsity": 0.5, "damping": -1}, "damping must be at least 0"),
     ],
 )
