@@ -85,7 +85,16 @@ def _scale(axes: Any, field: str) -> None:
     axes.locator_params(axis="x", nbins=5)
 
 
-def tradeoff_curves(rows: Sequence[Mapping[str, Any]], x: str, fields: Sequence[str], line: str) -> Any:
+def tradeoff_curves(
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    fields: Sequence[str],
+    line: str,
+    *,
+    repeats: str | None = None,
+    marks: Sequence[Mapping[str, Any]] = (),
+    near_one: bool = False,
+) -> Any:
     """Draws what is lost against what is saved: one panel a field, one line a method.
 
     Args:
@@ -93,6 +102,10 @@ def tradeoff_curves(rows: Sequence[Mapping[str, Any]], x: str, fields: Sequence[
       x: the field of the horizontal axis, a fraction.
       fields: those that are drawn, fractions too.
       line: the field that says to which line a row belongs.
+      repeats: the field that repeated runs of one point have in common: their means are drawn, with bars of one sample
+        deviation.
+      marks: further points, of others: rows with ``x``, a name under ``line`` and some of the fields.
+      near_one: spread the axis towards 1, as the logarithm of what is left, and the others by theirs.
 
     Returns:
       A ``matplotlib.figure.Figure``; a line has one look in all panels.
@@ -110,18 +123,54 @@ def tradeoff_curves(rows: Sequence[Mapping[str, Any]], x: str, fields: Sequence[
         raise ArgumentError("tradeoff_curves needs at least one row to draw")
     names = list(dict.fromkeys(str(row[line]) for row in rows))
     palette = (canvas.BLUE, canvas.ORANGE, *SPARE, canvas.INK)
-    drawing, panels = canvas.grid(len(fields), 2, 5.2, 3.8)
+    drawing, panels = canvas.grid(len(fields), 2, 5.2, 3.8) if len(fields) > 1 else canvas.grid(1, 1, 7.2, 4.6)
+    drawn = []
     for axes, field in zip(panels, fields, strict=True):
         canvas.style(axes, field)
         for i, name in enumerate(names):
-            points = sorted((float(row[x]), float(row[field])) for row in rows if str(row[line]) == name)
+            points = _points([row for row in rows if str(row[line]) == name], x, field, repeats)
             look = {"color": palette[i % len(palette)], "linestyle": "-" if i < len(palette) else "--"}
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.6, marker="o", markersize=3, **look)
+            drawn += axes.plot(*points[:, :2].T, label=name, linewidth=1.6, marker="o", markersize=3, **look)
+            if np.any(points[:, 2] > 0):
+                axes.errorbar(*points.T, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2)
+        for mark in (mark for mark in marks if field in mark):
+            axes.scatter([mark[x]], [mark[field]], s=60, color=canvas.INK, marker="*", zorder=3)
+            beside = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": canvas.INK}
+            axes.annotate(str(mark[line]), (mark[x], mark[field]), **beside, parse_math=False)
         axes.set_xlabel(x, fontsize=8, color=canvas.SOFT)
+        if near_one:
+            _spread_towards_one(axes)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    canvas.legend(drawing, [own for axes in panels for own in axes.lines])
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+    canvas.legend(drawing, drawn)
     return drawing
+
+
+def _points(rows: Sequence[Mapping[str, Any]], x: str, field: str, repeats: str | None) -> np.ndarray:
+    """Points of a line, ``[n, 3]``: where, how much, and the deviation among repeated runs."""
+    groups: dict[Any, list[tuple[float, float]]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(i if repeats is None else row[repeats], []).append((float(row[x]), float(row[field])))
+    runs = [np.array(group) for group in groups.values()]
+    points = [(*run.mean(axis=0), run[:, 1].std(ddof=1) if len(run) > 1 else 0.0) for run in runs]
+    return np.array(sorted(points))
+
+
+_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
+
+
+def _spread_towards_one(axes: Any) -> None:
+    """A horizontal axis by the logarithm of what is left, and a vertical one by that of what is lost."""
+    low, high = axes.get_xlim()
+    limits = low, min(high, 0.99995)
+    axes.set_xscale("function", functions=(lambda v: -np.log(np.maximum(1 - v, 1e-6)), lambda v: 1 - np.exp(-v)))
+    axes.set_xlim(*limits)
+    axes.set_xticks([tick for tick in _TICKS if limits[0] <= tick <= limits[1]])
+    axes.set_yscale("log")
+    bottom, top = axes.get_ylim()
+    ticks = [value * 10.0**power for power in range(-5, 1) for value in (1, 1.5, 2, 3, 5, 7)]
+    axes.set_yticks([tick for tick in ticks if bottom <= tick <= top])
+    axes.minorticks_off()
 
 
 def layer_sparsity(summary: Summary) -> Any:

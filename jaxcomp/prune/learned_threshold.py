@@ -1,5 +1,6 @@
 """Learned thresholds: every tensor finds its own sparsity."""
 
+import math
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compresso
 
     Reference: Kusupati et al., Soft threshold weight reparameterization for learnable sparsity, 2020.
     """
-    if not jnp.isfinite(start):
+    if not math.isfinite(start):
         raise ArgumentError(f"start must be a finite number, got {start!r}")
 
     def init(params: Params) -> State:

@@ -1,5 +1,6 @@
 """Figures draw whatever a run leaves behind: one layer or many, gaps, nothing at all."""
 
+import io
 import subprocess
 import sys
 
@@ -161,3 +162,22 @@ def test_tradeoffs_have_a_panel_a_field_and_a_line_a_method_in_order_of_the_axis
     assert len(looks) == 12
     with pytest.raises(ArgumentError, match="at least one row"):
         tradeoff_curves([], "kept", ["a"], "method")
+
+
+def test_repeated_runs_are_one_point_with_a_bar_and_points_of_others_are_marked():
+    runs = [(0.9, 0.01), (0.9, 0.03), (0.99, 0.05)]
+    rows = [{"method": "ours", "asked": asked, "kept": asked, "error": error} for asked, error in runs]
+    theirs = [{"method": "theirs", "kept": 0.98, "error": 0.024}, {"method": "elsewhere", "kept": 0.5, "other": 1.0}]
+    drawing = tradeoff_curves(rows, "kept", ["error"], "method", repeats="asked", marks=theirs, near_one=True)
+    (axes,) = drawing.axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0.9, 0.02], [0.99, 0.05]])
+    bars, mark = axes.collections
+    bar, single = bars.get_segments()
+    np.testing.assert_allclose(bar[:, 1], 0.02 + np.array([-1, 1]) * np.std([0.01, 0.03], ddof=1))
+    np.testing.assert_allclose(single[:, 1], 0.05)
+    assert mark.get_offsets().tolist() == [[0.98, 0.024]]
+    assert [text.get_text() for text in axes.texts] == ["theirs"]
+    across = axes.transData.transform([[0.9, 0.02], [0.99, 0.02], [0.999, 0.02]])[:, 0]
+    np.testing.assert_allclose(across[2] - across[1], across[1] - across[0])  # each a tenth of what is left
+    assert {0.9, 0.95, 0.98, 0.99} <= set(axes.get_xticks())
+    drawing.savefig(io.BytesIO())

@@ -52,3 +52,8 @@ def test_describe_tells_the_threshold():
 def test_a_start_that_is_not_finite_is_refused():
     with pytest.raises(ArgumentError, match="start must be a finite number"):
         learned_threshold(float("-inf"))
+
+
+def test_it_can_be_made_inside_a_compiled_function():
+    made = jax.jit(lambda w: learned_threshold(0.0).apply(w, learned_threshold(0.0).init(w)))
+    np.testing.assert_array_equal(made(jnp.array([0.4, -0.75])), [0, -0.75])

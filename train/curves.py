@@ -1,0 +1,250 @@
+"""Error against sparsity of LeNets trained on MNIST from scratch, by every way to train a sparse network.
+
+    python -m train.curves --model lenet300 [--data_dir DIR] [--methods cubic] [--sparsities 0.9 0.99] [--seeds 0 1]
+
+Sparsity is the share of zeros in all kernels together. Nothing is augmented and nothing is chosen by the test error.
+Every point is written when it is known, and a run that was stopped goes on with the next.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import jaxcomp as jc
+from jaxcomp.core.files import write_atomically
+from jaxcomp.measure import tradeoff_curves
+from train import config as command_line
+from train import data, evaluate
+from train.errors import exit_status
+from train.models.lenet import LeNet5, LeNet300, by_patches
+from train.scratch import KERNELS, METHODS, Data, Knobs, sparsity_of, train
+from train.step import Classifier
+from train.until import Rewind, prune_until
+
+MODELS: dict[str, Callable[[int], Any]] = {
+    "lenet300": LeNet300,
+    "lenet5": lambda classes: LeNet5(classes, convolve=by_patches),
+}
+PUBLISHED: dict[str, list[dict[str, Any]]] = {
+    "lenet300": [
+        {"method": "SNIP", "sparsity": 0.98, "error": 0.024},
+        {"method": "sparse variational dropout", "sparsity": 0.985, "error": 0.0192},
+        {"method": "DST", "sparsity": 0.975, "error": 0.0231},
+    ],
+    "lenet5": [{"method": "sparse variational dropout", "sparsity": 0.9964, "error": 0.0075}],
+}
+"""Lee et al., 2019; Molchanov et al., 2017; Liu et al., Dynamic sparse training, 2020."""
+ITERATIVE: dict[str, Rewind] = {"lottery ticket": "weights", "learning-rate rewinding": "learning rate"}
+FROM_DENSE = (*ITERATIVE, "cubic distilled")
+NAMES = ("cubic", "RigL", "STR", "L1", *ITERATIVE, "cubic distilled")
+FIRST_ROUNDS = (0.5, 0.75)
+
+
+class Bench(NamedTuple):
+    """All that the runs of a command share."""
+
+    args: argparse.Namespace
+    model: Classifier
+    learnt: Data
+    scored_on: data.Split
+
+    def knobs(self, sparsity: float, **others: Any) -> Knobs:
+        """Those of the command line."""
+        count = len(self.learnt.labels) // self.args.batch_size
+        rate, decay = self.args.learning_rate, self.args.weight_decay
+        return Knobs(sparsity, self.args.epochs * count, rate, decay, **others)
+
+    def train(self, params: Any, knobs: Knobs, method: str, seed: int, **options: Any) -> Any:
+        """The view at the end of a run."""
+        options = {"model": self.model, "method": METHODS[method], "batch_size": self.args.batch_size, **options}
+        return jax.device_get(train(params, knobs, options.pop("learnt", self.learnt), seed=seed, **options))
+
+    def fresh(self, seed: int) -> Any:
+        """Parameters before training."""
+        return self.model.init(jax.random.key(seed), self.learnt.images[:1])["params"]
+
+    def error(self, view: Any) -> float:
+        """On the images that are scored on."""
+        return 1 - evaluate.score(self.model, {"params": view}, self.scored_on)["accuracy"]
+
+
+def prepared(args: argparse.Namespace) -> Bench:
+    """The data, on the device, and the model."""
+    dataset = data.load(args.dataset, args.data_dir)
+    model = Classifier(MODELS[args.model](dataset.classes), *dataset.moments())
+    images, labels = dataset.train.images, dataset.train.labels
+    cut = len(labels) - args.held_out
+    scored_on = data.Split(images[cut:], labels[cut:]) if args.held_out else dataset.test
+    learnt = Data(jnp.asarray(images[:cut]), jnp.asarray(labels[:cut]), jnp.zeros((cut, dataset.classes)))
+    return Bench(args, model, learnt, scored_on)
+
+
+def dense(bench: Bench, seed: int) -> dict[str, Any]:
+    """The dense network of a seed, at its end and after its first epoch, trained once."""
+    path = bench.args.workdir / f"dense-{seed}.jcz"
+    if not path.exists():
+        early: list[Any] = []
+        keep = lambda number, params: early.append(jax.device_get(params)) if number == 1 else None  # noqa: E731
+        began = time.monotonic()
+        params = bench.train(bench.fresh(seed), bench.knobs(0.0), "masked", seed, each=keep)
+        seconds = time.monotonic() - began
+        jc.pack.save(path, {"early": early[0], "end": params}, metadata={"seconds": seconds})
+    saved, about = jc.pack.load(path)
+    return {**saved, **about}
+
+
+def scratch(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
+    """The view that a method makes of fresh parameters."""
+    args = bench.args
+    if method == "cubic distilled":
+        end = {"params": dense(bench, seed)["end"]}
+        outputs = jax.jit(bench.model.logits)
+        parts = np.array_split(np.asarray(bench.learnt.images), max(1, len(bench.learnt.labels) // 1000))
+        targets = jnp.concatenate([outputs(end, part) for part in parts])
+        knobs = bench.knobs(sparsity)
+        knobs = knobs._replace(steps=args.longer * knobs.steps, end=args.distilled_end)
+        learnt = bench.learnt._replace(targets=targets)
+        return bench.train(end["params"], knobs, "cubic", seed, distil=True, learnt=learnt)
+    strength = {"STR": args.threshold_pace, "L1": args.l1}.get(method, 0.0)
+    return bench.train(bench.fresh(seed), bench.knobs(sparsity, strength=strength), method, seed)
+
+
+def iterate(bench: Bench, method: str, seed: int, record: Callable[[float, Any], None]) -> None:
+    """Prunes, rewinds and trains again, round by round; each round that is asked for is a point."""
+    wanted = set(bench.args.sparsities)
+    asked = sorted(wanted | {early for early in FIRST_ROUNDS if early < min(wanted)})
+    begun = dense(bench, seed)
+    epoch = len(bench.learnt.labels) // bench.args.batch_size
+
+    def tune(variables: Any, masks: Any, number: int, rewound: bool) -> Any:
+        assert rewound
+        knobs = bench.knobs(0.0, first=epoch if bench.args.epochs > 1 else 0)
+        order = seed + 1000 * number
+        return {"params": bench.train(variables["params"], knobs, "masked", order, masks=masks)}
+
+    prune_until(
+        {"params": begun["end"]},
+        lambda sparsity: jc.partition([(KERNELS, jc.prune.magnitude(sparsity, scope="global"))]),
+        tune,
+        lambda variables: 1 - bench.error(variables["params"]),
+        asked=asked,
+        rewind=ITERATIVE[method],
+        early={"params": begun["early"]},
+        folder=bench.args.workdir / f"{method.replace(' ', '-')}-{seed}",
+        seen=lambda one: record(one.asked, one.variables["params"]) if one.asked in wanted else None,
+    )
+
+
+def job(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains every point that is not known yet; returns the table."""
+    given = {name: str(value) for name, value in vars(args).items() if name not in ("sparsities", "methods", "seeds")}
+    command_line.claim(args.workdir, ConfigDict(given | {"workdir": "", "data_dir": ""}))
+    path = args.workdir / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": given, "rows": []}
+    began = time.monotonic()
+
+    def known(method: str, asked: float, seed: int) -> bool:
+        return any((row["method"], row["asked"], row["seed"]) == (method, asked, seed) for row in summary["rows"])
+
+    def record(method: str, seed: int, asked: float, view: Any) -> None:
+        nonlocal began
+        if not known(method, asked, seed):
+            row = {"method": method, "asked": asked, "sparsity": float(sparsity_of(view)), "error": bench.error(view)}
+            summary["rows"].append(row | {"seed": seed, "seconds": time.monotonic() - began})
+            write_atomically(path, json.dumps(summary, indent=1).encode())
+            print(_line(summary["rows"][-1]), flush=True)
+        began = time.monotonic()
+
+    bench = prepared(args)
+    for seed, method in itertools.product(args.seeds, args.methods):
+        missing = [sparsity for sparsity in args.sparsities if not known(method, sparsity, seed)]
+        if missing and method in FROM_DENSE:
+            record("dense", seed, 0.0, dense(bench, seed)["end"])
+        if missing and method in ITERATIVE:
+            iterate(bench, method, seed, functools.partial(record, method, seed))
+        else:
+            for sparsity in missing:
+                record(method, seed, sparsity, scratch(bench, method, sparsity, seed))
+    return summary
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    reached = f"{row['asked']:>8.2%}  {row['sparsity']:>8.2%}  {row['error']:>7.2%}"
+    return f"{row['method']:<24}{reached}  seed {row['seed']}  {row['seconds']:>6.0f} s"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean error and, of several seeds, its sample deviation: a line a method, a column a sparsity; Markdown.
+
+    Example:
+      >>> rows = [{"method": "cubic", "asked": 0.9, "error": error} for error in (0.02, 0.022)]
+      >>> print(table(rows).splitlines()[-1])
+      | cubic | 2.10 ± 0.14 |
+    """
+    asked = sorted({row["asked"] for row in rows})
+    lines = [["method", *(f"{100 * sparsity:.6g} %" for sparsity in asked)], ["---", *["---:"] * len(asked)]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = []
+        for sparsity in asked:
+            errors = [100 * row["error"] for row in rows if (row["method"], row["asked"]) == (method, sparsity)]
+            spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+            cells.append(f"{statistics.mean(errors):.2f}{spread}" if errors else "")
+        lines.append([method, *cells])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def show(summary: dict[str, Any], model: str, workdir: Path) -> None:
+    """Prints the table and writes the figure."""
+    print(table(summary["rows"]))
+    rows = [row for row in summary["rows"] if row["asked"]]
+    drawing = tradeoff_curves(
+        rows, "sparsity", ["error"], "method", repeats="asked", marks=PUBLISHED[model], near_one=True
+    )
+    drawing.savefig(workdir / "error.png", dpi=150)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", required=True, choices=list(MODELS), help="what is trained")
+    add("--dataset", default="mnist", help="what it learns")
+    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add("--methods", nargs="+", default=list(NAMES), choices=NAMES, help="what to compare")
+    add("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99, 0.997], help="fractions of zeros")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of parameters and the order of images")
+    add("--epochs", type=int, default=10, help="of a run, and of each round of an iterative one")
+    add("--longer", type=int, default=3, help="times as many epochs when distilled from the dense network")
+    add("--batch_size", type=int, default=128, help="images in a step")
+    add("--learning_rate", type=float, default=2e-3, help="Adam's, at its start; it ends at 0")
+    add("--weight_decay", type=float, default=1e-2, help="AdamW's, of kernels")
+    add("--distilled_end", type=float, default=0.6, help="the fraction of a distilled run after which masks stand")
+    add("--threshold_pace", type=float, default=40.0, help="STR: the decay of thresholds, in a run")
+    add("--l1", type=float, default=0.2, help="L1: strength, beside Adam's normalised gradients")
+    add("--held_out", type=int, default=0, help="score on so many training images kept from all else, for tuning")
+    add("--workdir", type=Path, default=None, help="run folder (default: runs/curves-MODEL)")
+    args = parser.parse_args(argv)
+    args.workdir = args.workdir or Path(f"runs/curves-{args.model}")
+    return args
+
+
+def main() -> int:
+    """Runs the job of the command line; writes ``summary.json`` and ``error.png``."""
+    args = parse()
+    return exit_status(lambda: show(job(args), args.model, args.workdir))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
