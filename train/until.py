@@ -101,7 +101,7 @@ def prune_until(
 
     def pruned(last: Round, number: int) -> Variables:
         compressor = recipe(asked[number - 1])
-        masks = compressor.init(last.variables["params"])
+        masks = jax.device_get(compressor.init(last.variables["params"]))  # on the host no step can donate them
         source = early if rewind == "weights" and early is not None else last.variables
         start = {**source, "params": compressor.apply(source["params"], masks)}
         tuned = tune(start, masks, number, rewind is not None)
