@@ -1,7 +1,9 @@
-"""Calibration of published networks: training images as they were trained on, and batch norm averaged anew."""
+"""What scripts on published networks share: options, images as they were trained on, batch norm averaged anew."""
 
+import argparse
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +13,16 @@ from train import data
 from train.step import Model, Variables
 
 SHIFT, FLIP = 4, True  # black borders, mirror images: other images would move the batch statistics
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which network, and on which images."""
+    add = parser.add_argument
+    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
+    add("--dataset", default="cifar10", help="its data set")
+    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add("--batch_size", type=int, default=128, help="images in a batch")
+    add("--seed", type=int, default=0, help="of the order and augmentation of images")
 
 
 def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:

@@ -90,7 +90,8 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
     steps = max(1, round(config[name].epochs * per_epoch))
     seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
     every = max(1, round(config.record_every * per_epoch))
-    return Phase(name, steps, every, batch_size, seed, config.shift, config.flip)
+    rate = f"--config.{name}.learning_rate"
+    return Phase(name, steps, every, batch_size, seed, config.shift, config.flip, rate)
 
 
 def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:

@@ -28,14 +28,14 @@ from jaxcomp.measure import tradeoff_curves
 from train import config as command_line
 from train import data, evaluate
 from train.errors import exit_status
-from train.models.lenet import LeNet5, LeNet300, by_patches
+from train.models.lenet import LeNet5, LeNet300
 from train.scratch import KERNELS, METHODS, Data, Knobs, sparsity_of, train
 from train.step import Classifier
 from train.until import Rewind, prune_until
 
 MODELS: dict[str, Callable[[int], Any]] = {
     "lenet300": LeNet300,
-    "lenet5": lambda classes: LeNet5(classes, convolve=by_patches),
+    "lenet5": lambda classes: LeNet5(classes, patches=True),
 }
 PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "lenet300": [
@@ -188,21 +188,31 @@ def _line(row: Mapping[str, Any]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean error and, of several seeds, its sample deviation: a line a method, a column a sparsity; Markdown.
 
+    Where another sparsity was reached than asked for, it stands beside.
+
     Example:
-      >>> rows = [{"method": "cubic", "asked": 0.9, "error": error} for error in (0.02, 0.022)]
-      >>> print(table(rows).splitlines()[-1])
+      >>> rows = [{"method": "cubic", "asked": 0.9, "sparsity": 0.9, "error": error} for error in (0.02, 0.022)]
+      >>> rows.append({"method": "STR", "asked": 0.9, "sparsity": 0.85, "error": 0.01})
+      >>> print(*table(rows).splitlines()[2:], sep=chr(10))
       | cubic | 2.10 ± 0.14 |
+      | STR | 1.00 (at 85 %) |
     """
     asked = sorted({row["asked"] for row in rows})
     lines = [["method", *(f"{100 * sparsity:.6g} %" for sparsity in asked)], ["---", *["---:"] * len(asked)]]
     for method in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for sparsity in asked:
-            errors = [100 * row["error"] for row in rows if (row["method"], row["asked"]) == (method, sparsity)]
-            spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-            cells.append(f"{statistics.mean(errors):.2f}{spread}" if errors else "")
-        lines.append([method, *cells])
+        own = [[row for row in rows if (row["method"], row["asked"]) == (method, sparsity)] for sparsity in asked]
+        lines.append([method, *map(_cell, own, asked)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(rows: list[dict[str, Any]], asked: float) -> str:
+    if not rows:
+        return ""
+    errors = [100 * row["error"] for row in rows]
+    reached = statistics.mean(row["sparsity"] for row in rows)
+    spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+    apart = abs(reached - asked) > 0.1 * (1 - asked)
+    return f"{statistics.mean(errors):.2f}{spread}" + (f" (at {100 * reached:.4g} %)" if apart else "")
 
 
 def show(summary: dict[str, Any], model: str, workdir: Path) -> None:

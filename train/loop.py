@@ -32,6 +32,7 @@ class Phase:
       steps: in all.
       record_every: steps from one metrics record, test score and checkpoint to the next.
       batch_size, seed, shift, flip: of :func:`train.data.train_batch`.
+      rate: the option that sets the learning rate, for those whose training diverges.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Phase:
     seed: int
     shift: int
     flip: bool
+    rate: str = "--learning_rate"
 
 
 def fit(
@@ -83,7 +85,7 @@ def fit(
     compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
 
     def save(state: TrainState) -> None:
-        _check_finite(state, names, phase.name, checkpoints)
+        _check_finite(state, names, phase, checkpoints)
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
 
     with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop:
@@ -95,7 +97,7 @@ def fit(
             at += 1
             if at % phase.record_every == 0 or at == phase.steps:
                 state = parallel.get(shared)
-                _check_finite(state, names, phase.name, checkpoints)
+                _check_finite(state, names, phase, checkpoints)
                 record = _record(state, phase.name) | score(state)
                 metrics.append(record)
                 progress.show(record)
@@ -119,7 +121,7 @@ def _record(state: TrainState, phase: str) -> dict[str, Any]:
     }
 
 
-def _check_finite(state: TrainState, names: list[str], phase: str, checkpoints: Checkpoints) -> None:
+def _check_finite(state: TrainState, names: list[str], phase: Phase, checkpoints: Checkpoints) -> None:
     trouble = np.asarray(state.trouble)
     if not trouble.any():
         return
@@ -127,9 +129,9 @@ def _check_finite(state: TrainState, names: list[str], phase: str, checkpoints: 
     where = [name for name, when in zip(names, trouble, strict=True) if when == first]
     kept = checkpoints.latest()
     raise UserError(
-        f"not finite: {', '.join(where[:6])}{', ...' if len(where) > 6 else ''} at {phase} step {first - 1}.\n"
+        f"not finite: {', '.join(where[:6])}{', ...' if len(where) > 6 else ''} at {phase.name} step {first - 1}.\n"
         + (f"The checkpoint of step {kept} is kept. " if kept is not None else "No checkpoint was saved yet. ")
-        + f"Lower --config.{phase}.learning_rate, or look for bad values in the data, and start again in a new workdir."
+        + f"Lower {phase.rate}, or look for bad values in the data, and start again in a new workdir."
     )
 
 

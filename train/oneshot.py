@@ -23,7 +23,7 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.measure import tradeoff_curves
 from train import config as command_line
 from train import data, evaluate
-from train.calibration import batches, recalibrated
+from train.calibration import add_options, batches, recalibrated
 from train.errors import exit_status
 from train.models.pretrained import MEAN, STD, load_resnet
 from train.step import Classifier, Variables
@@ -111,12 +111,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
-    add("--dataset", default="cifar10", help="its data set")
-    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add_options(parser)
     add("--sparsities", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9], help="fractions of zeros")
     add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="what to compare")
-    add("--batch_size", type=int, default=128, help="images in a batch")
     add("--calibration", type=int, default=8, help="batches on which layers are pruned")
     add("--places", type=int, default=64, help="pixels of each convolution's result that count; 0: all")
     add("--damping", type=float, default=0.01, help="of the layers' second moments")
@@ -129,7 +126,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=0,
         help="score on so many training images kept from all else, not on the test set",
     )
-    add("--seed", type=int, default=0, help="of the order and augmentation of images")
     add("--workdir", type=Path, default=Path("runs/oneshot"), help="run folder")
     return parser.parse_args(argv)
 

@@ -22,7 +22,7 @@ import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from train import config as command_line
 from train import data, evaluate
-from train.calibration import FLIP, SHIFT, batches, recalibrated
+from train.calibration import FLIP, SHIFT, add_options, batches, recalibrated
 from train.errors import UserError, exit_status
 from train.loop import Phase, fit
 from train.models.pretrained import MEAN, STD, load_resnet
@@ -123,9 +123,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
-    add("--dataset", default="cifar10", help="its data set")
-    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add_options(parser)
     add("--target", type=float, default=0.9, help="the fraction of zeros in kernels at which it ends")
     add("--bytes", type=int, help="the size of model.jcz at which it ends earlier")
     add("--floor", type=float, default=0.9, help="the accuracy below which it ends")
@@ -134,14 +132,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rewind", default="learning_rate", choices=list(REWIND), help="what is turned back after pruning")
     add("--early", type=Path, help="the network early in its training, to which weights are rewound")
     add("--steps", type=int, default=200, help="of training, a round; 0: batch norm alone is averaged anew")
-    add("--batch_size", type=int, default=128, help="images in a batch")
     add("--learning_rate", type=float, default=0.02, help="of training, at its peak")
     add("--weight_decay", type=float, default=1e-4, help="of training")
     add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
     add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
     add("--recalibration", type=int, default=32, help="batches over which batch norm is averaged anew")
     add("--record_every", type=int, default=50, help="steps from one record and checkpoint to the next")
-    add("--seed", type=int, default=0, help="of the order and augmentation of images")
     add("--workdir", type=Path, default=Path("runs/prune"), help="run folder")
     return parser.parse_args(argv)
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves, replace_leaves
 from train.errors import UserError
 from train.step import Batch, Classifier, Loss, TrainState, hard_loss, init_state, make_step
 
@@ -103,24 +104,15 @@ def adamw(knobs: Knobs) -> Any:
 def _only_kernels(transformation: Any) -> Any:
     def chosen(trained: Any) -> Any:
         params, learned = trained
-        names = {path: path.endswith("kernel") for path in _named(params)}
-        return _renamed(params, names), jax.tree.map(lambda _: False, learned)
+        kernels = {path: path.endswith("kernel") for path in named_leaves(params)}
+        return replace_leaves(params, kernels), jax.tree.map(lambda _: False, learned)
 
     return optax.masked(transformation, chosen)
 
 
-def _named(params: Any) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
-def _renamed(params: Any, values: dict[str, Any]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(params), list(values.values()))
-
-
 def sparsity_of(view: Any) -> Any:
     """The fraction of zeros in all kernels together."""
-    kernels = [leaf for path, leaf in _named(view).items() if path.endswith("kernel")]
+    kernels = [leaf for path, leaf in named_leaves(view).items() if path.endswith("kernel")]
     return sum(jnp.sum(kernel == 0) for kernel in kernels) / sum(kernel.size for kernel in kernels)
 
 

@@ -26,7 +26,7 @@ import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from train import config as command_line
 from train import data, evaluate, report
-from train.calibration import FLIP, SHIFT, batches, recalibrated
+from train.calibration import FLIP, SHIFT, add_options, batches, recalibrated
 from train.errors import UserError, exit_status
 from train.loop import Phase, fit
 from train.models.pretrained import MEAN, STD, load_resnet
@@ -228,9 +228,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
-    add("--dataset", default="cifar10", help="its data set")
-    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
+    add_options(parser)
     add("--macs", type=float, default=0.5, help="the fraction of multiply-accumulates that may be left")
     add("--rounds", type=int, default=3, help="in which it is cut, each ranking anew what the last one left")
     add("--score", default="taylor_squared", help="what ranks the channels: a score of jaxcomp.rewrite.importance")
@@ -245,13 +243,11 @@ def parse() -> argparse.Namespace:
     add("--refit", type=int, default=4, help="batches on which, each round, layers are refitted; 0: they are not")
     add("--recalibration", type=int, default=64, help="batches over which batch norm is recalibrated")
     add("--steps", type=int, default=200, help="of fine-tuning; 0: none")
-    add("--batch_size", type=int, default=128, help="images in a batch")
     add("--learning_rate", type=float, default=0.002, help="of fine-tuning, at its peak")
     add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
     add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
     add("--record_every", type=int, default=100, help="steps from one record and checkpoint to the next")
     add("--record_test", type=int, default=1000, help="test images that records are scored on")
-    add("--seed", type=int, default=0, help="of the order and augmentation of images")
     add("--workdir", type=Path, default=Path("runs/shrink"), help="run folder")
     return parser.parse_args()
 

@@ -238,5 +238,13 @@ def _inline(svg: str) -> str:
 
 
 def markups(blocks: Iterable[Block | str]) -> list[str]:
-    """The HTML of each block; a bare string becomes a paragraph."""
+    """The HTML of each block; a bare string becomes a paragraph.
+
+    Args:
+      blocks: of this module, and strings of plain text.
+
+    Example:
+      >>> markups(["1 < 2"])
+      ['<p>1 &lt; 2</p>']
+    """
     return [(paragraph(block) if isinstance(block, str) else block).markup for block in blocks]

@@ -36,7 +36,13 @@ def grid(panels: int, columns: int, width: float, height: float) -> tuple[Any, l
 
 
 def style(axes: Any, title: str, *, size: float = 10) -> None:
-    """Gives a panel its title, and takes away what is not data."""
+    """Gives a panel its title, and takes away what is not data.
+
+    Args:
+      axes: a panel of :func:`grid`.
+      title: plain text.
+      size: of the title, in points.
+    """
     # A path may hold a $, which matplotlib would read as mathematics.
     axes.set_title(title, loc="left", fontsize=size, color=INK, fontweight="bold", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -47,7 +53,12 @@ def style(axes: Any, title: str, *, size: float = 10) -> None:
 
 
 def legend(drawing: Any, artists: Sequence[Any]) -> None:
-    """One legend above all panels, with each label once."""
+    """One legend above all panels, with each label once.
+
+    Args:
+      drawing: of :func:`grid`.
+      artists: matplotlib's, with labels; of those with one label the last shows how it looks.
+    """
     handles = {str(artist.get_label()): artist for artist in artists}
     if handles:
         box = drawing.legend(handles.values(), handles, loc="outside upper right", ncols=6, frameon=False, fontsize=9)
@@ -67,7 +78,12 @@ def nothing(axes: Any) -> None:
 
 
 def elide(path: str, length: int) -> str:
-    """A path by its end, where it is longer than ``length``."""
+    """A path by its end, where it is longer than ``length`` characters.
+
+    Example:
+      >>> elide("Block_0/Conv_0/kernel", 12), elide("kernel", 12)
+      ('…nv_0/kernel', 'kernel')
+    """
     return path if len(path) <= length else "…" + path[1 - length :]
 
 
@@ -77,5 +93,10 @@ def is_float(values: Any) -> bool:
 
 
 def floats(values: Any) -> np.ndarray:
-    """Any floats as a flat float64 array."""
+    """Any floats as a flat float64 array.
+
+    Example:
+      >>> floats(np.ones((2, 2), np.float16))
+      array([1., 1., 1., 1.])
+    """
     return np.asarray(values).astype(np.float64).ravel()

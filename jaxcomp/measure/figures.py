@@ -133,13 +133,18 @@ def tradeoff_curves(
             drawn += axes.plot(*points[:, :2].T, label=name, linewidth=1.6, marker="o", markersize=3, **look)
             if np.any(points[:, 2] > 0):
                 axes.errorbar(*points.T, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2)
-        for mark in (mark for mark in marks if field in mark):
+        for i, mark in enumerate(mark for mark in marks if field in mark):
             axes.scatter([mark[x]], [mark[field]], s=60, color=canvas.INK, marker="*", zorder=3)
-            beside = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": canvas.INK}
+            beside = {
+                "textcoords": "offset points",
+                "xytext": (5, -10 if i % 2 else 4),
+                "fontsize": 7,
+                "color": canvas.INK,
+            }
             axes.annotate(str(mark[line]), (mark[x], mark[field]), **beside, parse_math=False)
         axes.set_xlabel(x, fontsize=8, color=canvas.SOFT)
         if near_one:
-            _spread_towards_one(axes)
+            _spread_towards_one(axes, max(float(row[x]) for row in (*rows, *marks)))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
     canvas.legend(drawing, drawn)
@@ -159,10 +164,9 @@ def _points(rows: Sequence[Mapping[str, Any]], x: str, field: str, repeats: str 
 _TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 
 
-def _spread_towards_one(axes: Any) -> None:
+def _spread_towards_one(axes: Any, most: float) -> None:
     """A horizontal axis by the logarithm of what is left, and a vertical one by that of what is lost."""
-    low, high = axes.get_xlim()
-    limits = low, min(high, 0.99995)
+    limits = axes.get_xlim()[0], 1 - max(0.8 * (1 - most), 5e-5)
     axes.set_xscale("function", functions=(lambda v: -np.log(np.maximum(1 - v, 1e-6)), lambda v: 1 - np.exp(-v)))
     axes.set_xlim(*limits)
     axes.set_xticks([tick for tick in _TICKS if limits[0] <= tick <= limits[1]])

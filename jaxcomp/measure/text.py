@@ -8,7 +8,12 @@ from jaxcomp.core.tables import is_number
 
 
 def count(number: int) -> str:
-    """A whole number with separators: ``1,234,567``."""
+    """A whole number with separators.
+
+    Example:
+      >>> count(1234567)
+      '1,234,567'
+    """
     return f"{number:,}"
 
 

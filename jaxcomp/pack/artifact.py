@@ -84,7 +84,17 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
 
 
 def check_metadata(metadata: Any) -> None:
-    """Raises an ArgumentError for metadata that JSON cannot hold."""
+    """Refuses metadata that JSON cannot hold.
+
+    Args:
+      metadata: a dict, or None for none.
+
+    Raises:
+      ArgumentError: for another type, or with what in it JSON has no form for.
+
+    Example:
+      >>> check_metadata({"epochs": 3})
+    """
     try:
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"it is a {type(metadata).__name__}")

@@ -54,7 +54,12 @@ def unpack_ints(args: list[int], stream: bytes, count: int) -> np.ndarray:
 
 
 def pack_items(values: np.ndarray) -> bytes:
-    """Codes the bytes of ``[n]`` items of any dtype."""
+    """Codes the bytes of ``[n]`` items of any dtype.
+
+    Example:
+      >>> unpack_items(pack_items(np.arange(3)), 3, np.dtype(int)).tolist()
+      [0, 1, 2]
+    """
     return squeeze(values.tobytes(), values.itemsize)
 
 

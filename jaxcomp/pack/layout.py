@@ -61,7 +61,15 @@ def rows(tree: Any) -> list[Leaf]:
 
 
 def spell(keys: list[Any]) -> str:
-    """The path string of a row's keys."""
+    """The path string of a row's keys.
+
+    Args:
+      keys: strings and integers; a list holds the key first, then of which kind it is.
+
+    Example:
+      >>> spell(["params", 0, "kernel"])
+      'params/0/kernel'
+    """
     return "/".join(str(key[0] if isinstance(key, list) else key) for key in keys)
 
 

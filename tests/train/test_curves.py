@@ -13,7 +13,7 @@ from scipy.signal import correlate
 
 from train import curves
 from train.errors import UserError
-from train.models.lenet import LeNet300, by_patches, halved
+from train.models.lenet import LeNet5, LeNet300, by_patches, halved
 from train.scratch import METHODS, Data, Knobs, cubic, sparsity_of, train
 from train.step import Classifier
 
@@ -28,6 +28,13 @@ def test_patches_convolve_as_scipy_does() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
     pixels = jnp.asarray(rng.normal(size=(2, 6, 8, 3)), jnp.float32)
     np.testing.assert_array_equal(halved(pixels), nn.max_pool(pixels, (2, 2), (2, 2)))
+
+
+def test_a_lenet_by_patches_is_the_same_function() -> None:
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 28, 28, 1)), jnp.float32)
+    params = LeNet5(10).init(jax.random.key(0), images)
+    plain, patches = (LeNet5(10, patches=patches).apply(params, images) for patches in (False, True))
+    np.testing.assert_allclose(patches, plain, atol=1e-5)
 
 
 def test_the_cubic_schedule_begins_and_ends_where_it_is_told() -> None:
@@ -58,12 +65,13 @@ def test_a_method_reaches_what_is_asked_without_being_compiled_anew(name: str) -
 
 
 def test_the_table_has_means_and_deviations() -> None:
-    rows = [{"method": m, "asked": a, "error": e} for m, a, e in (("x", 0.9, 0.01), ("x", 0.9, 0.03), ("y", 0.99, 0.5))]
+    points = (("x", 0.9, 0.9, 0.01), ("x", 0.9, 0.9, 0.03), ("y", 0.99, 0.985, 0.5))
+    rows = [dict(zip(("method", "asked", "sparsity", "error"), point, strict=True)) for point in points]
     assert curves.table(rows).splitlines() == [
         "| method | 90 % | 99 % |",
         "| --- | ---: | ---: |",
         "| x | 2.00 ± 1.41 |  |",
-        "| y |  | 50.00 |",
+        "| y |  | 50.00 (at 98.5 %) |",
     ]
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_named_and_the_last_good_checkpoint_is_kept(tmp_pa
             run(tmp_path, optimizer)
         first, second = str(caught.value).splitlines()
         assert first == "not finite: Dense_0/bias at teacher step 6."
-        assert second.startswith("The checkpoint of step 4 is kept. Lower --config.teacher.learning_rate")
+        assert second.startswith("The checkpoint of step 4 is kept. Lower --learning_rate")
     checkpoints = Checkpoints(tmp_path / "checkpoints" / "teacher")
     state, _ = checkpoints.restore(start(optimizer))
     assert int(state.step) == 4

@@ -27,7 +27,7 @@ def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_
     """
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; the models are: {', '.join(sorted(MODELS))}")
-    known = set(inspect.signature(MODELS[name]).parameters) - {"classes", "axis_name", "convolve", "parent", "name"}
+    known = set(inspect.signature(MODELS[name]).parameters) - {"classes", "axis_name", "parent", "name"}
     options = {key: tuple(x) if isinstance(x, list) else x for key, x in (options or {}).items()}
     if unknown := set(options) - known:
         raise UserError(f"model {name!r} has no option {sorted(unknown)}; it has: {sorted(known) or 'none'}")
