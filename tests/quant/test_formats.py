@@ -15,7 +15,7 @@ from jaxcomp.quant.formats import decode, encode
 
 formats = pytest.mark.parametrize("format", every_format().values(), ids=every_format().keys())
 KINDS = ["binary", "int2", "int8_affine", "pot4", "apot6", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nf4"]
-kinds = pytest.mark.parametrize("format", map(every_format().get, KINDS), ids=KINDS)
+kinds = pytest.mark.parametrize("format", [named(name) for name in KINDS], ids=KINDS)
 FLOATS = {"float8_e4m3fn": fp8(4), "float8_e5m2": fp8(5), "float4_e2m1fn": fp4()}
 floats = pytest.mark.parametrize(("name", "format"), FLOATS.items(), ids=FLOATS.keys())
 
