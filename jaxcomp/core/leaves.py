@@ -38,6 +38,13 @@ def map_real(function: Callable[..., Any], params: Params) -> State:
     )
 
 
+def map_states(function: Callable[..., Any], params: Params, state: State) -> State:
+    """``function(path, leaf, its state)`` for every leaf that has a state, ``optax.MaskedNode()`` elsewhere."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf, node: node if left_out(node) else function(path, leaf, node), params, state
+    )
+
+
 def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
     """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are."""
     return jax.tree.map(lambda leaf, node: leaf if left_out(node) else function(leaf, node), params, state)

@@ -1,6 +1,8 @@
 """The vocabulary of the library: the :class:`Compressor` and what it says of each parameter."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +20,34 @@ Schedule = Callable[[Any], Any]
 """An optax schedule: step -> value."""
 
 
-class Grid(NamedTuple):
-    """The numbers that a quantised tensor can hold: ``(code - zero_point) * scale``, with integer codes.
+class Block(NamedTuple):
+    """How weights are cut into blocks with a scale each.
 
     Attributes:
-      scale: positive floats, of the tensor's rank; 1 along every axis that shares a scale.
+      size: weights of a block.
+      axes: those along which each index has blocks of its own, counted from the front; the others are flattened, in
+        their order, and cut. The last block holds what is left.
+    """
+
+    size: int
+    axes: tuple[int, ...]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("scale", "zero_point"), meta_fields=("block",))
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The numbers that a quantised tensor can hold: ``level(code - zero_point) * scale``; of integers, level(c) = c.
+
+    Attributes:
+      scale: positive floats, of the tensor's rank; 1 along every axis that shares a scale. In blocks, the last of those
+        axes counts them.
       zero_point: int32, of the same shape: the code that stands for 0.
+      block: how the tensor is cut into blocks; None: it is not.
     """
 
     scale: Any
     zero_point: Any
+    block: Block | None = None
 
 
 class Learned(NamedTuple):
@@ -47,6 +67,7 @@ class Note(NamedTuple):
       sparsity: the fraction of zeros asked for, in [0, 1]; under global scope, that of the whole group.
       bits: bits of a stored code.
       grid: the grid that the view's values lie on.
+      format: the name of the codes' format (:func:`jaxcomp.quant.named`); None: integers.
       skipped: why the parameter is left as it is.
       rank: components of the view's matrix.
       remark: what is odd about how it is treated.
@@ -55,6 +76,7 @@ class Note(NamedTuple):
     sparsity: float | None = None
     bits: int | None = None
     grid: Grid | None = None
+    format: str | None = None
     skipped: str | None = None
     rank: int | None = None
     remark: str | None = None

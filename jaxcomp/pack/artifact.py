@@ -24,7 +24,7 @@ def save(
 ) -> int:
     """Saves a tree of arrays as one small file that gives back their very bits.
 
-    ``value = (code - zero_point) * scale``: where a note gives a grid and the values lie on it, codes are
+    ``value = level(code - zero_point) * scale``: where a note gives a grid and the values lie on it, codes are
     stored; where zeros are many, positions and the rest; each tensor in the smallest form that is exact. The
     file appears whole or not at all.
 
@@ -59,7 +59,8 @@ def save(
     notes = dict(notes or {})
     _check_arguments(full, notes, metadata)
     arrays = [_fetch(leaf) for leaf in full]
-    coded = [coding.encode(array, notes.get(leaf.note, Note()).grid) for leaf, array in zip(full, arrays, strict=True)]
+    said = [notes.get(leaf.note, Note()) for leaf in full]
+    coded = [coding.encode(array, note.grid, note.format) for array, note in zip(arrays, said, strict=True)]
     header: dict[str, Any] = {
         "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
         "off_grid": [i for i, c in enumerate(coded) if c.off_grid],

@@ -7,8 +7,10 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxcomp.core.types import Grid
+from jaxcomp.core.types import Block, Grid
 from jaxcomp.pack import fields
+from jaxcomp.quant.formats import named
+from jaxcomp.quant.granularity import grid_shape, spread
 
 _NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
 
@@ -30,7 +32,7 @@ class Coded(NamedTuple):
 
 
 class _Lattice(NamedTuple):
-    levels: np.ndarray
+    steps: np.ndarray
     codes: np.ndarray
     args: list[Any]
     streams: list[bytes]
@@ -46,15 +48,16 @@ def dtype_named(name: str) -> np.dtype:
     raise ValueError(f"no array of JAX has the dtype {name!r}")
 
 
-def encode(array: np.ndarray, grid: Grid | None = None) -> Coded:
+def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = None) -> Coded:
     """Codes a tensor in the smallest form that gives back its very bits.
 
-    With a grid, ``codes = round(array / scale) + zero_point``, kept only if ``(codes - zero_point) * scale``,
-    in float32 (float64 for float64) and cast to the tensor's dtype, is the tensor again.
+    With a grid, the codes of the levels nearest to ``array / scale``, kept only if ``level * scale``, in float32
+    (float64 for float64) and cast to the tensor's dtype, is the tensor again.
 
     Args:
       array: ``[...]``, of a dtype that JAX knows.
-      grid: scale and zero point that broadcast against it, or None.
+      grid: scale and zero point that broadcast against it, in blocks or not; or None.
+      format: the name of the codes' format; None: integers.
 
     Returns:
       The tensor as streams.
@@ -73,14 +76,14 @@ def encode(array: np.ndarray, grid: Grid | None = None) -> Coded:
     if not stored.all():
         where, stream = fields.pack_mask(stored)
         selections.append((f"+{where}", stored, [stream]))
-    lattice = None if grid is None else _lattice(array, grid)
+    lattice = None if grid is None else _lattice(array, grid, format)
     forms = []
     for suffix, chosen, positions in selections:
         forms.append(Coded(f"plain{suffix}", [], [*positions, fields.pack_items(flat[chosen])]))
         if flat.dtype == bool or jax.dtypes.issubdtype(flat.dtype, np.integer):
             forms += _packed(f"ints{suffix}", [], positions, flat[chosen].astype(np.int64))
         # No code stands for -0.0 in a whole tensor; where +0.0 is left out, a stored 0 can be nothing else.
-        elif lattice is not None and (suffix or not (stored & (lattice.levels == 0)).any()):
+        elif lattice is not None and (suffix or not (stored & (lattice.steps == 0)).any()):
             forms += _packed(f"codes{suffix}", lattice.args, positions + lattice.streams, lattice.codes[chosen])
     best = min(forms, key=lambda form: sum(len(stream) + 3 for stream in form.streams))
     return best._replace(off_grid=grid is not None and lattice is None and array.size > 0)
@@ -107,38 +110,70 @@ def _values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.nda
         return (levels.astype(scale.dtype) * scale).astype(dtype)
 
 
-def _lattice(array: np.ndarray, grid: Grid) -> _Lattice | None:
-    """Levels (code - zero point), codes, and what to store beside them; None if the bits would differ."""
+def _lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | None:
+    """Codes less zero point, codes, and what to store beside them; None if the bits would differ."""
+    if format is not None and named(format).kind in ("integer", "sign"):
+        format = None  # codes that are their own levels
     scale = np.asarray(grid.scale).astype(_working_dtype(array.dtype))
     scale = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
-    fits = scale.ndim == array.ndim and all(s in (1, n) for s, n in zip(scale.shape, array.shape, strict=True))
-    if not fits or not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating):
+    if not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating) or not _fits(scale, array.shape, grid):
         return None
     if not ((scale > 0) & (scale < np.inf)).all():
         return None
+    full = np.broadcast_to(spread(scale, array.shape, grid.block), array.shape).reshape(-1)
+    flat = array.reshape(-1)
     with np.errstate(all="ignore"):
-        levels = np.rint(array.astype(np.float64) / scale.astype(np.float64))
-    if not (np.abs(levels) < 2**31).all():
+        steps = _nearest(flat.astype(np.float64) / full.astype(np.float64), format)
+    if not (np.abs(steps) < 2**31).all():
         return None
-    levels = levels.astype(np.int64)
-    flat, steps = array.reshape(-1), levels.reshape(-1)
-    again = _values_at(levels, scale, array.dtype).reshape(-1)
+    steps = steps.astype(np.int64)
+    again = _values_at(_levels(steps, format), full, array.dtype)
     same = (again.view(np.uint8) == flat.view(np.uint8)).reshape(flat.size, -1).all(axis=1)
     if not (same | ((steps == 0) & (flat == 0))).all():
         return None
+    more: list[Any] = [format] if format or grid.block else []
+    if grid.block is not None:
+        more += [grid.block.size, list(grid.block.axes)]
+    return _with_zero_points(steps, array.shape, grid, scale, more)
+
+
+def _fits(scale: np.ndarray, shape: tuple[int, ...], grid: Grid) -> bool:
+    if scale.ndim != len(shape):
+        return False
+    if grid.block is not None:
+        return scale.shape == grid_shape(shape, grid.block)
+    return all(s in (1, n) for s, n in zip(scale.shape, shape, strict=True))
+
+
+def _nearest(x: np.ndarray, format: str | None) -> np.ndarray:
+    """Codes of the nearest levels; which of two equally near ones is checked, not chosen, here."""
+    if format is None:
+        return np.rint(x)
+    found = named(format)
+    levels = np.asarray(found.levels)
+    return np.searchsorted((levels[1:] + levels[:-1]) / 2, x) + found.bottom
+
+
+def _levels(steps: np.ndarray, format: str | None) -> np.ndarray:
+    if format is None:
+        return steps
+    found = named(format)
+    return np.asarray(found.levels)[np.clip(steps, found.bottom, found.top) - found.bottom]
+
+
+def _with_zero_points(
+    steps: np.ndarray, shape: tuple[int, ...], grid: Grid, scale: np.ndarray, more: list[Any]
+) -> _Lattice:
     axes = [axis for axis, size in enumerate(scale.shape) if size != 1]
-    return _with_zero_points(levels, np.asarray(grid.zero_point), scale, axes)
-
-
-def _with_zero_points(levels: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axes: list[int]) -> _Lattice:
-    stored = [fields.pack_items(scale.reshape(-1))]
+    stored, zero_point = [fields.pack_items(scale.reshape(-1))], np.asarray(grid.zero_point)
     if zero_point.size > 1 and zero_point.size == scale.size and (zero_point != zero_point.flat[0]).any():
-        # Levels would do, but where channels differ in their zero points they span more bits than codes.
+        # Codes less zero points would do, but where channels differ in them they span more bits than codes.
         shifts = zero_point.reshape(scale.shape).astype(np.int64)
         packed = fields.pack_ints(shifts.reshape(-1))
         if packed is not None:
-            return _Lattice(levels.reshape(-1), (levels + shifts).reshape(-1), [axes, packed[0]], [*stored, packed[1]])
-    return _Lattice(levels.reshape(-1), levels.reshape(-1), [axes], stored)
+            full = np.broadcast_to(spread(shifts, shape, grid.block), shape).reshape(-1)
+            return _Lattice(steps, steps + full, [axes, packed[0], *more], [*stored, packed[1]])
+    return _Lattice(steps, steps, [axes, None, *more] if more else [axes], stored)
 
 
 def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -187,18 +222,22 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _from_codes(
     args: list[Any], rest: list[bytes], shape: tuple[int, ...], dtype: np.dtype, keep: np.ndarray | None
 ) -> np.ndarray:
-    packing, axes, *shifted = args
+    packing, axes, shift, format, size, own = [*args, *[None] * (6 - len(args))]
+    block = None if size is None else Block(size, tuple(own))
     chosen = slice(None) if keep is None else keep
-    grid_shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
+    if block is None:
+        numbers_shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
+    else:
+        numbers_shape = grid_shape(shape, block)
 
-    def spread(numbers: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(numbers.reshape(grid_shape), shape).reshape(-1)[chosen]
+    def full(numbers: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(spread(numbers.reshape(numbers_shape), shape, block), shape).reshape(-1)[chosen]
 
-    scale = spread(fields.unpack_items(rest[0], math.prod(grid_shape), _working_dtype(dtype)))
-    levels = fields.unpack_ints(packing, rest[-1], scale.size)
-    if shifted:
-        levels -= spread(fields.unpack_ints(shifted[0], rest[1], math.prod(grid_shape)))
-    values = _values_at(levels, scale, dtype)
+    scale = full(fields.unpack_items(rest[0], math.prod(numbers_shape), _working_dtype(dtype)))
+    steps = fields.unpack_ints(packing, rest[-1], scale.size)
+    if shift is not None:
+        steps -= full(fields.unpack_ints(shift, rest[1], math.prod(numbers_shape)))
+    values = _values_at(_levels(steps, format), scale, dtype)
     if keep is not None:
-        values[levels == 0] = -0.0
+        values[steps == 0] = -0.0
     return values

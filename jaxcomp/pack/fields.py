@@ -8,13 +8,14 @@ _ESCAPE = 255
 
 
 def pack_ints(values: np.ndarray) -> tuple[list[int], bytes] | None:
-    """Codes integers as bit fields over their least one, of just enough bits or of whole bytes.
+    """Codes integers as bit fields over their least one, of just enough bits or of whole bytes; signs as one bit.
 
     Args:
       values: ``[n]``, int64.
 
     Returns:
-      ``([least, bits], stream)``; None where the values span 2**32 or more.
+      ``([least, bits], stream)``, and a step of 2 if they are two values 2 apart; None where
+      they span 2**32 or more.
 
     Example:
       >>> import numpy as np
@@ -22,15 +23,24 @@ def pack_ints(values: np.ndarray) -> tuple[list[int], bytes] | None:
       ([-1, 2], b'\\x00d')
     """
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if high - low == 2 and not (values == low + 1).any():  # signs: one bit each
+        args, stream = _pack_fields((values - low) // 2, 1)
+        return [low, *args, 2], stream
     exact = (high - low).bit_length()
     if exact > 32:
         return None
+    args, stream = _pack_fields(values - low, exact)
+    return [low, *args], stream
+
+
+def _pack_fields(values: np.ndarray, exact: int) -> tuple[list[int], bytes]:
+    """Non-negative integers of that many bits, in so many or in whole bytes: ``([bits], stream)``."""
     whole = -(-exact // 8) * 8
-    fields = (values - low).astype("<u1" if whole <= 8 else "<u4").reshape(-1, 1).view(np.uint8)
-    streams = [([low, whole], squeeze(fields[:, : whole // 8].tobytes(), max(1, whole // 8)))]
+    fields = values.astype("<u1" if whole <= 8 else "<u4").reshape(-1, 1).view(np.uint8)
+    streams = [([whole], squeeze(fields[:, : whole // 8].tobytes(), max(1, whole // 8)))]
     if exact != whole:
         bits = np.unpackbits(fields, axis=1, bitorder="little")[:, :exact]
-        streams.append(([low, exact], squeeze(np.packbits(bits, bitorder="little").tobytes())))
+        streams.append(([exact], squeeze(np.packbits(bits, bitorder="little").tobytes())))
     return min(streams, key=lambda form: len(form[1]))
 
 
@@ -40,7 +50,7 @@ def unpack_ints(args: list[int], stream: bytes, count: int) -> np.ndarray:
     Raises:
       ValueError: if the stream does not hold that many.
     """
-    low, width = args
+    low, width, *strides = args
     if not 0 <= width <= 32:
         raise ValueError(f"an integer is stored in 0 to 32 bits, not {width}")
     size = -(-count * width // 8)
@@ -50,7 +60,7 @@ def unpack_ints(args: list[int], stream: bytes, count: int) -> np.ndarray:
         raw = np.packbits(bits, axis=1, bitorder="little")
     fields = np.zeros((count, 4), np.uint8)
     fields[:, : -(-width // 8)] = raw.reshape(count, -(-width // 8))
-    return fields.view("<u4").reshape(count).astype(np.int64) + low
+    return fields.view("<u4").reshape(count).astype(np.int64) * (strides[0] if strides else 1) + low
 
 
 def pack_items(values: np.ndarray) -> bytes:

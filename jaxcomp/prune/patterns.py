@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import Array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
+from jaxcomp.core.sums import filled_up, sum_runs
 
 Shape = tuple[int, ...]
 
@@ -243,7 +244,7 @@ def _means(scores: Array, block: Shape) -> Array:
     shape = scores.shape
     scores = jax.lax.optimization_barrier(replicated(scores).astype(wide(scores.dtype)))
     for axis, size in enumerate(block):
-        scores = _sum_runs(scores, axis, size)
+        scores = sum_runs(scores, axis, size)
     edges = [np.minimum(size, length - np.arange(0, length, size)) for length, size in zip(shape, block, strict=True)]
     if all((runs == runs[:1]).all() for runs in edges):
         return scores * np.float32(1 / max(math.prod(int(runs[0]) for runs in edges if runs.size), 1))
@@ -251,25 +252,6 @@ def _means(scores: Array, block: Shape) -> Array:
     for runs in edges:
         members = members[..., None] * runs
     return scores * jnp.asarray(1 / members, scores.dtype)
-
-
-def _sum_runs(values: Array, axis: int, size: int) -> Array:
-    """Sums each ``size`` neighbours along an axis, by halves."""
-    runs = -(-values.shape[axis] // size)
-    values = _filled_up(values, axis, runs * size, 0)
-    values = values.reshape(*values.shape[:axis], runs, size, *values.shape[axis + 1 :])
-    while size > 1:
-        half = -(-size // 2)
-        values = _filled_up(values, axis + 1, 2 * half, 0)
-        low = jax.lax.slice_in_dim(values, 0, half, axis=axis + 1)
-        values, size = low + jax.lax.slice_in_dim(values, half, 2 * half, axis=axis + 1), half
-    return values.squeeze(axis + 1)
-
-
-def _filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
-    missing = size - values.shape[axis]
-    widths = [(0, missing if i == axis else 0) for i in range(values.ndim)]
-    return jnp.pad(values, widths, constant_values=value) if missing else values
 
 
 def reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
@@ -285,7 +267,7 @@ def best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Arra
     turned = replicated(scores).transpose(order)
     length = math.prod(turned.shape[: len(axes)])
     flat = turned.reshape(length, math.prod(turned.shape[len(axes) :]))
-    groups = _filled_up(flat, 0, -(-length // m) * m, -jnp.inf)
+    groups = filled_up(flat, 0, -(-length // m) * m, -jnp.inf)
     groups = groups.reshape(-1, m, flat.shape[1])
     place = np.arange(m)[None, :, None]
     before = jnp.zeros(groups.shape, jnp.uint32)

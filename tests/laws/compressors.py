@@ -70,9 +70,25 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "prune-taylor-averaged": lambda: given(jc.prune.prune(cubic(), jc.prune.taylor(decay=0.9), distribution="global")),
     "prune-top-kast": lambda: jc.prune.top_kast(jc.prune.prune(0.7, "random"), jc.prune.prune(0.5, "random")),
     "learned-threshold": lambda: jc.prune.learned_threshold(-1.0),
+    "quant-blocks-nf4": lambda: jc.partition([(KERNEL, jc.quant.fake("nf4", block=7))]),
+    "quant-blocks-mse-fp4": lambda: jc.partition([(KERNEL, jc.quant.fake("fp4_e2m1", block=8, fit=jc.quant.mse(6)))]),
+    "quant-percentile": lambda: jc.quant.fake(4, axis=-1, symmetric=False, fit=jc.quant.percentile(0.9)),
+    "quant-fp8": lambda: jc.quant.fake("fp8_e4m3"),
+    "quant-binary": lambda: jc.quant.binary(axis=-1, slope=jc.quant.approximate_sign),
+    "quant-balanced": lambda: jc.quant.binary(balanced=True),
+    "quant-ternary-blocks": lambda: jc.partition([(KERNEL, jc.quant.ternary(block=8))]),
+    "quant-ttq": jc.quant.ttq,
+    "quant-lsq": lambda: jc.quant.lsq(3, axis=-1),
+    "quant-lsq-plus": lambda: jc.quant.lsq(3, symmetric=False),
+    "quant-pact-apot": lambda: jc.quant.pact("apot4"),
+    "quant-pruned-lsq": lambda: jc.partition([(KERNEL, jc.chain(jc.prune.magnitude(0.5), jc.quant.lsq(4, block=8)))]),
 }
 
-EXHAUSTIVE = ("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast")
+EXHAUSTIVE = (
+    *("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast"),
+    *("quant-blocks-mse", "quant-percentile", "quant-fp8", "quant-binary", "quant-ternary", "quant-ttq"),
+    *("quant-lsq-plus", "quant-pact", "quant-pruned"),
+)
 """Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
 EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}
 """Beginnings of names, and the executions that are left to the exhaustive tests."""

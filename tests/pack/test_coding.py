@@ -9,7 +9,7 @@ import pytest
 
 from jaxcomp.core.types import Grid
 from jaxcomp.pack import coding, fields
-from jaxcomp.quant.fake import fake
+from jaxcomp.quant import every_format, fake
 
 RNG = np.random.default_rng(0)
 NAMES = ["bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (2, 4, 8, 16, 32, 64))]
@@ -18,8 +18,8 @@ NAMES += ["float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "float8_e8m0fnu"
 REALS = ["float32", "bfloat16", "float16", "float64"]
 
 
-def there_and_back(array, grid=None):
-    coded = coding.encode(array, grid)
+def there_and_back(array, grid=None, format=None):
+    coded = coding.encode(array, grid, format)
     again = coding.decode(coded, array.shape, array.dtype)
     assert (again.shape, again.dtype) == (array.shape, array.dtype)
     assert again.tobytes() == array.tobytes()
@@ -98,6 +98,28 @@ def test_the_fake_quantiser_is_stored_as_codes(dtype, bits, symmetric):
     assert coded.kind.startswith("codes")
     assert stored(coded) < 64 * 32 * bits / 8 + 32 * 4 + 32 + 10
     assert not there_and_back(np.asarray(view["dead"]), recipe.describe(params, state, 0)["dead"].grid).off_grid
+
+
+FORMATS = ["int1", "pot4", "apot6", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nf4", "int3", "int3_affine"]
+
+
+@pytest.mark.parametrize("block", [None, 7])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_stored_as_codes_of_its_bits(name, dtype, block):
+    format = every_format()[name.replace("int1", "binary")]
+    for sparsity in (0.0, 0.7):
+        w = RNG.normal(size=(3, 3, 8, 16)) * (RNG.random((3, 3, 8, 16)) >= sparsity)
+        recipe = fake(format, axis=-1, block=block)
+        params = {"w": jnp.asarray(w, dtype)}
+        state = recipe.init(params)
+        view, note = np.asarray(recipe.apply(params, state)["w"]), recipe.describe(params, state, 0)["w"]
+        coded = there_and_back(view, note.grid, note.format)
+        assert not coded.off_grid
+        assert coded.kind.startswith("codes") or sparsity  # a few bfloat16 may be smaller than scales and codes
+        zeros = w.size / 8 if sparsity and name == "int1" else 0
+        scales = note.grid.scale.size * (5 if format.affine else 4)
+        assert stored(coded) < w.size * format.bits / 8 + zeros + scales + 20
 
 
 @pytest.mark.parametrize("dtype", REALS)

@@ -188,9 +188,9 @@ def test_describe_gives_the_bits_and_the_grid():
     assert notes["count"].skipped == "not a floating-point tensor"
 
 
-@pytest.mark.parametrize("bits", [1, 9, 0, -4, True, 2.5, "8", None])
+@pytest.mark.parametrize("bits", [9, 0, -4, True, 2.5, None])
 def test_other_bits_are_refused(bits):
-    with pytest.raises(ArgumentError, match="bits must be an integer from 2 to 8, got"):
+    with pytest.raises(ArgumentError, match="bits must be an integer from 1 to 8, got"):
         jc.quant.fake(bits)
 
 

@@ -1,0 +1,50 @@
+"""Sums in one fixed order, so that devices and compilers do not change their bits."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.meshes import replicated
+
+
+def steady_sum(values: Array, axes: Sequence[int]) -> Array:
+    """The sum over axes, which stay with size 1; of the same bits however the values are sharded or compiled.
+
+    Args:
+      values: ``[...]`` floating point.
+      axes: counted from the front.
+
+    Example:
+      >>> steady_sum(jnp.arange(6.0).reshape(2, 3), (0,)).tolist()
+      [[3.0, 5.0, 7.0]]
+    """
+    axes = tuple(axes)
+    rest = tuple(axis for axis in range(values.ndim) if axis not in axes)
+    length = math.prod(values.shape[axis] for axis in axes)
+    kept = tuple(values.shape[axis] for axis in rest)
+    flat = jax.lax.optimization_barrier(replicated(values)).transpose((*axes, *rest)).reshape(length, *kept)
+    return sum_runs(flat, 0, length).reshape([1 if axis in axes else n for axis, n in enumerate(values.shape)])
+
+
+def sum_runs(values: Array, axis: int, size: int) -> Array:
+    """Sums each ``size`` neighbours along an axis, by halves."""
+    runs = -(-values.shape[axis] // size) if size else 1
+    values = filled_up(values, axis, runs * max(size, 1), 0)
+    values = values.reshape(*values.shape[:axis], runs, max(size, 1), *values.shape[axis + 1 :])
+    while size > 1:
+        half = -(-size // 2)
+        values = filled_up(values, axis + 1, 2 * half, 0)
+        low = jax.lax.slice_in_dim(values, 0, half, axis=axis + 1)
+        values, size = low + jax.lax.slice_in_dim(values, half, 2 * half, axis=axis + 1), half
+    return values.squeeze(axis + 1)
+
+
+def filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
+    """The values followed by so many of one value that an axis has a size."""
+    missing = size - values.shape[axis]
+    widths = [(0, missing if i == axis else 0) for i in range(values.ndim)]
+    return jnp.pad(values, widths, constant_values=value) if missing else values

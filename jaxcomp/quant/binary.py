@@ -1,0 +1,119 @@
+"""Binary weights: the sign and a scale, with the gradients that the literature gives to a sign."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.straight_through import with_slope
+from jaxcomp.core.types import Compressor, Grid
+from jaxcomp.quant import formats
+from jaxcomp.quant.fake import fit_grid, note_of
+from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for
+from jaxcomp.quant.ranges import grid_between, mean_of
+from jaxcomp.quant.views import quantizer
+
+Slope = Callable[[Array], Array]
+"""The slope that stands in for the sign's: ``x -> [...]``."""
+
+
+def clipped(x: Array) -> Array:
+    """1 for |x| <= 1, else 0: the slope of the clipped straight-through estimator.
+
+    Reference: Hubara et al., Binarized neural networks, 2016.
+    """
+    return (jnp.abs(x) <= 1).astype(x.dtype)
+
+
+def approximate_sign(x: Array) -> Array:
+    """2 - 2 |x| for |x| <= 1, else 0: the slope of a piecewise parabola that is nearer to the sign.
+
+    Reference: Liu et al., Bi-Real Net, 2018.
+    """
+    return jnp.maximum(2 - 2 * jnp.abs(x), 0)
+
+
+def sign(x: Array, slope: Slope = clipped) -> Array:
+    """The sign, 0 of 0, with the slope of an estimator. Also for activations.
+
+    Example:
+      >>> import jax
+      >>> jax.grad(lambda x: sign(x, approximate_sign).sum())(jnp.array([-0.25, 3.0])).tolist()
+      [1.5, 0.0]
+    """
+    return with_slope(lax.stop_gradient(jnp.sign(x)), x, lax.stop_gradient(slope(x)))
+
+
+def binary(
+    *, axis: Axes = None, block: int | None = None, balanced: bool = False, slope: Slope = clipped
+) -> Compressor:
+    r"""Shows weights as :math:`\pm s`, s the mean of |w| (of what is not 0), as :func:`fake` with 1 bit does.
+
+    Gradients are ``s * slope(w)``: the scale is a constant. A weight of exactly 0 is a pruned one and stays 0: there is
+    no code for it, it is stored as a mask. How it differs from ``fake(1)``: in gradients, and in balance.
+
+    Args:
+      axis: where each index has a scale of its own, -1: per output channel, as XNOR-Net.
+      block: weights of a block: see :func:`fake`.
+      balanced: IR-Net: the sign of w less its mean, so that half are negative, and scales that are powers of two: the
+        one nearest to the mean of |w - mean|, in the weights' own units (the paper's are those of w / deviation,
+        which batch norm makes the same). A mean beyond s / 2 counts as s / 2: a view's view is itself. No blocks.
+      slope: :func:`clipped`, :func:`approximate_sign`, or any of w.
+
+    Returns:
+      A compressor whose state is a :class:`jaxcomp.Grid` per tensor, and its mean if balanced.
+
+    Raises:
+      ArgumentError: for blocks of balanced signs.
+
+    Example:
+      >>> quant = binary(axis=-1)
+      >>> w = jnp.array([[0.5, 1.0], [-1.5, 0.0]])
+      >>> quant.apply(w, quant.init(w)).tolist()
+      [[1.0, 1.0], [-1.0, 0.0]]
+
+    Reference: Rastegari et al., XNOR-Net, 2016; Qin et al., Forward and backward information retention for accurate
+    binary neural networks, 2020.
+    """
+    format = formats.one_bit()
+    check_block(block)
+    if balanced:
+        if block is not None:
+            raise ArgumentError("balanced signs have a mean per tensor or index: use axis, or balanced=False")
+        return quantizer(
+            lambda w: _balanced_fit(w, axis),
+            lambda w, node: _view(w, node[0], node[1], slope),
+            lambda node: note_of(node[0], format),
+        )
+
+    def view(w: Array, grid: Grid) -> Array:
+        return _view(w, grid, jnp.zeros((), grid.scale.dtype), slope)
+
+    return quantizer(lambda w: fit_grid(w, format, axis, block=block), view, lambda grid: note_of(grid, format))
+
+
+def _view(w: Array, grid: Grid, mean: Array, slope: Slope) -> Array:
+    scale, _ = numbers_for(w, grid)
+    real = w.astype(scale.dtype)
+    codes = jnp.where(real == 0, 0, jnp.where(real >= mean, 1, -1)).astype(scale.dtype)
+    values = jnp.where(jnp.isnan(real), real, codes * scale)
+    slopes = (slope(real) * scale).astype(w.dtype)
+    return with_slope(lax.stop_gradient(values.astype(w.dtype)), w, lax.stop_gradient(slopes))
+
+
+def _balanced_fit(w: Array, axis: Axes) -> tuple[Grid, Array]:
+    laid = groups(w.astype(wide(w.dtype)), axis)
+    kept = laid.values != 0
+    mean = mean_of(laid.values, laid, kept)
+    size = mean_of(jnp.abs(laid.values - mean), laid, kept)
+    size = jnp.where(size > 0, size, jnp.abs(mean))
+    power = _nearest_power(jnp.maximum(size, jnp.finfo(size.dtype).tiny))
+    return grid_between(-power, power, formats.one_bit()), jnp.clip(mean, -power / 2, power / 2)
+
+
+def _nearest_power(x: Array) -> Array:
+    """``2 ** round(log2(x))``, exactly a power of two: by mantissa and exponent."""
+    mantissa, exponent = jnp.frexp(x)
+    return formats.two_to_the(jnp.where(mantissa < 2**-0.5, exponent - 1, exponent), x.dtype)

@@ -1,0 +1,156 @@
+"""Granularity: which weights share a scale: a tensor, an index of some axes, or a block along the other axes."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated, spread_like
+from jaxcomp.core.sums import filled_up
+from jaxcomp.core.types import Block, Grid
+
+Axes = int | tuple[int, ...] | None
+Shape = tuple[int, ...]
+
+
+class Groups(NamedTuple):
+    """A tensor laid out so that the weights that share a scale lie along some axes.
+
+    Attributes:
+      values: ``[...]``; blocks lie along axis 1, filled up with zeros.
+      shared: those axes.
+      weights: None, or by how much each value counts, 0 where it fills up; broadcasts against values.
+    """
+
+    values: Array
+    shared: tuple[int, ...]
+    weights: Array | None = None
+
+
+def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
+    """The axes with scales of their own, counted from the front. A scalar has one scale whatever the axis.
+
+    Raises:
+      ArgumentError: for an axis that the tensor lacks.
+    """
+    if axis is None or ndim == 0:
+        return ()
+    axes = (axis,) if isinstance(axis, int) else axis
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ArgumentError(
+                f"axis {a} has a scale for each index, but the tensor has {ndim} axes; choose tensors that have it "
+                "with jc.partition"
+            )
+    return tuple(sorted({a % ndim for a in axes}))
+
+
+def block_of(shape: Shape, axis: Axes, size: int | None) -> Block | None:
+    """How a tensor is cut: None without a size. Blocks lie along all axes but the own ones, -1 unless others are given.
+
+    Raises:
+      ArgumentError: if no axis is left to cut, or the size is no whole number of at least 1.
+    """
+    if size is None:
+        return None
+    check_block(size)
+    axes = own_axes(-1 if axis is None else axis, len(shape))
+    if len(axes) == len(shape):
+        raise ArgumentError(
+            f"blocks of {size} lie along the reduction, and a tensor of shape {shape} has none: "
+            "give this quantiser kernels alone (jc.partition), or axis=() to cut the whole tensor"
+        )
+    return Block(size, axes)
+
+
+def check_block(size: Any) -> None:
+    """Raises an ArgumentError for what is no number of weights."""
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ArgumentError(f"block must be a whole number of weights of at least 1, or None; got {size!r}")
+
+
+def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
+    """A tensor by what shares a scale.
+
+    Args:
+      w: ``[...]``.
+      axis: where each index has a scale of its own, without blocks.
+      block: how it is cut.
+
+    Example:
+      >>> groups(jnp.arange(6.0).reshape(3, 2), block=Block(2, (1,))).values[:, :, 0].tolist()
+      [[0.0, 2.0], [4.0, 0.0]]
+    """
+    if block is None:
+        own = own_axes(axis, w.ndim)
+        return Groups(w, tuple(a for a in range(w.ndim) if a not in own))
+    cut, own_sizes = _cut(w.shape, block), [w.shape[a] for a in block.axes]
+    full = cut.number * cut.size
+    flat = replicated(w).transpose((*cut.shared, *block.axes)).reshape(cut.length, *own_sizes)
+    values = filled_up(flat, 0, full, 0).reshape(cut.number, cut.size, *own_sizes)
+    if full == cut.length:
+        return Groups(values, (1,))
+    real = np.arange(full).reshape(cut.number, cut.size, *[1] * len(own_sizes)) < cut.length
+    return Groups(values, (1,), jnp.asarray(real, w.dtype))
+
+
+def grid_shape(shape: Shape, block: Block) -> Shape:
+    """The shape of the scales of a tensor in blocks."""
+    cut = _cut(shape, block)
+    return tuple(cut.number if a == cut.shared[-1] else n if a in block.axes else 1 for a, n in enumerate(shape))
+
+
+def place(numbers: Array, shape: Shape, block: Block | None) -> Array:
+    """Numbers of groups, 1 along the shared axes, in the layout of a grid."""
+    if block is None:
+        return numbers
+    first = (_cut(shape, block).shared[-1], *block.axes)
+    return numbers.squeeze(1).transpose(_back(first)).reshape(grid_shape(shape, block))
+
+
+def spread(numbers: Any, shape: Shape, block: Block | None) -> Any:
+    """A grid's numbers (of JAX or of NumPy) so that they broadcast against the tensor.
+
+    Example:
+      >>> spread(np.array([[1, 2], [3, 4]]), (3, 2), Block(2, (1,))).tolist()
+      [[1, 2], [1, 2], [3, 4]]
+    """
+    if block is None:
+        return numbers
+    cut = _cut(shape, block)
+    *rest, last = cut.shared
+    rows = numbers.transpose((*rest, last, *block.axes)).reshape(cut.number, *(shape[a] for a in block.axes))
+    order = (*cut.shared, *block.axes)
+    return rows.repeat(cut.size, 0)[: cut.length].reshape([shape[a] for a in order]).transpose(_back(order))
+
+
+def numbers_for(w: Array, grid: Grid) -> tuple[Array, Array]:
+    """Scale and zero point (in the scale's float) as they broadcast against a tensor."""
+    scale, zero_point = grid.scale, grid.zero_point.astype(grid.scale.dtype)
+    if grid.block is None:
+        return scale, zero_point
+    scale, zero_point = (spread(numbers, w.shape, grid.block) for numbers in (scale, zero_point))
+    return spread_like(scale, w), spread_like(zero_point, w)
+
+
+class _Cut(NamedTuple):
+    shared: tuple[int, ...]
+    length: int
+    size: int
+    number: int
+
+
+def _cut(shape: Shape, block: Block) -> _Cut:
+    """The axes that are flattened, their length, and the size and number of its blocks."""
+    shared = tuple(a for a in range(len(shape)) if a not in block.axes)
+    length = math.prod(shape[a] for a in shared)
+    size = max(1, min(block.size, length))
+    return _Cut(shared, length, size, -(-length // size))
+
+
+def _back(order: tuple[int, ...]) -> tuple[int, ...]:
+    """The transposition that undoes one."""
+    return tuple(order.index(axis) for axis in sorted(order))

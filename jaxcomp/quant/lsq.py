@@ -1,0 +1,146 @@
+"""Learned step sizes: the optimiser that trains the weights trains their scales, and zero points, too."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from jaxcomp.core.straight_through import straight_through, with_slope
+from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
+from jaxcomp.quant.fake import fit_grid, note_of
+from jaxcomp.quant.formats import Format, as_format, decode, encode
+from jaxcomp.quant.granularity import Axes, check_block, numbers_for
+from jaxcomp.quant.ranges import Fit, mean_size, min_max
+from jaxcomp.quant.views import quantizer
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("scale", "offset"), meta_fields=("block",))
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The state of a tensor with a learned grid.
+
+    Attributes:
+      scale: learned, of the tensor's rank; its size counts, not its sign.
+      offset: of affine formats the learned number that code 0 stands for; else an empty node.
+      block: as of a grid.
+    """
+
+    scale: Learned
+    offset: Any
+    block: Block | None = None
+
+
+def learned_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_scale: float = 1.0) -> Array:
+    r"""Rounds to a grid, with gradients to the grid as well.
+
+    :math:`\hat x = (\mathrm{round}(\mathrm{clip}(x/s + z, n, p)) - z) s`, :math:`z = \mathrm{round}(-\beta/s)`. With
+    rounding straight through, :math:`\partial \hat x/\partial s = \mathrm{round}(y) - y` for :math:`n < y < p`
+    (y is what is rounded), n below and p above; :math:`\partial \hat x/\partial \beta = 0` within and 1 beyond;
+    :math:`\partial \hat x/\partial x = 1` within and 0 beyond.
+
+    Args:
+      x: ``[...]`` floating point: weights or activations.
+      grid: scale s, positive; ``zero_point``: beta, floating point in x's units, or integers, which are not learned.
+      bits: a format, its name, or bits of integers, affine if beta is floating point.
+      gradient_scale: by which gradients to the grid are multiplied.
+
+    Returns:
+      ``[...]`` of x's dtype, exactly on the grid.
+
+    Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020.
+    """
+    with_offset = jnp.issubdtype(grid.zero_point.dtype, jnp.floating)
+    format = as_format(bits, symmetric=not with_offset)
+    scale = scaled_gradient(grid.scale, gradient_scale)
+    shift = grid.zero_point
+    if with_offset:
+        real = -scaled_gradient(shift, gradient_scale) / scale
+        shift = straight_through(jnp.clip(jnp.round(real), format.bottom, format.top), real)
+    scale, shift = numbers_for(x, Grid(scale, shift, grid.block))
+    y = x.astype(scale.dtype) / scale + shift
+    low, high = format.levels[0], format.levels[-1]
+    held = jnp.where((low < y) & (y < high), y, jnp.where(y < 0, low, high))  # a constant beyond the ends
+    codes = jnp.clip(encode(y, format), format.bottom, format.top)
+    levels = straight_through(decode(codes.astype(jnp.int32), format, y.dtype), jnp.where(jnp.isnan(y), y, held))
+    return ((levels - shift) * scale).astype(x.dtype)
+
+
+def scaled_gradient(x: Array, factor: float) -> Array:
+    """The value, with gradients times a factor."""
+    return with_slope(lax.stop_gradient(x), x, factor)
+
+
+def lsq(
+    bits: int | str | Format = 4,
+    *,
+    axis: Axes = None,
+    block: int | None = None,
+    symmetric: bool = True,
+    start: Fit | None = None,
+) -> Compressor:
+    r"""LSQ and LSQ+: quantised weights whose step sizes are trained: :func:`learned_quantize`.
+
+    Gradients to the scale are multiplied by :math:`1/\sqrt{N p}`, N weights that share it and p the largest level. How
+    to train it: :func:`jaxcomp.learned`. ``update`` leaves the grids alone.
+
+    Args:
+      bits: bits of integers, 1 to 8, or any format.
+      axis: where each index has a scale of its own.
+      block: weights of a block: see :func:`fake`.
+      symmetric: False: LSQ+ with a learned offset.
+      start: where ranges begin; None: at :math:`2 \,\mathrm{mean}|w| \sqrt p`, affine ones at :func:`min_max`. That
+        of LSQ+ for symmetric weights is :func:`deviations`.
+
+    Returns:
+      A compressor whose state is :class:`Steps` per tensor.
+
+    Example:
+      >>> quant = lsq(2)
+      >>> w = jnp.array([0.1, -2.0, 1.9, 0.0])
+      >>> quant.apply(w, quant.init(w)).tolist()
+      [0.0, -2.6666667461395264, 2.6666667461395264, 0.0]
+
+    Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020.
+    """
+    format = as_format(bits, symmetric)
+    begin = start or (min_max() if format.affine else mean_size(2 * math.sqrt(format.levels[-1])))
+    return learned_grids(format, axis, block, begin, learned_quantize)
+
+
+def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, view: Callable[..., Array]) -> Compressor:
+    """A compressor with learned grids; ``view(w, grid, format, gradient_scale=...)`` shows a tensor on its grid."""
+    check_block(block)
+
+    def fit(w: Array) -> Steps:
+        grid = fit_grid(w, format, axis, block=block, fit=start)
+        if not format.affine:
+            return Steps(Learned(grid.scale), optax.MaskedNode(), grid.block)
+        offset = -grid.zero_point.astype(grid.scale.dtype) * grid.scale
+        return Steps(Learned(grid.scale), Learned(offset), grid.block)
+
+    def show(w: Array, steps: Steps) -> Array:
+        members = max(w.size // max(steps.scale.value.size, 1), 1)
+        factor = 1 / math.sqrt(members * format.levels[-1])
+        return view(w, _grid_of(steps), format, gradient_scale=factor)
+
+    def note(steps: Steps) -> Note:
+        grid = _grid_of(steps)
+        if format.affine:
+            codes = jnp.clip(jnp.round(-grid.zero_point / grid.scale), format.bottom, format.top)
+            grid = Grid(grid.scale, codes.astype(jnp.int32), grid.block)
+        return note_of(grid, format)._replace(remark="scale learned")
+
+    return quantizer(fit, show, note, lambda w, steps: steps)
+
+
+def _grid_of(steps: Steps) -> Grid:
+    size = jnp.abs(steps.scale.value)
+    scale = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+    learned = isinstance(steps.offset, Learned)
+    return Grid(scale, steps.offset.value if learned else jnp.zeros(scale.shape, jnp.int32), steps.block)

@@ -1,0 +1,69 @@
+"""PACT: a learned clip. What lies beyond it moves it, what lies within does not."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.types import Compressor, Grid
+from jaxcomp.quant.fake import fake_quantize
+from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.granularity import Axes, numbers_for
+from jaxcomp.quant.lsq import learned_grids, scaled_gradient
+from jaxcomp.quant.ranges import Fit, min_max
+
+
+def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_scale: float = 1.0) -> Array:
+    r"""Clips to the grid's ends and rounds, with the gradients of clipping: rounding is straight through.
+
+    With the clip :math:`\alpha = p s`, p the largest level: :math:`\partial \hat x/\partial \alpha = \pm 1` beyond
+    :math:`\pm\alpha` and 0 within, :math:`\partial \hat x/\partial x` the other way round.
+
+    Args:
+      x: ``[...]`` floating point: weights or activations.
+      grid: scale s, positive; its zero point does not learn.
+      bits: a format, its name, or bits of integers.
+      gradient_scale: by which gradients to the scale are multiplied.
+
+    Returns:
+      ``[...]`` of x's dtype, exactly on the grid.
+
+    Example:
+      >>> import jax
+      >>> loss = lambda s, x: clip_quantize(x, Grid(s, jnp.zeros(1, int)), 4).sum()
+      >>> jax.grad(loss)(jnp.array([0.1]), jnp.array([0.3, 0.9, 2.0])).tolist()
+      [14.0]
+
+    Reference: Choi et al., PACT: parameterized clipping activation, 2018.
+    """
+    format = as_format(bits)
+    scale, zero_point = numbers_for(x, Grid(scaled_gradient(grid.scale, gradient_scale), grid.zero_point, grid.block))
+    real = x.astype(scale.dtype)
+    low, high = ((level - zero_point) * scale for level in (format.levels[0], format.levels[-1]))
+    clipped = jnp.where(real < low, low, jnp.where(real > high, high, real))
+    return straight_through(fake_quantize(x, grid, format), clipped.astype(x.dtype))
+
+
+def pact(
+    bits: int | str | Format = 4, *, axis: Axes = None, block: int | None = None, start: Fit | None = None
+) -> Compressor:
+    """Quantised weights whose clip is trained: :func:`clip_quantize`.
+
+    Published with weight decay on the clip. How to train it: :func:`jaxcomp.learned`; ``update`` leaves it alone.
+
+    Args:
+      bits: bits of integers, 1 to 8, or any format.
+      axis, block: who shares a scale: see :func:`fake`.
+      start: where ranges begin; None: :func:`min_max`.
+
+    Returns:
+      A compressor whose state is :class:`Steps` per tensor.
+
+    Example:
+      >>> quant = pact(2)
+      >>> w = jnp.array([0.5, -2.0, 1.5])
+      >>> quant.apply(w, quant.init(w)).tolist()
+      [0.0, -2.0, 2.0]
+
+    Reference: Choi et al., PACT: parameterized clipping activation, 2018.
+    """
+    return learned_grids(as_format(bits), axis, block, start or min_max(), clip_quantize)

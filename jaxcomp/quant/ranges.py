@@ -1,0 +1,225 @@
+"""Ranges: how far a grid reaches. Values in (weights, activations, or a histogram's), the two ends of a grid out."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import replicated
+from jaxcomp.core.sums import steady_sum
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.formats import Format, decode, encode
+from jaxcomp.quant.granularity import Groups
+
+Fit = Callable[[Groups, Format], tuple[Array, Array]]
+"""``(groups, format) -> (low, high)``, low <= 0 <= high, 1 along the shared axes."""
+
+
+def min_max() -> Fit:
+    """From the smallest to the largest value.
+
+    Example:
+      >>> [end.item() for end in min_max()(Groups(jnp.array([-1.0, 3.0]), (0,)), None)]
+      [-1.0, 3.0]
+    """
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        del format
+        values = _counted(groups)
+        low, high = (f(values, axis=groups.shared, keepdims=True, initial=0) for f in (jnp.min, jnp.max))
+        return low, high
+
+    return fit
+
+
+def mse(steps: int = 100) -> Fit:
+    r"""The shrunk range of least squared error: :math:`\arg\min_r \sum (w - \hat w_r)^2`, r = 1/steps, 2/steps, ..., 1.
+
+    A few large values no longer decide how coarse all others are: the fit for 4 bits and fewer.
+
+    Args:
+      steps: ratios that are tried; each is a pass over the values. Of equal ones the largest wins.
+
+    Reference: Sung et al., Resiliency of deep neural networks under quantization, 2015; Banner et al., Post-training
+    4-bit quantization of convolution networks, 2019.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ArgumentError(f"mse needs a whole number of steps of at least 1, got {steps!r}")
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        low, high = min_max()(groups, format)
+
+        def error(ratio: Array) -> Array:
+            off = quantized(groups.values, grid_between(low * ratio, high * ratio, format), format) - groups.values
+            return steady_sum(_weighted(jnp.square(off), groups), groups.shared)
+
+        def better(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            ratio = (steps - i).astype(low.dtype) * (1 / steps)
+            now = error(ratio)
+            return jnp.minimum(now, best[0]), jnp.where(now < best[0], ratio, best[1])
+
+        one = jnp.ones(low.shape, low.dtype)
+        _, ratio = lax.fori_loop(1, steps, better, (error(jnp.ones((), low.dtype)), one))
+        return low * ratio, high * ratio
+
+    return fit
+
+
+def percentile(fraction: float = 0.999) -> Fit:
+    """The smallest range in which at least that fraction of the values lies; of affine formats, below each end.
+
+    Found by counting, without a sort.
+
+    Args:
+      fraction: in (0.5, 1].
+
+    Reference: McKinstry et al., Discovering low-precision networks close to full-precision networks, 2018.
+    """
+    if not 0.5 < fraction <= 1:
+        raise ArgumentError(f"percentile needs a fraction in (0.5, 1] (0.999, not 99.9), got {fraction!r}")
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        if not format.affine:
+            high = _quantile(groups._replace(values=jnp.abs(groups.values)), fraction)
+            return -high, high
+        high = _quantile(groups, fraction)
+        low = -_quantile(groups._replace(values=-groups.values), fraction)
+        return jnp.minimum(low, 0), jnp.maximum(high, 0)
+
+    return fit
+
+
+def mean_size(factor: float = 1.0) -> Fit:
+    """A multiple of the mean of |w| over what is not 0: for binary weights the range of least squared error.
+
+    Reference: Rastegari et al., XNOR-Net, 2016.
+    """
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        del format
+        high = factor * mean_of(jnp.abs(groups.values), groups, groups.values != 0)
+        return -high, high
+
+    return fit
+
+
+def deviations(number: float = 3.0) -> Fit:
+    """So many standard deviations from the mean, on the farther side: where LSQ+ begins with symmetric weights.
+
+    Reference: Bhalgat et al., LSQ+, 2020.
+    """
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        del format
+        everywhere = jnp.ones(groups.values.shape, bool)
+        mean = mean_of(groups.values, groups, everywhere)
+        spread = number * jnp.sqrt(mean_of(jnp.square(groups.values - mean), groups, everywhere))
+        high = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread))
+        return -high, high
+
+    return fit
+
+
+def mean_of(values: Array, groups: Groups, where: Array) -> Array:
+    """The mean over each group of what is chosen, 0 of nothing; of the same bits on every device."""
+    chosen = _weighted(where.astype(values.dtype), groups)
+    return steady_sum(values * chosen, groups.shared) / jnp.maximum(steady_sum(chosen, groups.shared), 1)
+
+
+def grid_between(low: Array, high: Array, format: Format) -> Grid:
+    """The grid whose levels reach from low to high, and always through 0.
+
+    Symmetric: ``scale = max(high, -low) / largest level``, ``zero_point = 0``. Affine: ``scale = (high - low) /
+    (top - bottom)``, ``zero_point`` the code nearest to ``bottom - low / scale``.
+
+    Args:
+      low, high: of one shape, low <= 0 <= high; of activations, a scalar or one per channel.
+      format: any.
+
+    Raises:
+      ArgumentError: if an end is not finite; under jit it cannot be seen, and shows in the values.
+
+    Example:
+      >>> from jaxcomp.quant.formats import integer
+      >>> grid = grid_between(jnp.float32(-1), jnp.float32(3), integer(8, symmetric=False))
+      >>> round(float(grid.scale), 4), int(grid.zero_point)
+      (0.0157, -64)
+    """
+    for end in (low, high):
+        if not isinstance(end, jax.core.Tracer) and not bool(jnp.isfinite(end).all()):
+            raise ArgumentError("the range of the values is not finite: they hold NaN or infinity; mend them first")
+    tiny = jnp.finfo(low.dtype).tiny
+    if not format.affine:
+        # jit turns division by a constant into this product
+        per_level = 1 / max(format.levels[-1], -format.levels[0])
+        scale = jnp.maximum(jnp.maximum(high, -low) * per_level, tiny)
+        return Grid(scale, jnp.zeros(scale.shape, jnp.int32))
+    halves = high * 0.5 - low * 0.5  # the whole range of large numbers would overflow
+    scale = jnp.maximum(halves * (2 / (format.top - format.bottom)), tiny)
+    return Grid(scale, (format.bottom + jnp.round(-low / scale)).astype(jnp.int32))
+
+
+def histogram(edges: Array, counts: Array) -> Groups:
+    """A histogram as values with weights, for any fit: ``fit(histogram(edges, counts), format)``.
+
+    Args:
+      edges: ``[bins + 1]``, ascending.
+      counts: ``[bins]``. Empty bins do not count, so that the ends may lie anywhere beyond the values.
+
+    Example:
+      >>> groups = histogram(jnp.array([-1.0, 1.0, 3.0, 5.0]), jnp.array([1, 5, 0]))
+      >>> [end.item() for end in min_max()(groups, None)]
+      [0.0, 2.0]
+    """
+    return Groups((edges[1:] + edges[:-1]) / 2, (0,), counts.astype(wide(edges.dtype)))
+
+
+def quantized(values: Array, grid: Grid, format: Format) -> Array:
+    """Values rounded to a grid that broadcasts against them, in the scale's float; no gradient, no cast."""
+    shift = grid.zero_point.astype(grid.scale.dtype)
+    codes = jnp.clip(encode(values / grid.scale, format) + shift, format.bottom, format.top)
+    return decode(codes - shift, format, grid.scale.dtype) * grid.scale
+
+
+def _counted(groups: Groups) -> Array:
+    if groups.weights is None:
+        return groups.values
+    return jnp.where(groups.weights > 0, groups.values, 0)
+
+
+def _weighted(values: Array, groups: Groups) -> Array:
+    return values if groups.weights is None else values * groups.weights.astype(values.dtype)
+
+
+def _quantile(groups: Groups, fraction: float) -> Array:
+    """The smallest value such that at least that fraction of all is no larger: by halving the range of bit patterns."""
+    values = replicated(groups.values)
+    integers = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    ends = jnp.iinfo(integers)
+    if groups.weights is None:
+        weights = jnp.ones(values.shape, jnp.int32)
+        needed: Any = math.ceil(math.prod(values.shape[a] for a in groups.shared) * fraction - 1e-9)
+    else:
+        weights = jnp.broadcast_to(groups.weights, values.shape)
+        needed = jnp.sum(weights, groups.shared, keepdims=True) * fraction
+
+    def ordered(bits: Array) -> Array:
+        return jnp.where(bits < 0, bits ^ ends.max, bits)  # floats order like these; it undoes itself
+
+    keys = ordered(lax.bitcast_convert_type(values, integers))
+    total = jnp.sum(weights, groups.shared, keepdims=True)
+
+    def halve(_: Any, span: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = span
+        middle = (low & high) + ((low ^ high) >> 1)
+        enough = jnp.sum(jnp.where(keys <= middle, weights, 0), groups.shared, keepdims=True) >= needed
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    span = (jnp.full(total.shape, ends.min, integers), jnp.full(total.shape, ends.max, integers))
+    _, high = lax.fori_loop(0, ends.bits, halve, span)
+    return jnp.where(total > 0, lax.bitcast_convert_type(ordered(high), values.dtype), 0)

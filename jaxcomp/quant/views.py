@@ -1,0 +1,51 @@
+"""What the quantisers of weights share: a state per tensor, errors with its path, and what is said of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+
+from jaxcomp.core import leaves
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import path_string
+from jaxcomp.core.types import Compressor, Note, Params, State, Step
+
+
+def quantizer(
+    fit: Callable[[Array], Any],
+    view: Callable[[Array, Any], Array],
+    note: Callable[[Any], Note],
+    refit: Callable[[Array, Any], Any] | None = None,
+) -> Compressor:
+    """A compressor that treats each floating-point tensor by itself.
+
+    Args:
+      fit: ``tensor -> its state``.
+      view: ``(tensor, its state) -> tensor``.
+      note: ``its state -> note``.
+      refit: ``(tensor, its state) -> its state``; None: fit it anew.
+    """
+
+    def at(path: Any, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except ArgumentError as error:
+            raise ArgumentError(f"{path_string(path)}: {error}") from None
+
+    def init(params: Params) -> State:
+        return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)
+
+    def update(params: Params, state: State, step: Step, **extra: Any) -> State:
+        del step, extra
+        if refit is None:
+            return init(params)
+        return leaves.map_states(lambda path, leaf, node: at(path, refit, leaf, node), params, state)
+
+    def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
+        del step
+        return {
+            path: Note(skipped=leaves.NOT_REAL) if leaves.left_out(node) else note(node)
+            for path, node in leaves.named_states(params, state).items()
+        }
+
+    return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe)
