@@ -6,6 +6,7 @@ the same sums in the same way: what was trained is what runs.
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
 from jaxcomp.trace.codes import Codes, Inputs
 from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import MATMULS, Node
+from jaxcomp.trace.ir import Node, Program
+from jaxcomp.trace.uses import uses_of
 
 
 class QuantizedRun(Interpreter):
@@ -31,23 +33,19 @@ class QuantizedRun(Interpreter):
       read_by: by path, what else reads a weight's value.
     """
 
-    def __init__(self) -> None:
-        """Starts with nothing noted."""
+    def __init__(self, sites: Collection[Node]) -> None:
+        """Takes the nodes that multiply a weight by what is computed of the inputs: :func:`sites_in`."""
         super().__init__()
+        self._sites = sites
         self.in_integers: set[str] = set()
         self.dense_at: dict[str, str] = {}
         self.read_by: dict[str, str] = {}
-
-    def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        if node.op in MATMULS and all(isinstance(x, Codes) for x in operands):
-            self.dense_at |= {x.path: "it is multiplied by another weight" for x in operands}
-        return super().node(node, operands)
 
     def site(self, node: Node, operands: list[Any], side: int) -> Any:
         weight, x = operands[side], operands[1 - side]
         if not isinstance(weight, Codes):
             return super().site(node, operands, side)
-        if weight.inputs is None:
+        if weight.inputs is None or node not in self._sites:
             return None
         why = why_not(node, weight, x, side)
         if why:
@@ -57,17 +55,22 @@ class QuantizedRun(Interpreter):
         return multiplied(node, x, weight, side)
 
     def dense(self, x: Any, node: Node | None) -> Any:
-        if isinstance(x, Codes) and (node is None or node.op not in MATMULS):
+        if isinstance(x, Codes) and node not in self._sites:
             self.read_by.setdefault(x.path, "what carries or returns it" if node is None else node.op)
         return super().dense(x, node)
+
+
+def sites_in(program: Program) -> frozenset[Node]:
+    """The sites of a program: not products of weights with each other, whose ranges no data show."""
+    return frozenset(use.node for own in uses_of(program).values() for use in own.sites)
 
 
 def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
     """Why a site cannot compute with codes; empty if it can."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return f"its other operand is {x.dtype}"
-    if node.op == "conv_general_dilated" and (side == 0 or node.params["batch_group_count"] > 1):
-        return "it is what is convolved" if side == 0 else "its batch is in groups"
+    if node.params.get("batch_group_count", 1) > 1:
+        return "its batch is in groups"
     summed = _summed(node, side)
     if any(part is not None and any(part.shape[i] > 1 for i in summed) for part in map(weight.part, _GRID)):
         return "its scales vary along what is summed over"

@@ -1,7 +1,7 @@
 """Functions of parameters some of which are packed."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -11,6 +11,8 @@ from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.packed import Packed
+
+Prepared = TypeVar("Prepared")
 
 
 class PackedFunction:
@@ -25,16 +27,21 @@ class PackedFunction:
         whole = replace_leaves(self._full, dict(packed))
         self._small = {path: leaf.shape for path, leaf in named_leaves(whole).items()}
         self._structure = jax.tree.structure(whole)
-        self._programs = programs(apply_fn, params)
+        self._plans = programs(apply_fn, params, self.prepared)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
         given = checked_leaves(params, self._small, *self.made)
         leaves: list[Any] = []
         packed = jax.tree.unflatten(self._structure, given)
         jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, packed)  # a packed leaf is one
-        return run_packed(self._programs(inputs), self.interpreter(), [self.opened(leaf) for leaf in leaves], inputs)
+        program, prepared = self._plans(inputs)
+        return run_packed(program, self.interpreter(prepared), [self.opened(leaf) for leaf in leaves], inputs)
 
-    def interpreter(self) -> Interpreter:
+    def prepared(self, program: Program) -> Any:
+        """What is to be known of a program to run it, found once for each shape of its inputs."""
+        return None
+
+    def interpreter(self, prepared: Any) -> Interpreter:
         """What runs the function."""
         return Interpreter()
 
@@ -43,13 +50,15 @@ class PackedFunction:
         return leaf
 
 
-def programs(apply_fn: Callable[..., Any], params: Params) -> Plans[Program]:
-    """A function as it is traced, once for each shape of its inputs."""
+def programs(
+    apply_fn: Callable[..., Any], params: Params, prepare: Callable[[Program], Prepared]
+) -> Plans[tuple[Program, Prepared]]:
+    """A function as it is traced, and what is prepared of that, once for each shape of its inputs."""
     full = jax.eval_shape(lambda tree: tree, params)
 
-    def traced(inputs: tuple[Any, ...]) -> tuple[Program, Program]:
+    def traced(inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Prepared]]:
         program = trace(apply_fn, full, *inputs)
-        return program, program
+        return program, (program, prepare(program))
 
     return Plans(traced)
 

@@ -1,9 +1,7 @@
 """Quantise: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,54 +9,15 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
-from jaxcomp.core.tables import dims, table
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.encode import encode
-from jaxcomp.rewrite.integers import QuantizedRun
+from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
+from jaxcomp.rewrite.quant_report import QuantReport, report_of
 from jaxcomp.rewrite.schemes import INT8, Targets, find_targets
 from jaxcomp.trace.codes import Codes
-from jaxcomp.trace.ir import Program, trace
-from jaxcomp.trace.sites import check_reads, sites_of
-from jaxcomp.trace.uses import uses_of
-
-
-class QuantRow(NamedTuple):
-    """What became of one weight that a matmul or convolution reads.
-
-    Attributes:
-      path: the weight.
-      shape: its own.
-      bits: of its codes; None if it stays as it is.
-      inputs: how what its sites read is quantised, as ``"static 8"``; ``""`` if it is not.
-      left: why it, or what its sites read, is not quantised as asked; what else reads its value.
-      bytes: of everything in its place.
-      dense_bytes: its own, before.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    bits: int | None
-    inputs: str
-    left: str
-    bytes: int
-    dense_bytes: int
-
-
-@dataclass(frozen=True)
-class QuantReport:
-    """What became of every weight that a matmul or convolution reads; prints as a table."""
-
-    rows: tuple[QuantRow, ...]
-
-    def __str__(self) -> str:
-        rows = [
-            [r.path, dims(r.shape), str(r.bits or ""), r.inputs, r.left, f"{r.bytes:,}", f"{r.dense_bytes:,}"]
-            for r in self.rows
-        ]
-        total = [f"{sum(getattr(row, name) for row in self.rows):,}" for name in ("bytes", "dense_bytes")]
-        columns = ["weight", "shape", "bits", "inputs", "in floating point because", "bytes", "before"]
-        return table(columns, rows, ["total", "", "", "", "", *total])
+from jaxcomp.trace.ir import Node, Program, trace
+from jaxcomp.trace.sites import check_reads
 
 
 def quantize(
@@ -133,7 +92,7 @@ def quantize(
     # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
     wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
     packed = jax.eval_shape(encoded, *wanted) if abstract else jax.jit(encoded)(*wanted)
-    report = _report(program, example, packed, targets, named)
+    report = report_of(program, example, packed, targets, named)
     return Quantized(apply_fn, params, packed, report), replace_leaves(params, packed)
 
 
@@ -151,9 +110,13 @@ class Quantized(PackedFunction):
         super().__init__(apply_fn, params, packed)
         self.report = report
 
-    def interpreter(self) -> QuantizedRun:
+    def prepared(self, program: Program) -> frozenset[Node]:
+        """The sites."""
+        return sites_in(program)
+
+    def interpreter(self, prepared: frozenset[Node]) -> QuantizedRun:
         """What runs the function."""
-        return QuantizedRun()
+        return QuantizedRun(prepared)
 
     def opened(self, leaf: Any) -> Any:
         """A leaf as the interpreter takes it: codes one to a number."""
@@ -175,12 +138,13 @@ def fake_quantize(
     stop where codes are clipped.
 
     Args:
-      apply_fn, params, *example, scheme, grids: as of :func:`quantize`. Weights without a grid here are fitted to their
-        range at every call.
-      ranges: likewise; the new function's own ``ranges`` go before them.
+      apply_fn, params, *example, scheme, ranges, grids: as of :func:`quantize`. Weights without a grid are fitted to
+        their range at every call.
 
     Returns:
-      ``(params, *inputs, ranges=None) -> what apply_fn returns``.
+      ``(params, *inputs, ranges=None, grids=None) -> what apply_fn returns``. Ranges and grids that it is called with
+      go before those of here: give it those that a training step's state holds, as arguments of the jitted step (by a
+      constant scale a compiler may divide otherwise, and round a half to the other side).
 
     Raises:
       As :func:`quantize`.
@@ -212,16 +176,22 @@ class FakeQuantized:
     ):
         """Takes what is quantised, and on which grids."""
         self._targets, self._ranges, self._grids = targets, ranges, grids
-        self._programs = programs(apply_fn, params)
+        self._plans = programs(apply_fn, params, sites_in)
 
-    def __call__(self, params: Params, *inputs: Any, ranges: Mapping[str, Grid] | None = None) -> Any:
-        known, program = {**self._ranges, **(ranges or {})}, self._programs(inputs)
-        weights = self._targets.weights
+    def __call__(
+        self,
+        params: Params,
+        *inputs: Any,
+        ranges: Mapping[str, Grid] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> Any:
+        (program, sites), weights = self._plans(inputs), self._targets.weights
+        ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
         leaves = [
-            encode(weights[path], leaf, self._grids, known, train=True) if path in weights else leaf
+            encode(weights[path], leaf, grids, ranges, train=True) if path in weights else leaf
             for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
         ]
-        return run_packed(program, QuantizedRun(), leaves, inputs)
+        return run_packed(program, QuantizedRun(sites), leaves, inputs)
 
 
 def _targets(
@@ -248,46 +218,3 @@ def _unknown(targets: Targets, named: Mapping[str, Any]) -> dict[str, Grid]:
     """Grids of no meaning, for a function whose parameters have none yet."""
     shapes = {path: tuple(named[path].shape[i] for i in own.stack) for path, own in targets.weights.items()}
     return {path: Grid(jnp.ones(shape), jnp.zeros(shape, jnp.int32)) for path, shape in shapes.items()}
-
-
-def _report(
-    program: Program, inputs: tuple[Any, ...], packed: Mapping[str, Codes], targets: Targets, named: Mapping[str, Any]
-) -> QuantReport:
-    """What a run on the example's shapes did."""
-    run = QuantizedRun()
-
-    def go(packed: Mapping[str, Codes], named: Mapping[str, Any], inputs: Any) -> Any:
-        leaves = [packed[path].unpacked() if path in packed else named[path] for path in program.paths]
-        return run_packed(program, run, leaves, inputs)
-
-    jax.eval_shape(go, packed, dict(named), inputs)
-    others = _left(program, named)
-    rows = []
-    for path in program.paths:
-        if path in packed:
-            own, dense_at = targets.weights[path].scheme, run.dense_at.get(path, "")
-            whole = f"{own.inputs} {own.input_bits}" if path in run.in_integers else ""
-            read_by = f"{run.read_by[path]} reads its value" if path in run.read_by else ""
-            left = "; ".join(filter(None, (dense_at, read_by)))
-            size = sum(_bytes(part) for part in packed[path].parts.values())
-            rows.append(QuantRow(path, named[path].shape, own.bits, whole, left, size, _bytes(named[path])))
-        elif path in targets.left or path in others:
-            size = _bytes(named[path])
-            why = targets.left.get(path) or others[path]
-            rows.append(QuantRow(path, named[path].shape, None, "", why, size, size))
-    return QuantReport(tuple(rows))
-
-
-def _left(program: Program, named: Mapping[str, Any]) -> dict[str, str]:
-    """Why weights that sites read in some other way cannot be quantised."""
-    read = {path for site in sites_of(program).rows for path in site.paths}
-    uses = uses_of(program)
-    return {
-        path: "; ".join(uses[path].other)
-        for path in program.paths
-        if path in read and path in uses and not uses[path].sites
-    }
-
-
-def _bytes(leaf: Any) -> int:
-    return math.prod(leaf.shape) * leaf.dtype.itemsize

@@ -258,8 +258,11 @@ def test_values_are_given_to_what_is_no_site() -> None:
 
 def test_weights_multiplied_by_weights_are_given_by_value() -> None:
     params = {"a": normal(6, 6), "b": normal(6, 6)}
-    fake, new, packed = both(lambda p, x: x @ p["a"] @ (p["a"] @ p["b"]), params, X, Scheme(4, inputs="dynamic"))
-    assert [(row.path, row.left) for row in new.report.rows] == [("a", "it is multiplied by another weight")]
+    fake, new, packed = both(lambda p, x: x @ p["a"] @ (p["a"] @ p["b"]), params, X, Scheme(4))
+    rows = {row.path: (row.bits, row.inputs, row.left) for row in new.report.rows}
+    assert rows["a"] == (4, "static 8", "dot_general reads its value")
+    assert rows["b"][:2] == (None, "")
+    assert "read by dot_general" in rows["b"][2]
     assert packed["b"] is params["b"]
     np.testing.assert_array_equal(quick(new)(packed, X), quick(fake)(params, X))
 
@@ -373,6 +376,8 @@ def test_weights_stay_on_the_grids_that_they_were_trained_with() -> None:
     for path in "ab":
         np.testing.assert_array_equal(densify(packed)[path], shown[path])
     assert distance(quick(layers)(shown, X), quick(new)(packed, X)) <= TOLERANCE
+    fake = fake_quantize(layers, params, X, scheme=Scheme(4, inputs=None))
+    assert distance(quick(lambda p, grids: fake(p, X, grids=grids))(params, state), new(packed, X)) <= TOLERANCE
 
 
 # Errors.
