@@ -56,7 +56,7 @@ def calibrate(
     Example:
       >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
       >>> ranges = calibrate(layer, {"a": jnp.eye(2), "b": jnp.ones((2, 3))}, [jnp.array([[-2.55, 5.1]])])
-      >>> {path: (grid.scale.round(4).item(), grid.zero_point.item()) for path, grid in ranges.items()}
+      >>> {path: (round(grid.scale.item(), 4), grid.zero_point.item()) for path, grid in ranges.items()}
       {'a': (0.03, -43), 'b': (0.02, -128)}
 
     Reference: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018.

@@ -21,6 +21,7 @@ class Ends:
         self._sides, self.first, self.last = sides, list[Node](), list[Node]()
         self._forward(frame, set())
         self._backward(frame, set())
+        self.last.reverse()
 
     def _holds_sites(self, node: Node) -> bool:
         return any(inner in self._sides for body in node.frames for inner in all_nodes(body))
