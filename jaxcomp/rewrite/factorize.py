@@ -1,20 +1,18 @@
 """Factorise: the same function with large weights held as products of small ones."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.factors import Factors, Target, choose_factors
 from jaxcomp.rewrite.moments import second_moments
-from jaxcomp.rewrite.plans import Plans, checked_leaves
-from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Program, trace
-from jaxcomp.trace.packed import Packed
+from jaxcomp.rewrite.packed_function import PackedFunction
+from jaxcomp.trace.ir import trace
 
 MethodName = Literal["svd", "tucker", "spatial", "dense"]
 
@@ -109,41 +107,19 @@ def factorize(
     program = trace(apply_fn, params, *example)
     moments = None if data is None else second_moments(apply_fn, params, data)
     found = choose_factors(program, named, target, method, moments, cheaper)
-    new = Factorized(apply_fn, params, found)
-    return new, new.pack(params)
+    return Factorized(apply_fn, params, found), replace_leaves(params, dict(found.packed))
 
 
-class Factorized:
+class Factorized(PackedFunction):
     """A function that computes with factors. Made by :func:`factorize`; plans once for each shape of its inputs.
 
     Attributes:
       report: what became of each weight.
     """
 
+    made = ("factorised", "factorize")
+
     def __init__(self, apply_fn: Callable[..., Any], params: Params, found: Factors):
         """Takes what :func:`factorize` decided."""
-        self._apply_fn, self.report = apply_fn, found.report
-        self._packed: Mapping[str, Packed] = found.packed
-        self._full = jax.eval_shape(lambda tree: tree, params)
-        packed = self.pack(self._full)
-        self._small = {path: leaf.shape for path, leaf in named_leaves(packed).items()}
-        self._structure = jax.tree.structure(packed)
-        self._plans = Plans(self._plan)
-
-    def pack(self, params: Params) -> Params:
-        """The parameters with the factorised ones replaced."""
-        return jax.tree_util.tree_map_with_path(lambda path, leaf: self._packed.get(path_string(path), leaf), params)
-
-    def __call__(self, params: Params, *inputs: Any) -> Any:
-        given = checked_leaves(params, self._small, "factorised", "factorize")
-        program = self._plans(inputs)
-        leaves: list[Any] = []
-        packed = jax.tree.unflatten(self._structure, given)
-        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, packed)  # a packed leaf is one
-        run = Interpreter()
-        outs = run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
-        return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
-
-    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, Program]:
-        program = trace(self._apply_fn, self._full, *inputs)
-        return program, program
+        super().__init__(apply_fn, params, found.packed)
+        self.report = found.report

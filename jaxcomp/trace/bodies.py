@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -26,8 +25,8 @@ def _keeps(run: "Interpreter", values: Sequence[Value]) -> "list[list[Keep]]":
     return [run.keeps(value) for value in values]
 
 
-def _added(sums: dict[Any, Any], seen: dict[Any, Any]) -> dict[Any, Any]:
-    return {key: jax.tree.map(jnp.add, own, seen[key]) if key in seen else own for key, own in sums.items()}
+def _joined(run: "Interpreter", one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: jax.tree.map(run.join, own, other[key]) if key in other else own for key, own in one.items()}
 
 
 def emit_scan(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
@@ -60,7 +59,7 @@ def emit_while(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]
 
     def step(state: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
         outs, seen = run.watched(body, [*operands[heads:start], *state[0]])
-        return _fit_all(run, outs, body.outs, targets), _added(state[1], seen)
+        return _fit_all(run, outs, body.outs, targets), _joined(run, state[1], seen)
 
     carry = _fit_all(run, operands[start:], node.ins[start:], targets)
     last, seen = lax.while_loop(test, step, (carry, run.unseen(body, [*operands[heads:start], *carry])))
@@ -77,7 +76,7 @@ def emit_cond(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
     def branch(frame: Frame) -> Callable[..., tuple[list[Any], Any]]:
         def taken(*xs: Any) -> tuple[list[Any], Any]:
             outs, seen = run.watched(frame, xs)
-            return _fit_all(run, outs, frame.outs, targets), _added(unseen, seen)
+            return _fit_all(run, outs, frame.outs, targets), _joined(run, unseen, seen)
 
         return taken
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.trace import bodies, chain, compat
@@ -24,11 +25,14 @@ class Interpreter:
 
     Attributes:
       seen: what the nodes of the body that now runs have noted, by name.
+      join: the ``jnp.ufunc`` by which what several runs of a body noted becomes one, leaf by
+        leaf; 0 leaves the other as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, join: Any = jnp.add) -> None:
         """Starts with nothing noted."""
         self.seen: dict[Any, Any] = {}
+        self.join = join
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
         """Runs a body."""
@@ -104,7 +108,7 @@ class Interpreter:
         self.seen.update(seen)
 
     def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
-        """Zeros for what a body notes that may run once, often, or never; what is noted there is added to them.
+        """Zeros for what a body notes that may run once, often, or never; what is noted there is joined with them.
 
         By default nothing: what such a body notes is lost.
         """

@@ -12,28 +12,36 @@ from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value
 
 Probes = Mapping[Value, Callable[[jax.Array], Any]]
-"""For each value to observe, a function of it that returns a tree of sums: those of all its runs are added up."""
+"""For each value to observe, a function of it that returns a tree; those of all its runs are joined (added)."""
 
 
 class Observer(Interpreter):
-    """Runs a program forward and returns, beside its results, sums over values inside it.
+    """Runs a program forward and returns, beside its results, sums over values inside it, or other joint quantities.
 
     Loops, branches and remat are entered; a function with a derivative of its own is run by its body (nothing here is
     to be differentiated).
     """
 
-    def __init__(self, program: Program, probes: Probes, apart: Mapping[Value, Collection[Node]] | None = None):
+    def __init__(
+        self,
+        program: Program,
+        probes: Probes,
+        apart: Mapping[Value, Collection[Node]] | None = None,
+        join: Any = jnp.add,
+    ):
         """Takes what to observe.
 
         Args:
           program: what is run.
           probes: what is observed.
-          apart: for a value, the scans around it whose iterations are not added up but kept, along new first axes.
+          apart: for a value, the scans around it whose iterations are not joined but kept, along new first axes.
+          join: the ``jnp.ufunc`` that joins what two runs gave; 0 leaves the other as it is (of
+            ``jnp.maximum``, if nothing is negative).
 
         Raises:
           ArgumentError: for a value that no body of the program holds.
         """
-        super().__init__()
+        super().__init__(join)
         self._program = program
         self._probes = list(probes.values())
         self._number = {value: i for i, value in enumerate(probes)}
@@ -73,7 +81,7 @@ class Observer(Interpreter):
     def note(self, seen: dict[Any, Any], scan: Node | None = None) -> None:
         for i, sums in seen.items():
             done = scan is None or scan in self._apart.get(i, ())
-            self.seen[i] = sums if done else jax.tree.map(lambda each: each.sum(0), sums)
+            self.seen[i] = sums if done else jax.tree.map(lambda each: self.join.reduce(each, axis=0), sums)
 
     def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
         shapes = jax.eval_shape(lambda *xs: self.watched(frame, xs)[1], *operands)

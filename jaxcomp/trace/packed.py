@@ -7,7 +7,7 @@ where its size is 1), so transposes and reshapes move indices about and leave th
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -45,16 +45,19 @@ class Packed:
         self.names, self.axes = tuple(names), tuple(axes)
         self.home = self.axes if home is None else tuple(home)
 
+    _static: ClassVar[tuple[str, ...]] = ("path", "names", "axes", "home", "stack")
+    """What a packed leaf is made of beside its arrays."""
+
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The arrays, and everything else."""
         children = tuple((PartKey(key), part) for key, part in self.parts.items())
-        return children, (self.path, tuple(self.parts), self.names, self.axes, self.home, self.stack)
+        return children, (tuple(self.parts), *(getattr(self, name) for name in self._static))
 
     @classmethod
-    def tree_unflatten(cls, static: Any, parts: Sequence[Any]) -> "Packed":
+    def tree_unflatten(cls, static: Any, parts: Sequence[Any]) -> Self:
         """The inverse."""
-        path, keys, *rest = static
-        return cls(path, dict(zip(keys, parts, strict=True)), *rest)
+        keys, *rest = static
+        return cls(parts=dict(zip(keys, parts, strict=True)), **dict(zip(cls._static, rest, strict=True)))
 
     @property
     def sizes(self) -> dict[int, int]:
@@ -82,15 +85,15 @@ class Packed:
         order = [letters[name] for axis in self.axes for name in axis]
         return jnp.einsum(*operands, order, precision="highest").reshape(self.shape)
 
-    def _with(self, **changes: Any) -> "Packed":
-        own = {name: getattr(self, name) for name in ("path", "parts", "names", "axes", "home", "stack")}
-        return Packed(**{**own, **changes})
+    def _with(self, **changes: Any) -> Self:
+        own = {name: getattr(self, name) for name in ("parts", *self._static)}
+        return type(self)(**{**own, **changes})
 
-    def transposed(self, order: Sequence[int]) -> "Packed":
+    def transposed(self, order: Sequence[int]) -> Self:
         """Its axes in another order."""
         return self._with(axes=[self.axes[i] for i in order])
 
-    def reshaped(self, shape: Sequence[int]) -> "Packed | None":
+    def reshaped(self, shape: Sequence[int]) -> Self | None:
         """Its axes merged and split; None if an index would have to be torn apart unevenly."""
         packed, groups = self, list[Indices]()
         left = [name for axis in self.axes for name in axis]
@@ -110,7 +113,7 @@ class Packed:
             groups.append(group)
         return packed._with(axes=groups)
 
-    def _split(self, name: int, size: int) -> "tuple[Packed, Indices]":
+    def _split(self, name: int, size: int) -> tuple[Self, Indices]:
         """One index as two, the outer one of ``size``."""
         new = max(self.sizes) + 1
         pair, parts = (name, new), {}
@@ -127,11 +130,11 @@ class Packed:
             parts=parts, names=renamed(self.names), axes=renamed(self.axes), home=renamed(self.home)
         ), pair
 
-    def squeezed(self, gone: Sequence[int]) -> "Packed":
+    def squeezed(self, gone: Sequence[int]) -> Self:
         """Without axes of size 1."""
         return self._with(axes=[axis for i, axis in enumerate(self.axes) if i not in gone])
 
-    def expanded(self, shape: Sequence[int], places: Sequence[int]) -> "Packed | None":
+    def expanded(self, shape: Sequence[int], places: Sequence[int]) -> Self | None:
         """With new axes of size 1; None if any axis is really broadcast."""
         if math.prod(shape) != math.prod(self.shape):
             return None
@@ -140,16 +143,16 @@ class Packed:
             axes[place] = axis
         return self._with(axes=axes)
 
-    def cast(self, dtype: Any) -> "Packed":
+    def cast(self, dtype: Any) -> Self:
         """In another dtype, part by part."""
         return self._with(parts={key: part.astype(dtype) for key, part in self.parts.items()})
 
-    def scaled(self, factor: Any) -> "Packed":
+    def scaled(self, factor: Any) -> Self:
         """Times a number."""
         (key, part), *_ = self.parts.items()
         return self._with(parts={**self.parts, key: part * jnp.asarray(factor, part.dtype)})
 
-    def sliced(self, scan: Any) -> "Packed":
+    def sliced(self, scan: Any) -> Self:
         """What the body of a scan over the first axis reads; its arrays still have that axis, first, for the scan."""
         axis, *rest = self.axes  # of one index or, if its size is 1, none
         count = self.sizes[axis[0]] if axis else 1
@@ -163,22 +166,22 @@ class Packed:
         return self._with(parts=parts, names=names, axes=rest, stack=(*self.stack, *((name, scan) for name in axis)))
 
 
-def _save_static(static: Any) -> bytes:
-    return json.dumps(static).encode()
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _load_static(data: bytes) -> Any:
-    path, keys, *groups, stack = json.loads(data)
-    return path, tuple(keys), *(tuple(map(tuple, each)) for each in groups), tuple(stack)
+def serializable(cls: type[Packed]) -> None:
+    """Lets functions of such leaves be exported: what they are made of beside arrays goes into JSON."""
+    export.register_pytree_node_serialization(
+        cls,
+        serialized_name=f"jaxcomp.{cls.__name__}",
+        serialize_auxdata=lambda static: json.dumps(static).encode(),
+        deserialize_auxdata=lambda data: _tuples(json.loads(data)),
+        from_children=lambda static, parts: cls.tree_unflatten(static, tuple(parts)),
+    )
 
 
-export.register_pytree_node_serialization(
-    Packed,
-    serialized_name="jaxcomp.Packed",
-    serialize_auxdata=_save_static,
-    deserialize_auxdata=_load_static,
-    from_children=lambda static, parts: Packed.tree_unflatten(static, tuple(parts)),
-)
+serializable(Packed)
 
 
 def pack(path: str, array: Any) -> Packed:

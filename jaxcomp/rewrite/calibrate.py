@@ -1,0 +1,168 @@
+"""Calibration: the grids of what sites read, from batches of data."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.quant import observers
+from jaxcomp.quant.observers import ObserverName, Range
+from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.rewrite.schemes import INT8, Shared, find_targets
+from jaxcomp.trace.ir import Program, Value, trace
+from jaxcomp.trace.observe import Observer, observable
+
+
+def calibrate(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    scheme: Any = INT8,
+    *,
+    method: ObserverName = "minmax",
+    momentum: float = 0.9,
+    percentile: float = 99.99,
+    bins: int = 2048,
+) -> dict[str, Grid]:
+    """The grids of what quantised sites read, from the ranges that it takes on data.
+
+    Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
+    each. Ranges always take in 0.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
+      scheme: what is to be quantised, as of :func:`quantize`.
+      method: ``"minmax"``: the whole range; ``"average"``: the moving average of the batches' ranges;
+        ``"percentile"``: without what lies beyond a percentile at either end; ``"mse"``: the share of the range that
+        misses the values least in the mean square.
+      momentum: of the moving average, in [0, 1).
+      percentile: in (50, 100].
+      bins: of the histograms under ``"percentile"`` and ``"mse"``.
+
+    Returns:
+      ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
+      :func:`quantize`.
+
+    Raises:
+      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is 0 or not
+        finite on the data (the weight is named); RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
+      >>> ranges = calibrate(layer, {"a": jnp.eye(2), "b": jnp.ones((2, 3))}, [jnp.array([[-2.55, 5.1]])])
+      >>> {path: (round(grid.scale.item(), 4), grid.zero_point.item()) for path, grid in ranges.items()}
+      {'a': (0.03, -43), 'b': (0.02, -128)}
+
+    Reference: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018.
+    """
+    if method not in get_args(ObserverName):
+        raise ArgumentError(f"method must be one of {', '.join(get_args(ObserverName))}; got {method!r}")
+    if not 0 <= momentum < 1 or not 50 < percentile <= 100 or bins < 2:
+        raise ArgumentError(
+            "momentum must be in [0, 1), percentile in (50, 100] and bins at least 2; "
+            f"got {momentum!r}, {percentile!r} and {bins!r}"
+        )
+    given = checked_batches(batches)
+    program = trace(apply_fn, params, *given[0])
+    targets, within = find_targets(program, scheme), observable(program.frame)
+    groups = [group for group in targets.shared if within.issuperset(group.values)]
+    leaves = [jax.tree.leaves((params, *batch)) for batch in given]
+    ranges = _ranges(program, groups, leaves)
+    found: dict[str, Grid] = {}
+    seen = [_checked(group, [of_batch[i] for of_batch in ranges]) for i, group in enumerate(groups)]
+    counts = _histograms(program, groups, leaves, seen, bins) if method in ("percentile", "mse") else []
+    for i, group in enumerate(groups):
+        for path in group.paths:
+            own = targets.weights[path].scheme
+            low, high = seen[i]
+            if method == "average":
+                low, high = observers.moving_average([of_batch[i] for of_batch in ranges], momentum)
+            elif method == "percentile":
+                low, high = observers.percentile_range(counts[i], *_ends(seen[i]), percentile)
+            elif method == "mse":
+                low, high = observers.mse_range(counts[i], *_ends(seen[i]), own.input_bits, own.input_symmetric)
+            found[path] = observers.range_grid(low, high, own.input_bits, own.input_symmetric)
+    return found
+
+
+def _checked(group: Shared, ranges: Sequence[Range]) -> Range:
+    low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).all()):
+        what = "0 on all batches" if np.isfinite(low).all() and np.isfinite(high).all() else "not finite"
+        raise ArgumentError(
+            f"what {' and '.join(map(repr, group.paths))} is multiplied by is {what}: give batches that reach it, or a "
+            "scheme with inputs='dynamic' or None for it"
+        )
+    return low, high
+
+
+def _ends(seen: Range) -> Range:
+    """The whole range of all layers, for each of them: they share one histogram's bins."""
+    low, high = seen
+    return np.full_like(low, low.min()), np.full_like(high, high.max())
+
+
+def _ranges(program: Program, groups: Sequence[Shared], batches: Sequence[Any]) -> list[list[Range]]:
+    """The range of each group in each batch."""
+
+    def reach(x: jax.Array) -> Any:
+        x = x.astype(jnp.float32)
+        return jnp.max(-x, initial=0), jnp.max(x, initial=0)
+
+    observe = _observer(program, groups, [reach] * len(groups), jnp.maximum)
+    found = []
+    for batch in batches:
+        ends = [[np.asarray(end, np.float64) for end in _greatest(each)] for each in observe(batch)]
+        found.append([(-below, above) for below, above in ends])
+    return found
+
+
+def _greatest(reaches: Sequence[Any]) -> Any:
+    """The greatest of several values' reaches, both ways."""
+    return [np.max([np.asarray(each[end]) for each in reaches], axis=0) for end in (0, 1)]
+
+
+def _histograms(
+    program: Program, groups: Sequence[Shared], batches: Sequence[Any], seen: Sequence[Range], bins: int
+) -> list[np.ndarray]:
+    """For each group how many values fell into each bin, ``[layers ..., bins]``, over all batches."""
+
+    def counter(low: float, high: float) -> Callable[[jax.Array], Any]:
+        def count(x: jax.Array) -> Any:
+            place = (x.astype(jnp.float32).reshape(-1) - low) * (bins / (high - low))
+            return jnp.zeros(bins, jnp.int32).at[jnp.clip(place, 0, bins - 1).astype(jnp.int32)].add(1)
+
+        return count
+
+    probes = [counter(float(low.min()), float(high.max())) for low, high in seen]
+    observe = _observer(program, groups, probes, jnp.add)
+    counts: list[Any] = [0] * len(groups)
+    for batch in batches:
+        for i, each in enumerate(observe(batch)):
+            counts[i] = counts[i] + np.sum([np.asarray(own, np.float64) for own in each], axis=0)
+    return counts
+
+
+def _observer(
+    program: Program, groups: Sequence[Shared], probes: Sequence[Callable[[Any], Any]], join: Any
+) -> Callable[[Any], list[list[Any]]]:
+    """A jitted function of a program's leaves: what the probe of each group's values gives."""
+    of: dict[Value, Callable[[Any], Any]] = {}
+    apart: dict[Value, Any] = {}
+    for group, probe in zip(groups, probes, strict=True):
+        of |= dict.fromkeys(group.values, probe)
+        apart |= dict.fromkeys(group.values, group.scans)
+    observe = Observer(program, of, apart, join)
+    run = jax.jit(lambda leaves: observe(leaves)[1])
+
+    def grouped(leaves: Any) -> list[list[Any]]:
+        found = dict(zip(of, run(leaves), strict=True))
+        return [[found[value] for value in group.values] for group in groups]
+
+    return grouped

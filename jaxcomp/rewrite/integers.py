@@ -1,0 +1,224 @@
+"""Integers at sites: matmuls and convolutions of codes, and the interpreter that runs a function with them.
+
+The same arithmetic serves twice. Where a weight's codes are int8, products are summed up in int32; where they are
+floats that hold the same whole numbers, as in training, in floating point, which is as exact up to 2**24. Both scale
+the same sums in the same way: what was trained is what runs.
+"""
+
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.fake import code_range, fit_grid
+from jaxcomp.trace import compat
+from jaxcomp.trace.affine import feature_axes
+from jaxcomp.trace.codes import Codes, Inputs
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Node, Program
+from jaxcomp.trace.uses import uses_of
+
+
+class QuantizedRun(Interpreter):
+    """Runs a program whose weights are :class:`Codes`.
+
+    Attributes:
+      in_integers: the paths of weights that sites compute with in integers.
+      dense_at: by path, why sites compute with the value of a weight although their inputs are to be quantised.
+      read_by: by path, what else reads a weight's value.
+    """
+
+    def __init__(self, sites: Collection[Node]) -> None:
+        """Takes the nodes that multiply a weight by what is computed of the inputs: :func:`sites_in`."""
+        super().__init__()
+        self._sites = sites
+        self.in_integers: set[str] = set()
+        self.dense_at: dict[str, str] = {}
+        self.read_by: dict[str, str] = {}
+
+    def site(self, node: Node, operands: list[Any], side: int) -> Any:
+        weight, x = operands[side], operands[1 - side]
+        if not isinstance(weight, Codes):
+            return super().site(node, operands, side)
+        if weight.inputs is None or node not in self._sites:
+            return None
+        why = why_not(node, weight, x, side)
+        if why:
+            self.dense_at.setdefault(weight.path, why)
+            return None
+        self.in_integers.add(weight.path)
+        return multiplied(node, x, weight, side)
+
+    def dense(self, x: Any, node: Node | None) -> Any:
+        if isinstance(x, Codes) and node not in self._sites:
+            self.read_by.setdefault(x.path, "what carries or returns it" if node is None else node.op)
+        return super().dense(x, node)
+
+
+def sites_in(program: Program) -> frozenset[Node]:
+    """The sites of a program: not products of weights with each other, whose ranges no data show."""
+    return frozenset(use.node for own in uses_of(program).values() for use in own.sites)
+
+
+def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
+    """Why a site cannot compute with codes; empty if it can."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return f"its other operand is {x.dtype}"
+    if node.params.get("batch_group_count", 1) > 1:
+        return "its batch is in groups"
+    summed = _summed(node, side)
+    if any(part is not None and any(part.shape[i] > 1 for i in summed) for part in map(weight.part, _GRID)):
+        return "its scales vary along what is summed over"
+    assert weight.inputs is not None
+    bits, even = weight.inputs.bits, weight.inputs.symmetric and weight.part("zero_point") is None
+    most = _count(node, weight.shape, side) * (1 << bits) * 256 // (4 if even else 1)
+    return f"a sum of {_count(node, weight.shape, side):,} products may overflow int32" if most >= 2**31 else ""
+
+
+_GRID = ("scale", "zero_point")
+
+
+def multiplied(node: Node, x: Any, weight: Codes, side: int) -> Any:
+    """A site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``."""
+    inputs = _quantized(node, x, weight, side)
+    factor = _spread(node, 1 - side, inputs.grid.scale) * _spread(node, side, weight.part("scale"))
+    return (total(node, inputs, weight, side) * factor).astype(node.outs[0].dtype)
+
+
+def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
+    """A site's sums, whole numbers in the scale's floating-point type."""
+    real = weight.parts["scale"].dtype
+    if weight.parts["codes"].dtype == jnp.int8:
+        return _integer_total(node, inputs, weight, side).astype(real)
+    sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centred], side, real)
+    # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
+    return straight_through(jnp.round(sums), sums)
+
+
+class _Quantized(NamedTuple):
+    """A site's input.
+
+    Attributes:
+      codes: whole numbers in floating point, gradients straight through.
+      grid: of the input's rank, 1 along every axis that shares a scale.
+      symmetric: whether all zero points are 0.
+    """
+
+    codes: Any
+    grid: Grid
+    symmetric: bool
+
+
+def _quantized(node: Node, x: Any, weight: Codes, side: int) -> _Quantized:
+    spec, real = weight.inputs, weight.parts["scale"].dtype
+    assert spec is not None
+    if spec.mode == "static":
+        grid = Grid(*(part.reshape((1,) * x.ndim) for part in weight.input_grid))
+    else:
+        grid = fit_grid(lax.stop_gradient(x.astype(real)), spec.bits, _rows(node, x.ndim, side), spec.symmetric)
+    if not spec.symmetric and weight.parts["codes"].dtype == jnp.int8:
+        x = _padded(node, x)
+    return _Quantized(input_codes(x, grid, spec), grid, spec.symmetric)
+
+
+def input_codes(x: Any, grid: Grid, spec: Inputs) -> Any:
+    """Codes in the scale's floating-point type, halves rounded to even, with straight-through gradients."""
+    bottom, top = code_range(spec.bits, spec.symmetric)
+    # Of a scale that a compiler knows it makes this product of a quotient, and of others not: codes would differ.
+    quotient = x.astype(grid.scale.dtype) * lax.stop_gradient(1 / grid.scale)
+    unclipped = jnp.round(quotient) + grid.zero_point.astype(quotient.dtype)
+    codes = jnp.clip(unclipped, bottom, top)
+    return straight_through(codes, jnp.where(unclipped == codes, quotient, 0))
+
+
+def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> Any:
+    """The sums in int32, zero points and all."""
+    codes = [inputs.codes.astype(jnp.int8), weight.part("codes")]
+    padded = not inputs.symmetric
+    sums = _bound(node, codes, side, jnp.int32, padded)
+    own, zero_point = inputs.grid.zero_point, weight.part("zero_point")
+    if padded:
+        of_weight = jnp.sum(codes[1], axis=_summed(node, side), keepdims=True, dtype=jnp.int32)
+        sums -= _spread(node, 1 - side, own) * _spread(node, side, of_weight)
+    if zero_point is not None:
+        zero_point = _spread(node, side, zero_point)
+        sums -= zero_point * _sums_of_inputs(node, codes, side, padded)
+        if padded:
+            sums += _count(node, weight.shape, side) * _spread(node, 1 - side, own) * zero_point
+    return sums
+
+
+def _sums_of_inputs(node: Node, codes: list[Any], side: int, padded: bool) -> Any:
+    """What each result sums over, of the input alone: the site with weights of 1, once for all features of a group."""
+    kept = {*_summed(node, side), *(_batch(node, side))}
+    shape = [n if i in kept else 1 for i, n in enumerate(codes[1].shape)]
+    if node.op == "dot_general":
+        return _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32)
+    groups, out = node.params["feature_group_count"], node.params["dimension_numbers"].rhs_spec[0]
+    shape[out] = groups
+    sums = _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32, padded)
+    place = node.params["dimension_numbers"].out_spec[1]
+    return sums if groups == 1 else jnp.repeat(sums, codes[1].shape[out] // groups, axis=place)
+
+
+def _bound(node: Node, operands: list[Any], side: int, dtype: Any, padded: bool = False) -> Any:
+    """The site's primitive applied to its input and its weight, summing up in ``dtype``."""
+    changes: dict[str, Any] = {"preferred_element_type": np.dtype(dtype), "precision": None}
+    if padded and node.op == "conv_general_dilated":
+        ones = (1,) * len(node.params["padding"])
+        changes |= {"padding": ((0, 0),) * len(ones), "lhs_dilation": ones}
+    return compat.bind(node.equation, operands if side == 1 else operands[::-1], **changes)[0]
+
+
+def _padded(node: Node, x: Any) -> Any:
+    """A convolution's input with the zeros that it takes in between and around: they too have a zero point."""
+    if node.op != "conv_general_dilated":
+        return x
+    config = [(0, 0, 0)] * x.ndim
+    places = node.params["dimension_numbers"].lhs_spec[2:]
+    for place, (low, high), by in zip(places, node.params["padding"], node.params["lhs_dilation"], strict=True):
+        config[place] = (low, high, by - 1)
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def _batch(node: Node, side: int) -> tuple[int, ...]:
+    return () if node.op == "conv_general_dilated" else tuple(node.params["dimension_numbers"][1][side])
+
+
+def _summed(node: Node, side: int) -> tuple[int, ...]:
+    """The axes of a site's weight that are summed over."""
+    if node.op == "conv_general_dilated":
+        return tuple(node.params["dimension_numbers"].rhs_spec[1:])
+    return tuple(node.params["dimension_numbers"][0][side])
+
+
+def _count(node: Node, shape: tuple[int, ...], side: int) -> int:
+    return math.prod(shape[i] for i in _summed(node, side))
+
+
+def _rows(node: Node, ndim: int, side: int) -> tuple[int, ...]:
+    """The axes of a site's input that are not summed over, nor slid over: each index has a scale of its own."""
+    if node.op == "conv_general_dilated":
+        return (node.params["dimension_numbers"].lhs_spec[0],)
+    return tuple(i for i in range(ndim) if i not in node.params["dimension_numbers"][0][1 - side])
+
+
+def _spread(node: Node, side: int, array: Any) -> Any:
+    """What varies along the axes that an operand passes on, with those at their places in the result."""
+    ndim = len(node.outs[0].shape)
+    shape = [1] * ndim
+    if node.op == "conv_general_dilated":
+        numbers = node.params["dimension_numbers"]
+        own, place = (numbers.rhs_spec[0], numbers.out_spec[1]) if side else (numbers.lhs_spec[0], numbers.out_spec[0])
+        shape[place] = array.shape[own]
+        return array.reshape(shape)
+    summed, batch = (pair[side] for pair in node.params["dimension_numbers"])
+    passed = [*batch, *(i for i in range(array.ndim) if i not in (*summed, *batch))]
+    for i, place in zip(passed, feature_axes(node, side), strict=True):
+        shape[place] = array.shape[i]
+    return jnp.transpose(array, (*passed, *summed)).reshape(shape)

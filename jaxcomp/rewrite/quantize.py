@@ -1,0 +1,220 @@
+"""Quantise: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.rewrite.encode import encode
+from jaxcomp.rewrite.integers import QuantizedRun, sites_in
+from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
+from jaxcomp.rewrite.quant_report import QuantReport, report_of
+from jaxcomp.rewrite.schemes import INT8, Targets, find_targets
+from jaxcomp.trace.codes import Codes
+from jaxcomp.trace.ir import Node, Program, trace
+from jaxcomp.trace.sites import check_reads
+
+
+def quantize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    scheme: Any = INT8,
+    ranges: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, Grid] | None = None,
+) -> tuple["Quantized", Params]:
+    r"""Holds weights as integer codes, and multiplies integers by integers.
+
+    With codes q, scales s and zero points z of weights (w) and inputs (x) a site computes
+    :math:`s_x s_w \sum (q_x - z_x)(q_w - z_w)`, the sum in int32 over products of int8. What its sites read is
+    quantised as they read it. Codes of up to 4 bits are held two (up to 2 bits: four) to a byte.
+
+    A weight is quantised where matmuls or convolutions (strided, dilated, grouped, depthwise, of any layout) read it,
+    through casts, transposes, reshapes, products with a number, and into scan (stacked weights: each layer on grids of
+    its own), remat, cond and custom derivatives. Other readers are given its value. The report names what stays in
+    floating point, and why. Fold batch norms first (:func:`fold_batch_norm`).
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables; shapes will do, for a function whose parameters come from a
+        file.
+      *example: the other arguments, or their shapes.
+      scheme: a :class:`Scheme` for all weights, or ``[(regex, Scheme or None), ...]``: the first that matches the whole
+        path counts, and what none matches, or None, stays as it is. So the first and the last layer have their own.
+      ranges: ``{path: grid}`` of what the sites of weights with static inputs read: :func:`calibrate`.
+      grids: ``{path: grid}`` of weights, for those that are not to be fitted to their values' range: of the state of
+        :func:`jaxcomp.quant.fake` that they were trained with.
+
+    Returns:
+      The new function, whose ``report`` prints as a table, and its parameters, in which a quantised weight is a
+      :class:`jaxcomp.rewrite.Packed` of ``codes``, ``scale``, and where they are needed ``zero_point``, ``input_scale``
+      and ``input_zero_point``. It computes what :func:`fake_quantize` does.
+
+    Raises:
+      ArgumentError: for a scheme out of range, static inputs without a range, a grid of another shape (the weight is
+        named); RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> from jaxcomp.rewrite import calibrate
+      >>> params = {"w": jnp.array([[1.27, 0.5], [-1.0, 0.02]]), "bias": jnp.ones(2)}
+      >>> layer = lambda p, x: x @ p["w"] + p["bias"]
+      >>> x = jnp.array([[2.55, 0.5]])
+      >>> new, packed = quantize(layer, params, x, ranges=calibrate(layer, params, [x]))
+      >>> packed["w"].parts["codes"].tolist()
+      [[127, 127], [-100, 5]]
+      >>> print(new.report)
+      weight  shape  bits  inputs    in floating point because  bytes  before
+      ------  -----  ----  --------  -------------------------  -----  ------
+      w       2x2       8  static 8                                20      16
+      ------  -----  ----  --------  -------------------------  -----  ------
+      total                                                        20      16
+      >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
+      Array(True, dtype=bool)
+
+    Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
+    """
+    named = named_leaves(params)
+    program, targets = _targets(apply_fn, params, example, scheme)
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
+    known = _checked_ranges({**_unknown(targets, named), **(ranges or {})} if abstract else dict(ranges or {}), targets)
+
+    def encoded(leaves: Mapping[str, Any], grids: Mapping[str, Grid], ranges: Mapping[str, Grid]) -> dict[str, Codes]:
+        return {
+            path: encode(target, leaves[path], grids, ranges).in_bytes(int(target.scheme.bits))
+            for path, target in targets.weights.items()
+        }
+
+    # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
+    wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
+    packed = jax.eval_shape(encoded, *wanted) if abstract else jax.jit(encoded)(*wanted)
+    report = report_of(program, example, packed, targets, named)
+    return Quantized(apply_fn, params, packed, report), replace_leaves(params, packed)
+
+
+class Quantized(PackedFunction):
+    """A function that computes with integers. Made by :func:`quantize`; traces once for each shape of its inputs.
+
+    Attributes:
+      report: what became of each weight.
+    """
+
+    made = ("quantised", "quantize")
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, packed: Mapping[str, Codes], report: QuantReport):
+        """Takes the quantised weights, arrays or shapes, by path."""
+        super().__init__(apply_fn, params, packed)
+        self.report = report
+
+    def prepared(self, program: Program) -> frozenset[Node]:
+        """The sites."""
+        return sites_in(program)
+
+    def interpreter(self, prepared: frozenset[Node]) -> QuantizedRun:
+        """What runs the function."""
+        return QuantizedRun(prepared)
+
+    def opened(self, leaf: Any) -> Any:
+        """A leaf as the interpreter takes it: codes one to a number."""
+        return leaf.unpacked() if isinstance(leaf, Codes) else leaf
+
+
+def fake_quantize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    scheme: Any = INT8,
+    ranges: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, Grid] | None = None,
+) -> "FakeQuantized":
+    """The function that :func:`quantize` would give, of the parameters as they are, to train.
+
+    At every site weights and inputs are rounded to their codes, which floating-point numbers hold; sums of these are
+    exact up to 2**24, so the integer function computes the very same. Gradients pass rounding straight through, and
+    stop where codes are clipped.
+
+    Args:
+      apply_fn, params, *example, scheme, ranges, grids: as of :func:`quantize`. Weights without a grid are fitted to
+        their range at every call.
+
+    Returns:
+      ``(params, *inputs, ranges=None, grids=None) -> what apply_fn returns``. Ranges and grids that it is called with
+      go before those of here: give it those that a training step's state holds, as arguments of the jitted step (by a
+      constant scale a compiler may divide otherwise, and round a half to the other side).
+
+    Raises:
+      As :func:`quantize`.
+
+    Example:
+      >>> from jaxcomp.rewrite import Scheme
+      >>> layer = lambda p, x: x @ p["w"]
+      >>> params, x = {"w": jnp.array([[0.26], [-0.7]])}, jnp.array([[1.0, 1.0]])
+      >>> fake = fake_quantize(layer, params, x, scheme=Scheme(bits=2, inputs=None))
+      >>> round(fake(params, x).item(), 3), jax.grad(lambda p: fake(p, x).sum())(params)["w"].tolist()
+      (-0.7, [[1.0], [1.0]])
+
+    Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
+    """
+    _, targets = _targets(apply_fn, params, example, scheme)
+    return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
+
+
+class FakeQuantized:
+    """A function that rounds as integers would. Made by :func:`fake_quantize`; traces once a shape of its inputs."""
+
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        params: Params,
+        targets: Targets,
+        ranges: dict[str, Grid],
+        grids: dict[str, Grid],
+    ):
+        """Takes what is quantised, and on which grids."""
+        self._targets, self._ranges, self._grids = targets, ranges, grids
+        self._plans = programs(apply_fn, params, sites_in)
+
+    def __call__(
+        self,
+        params: Params,
+        *inputs: Any,
+        ranges: Mapping[str, Grid] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> Any:
+        (program, sites), weights = self._plans(inputs), self._targets.weights
+        ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
+        leaves = [
+            encode(weights[path], leaf, grids, ranges, train=True) if path in weights else leaf
+            for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
+        ]
+        return run_packed(program, QuantizedRun(sites), leaves, inputs)
+
+
+def _targets(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Any
+) -> tuple[Program, Targets]:
+    program = trace(apply_fn, params, *example)
+    check_reads(program)
+    return program, find_targets(program, scheme)
+
+
+def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:
+    for path in ranges.keys() & targets.weights.keys():
+        scale = ranges[path].scale
+        known = not isinstance(scale, jax.ShapeDtypeStruct | jax.core.Tracer)
+        if known and not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
+            raise ArgumentError(
+                f"the grid of what {path!r} is multiplied by has scale {np.asarray(scale)}: it must be positive and "
+                "finite; calibrate on data that reach it"
+            )
+    return ranges
+
+
+def _unknown(targets: Targets, named: Mapping[str, Any]) -> dict[str, Grid]:
+    """Grids of no meaning, for a function whose parameters have none yet."""
+    shapes = {path: tuple(named[path].shape[i] for i in own.stack) for path, own in targets.weights.items()}
+    return {path: Grid(jnp.ones(shape), jnp.zeros(shape, jnp.int32)) for path, shape in shapes.items()}

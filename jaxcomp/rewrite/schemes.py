@@ -1,0 +1,203 @@
+"""Schemes: what is quantised of each weight and of what its sites read, and which sites share a range."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal, NamedTuple
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Params
+from jaxcomp.rewrite.factors import by_rule
+from jaxcomp.trace.codes import Inputs
+from jaxcomp.trace.ends import Ends
+from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
+from jaxcomp.trace.uses import Use, Uses, uses_of
+
+MOVES = ("reshape", "transpose", "squeeze", "copy", "rev")
+"""What moves numbers about and changes none: a range holds before as after."""
+
+
+class Scheme(NamedTuple):
+    """How a weight is quantised, and what the matmuls and convolutions that read it multiply it by.
+
+    Attributes:
+      bits: of a weight's code, 2 to 8.
+      axis: the weight's axis or axes along which each index has a scale of its own; ``"channel"``: those of the sites'
+        features (of stacked weights also each layer); None: one scale.
+      symmetric: whether the weight's codes lie evenly about 0, without zero point.
+      inputs: None: weights alone are quantised, and sites compute with their values; ``"static"``: inputs on a grid of
+        their calibrated range; ``"dynamic"``: on one that spans each row of a matmul's input, each example of a
+        convolution's, as they come (on TPUs this can be slower than bfloat16).
+      input_bits: 2 to 8.
+      input_symmetric: whether the inputs' codes lie evenly about 0. Of what relu left half of them would never occur.
+
+    Example:
+      >>> Scheme(bits=4, inputs=None).axis
+      'channel'
+    """
+
+    bits: int = 8
+    axis: int | tuple[int, ...] | Literal["channel"] | None = "channel"
+    symmetric: bool = True
+    inputs: Literal["static", "dynamic"] | None = "static"
+    input_bits: int = 8
+    input_symmetric: bool = False
+
+    @property
+    def site(self) -> Inputs | None:
+        """What sites need to know of it."""
+        return None if self.inputs is None else Inputs(self.inputs, int(self.input_bits), self.input_symmetric)
+
+
+INT8 = Scheme()
+"""Weights of 8 bits a channel, calibrated inputs of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight to quantise.
+
+    Attributes:
+      path: its own.
+      scheme: how.
+      axes: those of the weight with scales of their own.
+      stack: those along which, layer by layer, static inputs have a range of their own.
+    """
+
+    path: str
+    scheme: Scheme
+    axes: tuple[int, ...]
+    stack: tuple[int, ...]
+
+
+class Shared(NamedTuple):
+    """Weights whose sites read one value, or several values of one weight: they share a range.
+
+    Attributes:
+      paths: the weights.
+      values: what their sites read, each as far back as it is only moved about.
+      scans: those whose iterations have ranges of their own, the outermost first.
+    """
+
+    paths: tuple[str, ...]
+    values: tuple[Value, ...]
+    scans: tuple[Node, ...]
+
+
+class Targets(NamedTuple):
+    """What is quantised in a program.
+
+    Attributes:
+      weights: by path.
+      shared: the groups of those with static inputs.
+      left: why other weights that sites read are not.
+    """
+
+    weights: Mapping[str, Target]
+    shared: tuple[Shared, ...]
+    left: Mapping[str, str]
+
+
+def find_targets(program: Program, scheme: Any) -> Targets:
+    """What a scheme, or ordered rules of schemes, quantises in a program.
+
+    Raises:
+      ArgumentError: for a scheme out of range; RuleError: for a rule that applies to no weight.
+    """
+    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    chosen = by_rule(scheme, list(uses))
+    schemes = {path: each for path, each in chosen.items() if each is not None}
+    for path, each in schemes.items():
+        _check(path, each)
+    shared = _shared(program, {path: uses[path] for path, each in schemes.items() if each.inputs == "static"})
+    stacks = {path: group.scans for group in shared for path in group.paths}
+    weights = {
+        path: Target(path, each, _axes(uses[path], each), _stack(uses[path], stacks.get(path, ())))
+        for path, each in schemes.items()
+    }
+    return Targets(weights, shared, dict.fromkeys(uses.keys() - weights.keys(), "not asked for"))
+
+
+def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[list[str], list[str]]:
+    """The weights of the first and of the last layers, which low bits harm most.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters, or their shapes.
+      *example: the other arguments, or their shapes.
+
+    Returns:
+      The paths of weights whose sites read what no other site had a part in, and of those whose results no other site
+      reads on. What is in loops and branches is neither.
+
+    Example:
+      >>> import jax
+      >>> layers = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
+      >>> first, last = ends(layers, dict.fromkeys("abc", jax.numpy.ones((2, 2))), jax.numpy.ones((1, 2)))
+      >>> first, last
+      (['a'], ['c'])
+      >>> [(path, Scheme(bits=8)) for path in first + last] + [(".*", Scheme(bits=4))]
+      [('a', Scheme(bits=8, ...)), ('c', Scheme(bits=8, ...)), ('.*', Scheme(bits=4, ...))]
+    """
+    program = trace(apply_fn, params, *example)
+    paths = {use.node: (path, use.side) for path, own in uses_of(program).items() for use in own.sites}
+    found = Ends(program.frame, {node: side for node, (_, side) in paths.items()})
+    first, last = (dict.fromkeys(paths[node][0] for node in nodes) for nodes in (found.first, found.last))
+    return list(first), list(last)
+
+
+def _check(path: str, scheme: Any) -> None:
+    if not isinstance(scheme, Scheme):
+        raise ArgumentError(f"scheme must be a jaxcomp.rewrite.Scheme or rules of them, got {scheme!r} for {path!r}")
+    for name, bits in (("bits", scheme.bits), ("input_bits", scheme.input_bits)):
+        if not isinstance(bits, Integral) or isinstance(bits, bool) or not 2 <= bits <= 8:
+            raise ArgumentError(f"{name} must be an integer from 2 to 8, got {bits!r} for {path!r}")
+    if scheme.inputs not in (None, "static", "dynamic"):
+        raise ArgumentError(f"inputs must be 'static', 'dynamic' or None, got {scheme.inputs!r} for {path!r}")
+
+
+def _axes(uses: Uses, scheme: Scheme) -> tuple[int, ...]:
+    home = uses.sites[0].home
+    if scheme.axis == "channel":
+        passed = [{*use.free, *use.stack} for use in uses.sites]
+        return tuple(i for i, names in enumerate(home) if names and all(set(names) <= each for each in passed))
+    if scheme.axis is None:
+        return ()
+    axes = (scheme.axis,) if isinstance(scheme.axis, int) else tuple(scheme.axis)
+    return tuple(sorted(i % len(home) if -len(home) <= i < len(home) else i for i in axes))
+
+
+def _stack(uses: Uses, scans: Collection[Node]) -> tuple[int, ...]:
+    use = uses.sites[0]
+    return tuple(use.home.index((name,)) for name, scan in zip(use.stack, use.scans, strict=False) if scan in scans)
+
+
+def _shared(program: Program, uses: Mapping[str, Uses]) -> tuple[Shared, ...]:
+    makers = {value: node for node in all_nodes(program.frame) for value in node.outs}
+    groups: list[tuple[set[str], set[Value], list[Use]]] = []
+    for path, own in uses.items():
+        paths, values, sites = {path}, {_root(use.node.ins[1 - use.side], makers) for use in own.sites}, [*own.sites]
+        for group in [group for group in groups if group[1] & values]:
+            groups.remove(group)
+            paths, values, sites = paths | group[0], values | group[1], sites + group[2]
+        groups.append((paths, values, sites))
+    order = {value: i for i, value in enumerate(dict.fromkeys([*program.frame.ins, *makers]))}
+    return tuple(
+        Shared(tuple(p for p in uses if p in paths), tuple(sorted(values, key=lambda v: order.get(v, -1))), _scans(own))
+        for paths, values, own in groups
+    )
+
+
+def _root(value: Value, makers: Mapping[Value, Node]) -> Value:
+    while value in makers and makers[value].op in MOVES:
+        (value,) = makers[value].ins
+    return value
+
+
+def _scans(uses: list[Use]) -> tuple[Node, ...]:
+    """The scans that slice every one of the weights along an axis of its own."""
+
+    def own(use: Use) -> list[Node]:
+        return [scan for name, scan in zip(use.stack, use.scans, strict=False) if (name,) in use.home]
+
+    return tuple(scan for scan in own(uses[0]) if all(scan in own(use) for use in uses))

@@ -1,0 +1,135 @@
+"""Quantised leaves: a parameter held as integer codes, with the grid that they stand on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.nibbles import codes_per_byte, from_bytes, to_bytes
+from jaxcomp.trace.packed import Indices, Packed, serializable
+
+
+class Inputs(NamedTuple):
+    """How what a site reads beside its weight is quantised.
+
+    Attributes:
+      mode: ``"static"``: on a grid that the leaf holds; ``"dynamic"``: on one that spans each row.
+      bits: 2 to 8.
+      symmetric: whether codes lie evenly about 0.
+    """
+
+    mode: str
+    bits: int
+    symmetric: bool
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Codes(Packed):
+    """A parameter whose value is ``(codes - zero_point) * scale``.
+
+    Its parts are ``codes`` (int8, or uint8 that holds several; floats where gradients are to reach them) and ``scale``;
+    ``zero_point`` unless it is 0 everywhere; of static inputs ``input_scale`` and ``input_zero_point`` likewise.
+
+    Attributes:
+      dtypes: those that the value goes through, by name; the first is the parameter's own.
+      inputs: how the sites' inputs are quantised; None if they are not.
+      fields: the codes' bits and shape where bytes hold several of them; else None.
+    """
+
+    _static: ClassVar[tuple[str, ...]] = (*Packed._static, "dtypes", "inputs", "fields")
+
+    def __init__(
+        self,
+        path: str,
+        parts: Mapping[str, Any],
+        names: Sequence[Indices],
+        axes: Sequence[Indices],
+        home: Sequence[Indices] | None = None,
+        stack: tuple[tuple[int, Any], ...] = (),
+        dtypes: tuple[str, ...] = ("float32",),
+        inputs: Inputs | None = None,
+        fields: tuple[int, tuple[int, ...]] | None = None,
+    ):
+        """Takes the arrays, what their axes are, and what the codes mean."""
+        super().__init__(path, parts, names, axes, home, stack)
+        self.dtypes, self.fields = dtypes, fields
+        self.inputs = None if inputs is None else Inputs(*inputs)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the value."""
+        return jnp.dtype(self.dtypes[-1])
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """The size of every index."""
+        shapes = {key: part.shape for key, part in self.parts.items()}
+        if self.fields is not None:
+            shapes["codes"] = self.fields[1]
+        pairs = zip(self.names, shapes.values(), strict=True)
+        return {name: n for names, shape in pairs for name, n in zip(names, shape, strict=True)}
+
+    def in_bytes(self, bits: int) -> Self:
+        """With several codes to a byte, if they are of few enough bits."""
+        codes = self.parts["codes"]
+        if codes_per_byte(bits) == 1:
+            return self
+        return self._with(parts={**self.parts, "codes": to_bytes(codes, bits)}, fields=(bits, codes.shape))
+
+    def unpacked(self) -> Self:
+        """With one code to a number."""
+        if self.fields is None:
+            return self
+        codes = from_bytes(self.parts["codes"], *self.fields)
+        return self._with(parts={**self.parts, "codes": codes}, fields=None)
+
+    def part(self, key: str) -> Any:
+        """A part with the axes of the value, 1 along those that it does not vary along; None if there is none."""
+        if key not in self.parts:
+            return None
+        array, sizes = self.parts[key], self.sizes
+        names = self.names[list(self.parts).index(key)]
+        order = [name for axis in self.axes for name in axis]
+        array = jnp.transpose(array, [names.index(name) for name in order if name in names])
+        array = array.reshape([sizes[name] if name in names else 1 for name in order])
+        whole = [name for axis in self.axes if set(axis) & set(names) for name in axis]
+        array = jnp.broadcast_to(array, [sizes[name] if name in whole else 1 for name in order])
+        shape = [int(np.prod([sizes[name] for name in axis if name in whole])) for axis in self.axes]
+        return array.reshape(shape)
+
+    @property
+    def centred(self) -> Any:
+        """The codes less their zero points, in the scale's floating-point type."""
+        codes, zero_point = (self.part(key) for key in ("codes", "zero_point"))
+        codes = codes.astype(self.parts["scale"].dtype)
+        return codes if zero_point is None else codes - zero_point.astype(codes.dtype)
+
+    @property
+    def input_grid(self) -> Grid:
+        """The grid of static inputs: scalars, once the scans over a stack are entered."""
+        scale = self.parts["input_scale"]
+        return Grid(scale, self.parts.get("input_zero_point", jnp.zeros(scale.shape, jnp.int32)))
+
+    def dense(self) -> jax.Array:
+        """The value, rounded once to each dtype that it goes through."""
+        if self.fields is not None:
+            return self.unpacked().dense()
+        value = self.centred * self.part("scale")
+        for dtype in self.dtypes:
+            value = value.astype(dtype)
+        return value
+
+    def cast(self, dtype: Any) -> Self:
+        """In another dtype."""
+        return self._with(dtypes=(*self.dtypes, jnp.dtype(dtype).name))
+
+    def scaled(self, factor: Any) -> Self:
+        """Times a number."""
+        scale = self.parts["scale"]
+        return self._with(parts={**self.parts, "scale": scale * jnp.asarray(factor, scale.dtype)})
+
+
+serializable(Codes)
