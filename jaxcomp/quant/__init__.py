@@ -31,6 +31,7 @@ from jaxcomp.quant.lsq import lsq as lsq
 from jaxcomp.quant.pact import clip_quantize as clip_quantize
 from jaxcomp.quant.pact import pact as pact
 from jaxcomp.quant.ranges import deviations as deviations
+from jaxcomp.quant.ranges import entropy as entropy
 from jaxcomp.quant.ranges import grid_between as grid_between
 from jaxcomp.quant.ranges import histogram as histogram
 from jaxcomp.quant.ranges import mean_size as mean_size

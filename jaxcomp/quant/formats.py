@@ -267,11 +267,20 @@ def to_integers(codes: Array, grid: Grid, format: Format) -> tuple[Array, Grid]:
     """
     if format.kind == "integer" or format.kind == "sign":
         return codes, grid
+    whole = decode(codes, format) * (1 / check_integer_form(format))
+    return whole.astype(jnp.int8), Grid(grid.scale * format.unit, grid.zero_point, grid.block)
+
+
+def check_integer_form(format: Format) -> float:
+    """The format's unit.
+
+    Raises:
+      ArgumentError: for one without an integer form.
+    """
     if format.unit is None:
         having = ", ".join(name for name, each in every_format().items() if each.unit)
         raise ArgumentError(f"{format.name} has no integer form; those that have one are {having}")
-    whole = decode(codes, format) * (1 / format.unit)
-    return whole.astype(jnp.int8), Grid(grid.scale * format.unit, grid.zero_point, grid.block)
+    return format.unit
 
 
 def _check_bits(name: str, bits: Any, least: int, most: int) -> None:

@@ -70,6 +70,54 @@ def mse(steps: int = 100) -> Fit:
     return fit
 
 
+def entropy(steps: int = 100) -> Fit:
+    r"""The shrunk range whose levels tell most: least :math:`\mathrm{KL}(p \| q)`, for histograms alone.
+
+    p is the histogram, with what lies beyond the range counted to the bins at its ends; q shares out evenly, among its
+    bins that are not empty, what each level holds of the histogram within. What q lacks counts as 1e-4 of a bin.
+
+    Args:
+      steps: ratios of the whole range that are tried, of which the largest that is best wins. Ranges of fewer bins than
+        the format has levels are not.
+
+    Raises:
+      ArgumentError: for values that are no :func:`histogram`.
+
+    Reference: Migacz, 8-bit inference with TensorRT, 2017.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ArgumentError(f"entropy needs a whole number of steps of at least 1, got {steps!r}")
+
+    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+        if groups.weights is None or groups.values.ndim != 1:
+            raise ArgumentError("entropy needs a histogram, as calibration makes them of inputs; fit weights with mse")
+        values, counts = groups.values, groups.weights
+        low, high = min_max()(groups, format)
+        number = format.top - format.bottom + 1
+
+        def divergence(ratio: Array) -> Array:
+            ends = low * ratio, high * ratio
+            grid = grid_between(*ends, format)
+            inside = (values >= ends[0]) & (values <= ends[1])
+            held = jnp.where(inside, counts, 0)
+            codes = jnp.clip(encode(values / grid.scale, format) + grid.zero_point, format.bottom, format.top)
+            place = codes.astype(jnp.int32) - format.bottom
+            sums, bins = (jnp.zeros(number, counts.dtype).at[place].add(each) for each in (held, (held > 0) * 1.0))
+            q = jnp.where(held > 0, (sums / jnp.maximum(bins, 1))[place], 0)
+            nearest = jnp.argmax(values >= ends[0]), values.size - 1 - jnp.argmax((values <= ends[1])[::-1])
+            p = held.at[nearest[0]].add(jnp.sum(jnp.where(values < ends[0], counts, 0)))
+            p = p.at[nearest[1]].add(jnp.sum(jnp.where(values > ends[1], counts, 0)))
+            p, q = p / p.sum(), jnp.maximum(q / jnp.maximum(q.sum(), 1), 1e-4 / values.size)
+            lost = jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30) / q), 0))
+            return jnp.where((jnp.sum(inside) >= number) | (ratio == 1), lost, jnp.inf)
+
+        ratios = jnp.arange(steps, 0, -1, dtype=low.dtype) / steps
+        best = ratios[jnp.argmin(lax.map(divergence, ratios))]
+        return low * best, high * best
+
+    return fit
+
+
 def percentile(fraction: float = 0.999) -> Fit:
     """The smallest range in which at least that fraction of the values lies; of affine formats, below each end.
 

@@ -1,7 +1,7 @@
 """Calibration: the grids of what sites read, from batches of data."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,15 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Grid, Params
-from jaxcomp.quant import observers
-from jaxcomp.quant.observers import ObserverName, Range
+from jaxcomp.quant.formats import Format
+from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
 from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.schemes import INT8, Shared, find_targets
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.observe import Observer, observable
+
+Range = tuple[np.ndarray, np.ndarray]
+"""The least and the greatest value, ``[...]`` each; the least is at most 0, the greatest at least 0."""
 
 
 def calibrate(
@@ -23,9 +26,8 @@ def calibrate(
     batches: Iterable[Any],
     scheme: Any = INT8,
     *,
-    method: ObserverName = "minmax",
-    momentum: float = 0.9,
-    percentile: float = 99.99,
+    fit: Fit | None = None,
+    momentum: float | None = None,
     bins: int = 2048,
 ) -> dict[str, Grid]:
     """The grids of what quantised sites read, from the ranges that it takes on data.
@@ -38,12 +40,11 @@ def calibrate(
       params: its parameters.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       scheme: what is to be quantised, as of :func:`quantize`.
-      method: ``"minmax"``: the whole range; ``"average"``: the moving average of the batches' ranges;
-        ``"percentile"``: without what lies beyond a percentile at either end; ``"mse"``: the share of the range that
-        misses the values least in the mean square.
-      momentum: of the moving average, in [0, 1).
-      percentile: in (50, 100].
-      bins: of the histograms under ``"percentile"`` and ``"mse"``.
+      fit: how far grids reach: :func:`jaxcomp.quant.min_max`, :func:`jaxcomp.quant.percentile`,
+        :func:`jaxcomp.quant.mse`, :func:`jaxcomp.quant.entropy`, ... of a histogram of all data; None: the whole range
+        for 8 bits, least squared error for fewer.
+      momentum: of the moving average of the batches' whole ranges, in their order, in [0, 1): in place of ``fit``.
+      bins: of the histograms.
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
@@ -59,36 +60,48 @@ def calibrate(
       >>> {path: (round(grid.scale.item(), 4), grid.zero_point.item()) for path, grid in ranges.items()}
       {'a': (0.03, -43), 'b': (0.02, -128)}
 
-    Reference: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018.
+    Reference: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018; Jacob et al.,
+    Quantization and training of neural networks for integer-arithmetic-only inference, 2018 (moving average).
     """
-    if method not in get_args(ObserverName):
-        raise ArgumentError(f"method must be one of {', '.join(get_args(ObserverName))}; got {method!r}")
-    if not 0 <= momentum < 1 or not 50 < percentile <= 100 or bins < 2:
-        raise ArgumentError(
-            "momentum must be in [0, 1), percentile in (50, 100] and bins at least 2; "
-            f"got {momentum!r}, {percentile!r} and {bins!r}"
-        )
+    if momentum is not None and (fit is not None or not 0 <= momentum < 1):
+        raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
+    if bins < 2:
+        raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
     given = checked_batches(batches)
     program = trace(apply_fn, params, *given[0])
     targets, within = find_targets(program, scheme), observable(program.frame)
     groups = [group for group in targets.shared if within.issuperset(group.values)]
     leaves = [jax.tree.leaves((params, *batch)) for batch in given]
-    ranges = _ranges(program, groups, leaves)
-    found: dict[str, Grid] = {}
-    seen = [_checked(group, [of_batch[i] for of_batch in ranges]) for i, group in enumerate(groups)]
-    counts = _histograms(program, groups, leaves, seen, bins) if method in ("percentile", "mse") else []
-    for i, group in enumerate(groups):
-        for path in group.paths:
-            own = targets.weights[path].scheme
-            low, high = seen[i]
-            if method == "average":
-                low, high = observers.moving_average([of_batch[i] for of_batch in ranges], momentum)
-            elif method == "percentile":
-                low, high = observers.percentile_range(counts[i], *_ends(seen[i]), percentile)
-            elif method == "mse":
-                low, high = observers.mse_range(counts[i], *_ends(seen[i]), own.input_bits, own.input_symmetric)
-            found[path] = observers.range_grid(low, high, own.input_bits, own.input_symmetric)
-    return found
+    ranges = list(zip(*_ranges(program, groups, leaves), strict=True))
+    seen = [_checked(group, own) for group, own in zip(groups, ranges, strict=True)]
+    if momentum is not None:
+        seen = [_moving_average(own, momentum) for own in ranges]
+    formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
+    fits = {f: fit or (None if momentum is not None else _default_fit(f)) for own in formats for f in own.values()}
+    counts = _histograms(program, groups, leaves, seen, bins) if any(fits.values()) else [None] * len(groups)
+    return {
+        path: _grid(format, fits[format], own, counted)
+        for paths, own, counted in zip(formats, seen, counts, strict=True)
+        for path, format in paths.items()
+    }
+
+
+def _default_fit(format: Format) -> Fit | None:
+    """None: the whole range."""
+    if format.kind == "sign":
+        return mean_size()
+    return None if format.bits == 8 else mse()
+
+
+def _grid(format: Format, fit: Fit | None, seen: Range, counts: np.ndarray | None) -> Grid:
+    """The grid, or of stacked layers the grids, of a range or of a histogram over it."""
+    low, high = (jnp.asarray(end, jnp.float32) for end in seen)
+    if fit is None or counts is None:
+        return grid_between(low, high, format)
+    edges = jnp.linspace(low.min(), high.max(), counts.shape[-1] + 1)
+    rows = jnp.asarray(counts, jnp.float32).reshape(-1, counts.shape[-1])
+    lows, highs = jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
+    return grid_between(lows.reshape(low.shape), highs.reshape(low.shape), format)
 
 
 def _checked(group: Shared, ranges: Sequence[Range]) -> Range:
@@ -102,10 +115,12 @@ def _checked(group: Shared, ranges: Sequence[Range]) -> Range:
     return low, high
 
 
-def _ends(seen: Range) -> Range:
-    """The whole range of all layers, for each of them: they share one histogram's bins."""
-    low, high = seen
-    return np.full_like(low, low.min()), np.full_like(high, high.max())
+def _moving_average(ranges: Sequence[Range], momentum: float) -> Range:
+    """``r <- momentum r + (1 - momentum) new``, beginning with the first."""
+    (low, high), *rest = ranges
+    for new_low, new_high in rest:
+        low, high = momentum * low + (1 - momentum) * new_low, momentum * high + (1 - momentum) * new_high
+    return low, high
 
 
 def _ranges(program: Program, groups: Sequence[Shared], batches: Sequence[Any]) -> list[list[Range]]:

@@ -10,7 +10,9 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Grid
-from jaxcomp.quant.fake import fit_grid, quantize
+from jaxcomp.quant import formats
+from jaxcomp.quant.fake import fake_quantize, fit_grid, quantize
+from jaxcomp.quant.granularity import grid_shape
 from jaxcomp.rewrite.schemes import Target
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.packed import Indices
@@ -18,7 +20,7 @@ from jaxcomp.trace.packed import Indices
 Grids = Mapping[str, Grid]
 
 
-def encode(target: Target, leaf: Any, grids: Grids, ranges: Grids, train: bool = False) -> Codes:
+def encode(target: Target, leaf: Any, grids: Grids, ranges: Grids) -> Codes:
     """A parameter as codes.
 
     Args:
@@ -26,45 +28,77 @@ def encode(target: Target, leaf: Any, grids: Grids, ranges: Grids, train: bool =
       leaf: the parameter.
       grids: by path, that on which it is to stand; where there is none it is fitted.
       ranges: by path, the grid of what its sites read.
-      train: codes are floating-point numbers that pass gradients on to the parameter, where they are not clipped.
 
     Raises:
       ArgumentError: for a grid of another shape; names the parameter.
     """
+    grid = _grid(target, leaf, grids)
+    format = target.scheme.format
+    return _packed(target, quantize(leaf, grid, format), leaf.dtype, grid, ranges, format.name)
+
+
+def encode_to_train(target: Target, leaf: Any, grids: Grids, ranges: Grids) -> Any:
+    """A parameter as :func:`encode` would hold it, with gradients to it where codes are not clipped.
+
+    Its codes are floating-point numbers: whole ones where the format has an integer form.
+    """
+    grid, format, real = _grid(target, leaf, grids), target.scheme.format, wide(leaf.dtype)
+    if grid.block is not None:
+        return fake_quantize(leaf, grid, format)
+    scale, unit = lax.stop_gradient(grid.scale).astype(real), format.unit or 1.0
+    quotient = leaf.astype(real) / scale
+    unclipped = formats.encode(quotient, format) + grid.zero_point.astype(real)
+    codes = jnp.clip(unclipped, format.bottom, format.top)
+    numbers = codes if format.kind == "integer" else formats.decode(codes, format, real) * (1 / unit)
+    numbers = straight_through(numbers, jnp.where(unclipped == codes, quotient * (1 / unit), 0))
+    return _packed(target, numbers, leaf.dtype, Grid(scale * unit, grid.zero_point), ranges, "int8")
+
+
+def _grid(target: Target, leaf: Any, grids: Grids) -> Grid:
+    """The grid on which a parameter is to stand, of its rank."""
     own, path = target.scheme, target.path
-    bits, real = int(own.bits), wide(leaf.dtype)
     try:
-        grid = grids[path] if path in grids else fit_grid(lax.stop_gradient(leaf), bits, target.axes, own.symmetric)
+        given = grids.get(path) or fit_grid(
+            lax.stop_gradient(leaf), own.format, target.axes, block=own.block, fit=own.fit
+        )
     except ArgumentError as error:
         raise ArgumentError(f"{path!r}: {error}") from None
-    shape = jnp.shape(grid.scale)
+    shape = jnp.shape(given.scale)
+    if given.block is not None:
+        if shape != grid_shape(leaf.shape, given.block):
+            raise ArgumentError(
+                f"the grid of {path!r} in blocks must be of shape {grid_shape(leaf.shape, given.block)}, got {shape}"
+            )
+        return given
     if len(shape) > leaf.ndim or any(n not in (1, m) for n, m in zip(shape[::-1], leaf.shape[::-1], strict=False)):
         raise ArgumentError(f"the grid of {path!r} must be of shape {leaf.shape}, or 1 along some axes, got {shape}")
-    grid = Grid(*(jnp.broadcast_to(part, _rank(jnp.shape(part), leaf.ndim)) for part in grid))
-    codes = quantize(leaf, grid, bits, own.symmetric)
-    if train:
-        codes = _with_gradient(leaf, grid, codes.astype(real))
+
+    def ranked(part: Any) -> Any:
+        return jnp.broadcast_to(part, (1,) * (leaf.ndim - jnp.ndim(part)) + jnp.shape(part))
+
+    return Grid(ranked(given.scale), ranked(given.zero_point))
+
+
+def _packed(target: Target, codes: Any, dtype: Any, grid: Grid, ranges: Grids, format: str) -> Codes:
+    """Codes and all that belongs to them, without axes of size 1."""
+    own, shape, real = target.scheme, codes.shape, wide(dtype)
     parts = {"codes": codes, "scale": lax.stop_gradient(grid.scale).astype(real)}
-    if not own.symmetric:
+    if own.format.affine:
         parts["zero_point"] = grid.zero_point.astype(jnp.int32)
-    sizes = {key: part.shape for key, part in parts.items()}
-    names = {key: tuple(i for i, n in enumerate(shape) if n != 1) for key, shape in sizes.items()}
-    parts = {key: part.reshape([n for n in part.shape if n != 1]) for key, part in parts.items()}
+    kept = {key: tuple(i for i, n in enumerate(part.shape) if n != 1) for key, part in parts.items()}
+    if grid.block is None:
+        names = kept
+        parts = {key: part.reshape([part.shape[i] for i in names[key]]) for key, part in parts.items()}
+    else:  # numbers of blocks have axes of their own
+        names = {key: tuple(range(len(shape), 2 * len(shape))) for key in parts} | {"codes": kept["codes"]}
+        parts["codes"] = codes.reshape([shape[i] for i in kept["codes"]])
     if own.inputs == "static":
-        _add_inputs(target, leaf.shape, ranges, parts, names, real)
-    axes = [(i,) if n != 1 else () for i, n in enumerate(leaf.shape)]
-    dtypes = (jnp.dtype(leaf.dtype).name,)
-    return Codes(path, parts, list(names.values()), axes, dtypes=dtypes, inputs=own.site)
-
-
-def _rank(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
-    return (1,) * (ndim - len(shape)) + shape
-
-
-def _with_gradient(leaf: Any, grid: Grid, codes: Any) -> Any:
-    quotient = leaf.astype(codes.dtype) / lax.stop_gradient(grid.scale).astype(codes.dtype)
-    inside = jnp.round(quotient) + grid.zero_point.astype(codes.dtype) == codes
-    return straight_through(codes, jnp.where(inside, quotient, 0))
+        _add_inputs(target, shape, ranges, parts, names, real)
+    axes = [(i,) if n != 1 else () for i, n in enumerate(shape)]
+    dtypes = (jnp.dtype(dtype).name,)
+    return Codes(
+        target.path, parts, list(names.values()), axes, dtypes=dtypes, inputs=own.site, format=format, block=grid.block
+    )
 
 
 def _add_inputs(
@@ -88,10 +122,9 @@ def _add_inputs(
             f"{jnp.shape(grid.scale)}"
         )
     kept = tuple(i for i in target.stack if shape[i] != 1)
-    sizes = [shape[i] for i in kept]
-    dtypes = {"input_scale": real, "input_zero_point": jnp.int32}
-    for (key, dtype), part in zip(dtypes.items(), grid, strict=True):
-        if key == "input_zero_point" and target.scheme.input_symmetric:
-            continue
-        array = lax.stop_gradient(jnp.asarray(part)).astype(dtype)
-        parts[key], names[key] = jnp.broadcast_to(array, stack).reshape(sizes), kept
+    arrays = {"input_scale": jnp.asarray(grid.scale).astype(real)}
+    if target.scheme.input_format.affine:
+        arrays["input_zero_point"] = jnp.asarray(grid.zero_point).astype(jnp.int32)
+    for key, array in arrays.items():
+        parts[key] = jnp.broadcast_to(lax.stop_gradient(array), stack).reshape([shape[i] for i in kept])
+        names[key] = kept

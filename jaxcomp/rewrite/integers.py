@@ -15,10 +15,11 @@ from jax import lax
 
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Grid
-from jaxcomp.quant.fake import code_range, fit_grid
+from jaxcomp.quant.fake import fit_grid
+from jaxcomp.quant.formats import Format, check_integer_form, decode, encode
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
-from jaxcomp.trace.codes import Codes, Inputs
+from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program
 from jaxcomp.trace.uses import uses_of
@@ -75,8 +76,9 @@ def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
     if any(part is not None and any(part.shape[i] > 1 for i in summed) for part in map(weight.part, _GRID)):
         return "its scales vary along what is summed over"
     assert weight.inputs is not None
-    bits, even = weight.inputs.bits, weight.inputs.symmetric and weight.part("zero_point") is None
-    most = _count(node, weight.shape, side) * (1 << bits) * 256 // (4 if even else 1)
+    format, even = weight.inputs.format, not weight.inputs.format.affine and weight.part("zero_point") is None
+    reach = 1 << format.bits if format.kind == "integer" else 256
+    most = _count(node, weight.shape, side) * reach * 256 // (4 if even else 1)
     return f"a sum of {_count(node, weight.shape, side):,} products may overflow int32" if most >= 2**31 else ""
 
 
@@ -117,23 +119,28 @@ class _Quantized(NamedTuple):
 def _quantized(node: Node, x: Any, weight: Codes, side: int) -> _Quantized:
     spec, real = weight.inputs, weight.parts["scale"].dtype
     assert spec is not None
+    format = spec.format
     if spec.mode == "static":
-        grid = Grid(*(part.reshape((1,) * x.ndim) for part in weight.input_grid))
+        own, one = weight.input_grid, (1,) * x.ndim
+        grid = Grid(own.scale.reshape(one), own.zero_point.reshape(one))
     else:
-        grid = fit_grid(lax.stop_gradient(x.astype(real)), spec.bits, _rows(node, x.ndim, side), spec.symmetric)
-    if not spec.symmetric and weight.parts["codes"].dtype == jnp.int8:
+        grid = fit_grid(lax.stop_gradient(x.astype(real)), format, _rows(node, x.ndim, side))
+    if format.affine and weight.parts["codes"].dtype == jnp.int8:
         x = _padded(node, x)
-    return _Quantized(input_codes(x, grid, spec), grid, spec.symmetric)
+    unit = check_integer_form(format)
+    return _Quantized(input_codes(x, grid, format), Grid(grid.scale * unit, grid.zero_point), not format.affine)
 
 
-def input_codes(x: Any, grid: Grid, spec: Inputs) -> Any:
-    """Codes in the scale's floating-point type, halves rounded to even, with straight-through gradients."""
-    bottom, top = code_range(spec.bits, spec.symmetric)
+def input_codes(x: Any, grid: Grid, format: Format) -> Any:
+    """Whole numbers in the scale's floating-point type, halves rounded to even, with straight-through gradients."""
+    unit = check_integer_form(format)
     # Of a scale that a compiler knows it makes this product of a quotient, and of others not: codes would differ.
     quotient = x.astype(grid.scale.dtype) * lax.stop_gradient(1 / grid.scale)
-    unclipped = jnp.round(quotient) + grid.zero_point.astype(quotient.dtype)
-    codes = jnp.clip(unclipped, bottom, top)
-    return straight_through(codes, jnp.where(unclipped == codes, quotient, 0))
+    unclipped = encode(quotient, format) + grid.zero_point.astype(quotient.dtype)
+    codes = jnp.clip(unclipped, format.bottom, format.top)
+    inside = jnp.abs(quotient) <= 1 if format.kind == "sign" else unclipped == codes
+    whole = codes if format.kind == "integer" else decode(codes, format, codes.dtype) * (1 / unit)
+    return straight_through(whole, jnp.where(inside, quotient * (1 / unit), 0))
 
 
 def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcomp.core.tables import dims, table
+from jaxcomp.quant.formats import Format
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import run_packed
 from jaxcomp.rewrite.schemes import Targets
@@ -23,7 +24,7 @@ class QuantRow(NamedTuple):
     Attributes:
       path: the weight.
       shape: its own.
-      bits: of its codes; None if it stays as it is.
+      format: its codes' bits, or the name of their format if they are no integers; ``""`` if it stays as it is.
       inputs: how what its sites read is quantised, as ``"static 8"``; ``""`` if it is not.
       left: why it, or what its sites read, is not quantised as asked; what else reads its value.
       bytes: of everything in its place.
@@ -32,7 +33,7 @@ class QuantRow(NamedTuple):
 
     path: str
     shape: tuple[int, ...]
-    bits: int | None
+    format: str
     inputs: str
     left: str
     bytes: int
@@ -47,11 +48,10 @@ class QuantReport:
 
     def __str__(self) -> str:
         rows = [
-            [r.path, dims(r.shape), str(r.bits or ""), r.inputs, r.left, f"{r.bytes:,}", f"{r.dense_bytes:,}"]
-            for r in self.rows
+            [r.path, dims(r.shape), r.format, r.inputs, r.left, f"{r.bytes:,}", f"{r.dense_bytes:,}"] for r in self.rows
         ]
         total = [f"{sum(getattr(row, name) for row in self.rows):,}" for name in ("bytes", "dense_bytes")]
-        columns = ["weight", "shape", "bits", "inputs", "in floating point because", "bytes", "before"]
+        columns = ["weight", "shape", "format", "inputs", "in floating point because", "bytes", "before"]
         return table(columns, rows, ["total", "", "", "", "", *total])
 
 
@@ -62,7 +62,7 @@ def report_of(
     run = QuantizedRun(sites_in(program))
 
     def go(packed: Mapping[str, Codes], named: Mapping[str, Any], inputs: Any) -> Any:
-        leaves = [packed[path].unpacked() if path in packed else named[path] for path in program.paths]
+        leaves = [packed[path].opened() if path in packed else named[path] for path in program.paths]
         return run_packed(program, run, leaves, inputs)
 
     jax.eval_shape(go, packed, dict(named), inputs)
@@ -71,15 +71,15 @@ def report_of(
     for path in program.paths:
         if path in packed:
             own, dense_at = targets.weights[path].scheme, run.dense_at.get(path, "")
-            whole = f"{own.inputs} {own.input_bits}" if path in run.in_integers else ""
+            whole = f"{own.inputs} {_said(own.input_format)}" if path in run.in_integers else ""
             read_by = f"{run.read_by[path]} reads its value" if path in run.read_by else ""
             left = "; ".join(filter(None, (dense_at, read_by)))
             size = sum(_bytes(part) for part in packed[path].parts.values())
-            rows.append(QuantRow(path, named[path].shape, own.bits, whole, left, size, _bytes(named[path])))
+            rows.append(QuantRow(path, named[path].shape, _said(own.format), whole, left, size, _bytes(named[path])))
         elif path in targets.left or path in others:
             size = _bytes(named[path])
             why = targets.left.get(path) or others[path]
-            rows.append(QuantRow(path, named[path].shape, None, "", why, size, size))
+            rows.append(QuantRow(path, named[path].shape, "", "", why, size, size))
     return QuantReport(tuple(rows))
 
 
@@ -92,6 +92,10 @@ def _left(program: Program, named: Mapping[str, Any]) -> dict[str, str]:
         for path in program.paths
         if path in read and path in uses and not uses[path].sites
     }
+
+
+def _said(format: Format) -> str:
+    return str(format.bits) if format.kind == "integer" else format.name
 
 
 def _bytes(leaf: Any) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
-from jaxcomp.rewrite.encode import encode
+from jaxcomp.rewrite.encode import encode, encode_to_train
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
 from jaxcomp.rewrite.quant_report import QuantReport, report_of
@@ -85,7 +85,7 @@ def quantize(
 
     def encoded(leaves: Mapping[str, Any], grids: Mapping[str, Grid], ranges: Mapping[str, Grid]) -> dict[str, Codes]:
         return {
-            path: encode(target, leaves[path], grids, ranges).in_bytes(int(target.scheme.bits))
+            path: encode(target, leaves[path], grids, ranges).in_bytes(target.scheme.format.bits)
             for path, target in targets.weights.items()
         }
 
@@ -119,8 +119,8 @@ class Quantized(PackedFunction):
         return QuantizedRun(prepared)
 
     def opened(self, leaf: Any) -> Any:
-        """A leaf as the interpreter takes it: codes one to a number."""
-        return leaf.unpacked() if isinstance(leaf, Codes) else leaf
+        """A leaf as the interpreter takes it: a whole number to a byte."""
+        return leaf.opened() if isinstance(leaf, Codes) else leaf
 
 
 def fake_quantize(
@@ -188,7 +188,7 @@ class FakeQuantized:
         (program, sites), weights = self._plans(inputs), self._targets.weights
         ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
         leaves = [
-            encode(weights[path], leaf, grids, ranges, train=True) if path in weights else leaf
+            encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
             for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
         ]
         return run_packed(program, QuantizedRun(sites), leaves, inputs)

@@ -7,6 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
+from jaxcomp.quant.formats import Format, as_format, check_integer_form
+from jaxcomp.quant.granularity import check_block
+from jaxcomp.quant.ranges import Fit
 from jaxcomp.rewrite.factors import by_rule
 from jaxcomp.trace.codes import Inputs
 from jaxcomp.trace.ends import Ends
@@ -21,32 +24,51 @@ class Scheme(NamedTuple):
     """How a weight is quantised, and what the matmuls and convolutions that read it multiply it by.
 
     Attributes:
-      bits: of a weight's code, 2 to 8.
+      bits: of a weight's code, 1 to 8; or a format, or its name.
       axis: the weight's axis or axes along which each index has a scale of its own; ``"channel"``: those of the sites'
         features (of stacked weights also each layer); None: one scale.
       symmetric: whether the weight's codes lie evenly about 0, without zero point.
       inputs: None: weights alone are quantised, and sites compute with their values; ``"static"``: inputs on a grid of
         their calibrated range; ``"dynamic"``: on one that spans each row of a matmul's input, each example of a
         convolution's, as they come (on TPUs this can be slower than bfloat16).
-      input_bits: 2 to 8.
-      input_symmetric: whether the inputs' codes lie evenly about 0. Of what relu left half of them would never occur.
+      input_bits: 1 to 8, or a format with an integer form, or its name.
+      input_symmetric: whether the inputs' codes lie evenly about 0 (those of formats without zero point do). Of what
+        relu left half of them would never occur.
+      block: so many weights along the reduction share a scale: see :func:`jaxcomp.quant.fake`. Sites compute with the
+        weight's value.
+      fit: how far the weight's grid reaches; None: the whole range.
 
     Example:
       >>> Scheme(bits=4, inputs=None).axis
       'channel'
     """
 
-    bits: int = 8
+    bits: int | str | Format = 8
     axis: int | tuple[int, ...] | Literal["channel"] | None = "channel"
     symmetric: bool = True
     inputs: Literal["static", "dynamic"] | None = "static"
-    input_bits: int = 8
+    input_bits: int | str | Format = 8
     input_symmetric: bool = False
+    block: int | None = None
+    fit: Fit | None = None
+
+    @property
+    def format(self) -> Format:
+        """That of the weight's codes."""
+        return as_format(self.bits, self.symmetric)
+
+    @property
+    def input_format(self) -> Format:
+        """That of the inputs' codes."""
+        bits = self.input_bits
+        if isinstance(bits, Integral) and bits > 1:
+            return as_format(bits, self.input_symmetric)
+        return as_format(bits)
 
     @property
     def site(self) -> Inputs | None:
         """What sites need to know of it."""
-        return None if self.inputs is None else Inputs(self.inputs, int(self.input_bits), self.input_symmetric)
+        return None if self.inputs is None else Inputs(self.inputs, self.input_format.name)
 
 
 INT8 = Scheme()
@@ -149,9 +171,19 @@ def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[l
 def _check(path: str, scheme: Any) -> None:
     if not isinstance(scheme, Scheme):
         raise ArgumentError(f"scheme must be a jaxcomp.rewrite.Scheme or rules of them, got {scheme!r} for {path!r}")
-    for name, bits in (("bits", scheme.bits), ("input_bits", scheme.input_bits)):
-        if not isinstance(bits, Integral) or isinstance(bits, bool) or not 2 <= bits <= 8:
-            raise ArgumentError(f"{name} must be an integer from 2 to 8, got {bits!r} for {path!r}")
+    try:
+        format = scheme.format
+        check_block(scheme.block)
+        if scheme.inputs is not None:
+            check_integer_form(scheme.input_format)
+            check_integer_form(format)
+    except ArgumentError as error:
+        raise ArgumentError(f"{path!r}: {error}") from None
+    if scheme.inputs is not None and scheme.block is not None:
+        raise ArgumentError(
+            f"{path!r}: sites cannot sum up integers whose scales vary from block to block: use block=None, or "
+            "inputs=None"
+        )
     if scheme.inputs not in (None, "static", "dynamic"):
         raise ArgumentError(f"inputs must be 'static', 'dynamic' or None, got {scheme.inputs!r} for {path!r}")
 

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.types import Grid
+from jaxcomp.core.types import Block, Grid
+from jaxcomp.quant.formats import Format, decode, named, to_integers
+from jaxcomp.quant.granularity import spread
 from jaxcomp.quant.nibbles import codes_per_byte, from_bytes, to_bytes
 from jaxcomp.trace.packed import Indices, Packed, serializable
 
@@ -17,18 +19,21 @@ class Inputs(NamedTuple):
 
     Attributes:
       mode: ``"static"``: on a grid that the leaf holds; ``"dynamic"``: on one that spans each row.
-      bits: 2 to 8.
-      symmetric: whether codes lie evenly about 0.
+      name: that of their format.
     """
 
     mode: str
-    bits: int
-    symmetric: bool
+    name: str
+
+    @property
+    def format(self) -> Format:
+        """That of their codes."""
+        return named(self.name)
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class Codes(Packed):
-    """A parameter whose value is ``(codes - zero_point) * scale``.
+    """A parameter whose value is ``level(codes - zero_point) * scale``.
 
     Its parts are ``codes`` (int8, or uint8 that holds several; floats where gradients are to reach them) and ``scale``;
     ``zero_point`` unless it is 0 everywhere; of static inputs ``input_scale`` and ``input_zero_point`` likewise.
@@ -37,9 +42,11 @@ class Codes(Packed):
       dtypes: those that the value goes through, by name; the first is the parameter's own.
       inputs: how the sites' inputs are quantised; None if they are not.
       fields: the codes' bits and shape where bytes hold several of them; else None.
+      format: the name of the codes' format.
+      block: how scales share out the weights, if in blocks: the scale then has the layout of a grid's.
     """
 
-    _static: ClassVar[tuple[str, ...]] = (*Packed._static, "dtypes", "inputs", "fields")
+    _static: ClassVar[tuple[str, ...]] = (*Packed._static, "dtypes", "inputs", "fields", "format", "block")
 
     def __init__(
         self,
@@ -52,10 +59,13 @@ class Codes(Packed):
         dtypes: tuple[str, ...] = ("float32",),
         inputs: Inputs | None = None,
         fields: tuple[int, tuple[int, ...]] | None = None,
+        format: str = "int8",
+        block: Block | None = None,
     ):
         """Takes the arrays, what their axes are, and what the codes mean."""
         super().__init__(path, parts, names, axes, home, stack)
-        self.dtypes, self.fields = dtypes, fields
+        self.dtypes, self.fields, self.format = dtypes, fields, format
+        self.block = None if block is None else Block(*block)
         self.inputs = None if inputs is None else Inputs(*inputs)
 
     @property
@@ -100,12 +110,27 @@ class Codes(Packed):
         shape = [int(np.prod([sizes[name] for name in axis if name in whole])) for axis in self.axes]
         return array.reshape(shape)
 
+    def opened(self) -> Any:
+        """As sites read it: one whole number to a byte; the value itself if no numbers of a byte are in proportion."""
+        format, own = named(self.format), self.unpacked()
+        if own.block is not None or format.unit is None:
+            return own.dense()
+        codes, grid = to_integers(own.parts["codes"], Grid(own.parts["scale"], jnp.zeros((), jnp.int32)), format)
+        return own._with(parts={**own.parts, "codes": codes, "scale": grid.scale}, format="int8")
+
     @property
     def centred(self) -> Any:
-        """The codes less their zero points, in the scale's floating-point type."""
-        codes, zero_point = (self.part(key) for key in ("codes", "zero_point"))
+        """The levels of the codes less their zero points, in the scale's floating-point type."""
+        codes, zero_point = (self._spread(key) for key in ("codes", "zero_point"))
         codes = codes.astype(self.parts["scale"].dtype)
-        return codes if zero_point is None else codes - zero_point.astype(codes.dtype)
+        codes = codes if zero_point is None else codes - zero_point.astype(codes.dtype)
+        return decode(codes, named(self.format), codes.dtype)
+
+    def _spread(self, key: str) -> Any:
+        """A part as it broadcasts against the value."""
+        if self.block is None or key == "codes":
+            return self.part(key)
+        return spread(self.parts[key], self.shape, self.block) if key in self.parts else None
 
     @property
     def input_grid(self) -> Grid:
@@ -117,7 +142,7 @@ class Codes(Packed):
         """The value, rounded once to each dtype that it goes through."""
         if self.fields is not None:
             return self.unpacked().dense()
-        value = self.centred * self.part("scale")
+        value = self.centred * self._spread("scale")
         for dtype in self.dtypes:
             value = value.astype(dtype)
         return value

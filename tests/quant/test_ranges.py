@@ -6,7 +6,18 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.quant import deviations, fit_grid, grid_between, histogram, integer, min_max, mse, named, percentile
+from jaxcomp.quant import (
+    deviations,
+    entropy,
+    fit_grid,
+    grid_between,
+    histogram,
+    integer,
+    min_max,
+    mse,
+    named,
+    percentile,
+)
 from jaxcomp.quant.granularity import Groups
 
 
@@ -59,6 +70,41 @@ def test_a_histogram_is_its_values_repeated(rng, fit):
         got = fit(histogram(edges, jnp.asarray(counts)), format)
         wanted = fit(Groups(jnp.asarray(middles, jnp.float32), (0,)), format)
         np.testing.assert_allclose(np.ravel(got), np.ravel(wanted), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int4_affine"])
+@pytest.mark.parametrize("outliers", [0, 3])
+def test_entropy_is_the_least_divergence_of_its_ratios(rng, name, outliers):
+    format = named(name)
+    x = np.concatenate([np.abs(rng.normal(size=20_000)), np.full(outliers, 40.0)])
+    counts, edges = np.histogram(x, 2048, (0, x.max()))
+    middles = (edges[1:] + edges[:-1]) / 2
+    seen = middles[counts > 0]
+    divergences = []
+    for ratio in np.arange(20, 0, -1) / 20:
+        high = seen.max() * ratio
+        inside = middles <= high
+        scale = high / (15 if format.affine else format.levels[-1])
+        lowest = 8 if format.affine else 0
+        codes = np.clip(np.rint(middles / scale) - lowest, format.bottom, format.top)
+        held, p, q = np.where(inside, counts, 0).astype(float), None, np.zeros(len(counts))
+        for code in np.unique(codes):
+            own = (codes == code) & (held > 0)
+            q[own] = held[own].sum() / max(own.sum(), 1)
+        p = held.copy()
+        p[np.flatnonzero(inside)[-1]] += counts[~inside].sum()
+        p, q = p / p.sum(), np.maximum(q / q.sum(), 1e-4 / len(counts))
+        there = p > 0
+        lost = np.sum(p[there] * np.log(p[there] / q[there]))
+        enough = inside.sum() >= format.top - format.bottom + 1
+        divergences.append(lost if enough else np.inf)
+    ends = entropy(20)(histogram(jnp.asarray(edges, jnp.float32), jnp.asarray(counts)), format)
+    high = ends[1].item()
+    reached = divergences[round(20 - 20 * high / seen.max())]
+    np.testing.assert_allclose(reached, min(divergences), rtol=1e-3)
+    assert high < 10
+    with pytest.raises(ArgumentError, match="needs a histogram"):
+        entropy()(Groups(jnp.asarray(x, jnp.float32), (0,)), format)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jaxcomp.core.errors import ArgumentError, RuleError
+from jaxcomp.quant import entropy, mse, percentile
 from jaxcomp.rewrite import Scheme, calibrate
 
 from .test_factors import normal
@@ -49,9 +50,9 @@ def test_layers_of_a_scan_have_the_ranges_of_their_own_inputs() -> None:
 
 def test_ranges_do_not_depend_on_how_batches_are_cut_or_ordered() -> None:
     whole = jnp.concatenate(BATCHES)
-    for method in ("minmax", "percentile", "mse"):
-        one = calibrate(scanned, {"w": W}, [whole], method=method)["w"]
-        other = calibrate(scanned, {"w": W}, BATCHES[::-1], method=method)["w"]
+    for fit in (None, percentile(0.99), mse(), entropy()):
+        one = calibrate(scanned, {"w": W}, [whole], fit=fit)["w"]
+        other = calibrate(scanned, {"w": W}, BATCHES[::-1], fit=fit)["w"]
         np.testing.assert_allclose(one.scale, other.scale, rtol=1e-5)
 
 
@@ -63,10 +64,10 @@ def test_moving_average_and_percentile_are_those_of_numpy() -> None:
     low, high = BATCHES[0].min(), BATCHES[0].max()
     for x in BATCHES[1:]:
         low, high = 0.8 * low + 0.2 * x.min(), 0.8 * high + 0.2 * x.max()
-    average = calibrate(function, params, BATCHES, method="average", momentum=0.8)["w"]
+    average = calibrate(function, params, BATCHES, momentum=0.8)["w"]
     np.testing.assert_allclose(average.scale, grid(low, high)[0], rtol=1e-5)
     batches = [normal(2000, 6, seed=i) for i in range(2)]
-    found = calibrate(function, params, batches, method="percentile", percentile=99)["w"]
+    found = calibrate(function, params, batches, fit=percentile(0.99))["w"]
     ends = np.quantile(np.concatenate(batches), (0.01, 0.99))
     np.testing.assert_allclose(found.scale, grid(*ends)[0], rtol=0.01)
     assert np.abs(found.zero_point - grid(*ends)[1]) <= 1
@@ -98,7 +99,7 @@ def test_one_tensor_and_one_weight_have_one_range() -> None:
 
     params = dict(zip("abcd", (*W, W[0]), strict=True))
     found = calibrate(function, params, BATCHES[:1])
-    assert found["a"] == found["b"]
+    assert jax.tree.all(jax.tree.map(lambda a, b: a == b, found["a"], found["b"]))
     x = np.tanh(np.asarray(BATCHES[0], np.float64))
     read = np.stack([x @ W[0], 5 * (x @ W[1])])
     np.testing.assert_allclose(found["c"].scale, grid(read.min(), read.max())[0], rtol=1e-5)
@@ -118,9 +119,9 @@ def test_what_cannot_be_calibrated() -> None:
         calibrate(function, params, [jnp.full((2, 6), jnp.nan)])
     with pytest.raises(ArgumentError, match="gave no batch"):
         calibrate(function, params, [])
-    with pytest.raises(ArgumentError, match="method must be one of minmax, average, percentile, mse; got 'entropy'"):
-        calibrate(function, params, BATCHES, method="entropy")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="percentile in"):
-        calibrate(function, params, BATCHES, percentile=0.9)
+    with pytest.raises(ArgumentError, match=r"momentum must be in \[0, 1\) and stand in place of fit; got 1.5"):
+        calibrate(function, params, BATCHES, momentum=1.5)
+    with pytest.raises(ArgumentError, match="at least 2 bins, got 1"):
+        calibrate(function, params, BATCHES, fit=mse(), bins=1)
     with pytest.raises(RuleError, match="matches no parameter"):
         calibrate(function, params, BATCHES, [("b", Scheme())])

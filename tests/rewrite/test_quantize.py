@@ -1,5 +1,6 @@
 """What is fake-quantised is what runs in integers: the same sums at every site, the same results."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +34,11 @@ SCHEMES = {
     "w8a8 dynamic, symmetric": Scheme(8, inputs="dynamic", input_symmetric=True),
     "affine, one scale": Scheme(8, axis=None, symmetric=False),
     "affine dynamic": Scheme(3, symmetric=False, inputs="dynamic", input_bits=5),
+    "powers of two": Scheme("pot4", input_bits="apot4"),
+    "fp4": Scheme("fp4_e2m1", fit=jc.quant.mse(20), inputs="dynamic", input_bits="fp4_e2m1"),
+    "binary": Scheme(1, inputs="dynamic", input_bits=1),
+    "nf4 in blocks": Scheme("nf4", inputs=None, block=16),
+    "fp8": Scheme("fp8_e4m3", inputs=None),
 }
 
 
@@ -201,7 +207,7 @@ def test_the_same_integers_at_every_site(name: str, kind: str, monkeypatch: pyte
         np.testing.assert_array_equal(one, other)
         assert np.asarray(one).any()
     assert distance(out_fake, out) <= TOLERANCE
-    assert all(row.bits == SCHEMES[kind].bits and not row.left for row in new.report.rows)
+    assert all(row.format == str(SCHEMES[kind].bits) and not row.left for row in new.report.rows)
     assert distance(quick(function)(params, more), out) < {8: 0.25}.get(SCHEMES[kind].bits, 1.5)
 
 
@@ -233,7 +239,7 @@ def test_loops_branches_and_remat(function: Callable[..., Any], kind: str) -> No
     np.testing.assert_array_equal(out, out_fake)
     wanted = quick(function)(densify(packed), X)
     assert distance(wanted, out) < (TOLERANCE if kind == "w4" else 0.2)
-    assert {row.path: row.bits for row in new.report.rows} == dict.fromkeys(params, SCHEMES[kind].bits)
+    assert {row.path: row.format for row in new.report.rows} == dict.fromkeys(params, str(SCHEMES[kind].bits))
     if kind == "w8a8 static" and function is scanned:
         assert packed["w"].parts["scale"].shape == (3,)  # rows and columns are summed over, in turn
         assert packed["w"].parts["input_scale"].shape == (3,)
@@ -248,8 +254,8 @@ def test_values_are_given_to_what_is_no_site() -> None:
     ids = jnp.arange(5)
     scheme = [("w", None), (".*", Scheme(4, inputs="dynamic"))]
     fake, new, packed = both(tied, params, ids, scheme)
-    rows = {row.path: (row.bits, row.left) for row in new.report.rows}
-    assert rows == {"table": (4, "gather reads its value"), "w": (None, "not asked for")}
+    rows = {row.path: (row.format, row.left) for row in new.report.rows}
+    assert rows == {"table": ("4", "gather reads its value"), "w": ("", "not asked for")}
     assert packed["w"] is params["w"]
     assert packed["norm"] is params["norm"]
     np.testing.assert_array_equal(quick(new)(packed, ids), quick(fake)(params, ids))
@@ -259,9 +265,9 @@ def test_values_are_given_to_what_is_no_site() -> None:
 def test_weights_multiplied_by_weights_are_given_by_value() -> None:
     params = {"a": normal(6, 6), "b": normal(6, 6)}
     fake, new, packed = both(lambda p, x: x @ p["a"] @ (p["a"] @ p["b"]), params, X, Scheme(4))
-    rows = {row.path: (row.bits, row.inputs, row.left) for row in new.report.rows}
-    assert rows["a"] == (4, "static 8", "dot_general reads its value")
-    assert rows["b"][:2] == (None, "")
+    rows = {row.path: (row.format, row.inputs, row.left) for row in new.report.rows}
+    assert rows["a"] == ("4", "static 8", "dot_general reads its value")
+    assert rows["b"][:2] == ("", "")
     assert "read by dot_general" in rows["b"][2]
     assert packed["b"] is params["b"]
     np.testing.assert_array_equal(quick(new)(packed, X), quick(fake)(params, X))
@@ -339,7 +345,7 @@ def test_gradients_go_straight_through_and_stop_where_codes_are_clipped() -> Non
     fake = fake_quantize(lambda p, x: x @ p["w"], params, x, scheme=scheme, ranges=ranges)
     weights = normal(4, 5, seed=9)
     grads, slopes = quick(jax.grad(lambda p, x: (fake(p, x) * weights).sum(), (0, 1)))(params, x)
-    scale, zero = (np.asarray(part, np.float64) for part in ranges["w"])
+    scale, zero = (np.asarray(part, np.float64) for part in (ranges["w"].scale, ranges["w"].zero_point))
     codes = np.round(np.asarray(x, np.float64) / scale) + zero
     inside = (codes >= -8) & (codes <= 7)
     assert 0 < inside.mean() < 1
@@ -387,8 +393,11 @@ def test_weights_stay_on_the_grids_that_they_were_trained_with() -> None:
     ("scheme", "message"),
     [
         (Scheme(), "the range of what 'a' is multiplied by is not known: give ranges= of jaxcomp.rewrite.calibrate"),
-        (Scheme(9), "bits must be an integer from 2 to 8, got 9 for 'a'"),
-        (Scheme(input_bits=1), "input_bits must be an integer from 2 to 8, got 1 for 'a'"),
+        (Scheme(9), "'a': bits must be an integer from 1 to 8, got 9"),
+        (Scheme(input_bits=0), "'a': bits must be an integer from 1 to 8, got 0"),
+        (Scheme(input_bits="fp8_e4m3"), "'a': fp8_e4m3 has no integer form; those that have one are binary"),
+        (Scheme("nf4"), "'a': nf4 has no integer form"),
+        (Scheme(4, block=2), "'a': sites cannot sum up integers whose scales vary from block to block"),
         (Scheme(inputs="online"), "inputs must be 'static', 'dynamic' or None, got 'online' for 'a'"),  # type: ignore[arg-type]
         (8, "scheme must be a jaxcomp.rewrite.Scheme or rules of them, got 8 for 'a'"),
         (Scheme(axis=2, inputs=None), "'a': axis 2 has a scale for each index, but the tensor has 2 axes"),
@@ -404,9 +413,9 @@ def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
         quantize(layers, PARAMS, X, scheme=[("bias", Scheme())])
     known = calibrate(layers, PARAMS, [X])
     with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by has scale 0.* must be positive and finite"):
-        quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.zeros(()))})
+        quantize(layers, PARAMS, X, ranges={**known, "a": dataclasses.replace(known["a"], scale=jnp.zeros(()))})
     with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by must have shape \(\), got \(2,\)"):
-        quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.ones(2))})
+        quantize(layers, PARAMS, X, ranges={**known, "a": dataclasses.replace(known["a"], scale=jnp.ones(2))})
     with pytest.raises(
         ArgumentError, match=r"the grid of 'b' must be of shape \(7, 3\), or 1 along some axes, got \(2,\)"
     ):
