@@ -222,7 +222,7 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _from_codes(
     args: list[Any], rest: list[bytes], shape: tuple[int, ...], dtype: np.dtype, keep: np.ndarray | None
 ) -> np.ndarray:
-    packing, axes, shift, format, size, own = (*args, None, None, None)[:6]
+    packing, axes, shift, format, size, own = (*args, *[None] * 6)[:6]
     block = None if size is None else Block(size, tuple(own))
     chosen = slice(None) if keep is None else keep
     if block is None:
