@@ -6,7 +6,7 @@ the same sums in the same way: what was trained is what runs.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format, check_integer_form, decode, encode
+from jaxcomp.rewrite.forms import Window, fastest
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
 from jaxcomp.trace.codes import Codes
@@ -125,8 +126,6 @@ def _quantized(node: Node, x: Any, weight: Codes, side: int) -> _Quantized:
         grid = Grid(own.scale.reshape(one), own.zero_point.reshape(one))
     else:
         grid = fit_grid(lax.stop_gradient(x.astype(real)), format, _rows(node, x.ndim, side))
-    if format.affine and weight.parts["codes"].dtype == jnp.int8:
-        x = _padded(node, x)
     unit = check_integer_form(format)
     return _Quantized(input_codes(x, grid, format), Grid(grid.scale * unit, grid.zero_point), not format.affine)
 
@@ -146,21 +145,21 @@ def input_codes(x: Any, grid: Grid, format: Format) -> Any:
 def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> Any:
     """The sums in int32, zero points and all."""
     codes = [inputs.codes.astype(jnp.int8), weight.part("codes")]
-    padded = not inputs.symmetric
-    sums = _bound(node, codes, side, jnp.int32, padded)
     own, zero_point = inputs.grid.zero_point, weight.part("zero_point")
-    if padded:
+    zero = None if inputs.symmetric else own.astype(jnp.int8)
+    sums = _bound(node, codes, side, jnp.int32, zero)
+    if zero is not None:
         of_weight = jnp.sum(codes[1], axis=_summed(node, side), keepdims=True, dtype=jnp.int32)
         sums -= _spread(node, 1 - side, own) * _spread(node, side, of_weight)
     if zero_point is not None:
         zero_point = _spread(node, side, zero_point)
-        sums -= zero_point * _sums_of_inputs(node, codes, side, padded)
-        if padded:
+        sums -= zero_point * _sums_of_inputs(node, codes, side, zero)
+        if zero is not None:
             sums += _count(node, weight.shape, side) * _spread(node, 1 - side, own) * zero_point
     return sums
 
 
-def _sums_of_inputs(node: Node, codes: list[Any], side: int, padded: bool) -> Any:
+def _sums_of_inputs(node: Node, codes: list[Any], side: int, zero: Any) -> Any:
     """What each result sums over, of the input alone: the site with weights of 1, once for all features of a group."""
     kept = {*_summed(node, side), *(_batch(node, side))}
     shape = [n if i in kept else 1 for i, n in enumerate(codes[1].shape)]
@@ -168,29 +167,68 @@ def _sums_of_inputs(node: Node, codes: list[Any], side: int, padded: bool) -> An
         return _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32)
     groups, out = node.params["feature_group_count"], node.params["dimension_numbers"].rhs_spec[0]
     shape[out] = groups
-    sums = _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32, padded)
+    sums = _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32, zero)
     place = node.params["dimension_numbers"].out_spec[1]
     return sums if groups == 1 else jnp.repeat(sums, codes[1].shape[out] // groups, axis=place)
 
 
-def _bound(node: Node, operands: list[Any], side: int, dtype: Any, padded: bool = False) -> Any:
-    """The site's primitive applied to its input and its weight, summing up in ``dtype``."""
+def _bound(node: Node, operands: list[Any], side: int, dtype: Any, zero: Any = None) -> Any:
+    """The site's primitive applied to its input and its weight, summing up in ``dtype``.
+
+    Args:
+      node: the site.
+      operands: input and weight.
+      side: which operand of the primitive the weight is.
+      dtype: of the sums.
+      zero: the code that stands for 0 in what a convolution takes around its input; None: 0.
+    """
     changes: dict[str, Any] = {"preferred_element_type": np.dtype(dtype), "precision": None}
-    if padded and node.op == "conv_general_dilated":
+    is_convolution = node.op == "conv_general_dilated"
+    if is_convolution and zero is not None:
         ones = (1,) * len(node.params["padding"])
         changes |= {"padding": ((0, 0),) * len(ones), "lhs_dilation": ones}
-    return compat.bind(node.equation, operands if side == 1 else operands[::-1], **changes)[0]
+
+    def as_it_is(x: Any, weight: Any) -> Any:
+        x = _padded(node, x, zero) if is_convolution and zero is not None else x
+        return compat.bind(node.equation, [x, weight] if side == 1 else [weight, x], **changes)[0]
+
+    if dtype != jnp.int32 or not is_convolution:
+        return as_it_is(*operands)
+    form = _form(node, operands)
+
+    def on_cpu(x: Any, weight: Any) -> Any:
+        x = lax.optimization_barrier(x)  # codes that a loop computes while it pads are not vectorised
+        return as_it_is(x, weight) if form is None else form(_padded(node, x, zero), weight)
+
+    return lax.platform_dependent(*operands, cpu=on_cpu, default=as_it_is)
 
 
-def _padded(node: Node, x: Any) -> Any:
-    """A convolution's input with the zeros that it takes in between and around: they too have a zero point."""
-    if node.op != "conv_general_dilated":
-        return x
+def _form(node: Node, operands: list[Any]) -> Callable[..., Any] | None:
+    """The convolution of an input that is padded and a kernel as a CPU does it fastest; None: as it is."""
+    x_spec, w_spec, out_spec = node.params["dimension_numbers"]
+    window = Window(
+        tuple(node.params["window_strides"]), tuple(node.params["rhs_dilation"]), node.params["feature_group_count"]
+    )
+    x_order, w_order = (x_spec[0], *x_spec[2:], x_spec[1]), (*w_spec[2:], w_spec[1], w_spec[0])
+    shape = tuple(operands[1].shape[i] for i in w_order)
+    form = fastest(operands[0].shape[x_spec[1]], shape, window)
+    if form is None or not all((*shape, *operands[0].shape)):
+        return None
+    own = (out_spec[0], *out_spec[2:], out_spec[1])
+    back = [own.index(i) for i in range(len(own))]
+    return lambda x, w: form(x.transpose(x_order), w.transpose(w_order), window).transpose(back)
+
+
+def _padded(node: Node, x: Any, zero: Any) -> Any:
+    """A convolution's input with all that it takes in between and around: zeros, or the code that stands for 0."""
     config = [(0, 0, 0)] * x.ndim
     places = node.params["dimension_numbers"].lhs_spec[2:]
     for place, (low, high), by in zip(places, node.params["padding"], node.params["lhs_dilation"], strict=True):
         config[place] = (low, high, by - 1)
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
+    if zero is None or zero.size == 1:
+        return lax.pad(x, jnp.zeros((), x.dtype) if zero is None else zero.reshape(()), config)
+    own = lax.pad(jnp.ones(x.shape, bool), jnp.zeros((), bool), config)
+    return jnp.where(own, lax.pad(x, jnp.zeros((), x.dtype), config), zero)
 
 
 def _batch(node: Node, side: int) -> tuple[int, ...]:

@@ -42,6 +42,41 @@ class ResNet50(nn.Module):
         return nn.Dense(1000)(x.mean((1, 2)))
 
 
+class VGG(nn.Module):
+    """Plain 3x3 convolutions with batch norm, wider after each pooling: a network that is bound by its products."""
+
+    widths: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256), (512, 512))
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, 32, 32, 3]`` -> ``[batch, 10]`` logits."""
+        for stage in self.widths:
+            for width in stage:
+                x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(width, (3, 3), use_bias=False)(x)))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+class MobileNet(nn.Module):
+    """Howard et al., 2017, for small images: depthwise and pointwise convolutions in turn."""
+
+    blocks: tuple[tuple[int, int], ...] = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, 32, 32, 3]`` -> ``[batch, 10]`` logits."""
+
+        def unit(x: jax.Array, width: int, **options: Any) -> jax.Array:
+            x = nn.Conv(width, use_bias=False, **options)(x)
+            return nn.relu(nn.BatchNorm(use_running_average=True)(x))
+
+        x = unit(x, 32, kernel_size=(3, 3))
+        for width, stride in self.blocks:
+            x = unit(x, x.shape[-1], kernel_size=(3, 3), strides=stride, feature_group_count=x.shape[-1])
+            x = unit(x, width, kernel_size=(1, 1))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
 class ViTBlock(nn.Module):
     """Attention and a perceptron, each behind its norm, about a shortcut."""
 
