@@ -34,7 +34,15 @@ def encode(target: Target, leaf: Any, grids: Grids, ranges: Grids) -> Codes:
     """
     grid = _grid(target, leaf, grids)
     format = target.scheme.format
-    return _packed(target, quantize(leaf, grid, format), leaf.dtype, grid, ranges, format.name)
+    codes = quantize(leaf, grid, format)
+    packed = _packed(target, codes, leaf.dtype, grid, ranges, format.name)
+    if target.scheme.inputs is None or not target.scheme.input_format.affine:
+        return packed
+    whole, _ = formats.to_integers(codes, grid, format)
+    summed = tuple(i for i in range(leaf.ndim) if i not in target.features)
+    kept = tuple(i for i in target.features if leaf.shape[i] != 1)
+    sums = jnp.sum(whole, summed, dtype=jnp.int32).reshape([leaf.shape[i] for i in kept])
+    return packed.with_part("sums", sums, kept)
 
 
 def encode_to_train(target: Target, leaf: Any, grids: Grids, ranges: Grids) -> Any:

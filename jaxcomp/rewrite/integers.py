@@ -149,14 +149,21 @@ def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> 
     zero = None if inputs.symmetric else own.astype(jnp.int8)
     sums = _bound(node, codes, side, jnp.int32, zero)
     if zero is not None:
-        of_weight = jnp.sum(codes[1], axis=_summed(node, side), keepdims=True, dtype=jnp.int32)
-        sums -= _spread(node, 1 - side, own) * _spread(node, side, of_weight)
+        sums -= _spread(node, 1 - side, own) * _spread(node, side, _sums_of(node, weight, side))
     if zero_point is not None:
         zero_point = _spread(node, side, zero_point)
         sums -= zero_point * _sums_of_inputs(node, codes, side, zero)
         if zero is not None:
             sums += _count(node, weight.shape, side) * _spread(node, 1 - side, own) * zero_point
     return sums
+
+
+def _sums_of(node: Node, weight: Codes, side: int) -> Any:
+    """What each result sums over, of the weight alone, of the weight's rank."""
+    summed, known = _summed(node, side), weight.part("sums")
+    if known is not None and known.shape == tuple(1 if i in summed else n for i, n in enumerate(weight.shape)):
+        return known
+    return jnp.sum(weight.part("codes"), axis=summed, keepdims=True, dtype=jnp.int32)
 
 
 def _sums_of_inputs(node: Node, codes: list[Any], side: int, zero: Any) -> Any:

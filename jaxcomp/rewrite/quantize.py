@@ -53,7 +53,7 @@ def quantize(
     Returns:
       The new function, whose ``report`` prints as a table, and its parameters, in which a quantised weight is a
       :class:`jaxcomp.rewrite.Packed` of ``codes``, ``scale``, and where they are needed ``zero_point``, ``input_scale``
-      and ``input_zero_point``. It computes what :func:`fake_quantize` does.
+      ``input_zero_point`` and ``sums`` of codes. It computes what :func:`fake_quantize` does.
 
     Raises:
       ArgumentError: for a scheme out of range, static inputs without a range, a grid of another shape (the weight is
@@ -70,9 +70,9 @@ def quantize(
       >>> print(new.report)
       weight  shape  format  inputs    in floating point because  bytes  before
       ------  -----  ------  --------  -------------------------  -----  ------
-      w       2x2    8       static 8                                20      16
+      w       2x2         8  static 8                                28      16
       ------  -----  ------  --------  -------------------------  -----  ------
-      total                                                          20      16
+      total                                                          28      16
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)
 

@@ -83,12 +83,14 @@ class Target:
       path: its own.
       scheme: how.
       axes: those of the weight with scales of their own.
+      features: those that no site sums over.
       stack: those along which, layer by layer, static inputs have a range of their own.
     """
 
     path: str
     scheme: Scheme
     axes: tuple[int, ...]
+    features: tuple[int, ...]
     stack: tuple[int, ...]
 
 
@@ -134,7 +136,13 @@ def find_targets(program: Program, scheme: Any) -> Targets:
     shared = _shared(program, {path: uses[path] for path, each in schemes.items() if each.inputs == "static"})
     stacks = {path: group.scans for group in shared for path in group.paths}
     weights = {
-        path: Target(path, each, _axes(uses[path], each), _stack(uses[path], stacks.get(path, ())))
+        path: Target(
+            path,
+            each,
+            _axes(uses[path], each),
+            _axes(uses[path], each._replace(axis="channel")),
+            _stack(uses[path], stacks.get(path, ())),
+        )
         for path, each in schemes.items()
     }
     return Targets(weights, shared, dict.fromkeys(uses.keys() - weights.keys(), "not asked for"))

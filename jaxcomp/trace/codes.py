@@ -36,7 +36,8 @@ class Codes(Packed):
     """A parameter whose value is ``level(codes - zero_point) * scale``.
 
     Its parts are ``codes`` (int8, or uint8 that holds several; floats where gradients are to reach them) and ``scale``;
-    ``zero_point`` unless it is 0 everywhere; of static inputs ``input_scale`` and ``input_zero_point`` likewise.
+    ``zero_point`` unless it is 0 everywhere; of static inputs ``input_scale`` and ``input_zero_point`` likewise; where
+    inputs have zero points, ``sums`` of codes over what sites sum over (int32).
 
     Attributes:
       dtypes: those that the value goes through, by name; the first is the parameter's own.
@@ -81,6 +82,10 @@ class Codes(Packed):
             shapes["codes"] = self.fields[1]
         pairs = zip(self.names, shapes.values(), strict=True)
         return {name: n for names, shape in pairs for name, n in zip(names, shape, strict=True)}
+
+    def with_part(self, key: str, part: Any, names: Indices) -> Self:
+        """With another part, whose axes are these."""
+        return self._with(parts={**self.parts, key: part}, names=(*self.names, names))
 
     def in_bytes(self, bits: int) -> Self:
         """With several codes to a byte, if they are of few enough bits."""

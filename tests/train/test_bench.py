@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from train import models
-from train.bench import __main__, planning, prune, rewrite, step, threshold, timing
+from train.bench import __main__, networks, planning, prune, quant, rewrite, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -46,6 +46,20 @@ def test_threshold(tmp_path, capsys, monkeypatch):
         assert content[f"floor_{dtype}"]["bytes"] == 5000 * (4 if dtype == "float32" else 2)
         assert ("jnp.sort" in names) == ("np.partition" in names) == (dtype == "float32")
     assert "GB/s" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_quant(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(quant, "NETWORKS", {"vgg": lambda: networks.VGG(((4,), (20,)))})
+    monkeypatch.setattr(quant, "SHAPE", (8, 8, 3))
+    __main__.main(["quant", "--batches", "2", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "quant", lambda content: content["networks"]["vgg"]["batches"]["2"])
+    assert names[:2] == ["float32", "fake int8"]
+    assert set(names) >= {*quant.SCHEMES}
+    sizes = content["networks"]["vgg"]["bytes"]
+    assert sizes["int4 weights"] < sizes["int8 weights"] < sizes["float32"] == sizes["fake int8"]
+    assert "qwix" in " ".join([*sizes, *content["networks"]["vgg"]["refused"]])
+    assert "as fast as float32" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive
