@@ -9,6 +9,7 @@ from jaxcomp import pack as pack
 from jaxcomp import prune as prune
 from jaxcomp import quant as quant
 from jaxcomp import rewrite as rewrite
+from jaxcomp import search as search
 from jaxcomp import trace as trace
 from jaxcomp.combine import chain as chain
 from jaxcomp.combine import every as every

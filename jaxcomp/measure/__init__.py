@@ -12,7 +12,13 @@ from jaxcomp.measure.blocks import (
     table,
     tiles,
 )
-from jaxcomp.measure.figures import layer_sparsity, tradeoff_curves, training_curves, weight_histograms
+from jaxcomp.measure.figures import (
+    layer_sensitivity,
+    layer_sparsity,
+    tradeoff_curves,
+    training_curves,
+    weight_histograms,
+)
 from jaxcomp.measure.report import html_report
 from jaxcomp.measure.summary import Row, Summary, summary
 
@@ -26,6 +32,7 @@ __all__ = [
     "figure",
     "heading",
     "html_report",
+    "layer_sensitivity",
     "layer_sparsity",
     "paragraph",
     "summary",

@@ -219,6 +219,44 @@ def layer_sparsity(summary: Summary) -> Any:
     return drawing
 
 
+def layer_sensitivity(rows: Sequence[Any]) -> Any:
+    """Draws what each layer loses by each choice, on a logarithmic axis: a line of marks a layer, a colour a choice.
+
+    Args:
+      rows: ``jaxcomp.search.sensitivity(...).rows``, or whatever has ``path``, ``option`` and ``harm``.
+
+    Returns:
+      A ``matplotlib.figure.Figure`` that grows with the number of layers.
+
+    Raises:
+      ArgumentError: if there is no row.
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> from types import SimpleNamespace as Row
+      >>> rows = [Row(path="conv", option="4", harm=0.1), Row(path="conv", option="8", harm=0.0)]
+      >>> len(layer_sensitivity(rows).axes[0].collections)
+      2
+    """
+    if not rows:
+        raise ArgumentError("layer_sensitivity needs at least one row to draw")
+    paths, options = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("path", "option"))
+    drawing = canvas.blank(9.6, 1.0 + 0.25 * max(len(paths), 2))
+    axes = drawing.add_subplot()
+    canvas.style(axes, "harm by layer")
+    least = min((row.harm for row in rows if row.harm > 0), default=1.0) / 2
+    palette, drawn = (canvas.BLUE, canvas.ORANGE, *SPARE, canvas.INK), []
+    for i, option in enumerate(options):
+        own = [row for row in rows if row.option == option]
+        places = [paths.index(row.path) for row in own]
+        x = [max(row.harm, least) for row in own]
+        drawn.append(axes.scatter(x, places, s=26, color=palette[i % len(palette)], label=str(option), zorder=3))
+    canvas.legend(drawing, drawn)
+    axes.set_yticks(range(len(paths)), [canvas.elide(path, 48) for path in paths], parse_math=False)
+    axes.set(ylim=(len(paths) - 0.4, -0.6), xscale="log")
+    return drawing
+
+
 def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
     """Draws how the values of each parameter are distributed before and after compression.
 

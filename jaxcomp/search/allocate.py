@@ -1,0 +1,62 @@
+"""Allocation: the choice for each layer that harms least within a budget."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.rewrite.budget import Choices, best_choices
+from jaxcomp.search.sensitivity import Sensitivity
+
+
+def allocate(
+    found: Sensitivity, *, bytes: float | None = None, bit_operations: float | None = None
+) -> list[tuple[str, Any]]:
+    """Chooses for every weight so that all together cost no more than a budget and harm least.
+
+    Harms are taken to add up. Steps along the convex hulls of the layers' choices, what saves most harm per cost first
+    (the Lagrangian's optimum), then what is left of the budget, one choice after the other.
+
+    Args:
+      found: of :func:`sensitivity`.
+      bytes: of all weights together; a float below 1: that share of what the most expensive choices take.
+      bit_operations: instead, multiply-accumulates times bits times bits of all sites for the example batch, likewise.
+
+    Returns:
+      ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`.
+
+    Raises:
+      ArgumentError: for none or both budgets, or one that the cheapest choices exceed.
+
+    Example:
+      >>> from jaxcomp.rewrite import Scheme
+      >>> from jaxcomp.search import SensitivityRow
+      >>> harms = {"a": (0.0, 0.5), "b": (0.0, 0.1)}
+      >>> rows = [SensitivityRow(path, (8, 8), str(bits), Scheme(bits), harm, 8 * bits, 64 * bits)
+      ...         for path, own in harms.items() for bits, harm in zip((8, 4), own)]
+      >>> [(path, scheme.bits) for path, scheme in allocate(Sensitivity(tuple(rows)), bytes=100)]
+      [('a', 8), ('b', 4)]
+
+    Reference: Shoham and Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988; Dong et al.,
+    HAWQ-V2, 2020.
+    """
+    if (bytes is None) == (bit_operations is None):
+        raise ArgumentError("allocate needs a budget: either bytes or bit_operations")
+    name, budget = ("bytes", bytes) if bytes is not None else ("bit_operations", bit_operations)
+    assert budget is not None
+    by_path: dict[str, list[Any]] = {}
+    for row in found.rows:
+        by_path.setdefault(row.path, []).append(row)
+    costs = [np.array([float(getattr(row, name)) for row in rows]) for rows in by_path.values()]
+    most, least = sum(float(cost.max()) for cost in costs), sum(float(cost.min()) for cost in costs)
+    limit = budget * most if isinstance(budget, float) and budget < 1 else float(budget)
+    gains = [np.array([-row.harm for row in rows]) for rows in by_path.values()]
+    chosen = best_choices([Choices(*pair) for pair in zip(costs, gains, strict=True)], limit)
+    if chosen is None:
+        raise ArgumentError(
+            f"{name}={budget!r} asks for {limit:,.0f}, and the cheapest choices take {least:,.0f}: "
+            "ask for more, or give options of fewer bits"
+        )
+    pairs = zip(by_path.values(), chosen, strict=True)
+    return [(re.escape(rows[place].path), rows[place].scheme) for rows, place in pairs]

@@ -1,0 +1,112 @@
+"""Fallback: quantise everything, then give the most harmful layers back until the function is as good as asked."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Params
+from jaxcomp.rewrite.calibrate import calibrate
+from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.rewrite.schemes import Scheme
+from jaxcomp.search.sensitivity import Sensitivity, sensitivity
+from jaxcomp.search.switched import Switched
+
+Score = Callable[[Callable[..., Any], Params], float]
+"""``(function, its parameters) -> a number, the higher the better``."""
+
+
+class Fallback(NamedTuple):
+    """What was given back.
+
+    Attributes:
+      scheme: ``[(regex, Scheme or None), ...]`` for :func:`jaxcomp.rewrite.quantize`.
+      reverted: the paths of weights that were given back, the most harmful first.
+      score: what was reached.
+      whole: that of the function as it was.
+      tried: ``(how many were given back, score)`` of each trial, in order.
+    """
+
+    scheme: list[tuple[str, Any]]
+    reverted: tuple[str, ...]
+    score: float
+    whole: float
+    tried: tuple[tuple[int, float], ...]
+
+
+def fall_back(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    score: Score,
+    *,
+    drop: float,
+    scheme: Scheme = Scheme(),  # noqa: B008 - a value
+    instead: Scheme | None = None,
+    found: Sensitivity | None = None,
+) -> Fallback:
+    """Gives back as few layers, by their harm, as it takes to lose no more than asked.
+
+    How many is found by halving, as if each layer that is given back only did good; what is returned was scored.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters.
+      batches: calibration batches.
+      score: ``(function, params) -> number``, the higher the better (accuracy on a validation set); is given a
+        function of the same arguments that rounds what the integer one would.
+      drop: by how much the score may fall below that of the function as it is.
+      scheme: how all weights are quantised to begin with; inputs static or None.
+      instead: what harmful layers get; None: they stay in floating point.
+      found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL.
+
+    Raises:
+      ArgumentError: if the drop is exceeded even with every layer given back, or is negative.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layers = lambda p, x: x @ p["a"] @ p["b"]
+      >>> params = {"a": jnp.array([[1.0, 0.45], [0.4, 1.0]]), "b": jnp.eye(2)}
+      >>> x = jnp.array([[1.0, 0.5], [-0.2, 0.7]])
+      >>> score = lambda function, p: -float(jnp.abs(function(p, x) - layers(params, x)).max())
+      >>> fall_back(layers, params, [x], score, drop=0.1, scheme=Scheme(2, inputs=None)).reverted
+      ('a',)
+
+    Reference: Neural Network Compression Framework, accuracy-aware quantisation, 2020 onwards.
+    """
+    if drop < 0:
+        raise ArgumentError(f"drop must be at least 0, got {drop!r}")
+    given = checked_batches(batches)
+    found = found or sensitivity(apply_fn, params, given, {"all": scheme})
+    ranked = list(found.of(found.options[0]))
+    switched = Switched(apply_fn, params, *given[0])
+    choices = [each for each in (scheme, instead) if each is not None]
+    ranges = {each: calibrate(apply_fn, params, given, each) for each in choices}
+
+    def rules(count: int) -> list[tuple[str, Any]]:
+        return [(re.escape(path), instead if i < count else scheme) for i, path in enumerate(ranked)]
+
+    def scored(count: int) -> float:
+        targets = switched.targets(rules(count))
+        own = {path: ranges[target.scheme].get(path) for path, target in targets.weights.items()}
+        known = {path: grid for path, grid in own.items() if grid is not None}
+        switches = switched.switched(switched.off(), targets, known)
+        held = switched.rounded(params, targets, {})
+        return float(score(lambda params, *inputs: switched(params, switches, *inputs), held))
+
+    whole = float(score(apply_fn, params))
+    tried: dict[int, float] = {0: scored(0)}
+    low, high = 0, len(ranked)  # low falls short, once tried; high does not, as far as is known
+    if tried[0] < whole - drop:
+        tried[high] = scored(high)
+        if tried[high] < whole - drop:
+            raise ArgumentError(
+                f"with every layer given back the score is {tried[high]:.6g}, and {whole - drop:.6g} is asked for "
+                f"({whole:.6g} less {drop:.6g}): allow a larger drop, or give them something finer instead"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            tried[middle] = scored(middle)
+            low, high = (low, middle) if tried[middle] >= whole - drop else (middle, high)
+        low = high
+    return Fallback(rules(low), tuple(ranked[:low]), tried[low], whole, tuple(tried.items()))

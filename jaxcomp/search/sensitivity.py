@@ -1,0 +1,196 @@
+"""Sensitivity: what each layer's quantisation, by itself, does to the function's outputs."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.tables import dims, table
+from jaxcomp.core.types import Params
+from jaxcomp.rewrite.calibrate import calibrate
+from jaxcomp.rewrite.encode import encode
+from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.rewrite.schemes import Scheme, Target
+from jaxcomp.search.switched import Switched
+from jaxcomp.trace.sites import sites
+
+Harm = Callable[[Any, Any], Any]
+"""``(outputs before, outputs after) -> scalar``."""
+
+
+class SensitivityRow(NamedTuple):
+    """What one choice for one weight costs.
+
+    Attributes:
+      path: the weight.
+      shape: its own.
+      option: the name of the choice.
+      scheme: how it is quantised; None: it stays as it is.
+      harm: what is lost.
+      bytes: of everything in the weight's place.
+      bit_operations: multiply-accumulates of its sites, times bits of the weight, times bits of what they read.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    option: str
+    scheme: Scheme | None
+    harm: float
+    bytes: int
+    bit_operations: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Every choice for every weight; prints as a table of harm, a line a weight.
+
+    Attributes:
+      rows: weight by weight, for each its choices in their order.
+    """
+
+    rows: tuple[SensitivityRow, ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The names of the choices."""
+        return tuple(dict.fromkeys(row.option for row in self.rows))
+
+    def of(self, option: str) -> dict[str, SensitivityRow]:
+        """The rows of one choice, by path, the most harmful first.
+
+        Raises:
+          ArgumentError: for a choice of another name.
+        """
+        if option not in self.options:
+            raise ArgumentError(f"no option is called {option!r}; there are {', '.join(self.options)}")
+        own = [row for row in self.rows if row.option == option]
+        return {row.path: row for row in sorted(own, key=lambda row: -row.harm)}
+
+    def __str__(self) -> str:
+        by_path = {path: list(rows) for path, rows in itertools.groupby(self.rows, lambda row: row.path)}
+        lines = [[path, dims(rows[0].shape), *(f"{row.harm:.3g}" for row in rows)] for path, rows in by_path.items()]
+        return table(["weight", "shape", *self.options], lines)
+
+
+def divergence(before: Any, after: Any) -> Any:
+    r"""The mean :math:`\mathrm{KL}(p \| q)` of the softmax of logits ``[..., classes]``."""
+    p, q = (jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1) for logits in (before, after))
+    return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
+
+
+def squared_error(before: Any, after: Any) -> Any:
+    """Squared differences of all outputs over their squares."""
+    sums = [
+        (jnp.sum(jnp.square((b - a).astype(jnp.float32))), jnp.sum(jnp.square(b.astype(jnp.float32))))
+        for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    ]
+    return sum(lost for lost, _ in sums) / jnp.maximum(sum(whole for _, whole in sums), 1e-30)
+
+
+HARMS: dict[str, Harm] = {"kl": divergence, "error": squared_error}
+
+
+def sensitivity(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    options: Mapping[str, Scheme | None],
+    *,
+    harm: str | Harm = "kl",
+    curvature: Params | None = None,
+) -> Sensitivity:
+    r"""Quantises one layer at a time, by every choice, and measures what is lost.
+
+    The function is compiled once: rounded weights, and which sites round what they read, are arguments.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables.
+      batches: batches of one shape, each the tuple of the other arguments (or the single one).
+      options: by name, the schemes that each weight can choose from; None: it stays as it is. Inputs are static
+        integers (their ranges are calibrated on the batches) or not quantised.
+      harm: ``"kl"``: :math:`\mathrm{KL}(p \| q)` of the softmax of logits, before and after; ``"error"``: squared error
+        of all outputs over their squares; or ``(outputs before, outputs after) -> scalar``: its mean over the batches.
+      curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.rewrite.hutchinson`, or
+        :func:`jaxcomp.rewrite.fisher` over the number of batches), a tree like ``params``: harm is then
+        :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
+
+    Returns:
+      The table, which :func:`allocate` and :func:`fall_back` read; ``jaxcomp.measure.layer_sensitivity`` draws it.
+
+    Raises:
+      ArgumentError: for no option or batch, a measure of another name, logits that are none, inputs that cannot be
+        switched; as :func:`jaxcomp.rewrite.quantize`.
+
+    Example:
+      >>> layers = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
+      >>> params = {"a": jnp.array([[1.0, -0.4], [0.3, 1.0]]), "b": jnp.eye(2)}
+      >>> data = [jnp.array([[1.0, 0.5], [-0.2, 0.7]])]
+      >>> found = sensitivity(layers, params, data, {"8": Scheme(8, inputs=None), "2": Scheme(2, inputs=None)})
+      >>> list(found.of("2")), found.of("2")["b"].harm
+      (['a', 'b'], 0.0)
+
+    Reference: Wu et al., Integer quantization for deep learning inference, 2020; Dong et al., HAWQ-V2, 2020.
+    """
+    measure = HARMS.get(harm) if isinstance(harm, str) else harm
+    if measure is None:
+        raise ArgumentError(f"harm must be one of {', '.join(HARMS)} or a function, got {harm!r}")
+    if not options:
+        raise ArgumentError("sensitivity needs at least one option, {name: Scheme}")
+    given = checked_batches(batches)
+    switched = Switched(apply_fn, params, *given[0])
+    run = jax.jit(switched)
+    dense = [run(params, switched.off(), *batch) for batch in given]
+    if measure is divergence and len(jax.tree.leaves(dense[0])) != 1:
+        raise ArgumentError('harm="kl" compares one array of logits: give harm="error", or a function of the outputs')
+    compare, costs = jax.jit(measure), _costs(apply_fn, params, given[0])
+    found: dict[tuple[str, str], SensitivityRow] = {}
+    for name, scheme in options.items():
+        ranges = {} if scheme is None else calibrate(apply_fn, params, given, scheme)
+        targets = switched.targets([(".*", scheme)])
+        for path in switched.paths:
+            one = targets._replace(weights={path: targets.weights[path]} if scheme else {})
+            changed, lost = switched.rounded(params, one, {}), 0.0
+            if scheme is not None and curvature is not None:
+                lost = _second_order(path, params, changed, curvature)
+            elif scheme is not None:
+                switches = switched.switched(switched.off(), one, ranges)
+                after = (run(changed, switches, *batch) for batch in given)
+                lost = float(np.mean([compare(b, a) for b, a in zip(dense, after, strict=True)]))
+            target = one.weights.get(path)
+            found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
+    return Sensitivity(tuple(found[path, name] for path in switched.paths for name in options))
+
+
+def _second_order(path: str, params: Params, changed: Params, curvature: Params) -> float:
+    before, after, bent = (np.asarray(named_leaves(tree)[path], np.float64) for tree in (params, changed, curvature))
+    return float(0.5 * np.sum(bent * (before - after) ** 2))
+
+
+def _costs(apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]) -> dict[str, int]:
+    """Multiply-accumulates by weight."""
+    costs: dict[str, int] = {}
+    for site in sites(apply_fn, params, *example):
+        for path in site.paths:
+            costs[path] = costs.get(path, 0) + site.macs
+    return costs
+
+
+def _row(path: str, option: str, leaf: Any, target: Target | None, harm: float, macs: int) -> SensitivityRow:
+    whole = 8 * leaf.dtype.itemsize
+    if target is None:
+        return SensitivityRow(path, leaf.shape, option, None, harm, leaf.size * whole // 8, macs * whole * whole)
+    own = target.scheme._replace(inputs=None)
+    codes = jax.eval_shape(
+        lambda leaf: encode(dataclasses.replace(target, scheme=own), leaf, {}, {}).in_bytes(own.format.bits), leaf
+    )
+    size = sum(part.size * part.dtype.itemsize for part in jax.tree.leaves(codes))
+    read = whole if target.scheme.inputs is None else target.scheme.input_format.bits
+    return SensitivityRow(path, leaf.shape, option, target.scheme, harm, size, macs * own.format.bits * read)

@@ -1,0 +1,142 @@
+"""A function each of whose layers can be quantised or not by numbers that it is given: compiled once for all."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.quant.fake import fake_quantize, fit_grid
+from jaxcomp.rewrite.packed_function import programs, run_packed
+from jaxcomp.rewrite.schemes import Scheme, Target, Targets, find_targets
+from jaxcomp.trace import compat
+from jaxcomp.trace.codes import Codes
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Node, trace
+
+
+class Switch(NamedTuple):
+    """Whether what the sites of a weight read is rounded, and how.
+
+    Attributes:
+      on: bool.
+      scale, zero_point: of the grid: scalars, or one for each stacked layer.
+      bottom, top: the least and the greatest code.
+    """
+
+    on: Any
+    scale: Any
+    zero_point: Any
+    bottom: Any
+    top: Any
+
+
+class Switched:
+    """``(params, switches, *inputs) -> what apply_fn returns``: sites round what they read where they are switched on.
+
+    Weights are rounded by handing in rounded ones: :meth:`rounded`.
+
+    Attributes:
+      paths: the weights that schemes can apply to.
+    """
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, *example: Any):
+        """Finds the weights."""
+        self._params = params
+        self._program = trace(apply_fn, params, *example)
+        self._found: dict[Scheme, Targets] = {}
+        self._base = self.targets(Scheme())
+        self.paths = tuple(self._base.weights)
+        self._plans = programs(apply_fn, params, lambda program: None)
+
+    def targets(self, scheme: Any) -> Targets:
+        """What a scheme, or rules, would quantise."""
+        return find_targets(self._program, scheme)
+
+    def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
+        program, _ = self._plans(inputs)
+        leaves = [
+            _leaf(self._base.weights[path], leaf, switches[path]) if path in switches else leaf
+            for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
+        ]
+        return run_packed(program, _Rounding(), leaves, inputs)
+
+    def off(self) -> dict[str, Switch]:
+        """Nothing is rounded."""
+        named, switches = named_leaves(self._params), {}
+        for path, target in self._base.weights.items():
+            shape = tuple(named[path].shape[i] for i in target.stack)
+            numbers = (jnp.ones(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(()), jnp.ones(()))
+            switches[path] = Switch(jnp.zeros((), bool), *numbers)
+        return switches
+
+    def switched(
+        self, switches: Mapping[str, Switch], targets: Targets, ranges: Mapping[str, Grid]
+    ) -> dict[str, Switch]:
+        """With what these weights' sites read rounded, where their scheme's inputs are static."""
+        changed = dict(switches)
+        for path, target in targets.weights.items():
+            format = target.scheme.input_format
+            if target.scheme.inputs is None:
+                continue
+            if target.scheme.inputs != "static" or format.kind != "integer":
+                raise ArgumentError(
+                    f"{path!r}: inputs can be switched on if they are static integers or not quantised, got "
+                    f"{target.scheme.inputs!r} inputs of {format.name}"
+                )
+            if path not in ranges:
+                continue  # in a loop that data cannot be seen in
+            grid, old = ranges[path], switches[path]
+            scale = jnp.broadcast_to(grid.scale, old.scale.shape).astype(old.scale.dtype)
+            zero = jnp.broadcast_to(grid.zero_point, old.scale.shape).astype(jnp.int32)
+            ends = (jnp.asarray(float(code)) for code in (format.bottom, format.top))
+            changed[path] = Switch(jnp.ones((), bool), scale, zero, *ends)
+        return changed
+
+    def rounded(self, params: Params, targets: Targets, grids: Mapping[str, Grid]) -> Params:
+        """Parameters with these weights on their grids, or on those that are fitted to them."""
+        named = named_leaves(params)
+        new = {path: _round(named[path], target, grids.get(path)) for path, target in targets.weights.items()}
+        return replace_leaves(params, new)
+
+
+def _round(leaf: Any, target: Target, grid: Grid | None) -> Array:
+    own = target.scheme
+    if grid is None:
+        grid = fit_grid(jnp.asarray(leaf), own.format, target.axes, block=own.block, fit=own.fit)
+    return fake_quantize(jnp.asarray(leaf), grid, own.format)
+
+
+def _leaf(target: Target, leaf: Any, switch: Switch) -> Codes:
+    """A weight as it is, with its switch."""
+    real, kept = wide(leaf.dtype), tuple(i for i, n in enumerate(leaf.shape) if n != 1)
+    stack = tuple(i for i in target.stack if leaf.shape[i] != 1)
+    sizes = [leaf.shape[i] for i in stack]
+    parts = {"codes": leaf.reshape([leaf.shape[i] for i in kept]).astype(real), "scale": jnp.ones((), real)}
+    names: dict[str, tuple[int, ...]] = {"codes": kept, "scale": ()}
+    for key, number in switch._asdict().items():
+        own = stack if key in ("scale", "zero_point") else ()
+        parts["switch_" + key], names["switch_" + key] = number.reshape(sizes if own else ()), own
+    axes = [(i,) if n != 1 else () for i, n in enumerate(leaf.shape)]
+    return Codes(target.path, parts, list(names.values()), axes, dtypes=(jnp.dtype(leaf.dtype).name,))
+
+
+class _Rounding(Interpreter):
+    """Rounds what sites read, by their weights' switches."""
+
+    def site(self, node: Node, operands: list[Any], side: int) -> Any:
+        weight, x = operands[side], operands[1 - side]
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return None
+        switch = Switch(*(weight.parts["switch_" + key] for key in Switch._fields))
+        scale = switch.scale.astype(wide(x.dtype))
+        zero = switch.zero_point.astype(scale.dtype)
+        codes = jnp.clip(jnp.round(x.astype(scale.dtype) * (1 / scale)) + zero, switch.bottom, switch.top)
+        x = jnp.where(switch.on, ((codes - zero) * scale).astype(x.dtype), x)
+        pair = [x, weight.dense()] if side == 1 else [weight.dense(), x]
+        return compat.bind(node.equation, pair)[0]
