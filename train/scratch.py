@@ -19,6 +19,8 @@ from train.step import Batch, Classifier, Loss, TrainState, hard_loss, init_stat
 
 KERNELS = ".*/kernel"
 RANKED_EVERY = 32  # steps
+MOVES = np.array([(0, 0)] * 4 + [(-1, 0), (1, 0), (0, -1), (0, 1)])
+"""Pixels down and right."""
 
 
 class Knobs(NamedTuple):
@@ -31,6 +33,7 @@ class Knobs(NamedTuple):
       weight_decay: AdamW's, of kernels.
       strength: of the method's own pressure on weights.
       begin, end: the fractions of the run between which sparsity rises.
+      start: the sparsity that it rises from.
       first: the step that the learning rate begins with, when weights are rewound to it.
     """
 
@@ -41,6 +44,7 @@ class Knobs(NamedTuple):
     strength: float = 0.0
     begin: float = 0.1
     end: float = 0.6
+    start: float = 0.0
     first: int = 0
 
 
@@ -81,7 +85,8 @@ def cubic(knobs: Knobs) -> Callable[[Any], Any]:
 
     def at(step: Any) -> Any:
         done = jnp.clip((step / knobs.steps - knobs.begin) / (knobs.end - knobs.begin), 0, 1)
-        return knobs.sparsity * (1 - (1 - done) ** 3)
+        low = jnp.minimum(knobs.start, knobs.sparsity)
+        return low + (knobs.sparsity - low) * (1 - (1 - done) ** 3)
 
     return at
 
@@ -118,6 +123,30 @@ def sparsity_of(view: Any) -> Any:
 
 def _gradual(knobs: Knobs) -> jc.Compressor:
     return jc.partition([(KERNELS, jc.prune.prune(cubic(knobs), distribution="global", every=RANKED_EVERY))])
+
+
+def steep(forget: float = 1e-3) -> jc.prune.Score:
+    """:math:`|w| \\, (\\overline{g^2})^{1/4}`: midway between magnitude and the diagonal of Fisher information.
+
+    Magnitude alone leaves the layers next to the output, whose weights are few and matter most, with too few of them.
+
+    Args:
+      forget: what a new gradient weighs in the running mean.
+    """
+
+    def gather(memory: jax.Array, evidence: jc.prune.Evidence) -> jax.Array:
+        square = evidence.gradient("the score 'steep'") ** 2
+        return jnp.where(evidence.step == 0, square, memory + forget * (square - memory))
+
+    def rank(evidence: jc.prune.Evidence, memory: jax.Array) -> jax.Array:
+        return jnp.abs(evidence.weight) * jnp.sqrt(jnp.sqrt(memory))
+
+    return jc.prune.Score("steep", rank, init=jnp.zeros_like, gather=gather, needs="grads")
+
+
+def _steep(knobs: Knobs) -> jc.Compressor:
+    pruner = jc.prune.prune(cubic(knobs), steep(), distribution="global", every=RANKED_EVERY)
+    return jc.partition([(KERNELS, pruner)])
 
 
 def _rigl(knobs: Knobs) -> jc.Compressor:
@@ -175,6 +204,7 @@ def _plain(knobs: Knobs, recipe: jc.Compressor) -> Any:
 
 METHODS = {
     "cubic": Method(_gradual, _plain),
+    "steep": Method(_steep, _plain),
     "RigL": Method(_rigl, _plain),
     "STR": Method(_thresholds, _rising_thresholds, projects=False),
     "L1": Method(_removed, _pressed),
@@ -183,10 +213,28 @@ METHODS = {
 """By name; ``masked`` trains with masks that are handed to it, or with none."""
 
 
-def soft_loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
-    """A teacher's outputs, which are known for every image, and labels."""
-    del frozen
-    return jc.distill.soft_and_hard(logits, batch["targets"], batch["label"], temperature=4.0, alpha=0.9)
+@functools.cache
+def soft_loss(temperature: float) -> Loss:
+    """A teacher's outputs, which are known for every image, and labels; the same function at each call."""
+
+    def loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
+        del frozen
+        return jc.distill.soft_and_hard(logits, batch["targets"], batch["label"], temperature=temperature, alpha=0.9)
+
+    return loss
+
+
+@jax.jit
+def moved(images: jax.Array, by: jax.Array) -> jax.Array:
+    """Images, each moved by so many pixels down and right (``by`` ``[n, 2]``, of -1, 0 and 1); what comes in is 0."""
+    margin = ((1, 1), (1, 1), (0, 0))
+    move = lambda image, by: jax.lax.dynamic_slice(jnp.pad(image, margin), (1 - by[0], 1 - by[1], 0), image.shape)  # noqa: E731
+    return jax.vmap(move)(images, by)
+
+
+def shifted(data: Data, rng: np.random.Generator) -> Data:
+    """The data with half of the images, drawn at random, moved by a pixel: up, down, left or right."""
+    return data._replace(images=moved(data.images, jnp.asarray(MOVES[rng.integers(len(MOVES), size=len(data.labels))])))
 
 
 @functools.partial(jax.jit, static_argnames=("method",))
@@ -231,7 +279,8 @@ def train(
     batch_size: int,
     seed: int,
     masks: Any = None,
-    distil: bool = False,
+    distil: float | None = None,
+    anew: Callable[[Data, np.random.Generator], Data] = lambda data, rng: data,
     each: Callable[[int, Any], None] = lambda number, params: None,
 ) -> Any:
     """Trains to the end of the run.
@@ -245,7 +294,8 @@ def train(
       batch_size: images in a step; an epoch is cut into whole batches.
       seed: of the order of images.
       masks: the recipe's state to begin with, if it is not to find its own.
-      distil: whether the teacher's outputs are learnt beside the labels.
+      distil: the temperature at which the teacher's outputs are learnt beside the labels; None if they are not.
+      anew: makes of the data what an epoch learns from.
       each: is told, after each epoch, its number and the view.
 
     Returns:
@@ -264,9 +314,9 @@ def train(
         state = state._replace(compressor=jax.tree.map(jnp.asarray, masks))
     rng, size = np.random.default_rng(seed), len(data.labels)
     count = size // batch_size
-    loss = soft_loss if distil else hard_loss
+    loss = hard_loss if distil is None else soft_loss(distil)
     for number in range(-(-(knobs.steps - knobs.first) // count)):
         order = jnp.asarray(rng.permutation(size)[: count * batch_size].reshape(count, batch_size))
-        state = epoch(state, knobs, data, order, model=model, method=method, loss=loss)
+        state = epoch(state, knobs, anew(data, rng), order, model=model, method=method, loss=loss)
         each(number + 1, seen(state, knobs, method))
     return seen(state, knobs, method)

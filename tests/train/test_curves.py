@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from conftest import Cli
 from flax import linen as nn
+from scipy.ndimage import shift
 from scipy.signal import correlate
 
+import jaxcomp as jc
 from train import curves
 from train.errors import UserError
 from train.models.lenet import LeNet5, LeNet300, by_patches, halved
-from train.scratch import METHODS, Data, Knobs, cubic, sparsity_of, train
+from train.scratch import METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, steep, train
 from train.step import Classifier
 
 
@@ -41,6 +43,37 @@ def test_the_cubic_schedule_begins_and_ends_where_it_is_told() -> None:
     knobs = Knobs(0.9, 100, begin=0.2, end=0.6)
     found = [float(cubic(knobs)(step)) for step in (0, 20, 40, 60, 100)]
     np.testing.assert_allclose(found, [0, 0, 0.9 * (1 - 0.5**3), 0.9, 0.9], rtol=1e-6)
+    risen = [float(cubic(knobs._replace(start=0.5))(step)) for step in (0, 20, 40, 60, 100)]
+    np.testing.assert_allclose(risen, [0.5, 0.5, 0.9 - 0.4 * 0.5**3, 0.9, 0.9], rtol=1e-6)
+    assert float(cubic(knobs._replace(start=0.95))(0)) == pytest.approx(0.9)  # never above what is asked
+
+
+def test_images_are_moved_as_scipy_moves_them() -> None:
+    images = np.random.default_rng(0).integers(1, 256, (9, 6, 7, 2)).astype(np.uint8)
+    by = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
+    expected = [shift(image, (*one, 0), order=0) for image, one in zip(images, by, strict=True)]
+    np.testing.assert_array_equal(moved(jnp.asarray(images), jnp.asarray(by)), np.stack(expected))
+    data = Data(jnp.asarray(images), jnp.arange(9), jnp.zeros((9, 2)))
+    drawn = MOVES[np.random.default_rng(1).integers(8, size=9)]
+    found = shifted(data, np.random.default_rng(1))
+    np.testing.assert_array_equal(found.images, moved(data.images, jnp.asarray(drawn)))
+    assert sorted(np.abs(MOVES).sum(1)) == [0] * 4 + [1] * 4
+    assert not MOVES.sum(0).any()
+    assert found.labels is data.labels
+
+
+def test_a_steep_score_is_magnitude_by_the_fourth_root_of_the_mean_square_gradient() -> None:
+    rng = np.random.default_rng(0)
+    weight, gradients = rng.normal(size=40).astype(np.float32), rng.normal(size=(3, 40)).astype(np.float32)
+    pruner = jc.prune.prune(0.6, steep(0.25), distribution="global")
+    state = pruner.init({"w": jnp.asarray(weight)})
+    assert bool(state.mask["w"].all())
+    mean = np.zeros(40)
+    for step, gradient in enumerate(gradients):
+        state = pruner.update({"w": jnp.asarray(weight)}, state, step + 1, grads={"w": jnp.asarray(gradient)})
+        mean = 0.75 * mean + 0.25 * gradient.astype(np.float64) ** 2
+        score = np.abs(weight) * mean**0.25
+        np.testing.assert_array_equal(state.mask["w"], score >= np.sort(score)[24])
 
 
 def test_a_run_too_short_to_rank_weights_is_refused() -> None:
@@ -86,15 +119,17 @@ def test_every_point_is_trained_once_and_drawn(cli: Cli, tmp_path: Path) -> None
         "--seeds",
         "0",
     ]
-    methods = ["--methods", "cubic", "lottery ticket"]
+    methods = ["--methods", "cubic", "lottery ticket", "steep distilled, shifted"]
     first = cli(*command, *methods, "--sparsities", "0.8", module="train.curves")
     assert first.returncode == 0, first.stderr
     done = cli(*command, *methods, "--sparsities", "0.8", "0.9", module="train.curves")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
     points = [(row["method"], row["asked"]) for row in rows]
-    names = ("cubic", "lottery ticket")
-    assert sorted(points) == sorted([("dense", 0.0), *((name, s) for name in names for s in (0.8, 0.9))])
+    names = ("cubic", "lottery ticket", "steep distilled, shifted")
+    assert sorted(points) == sorted(
+        [("dense", 0.0), ("dense, shifted", 0.0), *((name, s) for name in names for s in (0.8, 0.9))]
+    )
     assert all(row["sparsity"] == pytest.approx(row["asked"], abs=1e-4) for row in rows)
     assert all(row["error"] < 0.6 for row in rows)
     assert done.stdout.count("cubic ") == 2  # the new point, and the table
