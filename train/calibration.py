@@ -1,8 +1,9 @@
 """What scripts on published networks share: options, images as they were trained on, batch norm averaged anew."""
 
 import argparse
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,5 +36,11 @@ def recalibrated(model: Model, variables: Variables, some: Iterator[Any]) -> Var
     """The variables with batch statistics averaged over batches."""
     params = {"params": variables["params"]}
     stats = {name: tree for name, tree in variables.items() if name != "params"}
-    fresh = jc.rewrite.recalibrate(lambda now, batch: model.train_logits({**params, **now}, batch)[1], stats, some)
+    fresh = jc.rewrite.recalibrate(_update(model), stats, ((params, batch) for batch in some))
     return jax.device_get(params | fresh)
+
+
+@functools.lru_cache
+def _update(model: Model) -> Callable[[Any, Any], Any]:
+    """One function for all parameters of a model, so that it is compiled once."""
+    return lambda stats, given: model.train_logits({**given[0], **stats}, given[1])[1]
