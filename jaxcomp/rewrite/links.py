@@ -1,6 +1,8 @@
 """Links: whose channels can be scaled, layer by layer, without changing what a function computes."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +48,8 @@ class Link(NamedTuple):
     readers: tuple[Reader, ...]
 
 
-class _Scaled(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Scaled:
     """Along which axis a value is scaled, and by which channel's number each index."""
 
     axis: int
@@ -115,9 +118,10 @@ class _Search:
                 scaled[node.outs[0]] = next(iter(here.values()))
             else:
                 out = self._tried(node, here, size)
-                if out is None:
-                    return f"{node.op} is not homogeneous in it"
-                scaled[node.outs[0]] = out
+                if isinstance(out, _Scaled):
+                    scaled[node.outs[0]] = out
+                elif out:
+                    return out
         if any(v in scaled for v in self._program.frame.outs):
             return "it is the function's result"
         return Link(path, use, size, tuple(biases), tuple(readers)) if readers else "no site reads it"
@@ -145,35 +149,43 @@ class _Search:
         plain = np.array_equal(scaled.channels, np.arange(len(scaled.channels)))
         return each[0] if each is not None and each[1] == scaled.axis and plain else None
 
-    def _tried(self, node: Node, here: Mapping[int, _Scaled], size: int) -> _Scaled | None:
-        """Along which axis a node's result is scaled if its operands are; None if it is not, or not so."""
-        if len(node.outs) != 1:
-            return None
-        operands: list[Any] = []
-        for value in node.ins:
-            if value.const is not None:
-                operands.append(value.const)
-            elif jax.dtypes.issubdtype(value.dtype, np.floating):
-                operands.append(self._numbers(value.shape).astype(value.dtype))
-            else:
-                return None
-        by = np.exp2(self._rng.integers(-3, 4, size)).astype(np.float32)  # powers of two: no product is rounded
-        if size > 1 and len(set(by)) == 1:
-            by[0] *= 2
-        moved = [
-            x * _along(by[here[i].channels], here[i].axis, np.ndim(x)).astype(np.asarray(x).dtype) if i in here else x
-            for i, x in enumerate(operands)
-        ]
-        (before,), (after,) = (
-            [np.asarray(x, np.float64) for x in compat.bind(node.equation, [jax.numpy.asarray(x) for x in xs])]
-            for xs in (operands, moved)
-        )
-        channels = next(iter(here.values())).channels
-        for axis, length in enumerate(before.shape):
-            for names in _candidates(channels, length):
-                if np.allclose(after, before * _along(by[names], axis, before.ndim), rtol=1e-5, atol=0):
-                    return _Scaled(axis, names)
-        return None
+    def _tried(self, node: Node, here: Mapping[int, _Scaled], size: int) -> _Scaled | str:
+        """How a node's result is scaled if its operands are; ``""`` if it stays as it is, else in words why neither."""
+        why = f"{node.op} is not homogeneous in it"
+        channels, out = next(iter(here.values())).channels, node.outs[0]
+        left: list[_Scaled | None] = [None]
+        left += [_Scaled(i, names) for i, n in enumerate(out.shape) for names in _candidates(channels, n)]
+        # So many numbers that a threshold among them shows.
+        draws = int(np.clip(4096 // max(math.prod(out.shape), 1), 2, 64)) if len(node.outs) == 1 else 0
+        for _ in range(draws):
+            operands = [self._operand(value) for value in node.ins]
+            if any(x is None for x in operands):
+                return why
+            by = np.exp2(self._rng.integers(-3, 4, size)).astype(np.float32)  # no product is rounded
+            moved = list(operands)
+            for i, each in here.items():
+                factor = _along(by[each.channels], each.axis, np.ndim(operands[i]))
+                moved[i] = operands[i] * factor.astype(operands[i].dtype)
+            before, after = (self._result(node, each) for each in (operands, moved))
+            wanted = {each: before if each is None else before * _along(by[each.channels], each.axis, before.ndim)
+                      for each in left}  # fmt: skip
+            left = [each for each in left if np.allclose(after, wanted[each], rtol=1e-5, atol=0)]
+        if not draws or not left:
+            return why
+        return "" if left[0] is None else left[0]
+
+    def _operand(self, value: Value) -> Any:
+        """A constant as it is, random numbers for what depends on parameters and inputs; None for whole numbers."""
+        if value.const is not None:
+            return np.asarray(value.const)
+        if value.dtype == np.bool_:
+            return self._rng.random(value.shape) < 0.5
+        floats = jax.dtypes.issubdtype(value.dtype, np.floating)
+        return self._numbers(value.shape).astype(value.dtype) if floats else None
+
+    def _result(self, node: Node, operands: list[Any]) -> np.ndarray:
+        (result,) = compat.bind(node.equation, [jax.numpy.asarray(x) for x in operands])
+        return np.asarray(result, np.float64)
 
     def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
         """Of both signs and all magnitudes."""
