@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxcomp.prune.reconstruct import NofM, inverse, keep_of_layer, least_squares
+from jaxcomp.core.quadratic import inverse
+from jaxcomp.prune.reconstruct import NofM, keep_of_layer, least_squares
 
 
 class Elimination(NamedTuple):
@@ -130,7 +131,7 @@ def obc(weight: Array, moment: Array, keep: int = 0, *, pattern: NofM | None = N
 
     Args:
       weight: ``[groups, reduction, out]``.
-      moment: ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.prune.reconstruct.damped`).
+      moment: ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.core.quadratic.damped`).
       keep: how many weights are kept in all.
       pattern: ``(n, m)``: that, instead of ``keep``.
 

@@ -14,45 +14,12 @@ from jax import Array, lax
 
 from jaxcomp.core import threshold
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.quadratic import inverse, solve
 from jaxcomp.prune.distributions import output_by_output
 from jaxcomp.prune.patterns import best_of_groups
 
 NofM = tuple[int, int]
 """``(n, m)``: of every m weights in a row along the reduction, n are kept."""
-
-
-def damped(moment: Array, damping: float = 0.01) -> Array:
-    r"""The second moment with its diagonal raised, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
-
-    Args:
-      moment: ``[groups, reduction, reduction]``.
-      damping: :math:`\lambda`, in units of the mean :math:`\bar{h}` of all diagonals together. Without any input at all
-        the result is the identity: what is left is the weights' own error.
-
-    Example:
-      >>> damped(jnp.diag(jnp.array([1.0, 3.0]))[None], 0.5)[0].tolist()
-      [[2.0, 0.0], [0.0, 4.0]]
-    """
-    mean = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1))
-    # A float32 sum is never exact to more than that: what is less than it cannot be told from a singular matrix.
-    raised = jnp.where(mean > 0, max(damping, 1e-6) * mean, 1)
-    return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)
-
-
-def inverse(moment: Array) -> Array:
-    """The inverse of a positive definite moment ``[groups, reduction, reduction]``."""
-    return _solve(moment, jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape))
-
-
-def output_error(weight: Array, other: Array, moment: Array) -> Array:
-    r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
-
-    Example:
-      >>> output_error(jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1)), jnp.diag(jnp.array([1.0, 3.0]))[None]).item()
-      4.0
-    """
-    change = weight - other
-    return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
 
 
 def norms_of(moment: Array) -> Array:
@@ -121,21 +88,6 @@ def keep_pattern(scores: Array, pattern: NofM) -> Array:
     return best_of_groups(scores, *pattern, axes=(1,))
 
 
-def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:
-    r"""The weights that, on the inputs as they are now, come closest to the outputs on the inputs as they were.
-
-    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = (H' + \lambda)^{-1} (C + \lambda) W`.
-
-    Args:
-      weight: W ``[groups, reduction, out]``.
-      moment: :math:`H' = \sum x' x'^\top`, of the inputs now.
-      cross: :math:`C = \sum x' x^\top`, with those that W was made for.
-      damping: as in :func:`damped`.
-    """
-    wanted = jnp.matmul(cross - moment, weight, precision="highest")
-    return weight + _solve(damped(moment, damping), wanted)
-
-
 def least_squares(weight: Array, moment: Array, mask: Array) -> Array:
     r"""The weights of a mask whose outputs are nearest: for each output, :math:`v_S = H_{SS}^{-1} (H w)_S`.
 
@@ -166,7 +118,7 @@ def _least_squares(weight: Array, moment: Array, mask: Array, size: int) -> Arra
         places = jnp.argsort(~mask, stable=True)[:size]
         own = mask[places]
         inner = jnp.where(own[:, None] & own, moment[places][:, places], jnp.eye(size, dtype=moment.dtype))
-        found = _solve(inner, jnp.where(own, wanted[places], 0)[:, None])[:, 0]
+        found = solve(inner, jnp.where(own, wanted[places], 0)[:, None])[:, 0]
         return jnp.zeros_like(wanted).at[places].set(jnp.where(own, found, 0))
 
     def group(each: tuple[Array, Array, Array]) -> Array:
@@ -174,7 +126,3 @@ def _least_squares(weight: Array, moment: Array, mask: Array, size: int) -> Arra
         return lax.map(lambda pair: column(own, *pair), tuple(x.T for x in columns)).T
 
     return lax.map(group, (moment, wanted, mask))
-
-
-def _solve(moment: Array, wanted: Array) -> Array:
-    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(moment), True), wanted)

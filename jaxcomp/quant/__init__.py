@@ -2,8 +2,10 @@
 
 A method is put together of values: a format (``formats``: which numbers), a granularity (``granularity``: who shares a
 scale), a range (``ranges``: how far it reaches) and a gradient (``fake``: straight through, ``lsq``: learned, ...).
+``gptq`` and ``adaround`` round a layer on data.
 """
 
+from jaxcomp.quant.adaround import adaround as adaround
 from jaxcomp.quant.binary import approximate_sign as approximate_sign
 from jaxcomp.quant.binary import binary as binary
 from jaxcomp.quant.binary import clipped as clipped
@@ -24,6 +26,8 @@ from jaxcomp.quant.formats import named as named
 from jaxcomp.quant.formats import nf4 as nf4
 from jaxcomp.quant.formats import power_of_two as power_of_two
 from jaxcomp.quant.formats import to_integers as to_integers
+from jaxcomp.quant.gptq import descend as descend
+from jaxcomp.quant.gptq import gptq as gptq
 from jaxcomp.quant.granularity import Groups as Groups
 from jaxcomp.quant.lsq import Steps as Steps
 from jaxcomp.quant.lsq import learned_quantize as learned_quantize

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core import quadratic
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import costs, eliminate, obc
 from jaxcomp.prune.reconstruct import NofM
@@ -77,7 +78,7 @@ def _sensitivity(layer: Layer) -> Array:
     squares.
     """
     if layer.fisher is None:
-        return 1 / reconstruct.output_error(layer.weight, jnp.zeros_like(layer.weight), layer.moment)
+        return 1 / quadratic.output_error(layer.weight, jnp.zeros_like(layer.weight), layer.moment)
     power = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
     return jnp.sum(layer.fisher, axis=1, keepdims=True) / power
 

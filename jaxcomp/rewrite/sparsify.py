@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcomp.core import quadratic
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 from jaxcomp.core.types import Params, State
@@ -70,7 +71,7 @@ class _Recipe:
         fisher, known = self.fisher.get(path), None if moment is None else _single(moment)
         return Layer(
             weight=_single(matrix(use, leaf)),
-            moment=None if known is None else reconstruct.damped(known, self.damping),
+            moment=None if known is None else quadratic.damped(known, self.damping),
             norms=None if known is None else reconstruct.norms_of(known),
             fisher=None if fisher is None else _single(matrix(use, fisher)),
         )
@@ -83,7 +84,7 @@ class _Recipe:
         old, moment = layer.weight, None if seen.now is None else _single(seen.now)
         updates = self.pruner.updates if self.update is None else self.update
         if updates and self.inputs == "corrected" and moment is not None and seen.cross is not None:
-            wanted = reconstruct.corrected(old, moment, _single(seen.cross), self.damping)
+            wanted = quadratic.corrected(old, moment, _single(seen.cross), self.damping)
             layer = layer._replace(weight=wanted)
         mask, new = self.pruner.prune(layer, keep, pattern)
         if self.update is not None:
@@ -92,8 +93,8 @@ class _Recipe:
             )
         error = None
         if moment is not None:
-            whole = reconstruct.output_error(old, jnp.zeros_like(old), moment)
-            error = float(reconstruct.output_error(old, new, moment) / whole)
+            whole = quadratic.output_error(old, jnp.zeros_like(old), moment)
+            error = float(quadratic.output_error(old, new, moment) / whole)
         shaped = jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
         return _Pruned(shaped, unmatrix(use, mask, leaf.shape), error)
 

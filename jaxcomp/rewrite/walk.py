@@ -1,4 +1,4 @@
-"""A walk through a program on data, in which the parameters of a site are replaced as it is reached.
+"""A walk through a program on data, in which the parameters of a site, and its bias, are replaced as it is reached.
 
 What later sites read is then computed with the new parameters, at the cost of a single forward pass: node after node,
 on all batches before the next.
@@ -27,10 +27,42 @@ class Seen(NamedTuple):
     Attributes:
       now: with the new parameters before it, ``[stack x groups, reduction, reduction]``.
       cross: of that with what flowed there with the old ones; None inside of loops and branches.
+      sums: the sums of both, ``[2, stack x groups, reduction]``; None there too.
+      count: how many were summed up.
     """
 
     now: Any
     cross: Any
+    sums: Any = None
+    count: int = 0
+
+    def centred(self) -> "Seen":
+        """The same without means: of what a bias does not make up for."""
+        if self.sums is None or not self.count:
+            return self
+        now, old = self.sums
+        outer = [now[..., None] * other[:, None] / self.count for other in (now, old)]
+        return self._replace(now=self.now - outer[0], cross=self.cross - outer[1])
+
+
+class Bias(NamedTuple):
+    """A parameter by which the means of a site's results can be set.
+
+    Attributes:
+      path: its own.
+      weight: that of the site.
+      node: what adds it, or subtracts it, as the mean of batch norm.
+      axes: those of the node's result along which it varies.
+      sign: of the result's change with it.
+      scaled: whether the site's result is scaled before it.
+    """
+
+    path: str
+    weight: str
+    node: Node
+    axes: tuple[int, ...]
+    sign: int
+    scaled: bool
 
 
 Solve = Callable[[str, Use, Seen], Any]
@@ -63,12 +95,30 @@ class Walk(Interpreter):
         the square of those; what is read in loops and branches alone has none.
     """
 
-    def __init__(self, program: Program, sites: Mapping[str, Sequence[Use]], solve: Solve, places: int | None = None):
-        """Takes the sites of the parameters to replace."""
+    def __init__(
+        self,
+        program: Program,
+        sites: Mapping[str, Sequence[Use]],
+        solve: Solve,
+        places: int | None = None,
+        inputs: Mapping[Node, Callable[[Any], Any]] | None = None,
+        biases: Sequence[Bias] = (),
+    ):
+        """Takes the sites of the parameters to replace.
+
+        Args:
+          program: what is walked.
+          sites: by path.
+          solve: gives the new value of each.
+          places: of each result of a convolution, how many count at most; None: all.
+          inputs: what becomes of what sites read, with the new parameters.
+          biases: those that are set, as they are reached, to what makes means the old ones.
+        """
         super().__init__()
         self._program, self._solve, self._places = program, solve, places
         self._sites = {use.node: (path, use) for path, uses in sites.items() for use in uses}
         self._left = {path: len(uses) for path, uses in sites.items()}
+        self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
@@ -96,17 +146,46 @@ class Walk(Interpreter):
         """Applies one primitive to every batch."""
         if node.frames and node.op not in LOOPS:
             return self.body(node.frames[0], operands)
+        operands = self._altered(node, operands)
         here = [self._sites[inner] for inner in all_nodes(Frame([], [node], [])) if inner in self._sites]
         if not here and not any(isinstance(x, _Streams) for x in operands):
             made = _Applied(node, operands)
             return [_OfParams(made, i) for i in range(len(node.outs))]
         ready = self._observe(node, here, operands)
-        count = 2 * self._batches
-        results = [compat.bind(node.equation, [self._at(x, i) for x in operands]) for i in range(count)]
-        outs = [_Streams(column) for column in zip(*results, strict=True)]
+        outs = self._applied(node, operands)
+        if node in self._biases:
+            bias = self._biases[node]
+            self._set(bias, outs[0])
+            outs = self._applied(node, operands)
+            ready = [bias.weight]
         if node.op not in LOOPS:
             self.errors |= {path: self._error(outs[0]) for path in ready}
         return outs
+
+    def _applied(self, node: Node, operands: list[Any]) -> list[Any]:
+        count = 2 * self._batches
+        results = [compat.bind(node.equation, [self._at(x, i) for x in operands]) for i in range(count)]
+        return [_Streams(column) for column in zip(*results, strict=True)]
+
+    def _altered(self, node: Node, operands: list[Any]) -> list[Any]:
+        """A node's operands, what a site reads now being altered."""
+        if node not in self._inputs:
+            return operands
+        new, half = self._inputs[node], self._batches
+        return [_Streams([*map(new, x[:half]), *x[half:]]) if isinstance(x, _Streams) else x for x in operands]
+
+    def _set(self, bias: Bias, out: _Streams) -> None:
+        """Moves a bias by as much as the means of what it is added to have moved."""
+        others = tuple(i for i in range(out[0].ndim) if i not in bias.axes)
+        means = [
+            np.mean([np.asarray(jnp.mean(x.astype(jnp.float32), others)) for x in half], 0)
+            for half in (out[: self._batches], out[self._batches :])
+        ]
+        (leaf,) = (leaf for leaf, path in zip(self._leaves, self._program.paths, strict=True) if path == bias.path)
+        value = self._known[0][leaf][0]
+        moved = jnp.asarray(value, jnp.float32) + bias.sign * (means[1] - means[0]).reshape(np.shape(value))
+        self._replace({bias.path: moved.astype(jnp.result_type(value))})
+        self._left[bias.path] = 0
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
@@ -134,22 +213,27 @@ class Walk(Interpreter):
         solved = {
             path: self._solve(path, use, self._sums.pop(path)) for path, use in dict(here).items() if path in ready
         }
+        self._replace(solved)
+        return ready
+
+    def _replace(self, solved: Mapping[str, Any]) -> None:
         for leaf, path in zip(self._leaves, self._program.paths, strict=True):
             if path in solved:
                 self._known[0][leaf] = [solved[path]]
         for made in [made for made in self._known[0] if made.node is not None] if solved else []:
             del self._known[0][made]
-        return ready
 
     def _direct(self, use: Use, operands: list[Any]) -> Seen:
-        now, cross = [], []
+        now, cross, sums, count = [], [], [], 0
         for i in range(self._batches):
             rows, old = (
                 input_rows(use, self._at(operands[1 - use.side], j), self._places) for j in (i, i + self._batches)
             )
             now.append(np.asarray(gram(rows), np.float64))
             cross.append(np.asarray(gram(rows, old), np.float64))
-        return Seen(sum(now), sum(cross))
+            sums.append(np.asarray([rows.sum(1), old.sum(1)], np.float64))
+            count += rows.shape[1]
+        return Seen(sum(now), sum(cross), sum(sums), count)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
         frame = Frame(node.ins, [node], node.outs)
@@ -170,5 +254,6 @@ class Walk(Interpreter):
 
 
 def _added(one: Seen, other: Seen) -> Seen:
-    cross = None if one.cross is None or other.cross is None else one.cross + other.cross
-    return Seen(one.now + other.now, cross)
+    if one.cross is None or other.cross is None:
+        return Seen(one.now + other.now, None)
+    return Seen(one.now + other.now, one.cross + other.cross, one.sums + other.sums, one.count + other.count)

@@ -98,7 +98,8 @@ class Codes(Packed):
         """With one code to a number."""
         if self.fields is None:
             return self
-        codes = from_bytes(self.parts["codes"], *self.fields)
+        codes, format = from_bytes(self.parts["codes"], *self.fields), named(self.format)
+        codes = jnp.where(codes < format.bottom, codes + 2**format.bits, codes)  # of nf4 one is beyond two's complement
         return self._with(parts={**self.parts, "codes": codes}, fields=None)
 
     def part(self, key: str) -> Any:

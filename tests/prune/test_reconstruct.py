@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcomp.core import quadratic
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.prune import reconstruct as r
 from jaxcomp.prune.obc import eliminate, obc
@@ -21,7 +22,7 @@ def layer(seed: int = 0, groups: int = 1, size: int = 7, out: int = 3) -> tuple[
     x = rng.standard_normal((groups, size, 5 * size)) * np.exp(rng.standard_normal((groups, size, 1)))
     x[:, 1:] += x[:, :-1]
     moment = x @ x.swapaxes(1, 2)
-    return rng.standard_normal((groups, size, out)), np.asarray(r.damped(single(moment)), np.float64)
+    return rng.standard_normal((groups, size, out)), np.asarray(quadratic.damped(single(moment)), np.float64)
 
 
 def single(x: Any) -> Any:
@@ -207,11 +208,11 @@ def test_what_reads_only_zeros_goes_first_and_no_input_at_all_is_magnitude(metho
     weight, moment = layer(size=8, out=2)
     moment[:, 3], moment[:, :, 3] = 0, 0
     weight = np.where(weight < 0, weight - 0.5, weight + 0.5)
-    dead = np.asarray(r.damped(single(moment), 1e-5))
+    dead = np.asarray(quadratic.damped(single(moment), 1e-5))
     mask, new = pruned(method, weight, dead, 14) if method != "sparsegpt" else whole_block(weight, dead, 14)
     assert not mask[:, 3].any()
     np.testing.assert_allclose(new[mask], weight[mask], rtol=1e-4)
-    none = np.asarray(r.damped(jnp.zeros((1, 8, 8))))
+    none = np.asarray(quadratic.damped(jnp.zeros((1, 8, 8))))
     mask, new = pruned(method, weight, none, 6) if method != "sparsegpt" else whole_block(weight, none, 6)
     np.testing.assert_array_equal(mask, pruned("magnitude", weight, none, 6)[0])
     np.testing.assert_array_equal(new, np.where(mask, np.float32(weight), 0))
@@ -223,11 +224,11 @@ def test_corrected_weights_make_up_for_inputs_that_changed() -> None:
     now = before + 0.3 * rng.standard_normal((6, 50))
     weight = rng.standard_normal((6, 2))
     moment, cross = (single((now @ x.T)[None]) for x in (now, before))
-    found = r.corrected(single(weight[None]), moment, cross, damping=0)
+    found = quadratic.corrected(single(weight[None]), moment, cross, damping=0)
     np.testing.assert_allclose(found[0], np.linalg.lstsq(now.T, before.T @ weight, rcond=None)[0], atol=1e-4)
     held = 0.5 * np.trace(now @ now.T) / 6 * np.eye(6)
     ridge = np.linalg.solve(now @ now.T + held, (now @ before.T + held) @ weight)
-    np.testing.assert_allclose(r.corrected(single(weight[None]), moment, cross, 0.5)[0], ridge, atol=1e-4)
+    np.testing.assert_allclose(quadratic.corrected(single(weight[None]), moment, cross, 0.5)[0], ridge, atol=1e-4)
 
 
 def test_obs_scores_are_what_each_weight_alone_costs() -> None:

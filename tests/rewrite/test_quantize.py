@@ -422,3 +422,9 @@ def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
         quantize(layers, PARAMS, X, ranges=known, grids={"b": jc.Grid(jnp.ones(2), jnp.zeros(2, jnp.int32))})
     with pytest.raises(ArgumentError, match="the quantised function needs the parameters that quantize returned"):
         trio[1](PARAMS, X)
+
+
+def test_the_topmost_code_of_nf4_survives_two_to_a_byte() -> None:
+    params = {"w": jnp.array([[1.0, -1.0], [0.5626170039176941, 1.0]])}
+    _, packed = quantize(lambda p, x: x @ p["w"], params, X[:, :2], scheme=Scheme("nf4", inputs=None))
+    np.testing.assert_allclose(densify(packed)["w"], params["w"], rtol=1e-6)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 import jaxcomp as jc
+from jaxcomp.core import quadratic
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.leaves import left_out
 from jaxcomp.core.paths import named_leaves
@@ -91,13 +92,13 @@ def test_layers_are_solved_on_what_the_pruned_layers_before_them_compute() -> No
     up, down = (jnp.asarray(MLP[name])[None] for name in ("up", "down"))
 
     def solved(weight: Any, moment: Any, target: Any) -> Any:
-        return np.asarray(obc(target, reconstruct.damped(moment), weight.size // 2)[1])
+        return np.asarray(obc(target, quadratic.damped(moment), weight.size // 2)[1])
 
     first = solved(up, (X.T @ X)[None], up)
     np.testing.assert_allclose(np.asarray(sparse.params["up"]), first[0], atol=1e-4)
     now, before = jax.nn.relu(X @ sparse.params["up"]), jax.nn.relu(X @ MLP["up"])
     moment, cross = (now.T @ now)[None], (now.T @ before)[None]
-    second = solved(down, moment, reconstruct.corrected(down, moment, cross))
+    second = solved(down, moment, quadratic.corrected(down, moment, cross))
     np.testing.assert_allclose(np.asarray(sparse.params["down"]), second[0], atol=1e-3)
     error = np.sum((now @ sparse.params["down"] - before @ MLP["down"]) ** 2) / np.sum((before @ MLP["down"]) ** 2)
     assert {row.path: row.error for row in sparse.report.rows}["down"] == pytest.approx(float(error), rel=1e-3)
@@ -140,7 +141,7 @@ def test_stacked_layers_in_a_scan_and_sites_in_branches_and_remat() -> None:
         h = jnp.tanh(h @ w @ params["shared"])
     np.testing.assert_allclose(moments["stack"], seen, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(moments["shared"][0], inner, rtol=1e-4, atol=1e-3)
-    _, kept = sparsegpt(params["stack"], reconstruct.damped(jnp.stack(seen)), 54)
+    _, kept = sparsegpt(params["stack"], quadratic.damped(jnp.stack(seen)), 54)
     np.testing.assert_allclose(sparse.params["stack"], kept, atol=1e-3)
 
 
@@ -158,7 +159,7 @@ def test_a_weight_that_two_sites_read_is_solved_for_both_and_others_are_named() 
     assert set(left) == {"tied", "scale"}
     h = jnp.tanh(X @ params["twice"])
     own = sparsify(function, params, [X], 0.5, inputs="dense")
-    held = reconstruct.damped((X.T @ X + h.T @ h)[None])
+    held = quadratic.damped((X.T @ X + h.T @ h)[None])
     mask = jnp.asarray(own.masks["twice"])[None]
     np.testing.assert_allclose(
         own.params["twice"], reconstruct.least_squares(params["twice"][None], held, mask)[0], atol=1e-3

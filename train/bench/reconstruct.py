@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcomp.core import quadratic
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import obc
 from jaxcomp.prune.sparsegpt import sparsegpt
@@ -50,14 +51,14 @@ def layer(size: int, out: int) -> tuple[jax.Array, jax.Array]:
     x = jax.random.normal(keys[0], (2 * size, size))
     x = jax.nn.relu(x + jnp.roll(x, 1, axis=1))
     moment = jnp.matmul(x.T, x)[None]
-    return jax.random.normal(keys[1], (1, size, out)), reconstruct.damped(moment)
+    return jax.random.normal(keys[1], (1, size, out)), quadratic.damped(moment)
 
 
 def errors(weight: jax.Array, moment: jax.Array, keep: int, exact: bool) -> dict[str, float]:
     """What each method leaves of the outputs' squares: the relative squared error."""
-    whole = reconstruct.output_error(weight, jnp.zeros_like(weight), moment)
+    whole = quadratic.output_error(weight, jnp.zeros_like(weight), moment)
     mask = reconstruct.keep_of_layer(jnp.abs(weight), keep)
     found = {"magnitude": jnp.where(mask, weight, 0), "SparseGPT": sparsegpt(weight, moment, keep)[1]}
     if exact:
         found["OBC"] = obc(weight, moment, keep)[1]
-    return {name: float(reconstruct.output_error(weight, new, moment) / whole) for name, new in found.items()}
+    return {name: float(quadratic.output_error(weight, new, moment) / whole) for name, new in found.items()}

@@ -1,0 +1,128 @@
+r"""The squared error of a layer's outputs, as a quadratic form, and how the weights of a layer make up for each other.
+
+A layer is a matrix W ``[groups, reduction, out]`` (one group for a matmul, one a feature group for a grouped
+convolution) and the second moment of its inputs, :math:`H = \sum x x^\top` ``[groups, reduction, reduction]``. What a
+change costs is the squared error of its outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def damped(moment: Array, damping: float = 0.01) -> Array:
+    r"""The second moment with its diagonal raised, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
+
+    Args:
+      moment: ``[groups, reduction, reduction]``.
+      damping: :math:`\lambda`, in units of the mean :math:`\bar{h}` of all diagonals together. Without any input at all
+        the result is the identity: what is left is the weights' own error.
+
+    Example:
+      >>> damped(jnp.diag(jnp.array([1.0, 3.0]))[None], 0.5)[0].tolist()
+      [[2.0, 0.0], [0.0, 4.0]]
+    """
+    mean = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1))
+    # A float32 sum is never exact to more than that: what is less than it cannot be told from a singular matrix.
+    raised = jnp.where(mean > 0, max(damping, 1e-6) * mean, 1)
+    return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)
+
+
+def output_error(weight: Array, other: Array, moment: Array) -> Array:
+    r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+
+    Example:
+      >>> output_error(jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1)), jnp.diag(jnp.array([1.0, 3.0]))[None]).item()
+      4.0
+    """
+    change = weight - other
+    return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
+
+
+def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:
+    r"""The weights that, on the inputs as they are now, come closest to the outputs on the inputs as they were.
+
+    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = (H' + \lambda)^{-1} (C + \lambda) W`.
+
+    Args:
+      weight: W ``[groups, reduction, out]``.
+      moment: :math:`H' = \sum x' x'^\top`, of the inputs now.
+      cross: :math:`C = \sum x' x^\top`, with those that W was made for.
+      damping: as in :func:`damped`.
+    """
+    wanted = jnp.matmul(cross - moment, weight, precision="highest")
+    return weight + solve(damped(moment, damping), wanted)
+
+
+def sweep(
+    weight: Array,
+    moment: Array,
+    block: int,
+    begin: Callable[[Array, Array, Array], Any],
+    fixed: Callable[[Any, Array, Array], Array],
+) -> tuple[Array, Any]:
+    r"""Fixes row after row of the reduction; those that follow make up for each.
+
+    With :math:`H^{-1} = U^\top U`, U upper triangular: each row's error :math:`e_i = (w_i - w'_i) / U_{ii}` is taken
+    from all rows below, :math:`w_j \mathrel{-}= U_{ij} e_i`. Costs reduction^3 + reduction^2 x out.
+
+    Args:
+      weight: ``[groups, reduction, out]``.
+      moment: ``[groups, reduction, reduction]``, positive definite (:func:`damped`).
+      block: rows between two updates of all that follow; does not change the result.
+      begin: ``(number of a block, its rows [groups, block, out], their diagonal of U [groups, block, 1]) -> what is
+        known of the block``, a tree; rows beyond the last are 0.
+      fixed: ``(what is known of the block, number of a row in it, the row [groups, out]) -> what it becomes``.
+
+    Returns:
+      The new rows, and what was known of the blocks, stacked.
+
+    Reference: Frantar et al., GPTQ, 2023; Frantar and Alistarh, SparseGPT, 2023.
+    """
+    size = weight.shape[1]
+    blocks = -(-size // block)
+    padding = ((0, 0), (0, blocks * block - size), (0, 0))
+    beyond = jnp.arange(blocks * block) >= size
+    upper = jnp.pad(inverse_factor(moment), (*padding[:2], padding[1])) + jnp.diag(beyond.astype(weight.dtype))
+
+    def one(weight: Array, b: Array) -> tuple[Array, Any]:
+        start = b * block
+        rows = lax.dynamic_slice_in_dim(weight, start, block, 1)
+        factor = lax.dynamic_slice_in_dim(upper, start, block, 1)
+        own = lax.dynamic_slice_in_dim(factor, start, block, 2)
+        known = begin(b, rows, jnp.diagonal(own, axis1=1, axis2=2)[..., None])
+
+        def row(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            rows, errors, done = carry
+            line, new = own[:, i], fixed(known, i, rows[:, i])
+            error = (rows[:, i] - new) / line[:, i, None]
+            below = jnp.where(jnp.arange(block) > i, line, 0)
+            return rows - below[..., None] * error[:, None], errors.at[:, i].set(error), done.at[:, i].set(new)
+
+        _, errors, done = lax.fori_loop(0, block, row, (rows, jnp.zeros_like(rows), jnp.zeros_like(rows)))
+        later = jnp.where(jnp.arange(upper.shape[-1]) >= start + block, factor, 0)
+        weight = weight - jnp.einsum("gbr,gbo->gro", later, errors, precision="highest")
+        return lax.dynamic_update_slice_in_dim(weight, done, start, 1), known
+
+    new, known = lax.scan(one, jnp.pad(weight, padding), jnp.arange(blocks))
+    return new[:, :size], known
+
+
+def inverse_factor(moment: Array) -> Array:
+    """U, upper triangular, with ``inverse(H) = U.T @ U``: the inverse of R of ``H = R @ R.T``."""
+    turned = jnp.linalg.cholesky(moment[:, ::-1, ::-1])[:, ::-1, ::-1]
+    identity = jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape)
+    return lax.linalg.triangular_solve(turned, identity, left_side=True, lower=False)
+
+
+def inverse(moment: Array) -> Array:
+    """The inverse of a positive definite moment ``[groups, reduction, reduction]``."""
+    return solve(moment, jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape))
+
+
+def solve(moment: Array, wanted: Array) -> Array:
+    """``inverse(H) wanted``, of a positive definite moment."""
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(moment), True), wanted)

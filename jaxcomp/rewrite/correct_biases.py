@@ -1,0 +1,155 @@
+"""Bias correction: the means of layers' results become what they were before weights were changed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.tables import table
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.rewrite.biases import Biases, find_biases
+from jaxcomp.rewrite.matrices import matrix
+from jaxcomp.rewrite.moments import checked_batches, observer, unseen
+from jaxcomp.rewrite.schemes import find_targets
+from jaxcomp.rewrite.site_inputs import altered_inputs
+from jaxcomp.rewrite.walk import Walk
+from jaxcomp.trace.ir import Program, trace
+from jaxcomp.trace.uses import Uses, uses_of
+
+
+class Corrected(NamedTuple):
+    """Parameters with corrected biases.
+
+    Attributes:
+      params: of the same structure, shapes and dtypes.
+      report: what became of the bias of each weight.
+    """
+
+    params: Params
+    report: "BiasReport"
+
+
+@dataclass(frozen=True)
+class BiasReport:
+    """For each weight, the parameter in which its mean error was corrected, or why there is none; prints as a table."""
+
+    rows: tuple[tuple[str, str, str], ...]
+
+    def __str__(self) -> str:
+        return table(["weight", "bias", "not corrected because"], [list(row) for row in self.rows])
+
+
+def correct_biases(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    changed: Params,
+    batches: Iterable[Any],
+    scheme: Any = None,
+    *,
+    method: Literal["exact", "fast"] = "exact",
+    ranges: Mapping[str, Grid] | None = None,
+) -> Corrected:
+    r"""Gives the results of each layer the means that they had before its weights were rounded (or cut, or factorised).
+
+    ``fast``: :math:`b' = b + (W - W')^\top \mathrm{E}[x]`, of the inputs as they were: one pass. ``exact``: layer after
+    layer, by the means of its results on what the layers before it now give, quantised if the scheme has it so: what
+    they do is corrected too. The bias is what is first added to a site's result: at best after
+    :func:`fold_batch_norm`; else a batch norm's mean (its variance is left: :func:`recalibrate`).
+    :func:`round_weights` does it as it goes.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
+      params: as they were.
+      changed: as they are now.
+      batches: of one shape, each the tuple of the other arguments (or the single one).
+      scheme: whose inputs are quantised, as of :func:`quantize`; None: none are.
+      method: see above.
+      ranges: of static inputs.
+
+    Returns:
+      ``changed`` with other biases, and a report that prints as a table.
+
+    Raises:
+      ArgumentError: for another method, no batch, batches of several shapes, or static inputs without a range;
+        RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> layer = lambda p, x: x @ p["w"] + p["bias"]
+      >>> old = {"w": jnp.array([[0.4], [0.4]]), "bias": jnp.zeros(1)}
+      >>> new = correct_biases(layer, old, old | {"w": jnp.zeros((2, 1))}, [jnp.array([[1.0, 0.0], [2.0, 2.0]])])
+      >>> new.params["bias"].tolist()
+      [1.0]
+      >>> print(new.report)
+      weight  bias  not corrected because
+      ------  ----  ---------------------
+      w       bias
+
+    Reference: Nagel et al., Data-free quantization through weight equalization and bias correction, 2019.
+    """
+    if method not in ("exact", "fast"):
+        raise ArgumentError(f"method must be 'exact' or 'fast', got {method!r}")
+    given = checked_batches(batches)
+    program = trace(apply_fn, params, *given[0])
+    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    found = find_biases(program, uses)
+    biases, missing = [bias for own in found.of.values() for bias in own], dict(found.missing)
+    if method == "fast":
+        means = _input_means(program, {path: uses[path] for path in found.of}, params, given)
+        missing |= dict.fromkeys(found.of.keys() - means.keys(), "its inputs cannot be watched")
+        new = _moved(program, uses, found, means, named_leaves(params), named_leaves(changed), missing)
+    else:
+        altered = {} if scheme is None else altered_inputs(find_targets(program, scheme), uses, ranges or {})
+        walk = Walk(program, {}, lambda *_: None, None, altered, biases)
+        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], jax.tree.leaves(changed))
+    rows = [
+        (path, "" if path in missing else ", ".join(bias.path for bias in found.of[path]), missing.get(path, ""))
+        for path in program.paths
+        if path in uses
+    ]
+    return Corrected(replace_leaves(changed, new), BiasReport(tuple(rows)))
+
+
+def _input_means(
+    program: Program, uses: Mapping[str, Uses], params: Params, batches: Sequence[tuple[Any, ...]]
+) -> dict[str, np.ndarray]:
+    """The mean of what flows into each weight's only site, ``[groups, reduction]``."""
+    sites = {
+        path: own.sites[0] for path, own in uses.items() if len(own.sites) == 1 and not unseen(own, program, "inputs")
+    }
+    means = lambda rows: jnp.mean(rows, axis=1)[..., None]  # noqa: E731
+    run = jax.jit(observer(program, list(sites.values()), "inputs", None, means))
+    found = [run(jax.tree.leaves((params, *batch))) for batch in batches]
+    columns = zip(*found, strict=True)
+    return {
+        p: np.mean([np.asarray(x, np.float64)[..., 0] for x in own], 0) for p, own in zip(sites, columns, strict=True)
+    }
+
+
+def _moved(
+    program: Program,
+    uses: Mapping[str, Uses],
+    found: Biases,
+    means: Mapping[str, np.ndarray],
+    old: Mapping[str, Any],
+    changed: Mapping[str, Any],
+    missing: dict[str, str],
+) -> dict[str, Any]:
+    """Biases moved by what the weights' change does to a mean input; names those that are scaled before."""
+    new = {}
+    for path, mean in means.items():
+        (use,), (bias,) = uses[path].sites, found.of[path]
+        if bias.scaled:
+            missing[path] = "its result is scaled before the bias: method='exact' corrects it"
+            continue
+        change = matrix(use, old[path]) - matrix(use, changed[path])
+        moved = np.einsum("gro,gr->go", change, mean).reshape(use.size(use.stack), -1)
+        leaf = changed[bias.path]
+        new[bias.path] = jnp.asarray(
+            np.asarray(leaf, np.float64) + bias.sign * moved.reshape(np.shape(leaf)), leaf.dtype
+        )
+    return new

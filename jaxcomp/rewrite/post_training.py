@@ -1,0 +1,158 @@
+"""Post-training quantisation in one call: fold, calibrate, round, quantise."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Params
+from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.ranges import Fit, mse
+from jaxcomp.rewrite.calibrate import calibrate
+from jaxcomp.rewrite.fold import fold_batch_norm
+from jaxcomp.rewrite.folding import FoldReport
+from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.rewrite.quant_report import QuantReport
+from jaxcomp.rewrite.quantize import Quantized, quantize
+from jaxcomp.rewrite.rounders import MethodName
+from jaxcomp.rewrite.rounding import RoundReport, round_weights
+from jaxcomp.rewrite.schemes import Scheme, ends, find_targets
+from jaxcomp.trace.ir import trace
+
+
+@dataclass(frozen=True)
+class PostReport:
+    """What was done to each weight; prints as tables.
+
+    Attributes:
+      folded: which batch norms became part of layers; None if there were none to fold.
+      rounded: how weights were rounded.
+      quantized: what runs in integers, and what does not.
+    """
+
+    folded: FoldReport | None
+    rounded: RoundReport
+    quantized: QuantReport
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(part) for part in (self.folded, self.rounded, self.quantized) if part is not None)
+
+
+class PostTrained(NamedTuple):
+    """A quantised function.
+
+    Attributes:
+      apply_fn: ``apply_fn(params, *inputs)``, in integers.
+      params: its parameters.
+      report: what was done.
+    """
+
+    apply_fn: Quantized
+    params: Params
+    report: PostReport
+
+
+def post_training(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    bits: int | str | Format = 8,
+    input_bits: int | str | Format | None = 8,
+    *,
+    inputs: Literal["static", "dynamic"] | None = "static",
+    end_bits: int | None = 8,
+    axis: Any = "channel",
+    symmetric: bool = True,
+    block: int | None = None,
+    method: MethodName = "gptq",
+    input_fit: Fit | None = None,
+    biases: bool = True,
+    damping: float = 0.01,
+    places: int | None = 256,
+) -> PostTrained:
+    """Quantises a trained function on some hundred examples, without labels and without training.
+
+    Folds batch norms (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the
+    weights layer by layer and corrects biases (:func:`round_weights`), and ships the integers (:func:`quantize`). Call
+    these one by one for another scheme or order.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
+      params: parameters alone or a whole tree of variables.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one): some hundred
+        examples, of images those that the network was trained on, augmented alike.
+      bits: of weights' codes, 1 to 8; or a format, or its name.
+      input_bits: of what they are multiplied by, likewise; None: that stays in floating point.
+      inputs: ``"static"`` or ``"dynamic"``: see :class:`Scheme`; None: as ``input_bits=None``.
+      end_bits: of the weights of the first and of the last layers, and of their inputs, where others have fewer;
+        None: as all others.
+      axis, symmetric, block: of weights: see :class:`Scheme`.
+      method: ``"gptq"``, ``"adaround"`` or ``"nearest"`` (of least squared error below 8 bits).
+      input_fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
+      biases: whether they take up the mean of the error.
+      damping, places: of the layers' second moments: see :func:`round_weights`.
+
+    Returns:
+      The integer function, its parameters, and a report that prints as tables.
+
+    Raises:
+      ArgumentError: for an option out of range, no batch, batches of several shapes, or inputs that are 0 or not finite
+        on the data (the weight is named).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> mlp = lambda p, x: jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+      >>> params = {"a": jnp.eye(4), "b": jnp.ones(4), "c": jnp.arange(8.0).reshape(4, 2)}
+      >>> x = jnp.linspace(-1, 1, 32).reshape(8, 4)
+      >>> new = post_training(mlp, params, [x])
+      >>> bool(jnp.allclose(new.apply_fn(new.params, x), mlp(params, x), atol=0.1))
+      True
+
+    Reference: Nagel et al., A white paper on neural network quantization, 2021.
+    """
+    given = checked_batches(batches)
+    function, folded = fold_batch_norm(apply_fn, params, *given[0])
+    norms: FoldReport | None = function.report
+    if not any(row.taken for row in function.report.rows):
+        function, folded, norms = apply_fn, params, None  # type: ignore[assignment]
+    if inputs is None:
+        input_bits = None
+    scheme = Scheme(
+        bits=bits,
+        axis=axis,
+        symmetric=symmetric,
+        inputs=None if input_bits is None else inputs,
+        input_bits=8 if input_bits is None else input_bits,
+        block=block,
+        fit=mse() if method == "nearest" and as_format(bits, symmetric).bits in range(2, 8) else None,
+    )
+    rules = _rules(function, folded, given[0], scheme, end_bits)
+    ranges = calibrate(function, folded, given, rules, fit=input_fit)
+    rounded = round_weights(
+        function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
+    )
+    new, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
+    return PostTrained(new, packed, PostReport(norms, rounded.report, new.report))
+
+
+def _rules(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Scheme, end_bits: int | None
+) -> Any:
+    """A scheme for all, or rules by which the first and the last layers have more bits."""
+    if end_bits is None:
+        return scheme
+    if not 1 <= end_bits <= 8:
+        raise ArgumentError(f"end_bits must be 1 to 8, or None, got {end_bits!r}")
+    finer = scheme
+    if scheme.format.bits < end_bits:
+        finer = finer._replace(bits=end_bits, fit=None)
+    if scheme.inputs is not None and scheme.input_format.bits < end_bits:
+        finer = finer._replace(input_bits=end_bits)
+    first, last = ends(apply_fn, params, *example)
+    paths = list(find_targets(trace(apply_fn, params, *example), scheme).weights)
+    apart = [path for path in paths if path in {*first, *last}]
+    if finer == scheme or not apart:
+        return scheme
+    rest = [(".*", scheme)] if len(apart) < len(paths) else []
+    return [(re.escape(path), finer) for path in apart] + rest

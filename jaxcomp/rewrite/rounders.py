@@ -1,0 +1,202 @@
+"""Rounders: one layer's weights in, the grid that they stand on and what they become out."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxcomp.core.quadratic import corrected, damped
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.adaround import adaround
+from jaxcomp.quant.fake import fake_quantize, fit_grid
+from jaxcomp.quant.formats import Format
+from jaxcomp.quant.gptq import descend, gptq
+from jaxcomp.quant.granularity import numbers_for
+from jaxcomp.quant.ranges import quantized
+from jaxcomp.rewrite.matrices import matrix, unmatrix
+from jaxcomp.rewrite.schemes import Target
+from jaxcomp.rewrite.walk import Seen
+from jaxcomp.trace.uses import Use
+
+MethodName = Literal["gptq", "adaround", "nearest"]
+RATIOS = 24
+"""Parts of the whole range that are tried for few bits, from all of it to a fifth."""
+
+
+class Settings(NamedTuple):
+    """How layers are rounded: what :func:`jaxcomp.rewrite.round_weights` was asked for."""
+
+    method: MethodName
+    correct: bool
+    damping: float
+    act_order: bool
+    sweeps: int
+    steps: int
+
+
+class Solution(NamedTuple):
+    """A rounded weight.
+
+    Attributes:
+      leaf: of its own shape and dtype.
+      grid: on which it stands.
+      back: the fraction of its outputs that are rounded to the nearest, as nothing better was found.
+    """
+
+    leaf: Any
+    grid: Grid
+    back: float = 1.0
+
+
+def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
+    """A weight rounded to the nearest."""
+    own = target.scheme
+    grid = given or fit_grid(jnp.asarray(leaf), own.format, target.axes, block=own.block, fit=own.fit)
+    return Solution(_on_grid(jnp.asarray(leaf), grid, own.format), grid)
+
+
+def rounded(target: Target, use: Use, leaf: Any, seen: Seen, given: Grid | None, settings: Settings) -> Solution:
+    """A weight rounded so that, on what flows into its sites, their results stay near what they were."""
+    plain, format = nearest(target, leaf, given), target.scheme.format
+    if settings.method == "nearest":
+        return plain
+    search = given is None and target.scheme.fit is None and format.bits < 8
+    layer = _layer(target, use, leaf, seen, plain.grid, settings)
+    ratios = jnp.asarray(np.linspace(1, 0.2, RATIOS) if search else [1.0], jnp.float32)
+    values, ratio = _searched(layer, ratios, format, settings)
+    grid = plain.grid
+    if search:
+        grid = Grid(grid.scale * _in_grid(use, ratio, leaf.shape, target, grid), grid.zero_point, grid.block)
+    found = _on_grid(jnp.asarray(unmatrix(use, values, leaf.shape), leaf.dtype), grid, format)
+    return _better(target, use, leaf, seen, Solution(found, grid), plain, settings)
+
+
+@functools.partial(jax.jit, static_argnames="format")
+def _on_grid(leaf: Any, grid: Grid, format: Format) -> Any:
+    return fake_quantize(leaf, grid, format)
+
+
+class _Layer(NamedTuple):
+    """A layer as a matrix.
+
+    Attributes:
+      old: its weights.
+      aim: those that, on the inputs as they are now, come nearest to the old outputs.
+      moment: of the inputs now; ``raised``: so that it can be inverted.
+      pull: the error's slope at the aim, which is not 0 because the moment was raised.
+      scale, zero_point: as they broadcast.
+      apart: whether each output has scales of its own.
+    """
+
+    old: Array
+    aim: Array
+    moment: Array
+    raised: Array
+    pull: Array
+    scale: Array
+    zero_point: Array
+    apart: Array
+
+
+def _single(x: Any) -> Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+def _layer(target: Target, use: Use, leaf: Any, seen: Seen, grid: Grid, settings: Settings) -> _Layer:
+    old, moment = _single(matrix(use, leaf)), _single(seen.now)
+    raised, aim = damped(moment, settings.damping), old
+    if settings.correct and seen.cross is not None:
+        aim = corrected(old, moment, _single(seen.cross), settings.damping)
+    numbers = [np.broadcast_to(np.asarray(part), leaf.shape) for part in numbers_for(jnp.asarray(leaf), grid)]
+    scale, zero_point = (_single(matrix(use, part)) for part in numbers)
+    pull = 2 * jnp.matmul(raised - moment, aim - old, precision="highest")
+    return _Layer(old, aim, moment, raised, pull, scale, zero_point, jnp.asarray(_apart(target, use, grid)))
+
+
+def _apart(target: Target, use: Use, grid: Grid) -> bool:
+    """Whether each of a layer's outputs has scales of its own."""
+    names = {name for axis in _own_axes(target, grid) for name in use.home[axis]}
+    return names >= {*use.stack, *use.free}
+
+
+def _own_axes(target: Target, grid: Grid) -> tuple[int, ...]:
+    if grid.block is not None:
+        return grid.block.axes
+    ndim = len(np.shape(grid.scale))
+    return tuple(i for i in range(ndim) if np.shape(grid.scale)[i] > 1 or i in target.axes)
+
+
+def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid: Grid) -> Array:
+    """What each output's scales are multiplied by, ``[groups, 1, out]``, as it broadcasts against a grid."""
+    own = _own_axes(target, grid)
+    length = int(np.prod(shape)) // int(np.prod(ratio.shape))
+    whole = unmatrix(use, np.broadcast_to(ratio, (ratio.shape[0], length, ratio.shape[2])), shape)
+    return jnp.asarray(whole[tuple(slice(None) if i in own else slice(0, 1) for i in range(len(shape)))])
+
+
+@functools.partial(jax.jit, static_argnames=("format", "settings"))
+def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) -> tuple[Array, Array]:
+    """The best values, and by which part of the range, ``[groups, 1, out]``."""
+    kept = layer.old != 0
+
+    def tried(ratio: Array) -> list[Array]:
+        grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
+        plain = jnp.where(kept, quantized(layer.old, grid, format), 0)
+        if settings.method != "gptq":
+            return [plain]
+        order = settings.act_order
+        return [plain, gptq(layer.aim, layer.raised, grid, format, kept, act_order=order)]
+
+    def better(best: tuple[Array, Array, Array], ratio: Array) -> tuple[tuple[Array, Array, Array], None]:
+        for values in tried(ratio):
+            now = _error(layer, values)
+            wins = now < best[0]
+            best = jnp.minimum(now, best[0]), jnp.where(wins, values, best[1]), jnp.where(wins, ratio, best[2])
+        return best, None
+
+    columns = (len(layer.old), 1, layer.old.shape[2])
+    start = jnp.full(columns, jnp.inf), layer.old, jnp.ones(columns)
+    (_, values, ratio), _ = lax.scan(better, start, ratios)
+    grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
+    if settings.method == "adaround":
+        learned = adaround(layer.aim, layer.raised, grid, format, kept, steps=settings.steps)
+        values = jnp.where(_error(layer, learned) < _error(layer, values), learned, values)
+    else:
+        values = descend(layer.aim, values, layer.raised, grid, format, kept, sweeps=settings.sweeps)
+    return values, ratio
+
+
+def _error(layer: _Layer, values: Array) -> Array:
+    """The squared error of each output, ``[groups, 1, out]``, but for a constant; of all where they share a scale."""
+    change = values - layer.aim
+    own = jnp.sum(change * (jnp.matmul(layer.moment, change, precision="highest") - layer.pull), 1, keepdims=True)
+    return jnp.where(layer.apart, own, jnp.broadcast_to(own.sum(), own.shape))
+
+
+def _better(
+    target: Target, use: Use, leaf: Any, seen: Seen, found: Solution, plain: Solution, settings: Settings
+) -> Solution:
+    """The better of two solutions, output by output where each has scales of its own; in float64."""
+    old, *both = (matrix(use, np.asarray(x, np.float32)) for x in (leaf, found.leaf, plain.leaf))
+    corrects = settings.correct and seen.cross is not None
+    wanted = (seen.cross if corrects else seen.now) @ old
+    errors = [np.sum(x * (seen.now @ x - 2 * wanted), 1) for x in both]
+    if not _apart(target, use, found.grid):
+        errors = [np.full_like(error, error.sum()) for error in errors]
+    worse = (errors[0] >= errors[1])[:, None]
+    if not worse.any():
+        return found._replace(back=0.0)
+    pick = _in_grid(use, worse, leaf.shape, target, found.grid)
+    scale, zero_point = (
+        jnp.where(pick, getattr(plain.grid, name), getattr(found.grid, name)) for name in ("scale", "zero_point")
+    )
+    values = jnp.where(pick if found.grid.block is None else _spread(use, worse, leaf.shape), plain.leaf, found.leaf)
+    return Solution(values, Grid(scale, zero_point, found.grid.block), float(worse.mean()))
+
+
+def _spread(use: Use, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    length = int(np.prod(shape)) // int(np.prod(columns.shape))
+    return unmatrix(use, np.broadcast_to(columns, (columns.shape[0], length, columns.shape[2])), shape)

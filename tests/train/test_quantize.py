@@ -1,0 +1,45 @@
+"""A published network is quantised from the command line; a run that stopped goes on where it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli
+from test_pretrained import torch_names
+
+import jaxcomp as jc
+from train import quantize
+from train.errors import UserError
+
+
+@pytest.mark.exhaustive
+def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
+    np.savez(tmp_path / "tiny.npz", **torch_names())
+    workdir = tmp_path / "run"
+    command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]
+    command += ["--calibration=2", "--places=16"]
+    first = cli(*command, "--settings", "w4", module="train.quantize")
+    assert first.returncode == 0, first.stderr
+    done = cli(*command, "--settings", "w4", "w8a8d", module="train.quantize")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert [row["setting"] for row in summary["rows"]] == ["w4", "w8a8d"]
+    for row in summary["rows"]:
+        assert row["drop"] == pytest.approx(summary["dense"] - row["accuracy"])
+        assert row["bytes"] == (workdir / f"{row['setting']}.jcz").stat().st_size
+    assert "static" not in (workdir / "w4.txt").read_text()
+    assert "dynamic 8" in (workdir / "w8a8d.txt").read_text()
+    assert jc.pack.load(workdir / "w4.jcz")[1] == {"setting": "w4"}
+    assert "| w8a8d |" in done.stdout
+    other = cli(*command, "--damping=0.1", module="train.quantize")
+    assert (other.returncode, "damping: '0.01' there, '0.1' now" in other.stderr) == (1, True)
+
+
+def test_settings() -> None:
+    assert quantize.Setting.of("w2") == quantize.Setting(2, None, "static")
+    assert all(quantize.Setting.of(name) for name in quantize.SETTINGS)
+    assert {name for own in quantize.PEERS.values() for name in own} <= set(quantize.SETTINGS)
+    for name in ("w9", "a8", "w4d", "w4a"):
+        with pytest.raises(UserError, match="a setting is like w4"):
+            quantize.Setting.of(name)

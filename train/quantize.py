@@ -1,0 +1,191 @@
+"""Quantises a published CIFAR ResNet after training, at several bits, and scores the integer networks.
+
+    python -m train.quantize --weights resnet20.npz [--data_dir DIR] [--settings w8a8 w4 w4a8 w4a4 w3a8 w2]
+
+A setting is the bits of weights and, after ``a``, of what they are multiplied by (without it, in floating point); then
+``d`` for dynamic ranges: ``w8a8d``. The first and the last layer have 8 bits. Calibration images are training images,
+augmented as in training. Every point is written when it is known, and a run that was stopped goes on with the next.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import jaxcomp as jc
+from jaxcomp.core.files import write_atomically
+from train import config as command_line
+from train import data, evaluate
+from train.calibration import add_options, batches
+from train.errors import UserError, exit_status
+from train.models.pretrained import MEAN, STD, load_resnet
+from train.step import Classifier, Variables
+
+SETTINGS = ("w8a8", "w8a8d", "w4", "w4a8", "w4a4", "w3", "w3a8", "w2")
+PEERS: dict[int, dict[str, tuple[str, float]]] = {
+    20: {
+        "w8a8": ("qwix 0.1.8", 0.9175),
+        "w8a8d": ("qwix 0.1.8", 0.9180),
+        "w4": ("Brevitas, GPTQ", 0.9118),
+        "w4a8": ("Brevitas, GPTQ", 0.9122),
+        "w4a4": ("Brevitas, GPTQ", 0.9031),
+        "w3": ("Brevitas, GPTQ", 0.8488),
+        "w3a8": ("Brevitas, GPTQ", 0.8500),
+        "w2": ("Brevitas, GPTQ", 0.1663),
+    },
+    56: {"w8a8": ("NNCF and OpenVINO", 0.9345), "w4": ("Brevitas, GPTQ", 0.9309)},
+}
+"""What peers reached on the CIFAR-10 test set, by depth: run on the same files (Y. Idelbayev's weights), one run each.
+
+Brevitas with bias correction and a stem of 8 bits.
+"""
+
+
+class Setting(NamedTuple):
+    """What is quantised to how many bits.
+
+    Attributes:
+      bits: of weights.
+      input_bits: of what they are multiplied by; None: in floating point.
+      inputs: of which the ranges are ``"static"`` or ``"dynamic"``.
+    """
+
+    bits: int
+    input_bits: int | None
+    inputs: str
+
+    @classmethod
+    def of(cls, name: str) -> "Setting":
+        """By its name.
+
+        Raises:
+          UserError: if it is none.
+
+        Example:
+          >>> Setting.of("w4a8d")
+          Setting(bits=4, input_bits=8, inputs='dynamic')
+        """
+        found = re.fullmatch(r"w([1-8])(?:a([1-8])(d?))?", name)
+        if found is None:
+            raise UserError(f"a setting is like w4, w4a8 or w4a8d, 1 to 8 bits each; got {name!r}")
+        bits, input_bits, dynamic = found.groups()
+        return cls(int(bits), int(input_bits) if input_bits else None, "dynamic" if dynamic else "static")
+
+
+class Ready(NamedTuple):
+    """A quantised network, to be scored.
+
+    Attributes:
+      logits: ``(its parameters, images) -> logits``.
+    """
+
+    logits: jc.rewrite.Quantized
+
+
+def quantized(model: Classifier, variables: Variables, images: list[Any], args: argparse.Namespace, name: str) -> Any:
+    """The network at a setting."""
+    setting = Setting.of(name)
+    return jc.rewrite.post_training(
+        model.logits,
+        variables,
+        images,
+        setting.bits,
+        setting.input_bits,
+        inputs=setting.inputs,  # type: ignore[arg-type]
+        method=args.method,
+        biases=not args.keep_biases,
+        damping=args.damping,
+        places=args.places or None,
+    )
+
+
+def job(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores every setting; returns the table."""
+    module, variables, options = load_resnet(args.weights)
+    model = Classifier(module, MEAN, STD)
+    dataset = data.load(args.dataset, args.data_dir)
+    train, test = dataset.train, dataset.test
+    if args.held_out:
+        test = data.Split(train.images[: args.held_out], train.labels[: args.held_out])
+        train = data.Split(train.images[args.held_out :], train.labels[args.held_out :])
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("settings", "data_dir")}
+    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
+    path = args.workdir / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    if "dense" not in summary:
+        summary["dense"] = evaluate.score(model, variables, test)["accuracy"]
+    peers = {} if args.held_out or args.dataset != "cifar10" else PEERS.get(options["depth"], {})
+    images = [
+        batch["image"] for batch in itertools.islice(batches(train, args.batch_size, args.seed), args.calibration)
+    ]
+    known = {row["setting"] for row in summary["rows"]}
+    print(f"float: {summary['dense']:.2%}")
+    for name in args.settings:
+        if name in known:
+            continue
+        began = time.monotonic()
+        new = quantized(model, variables, images, args, name)
+        seconds = time.monotonic() - began
+        accuracy = evaluate.score(Ready(new.apply_fn), new.params, test)["accuracy"]  # type: ignore[arg-type]
+        row = {"setting": name, "accuracy": accuracy, "drop": summary["dense"] - accuracy, "seconds": seconds}
+        row["bytes"] = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata={"setting": name})
+        row["peer"], row["peer_accuracy"] = peers.get(name, ("", None))
+        summary["rows"].append(row)
+        (args.workdir / f"{name}.txt").write_text(f"{new.report}\n")
+        write_atomically(path, json.dumps(summary, indent=2).encode())
+        print(f"{name:<8}{accuracy:>8.2%}{100 * row['drop']:>7.2f}{seconds:>6.0f} s", flush=True)
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """A line a setting; Markdown. Drops are in points.
+
+    Example:
+      >>> row = {"setting": "w4", "accuracy": 0.91, "drop": 0.0073, "bytes": 150_000, "seconds": 9.0}
+      >>> print(*table({"rows": [row | {"peer": "Brevitas", "peer_accuracy": 0.9}]}).splitlines()[2:])
+      | w4 | 91.00 % | 0.73 | 150,000 | 9 s | 90.00 % (Brevitas) |
+    """
+    lines = [["setting", "accuracy", "drop", "bytes", "time", "a peer"], ["---", *["---:"] * 5]]
+    for row in summary["rows"]:
+        peer = f"{100 * row['peer_accuracy']:.2f} % ({row['peer']})" if row["peer"] else ""
+        cells = [f"{100 * row['accuracy']:.2f} %", f"{100 * row['drop']:.2f}", f"{row['bytes']:,}"]
+        lines.append([row["setting"], *cells, f"{row['seconds']:.0f} s", peer])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add_options(parser)
+    add("--settings", nargs="+", default=list(SETTINGS), help="bits of weights and of their inputs: w4, w4a8, w4a8d")
+    add("--method", default="gptq", choices=["gptq", "adaround", "nearest"], help="how weights are rounded")
+    add("--keep_biases", action="store_true", help="do not correct biases")
+    add("--calibration", type=int, default=4, help="batches on which ranges are found and layers rounded")
+    add("--places", type=int, default=256, help="pixels of each convolution's result that count; 0: all")
+    add("--damping", type=float, default=0.01, help="of the layers' second moments")
+    add(
+        "--held_out",
+        type=int,
+        default=0,
+        help="score on so many training images kept from all else, not on the test set",
+    )
+    add("--workdir", type=Path, default=Path("runs/quantize"), help="run folder")
+    args = parser.parse_args(argv)
+    return args
+
+
+def main() -> int:
+    """Runs the job of the command line; writes ``summary.json``, and of each setting the network and its report."""
+    args = parse()
+    return exit_status(lambda: print(table(job(args))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
