@@ -4,6 +4,7 @@ A method is put together of values: a format (``formats``: which numbers), a gra
 scale), a range (``ranges``: how far it reaches) and a gradient (``fake``: straight through, ``lsq``: learned, ...).
 """
 
+from jaxcomp.quant.binary import annealed as annealed
 from jaxcomp.quant.binary import approximate_sign as approximate_sign
 from jaxcomp.quant.binary import binary as binary
 from jaxcomp.quant.binary import clipped as clipped
@@ -26,6 +27,7 @@ from jaxcomp.quant.formats import power_of_two as power_of_two
 from jaxcomp.quant.formats import to_integers as to_integers
 from jaxcomp.quant.granularity import Groups as Groups
 from jaxcomp.quant.lsq import Steps as Steps
+from jaxcomp.quant.lsq import grid_of as grid_of
 from jaxcomp.quant.lsq import learned_quantize as learned_quantize
 from jaxcomp.quant.lsq import lsq as lsq
 from jaxcomp.quant.pact import clip_quantize as clip_quantize

@@ -12,6 +12,8 @@ from jaxcomp.rewrite.fold import Folded as Folded
 from jaxcomp.rewrite.fold import fold_batch_norm as fold_batch_norm
 from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.norms import input_norms as input_norms
+from jaxcomp.rewrite.qat import QuantizedTraining as QuantizedTraining
+from jaxcomp.rewrite.qat import qat as qat
 from jaxcomp.rewrite.quantize import Quantized as Quantized
 from jaxcomp.rewrite.quantize import fake_quantize as fake_quantize
 from jaxcomp.rewrite.quantize import quantize as quantize

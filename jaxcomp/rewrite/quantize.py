@@ -68,11 +68,11 @@ def quantize(
       >>> packed["w"].parts["codes"].tolist()
       [[127, 127], [-100, 5]]
       >>> print(new.report)
-      weight  shape  bits  inputs    in floating point because  bytes  before
-      ------  -----  ----  --------  -------------------------  -----  ------
-      w       2x2       8  static 8                                20      16
-      ------  -----  ----  --------  -------------------------  -----  ------
-      total                                                        20      16
+      weight  shape  format  inputs    in floating point because  bytes  before
+      ------  -----  ------  --------  -------------------------  -----  ------
+      w       2x2         8  static 8                                20      16
+      ------  -----  ------  --------  -------------------------  -----  ------
+      total                                                          20      16
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)
 
