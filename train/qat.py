@@ -43,7 +43,7 @@ from train.step import (
     make_step,
 )
 
-BATCH_NORM = ("live", "frozen")
+BATCH_NORM = ("live", "frozen", "folded")
 
 
 def scheme(model: Classifier, variables: Variables, images: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -61,16 +61,19 @@ def rounded(
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
     some = [b["image"] for b in itertools.islice(batches(dataset.train, args.batch_size, args.seed), args.calibration)]
     rules = scheme(model, variables, some[0], args)
-    infer, tree = jc.rewrite.qat(model.logits, variables, some, rules, weights=args.method, inputs=args.method)
+    function: Any = model.logits
+    if args.batch_norm == "folded":
+        function, variables = jc.rewrite.fold_batch_norm(function, variables, some[0])
+    infer, tree = jc.rewrite.qat(function, variables, some, rules, weights=args.method, inputs=args.method)
     learn = infer.on(model.train_logits)
 
-    def frozen(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+    def at_rest(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
         stats = {name: own for name, own in variables.items() if name != "params"}
         return infer(as_tree(variables), batch["image"]), stats
 
     functions = QuantizedClassifier(
         lambda variables, images: infer(as_tree(variables), images),
-        frozen if args.batch_norm == "frozen" else lambda variables, batch: learn(as_tree(variables), batch),
+        (lambda variables, batch: learn(as_tree(variables), batch)) if args.batch_norm == "live" else at_rest,
     )
     own = {"weights": tree["params"]["params"], "steps": tree["steps"]}
     return functions, {**tree["params"], "params": own}, infer
@@ -107,7 +110,7 @@ def trained(
 
     state, _ = fit(phase, step, start, teacher[1], dataset, data_parallel("jit"), args.workdir, score)
     variables = jax.device_get({"params": state.params, **state.stats})
-    if args.batch_norm == "frozen" or not args.recalibration:
+    if args.batch_norm != "live" or not args.recalibration:
         return variables
     some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
     return recalibrated(model, variables, some)  # a short run's averages lag behind its weights
@@ -195,7 +198,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch_norm",
         default="frozen",
         choices=BATCH_NORM,
-        help="frozen: with its running statistics throughout, as deployed; live: with those of each batch",
+        help="live: with each batch's statistics; frozen: with its running ones, as deployed; folded: into the kernels",
     )
     add("--calibration", type=int, default=4, help="batches on which grids begin")
     add("--recalibration", type=int, default=32, help="batches over which live batch norm is averaged anew at the end")

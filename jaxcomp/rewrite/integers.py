@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcomp.core.straight_through import straight_through, with_slope
+from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format, check_integer_form, decode, encode
@@ -106,7 +106,7 @@ def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
         return _integer_total(node, inputs, weight, side).astype(real)
     sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centred], side, real)
     # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
-    return straight_through(jnp.round(sums), sums)
+    return with_slope(lax.stop_gradient(jnp.round(sums)), sums, 1.0)
 
 
 class _Quantized(NamedTuple):
@@ -162,7 +162,8 @@ def input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None) 
         return with_slope(lax.stop_gradient(codes), quotient, lax.stop_gradient(slope(quotient)))
     inside = jnp.abs(quotient) <= 1 if format.kind == "sign" else unclipped == codes
     whole = codes if format.kind == "integer" else decode(codes, format, codes.dtype) * (1 / unit)
-    return straight_through(whole, jnp.where(inside, quotient * (1 / unit), 0))
+    slopes = jnp.where(inside, 1 / grid.scale * (1 / unit), 0)
+    return with_slope(lax.stop_gradient(whole), x.astype(quotient.dtype), lax.stop_gradient(slopes))
 
 
 def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> Any:
