@@ -1,8 +1,10 @@
 """Grids that training moves, as plain trees: what of them is learned, or held as a range."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxcomp.core.paths import named_leaves
@@ -42,7 +44,7 @@ def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str,
     for path, target in targets.weights.items():
         own = target.scheme
         fit = start or own.fit or _least_error(own.format)
-        first = fit_grid(named[path], own.format, target.axes, block=own.block, fit=fit)
+        first = _fitted(named[path], own.format, target.axes, own.block, fit)
         found[path] = step(first, own.format.affine)
     return found
 
@@ -65,6 +67,12 @@ def unsigned(targets: Targets, grids: Mapping[str, Grid]) -> dict[str, int]:
     return fixed | {path: end for path, end in ends.items() if bool((grids[path].zero_point == end).all())}
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))  # layers of one shape compile once
+def _fitted(w: Any, format: Format, axes: tuple[int, ...], block: int | None, fit: Fit) -> Grid:
+    return fit_grid(w, format, axes, block=block, fit=fit)
+
+
+@functools.cache
 def _least_error(format: Format) -> Fit:
     """Of 8 bits and more the whole range."""
     return default_fit(format) if format.kind == "sign" or format.bits >= 8 else mse()
