@@ -97,7 +97,27 @@ class ShrunkClassifier(NamedTuple):
         return cls(infer, learn), small
 
 
-Model = Classifier | ShrunkClassifier
+class QuantizedClassifier(NamedTuple):
+    """What :class:`Classifier` is for a module, for the functions of :func:`jaxcomp.rewrite.qat` and their integers.
+
+    Attributes:
+      infer: ``(variables, images) -> logits``.
+      learn: ``(variables, batch) -> (logits, new statistics)``.
+    """
+
+    infer: Callable[[Variables, jax.Array], jax.Array]
+    learn: Callable[[Variables, Batch], tuple[jax.Array, Variables]]
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
+        return self.infer(variables, images)
+
+    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+        """Logits of a training batch, and the variables that its statistics change."""
+        return self.learn(variables, batch)
+
+
+Model = Classifier | ShrunkClassifier | QuantizedClassifier
 
 
 def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation) -> TrainState:

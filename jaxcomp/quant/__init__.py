@@ -6,6 +6,7 @@ scale), a range (``ranges``: how far it reaches) and a gradient (``fake``: strai
 """
 
 from jaxcomp.quant.adaround import adaround as adaround
+from jaxcomp.quant.binary import annealed as annealed
 from jaxcomp.quant.binary import approximate_sign as approximate_sign
 from jaxcomp.quant.binary import binary as binary
 from jaxcomp.quant.binary import clipped as clipped
@@ -30,6 +31,7 @@ from jaxcomp.quant.gptq import descend as descend
 from jaxcomp.quant.gptq import gptq as gptq
 from jaxcomp.quant.granularity import Groups as Groups
 from jaxcomp.quant.lsq import Steps as Steps
+from jaxcomp.quant.lsq import grid_of as grid_of
 from jaxcomp.quant.lsq import learned_quantize as learned_quantize
 from jaxcomp.quant.lsq import lsq as lsq
 from jaxcomp.quant.pact import clip_quantize as clip_quantize

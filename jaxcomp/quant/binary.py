@@ -1,6 +1,6 @@
 """Binary weights: the sign and a scale, with the gradients that the literature gives to a sign."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -13,10 +13,8 @@ from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fit_grid, note_of
 from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for
 from jaxcomp.quant.ranges import grid_between, mean_of
+from jaxcomp.quant.slopes import Slope
 from jaxcomp.quant.views import quantizer
-
-Slope = Callable[[Array], Array]
-"""The slope that stands in for the sign's: ``x -> [...]``."""
 
 
 def clipped(x: Array) -> Array:
@@ -33,6 +31,31 @@ def approximate_sign(x: Array) -> Array:
     Reference: Liu et al., Bi-Real Net, 2018.
     """
     return jnp.maximum(2 - 2 * jnp.abs(x), 0)
+
+
+def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
+    r"""IR-Net's slope, which nears the sign's as training goes on: :math:`k t (1 - \tanh^2(t x))`, k = max(1/t, 1).
+
+    t rises from ``first`` to ``last`` by equal factors: at first every weight learns, at last those about 0 alone.
+
+    Args:
+      progress: of training, in [0, 1]; may be traced: ``annealed(step / steps)`` within the training step.
+      first, last: t at both ends, positive.
+
+    Example:
+      >>> [annealed(p)(jnp.array([0.0, 1.0])).round(3).tolist() for p in (0, 1)]
+      [[1.0, 0.9900000095367432], [10.0, 0.0]]
+
+    Reference: Qin et al., Forward and backward information retention for accurate binary neural networks, 2020.
+    """
+    if not 0 < first <= last:
+        raise ArgumentError(f"annealed needs 0 < first <= last, got {first!r} and {last!r}")
+    t = first * (last / first) ** jnp.clip(progress, 0, 1)
+
+    def slope(x: Array) -> Array:
+        return (jnp.maximum(t, 1) * (1 - jnp.tanh(t * x) ** 2)).astype(x.dtype)
+
+    return slope
 
 
 def sign(x: Array, slope: Slope = clipped) -> Array:

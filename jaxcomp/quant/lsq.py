@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import Array
 
-from jaxcomp.core.straight_through import straight_through, with_slope
 from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
 from jaxcomp.quant.fake import fit_grid, note_of
-from jaxcomp.quant.formats import Format, as_format, decode, encode
-from jaxcomp.quant.granularity import Axes, check_block, numbers_for
+from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.granularity import Axes, check_block
 from jaxcomp.quant.ranges import Fit, mean_size, min_max
+from jaxcomp.quant.slopes import members, rounded_levels, settled
 from jaxcomp.quant.views import quantizer
 
 
@@ -40,7 +40,7 @@ def learned_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient
     r"""Rounds to a grid, with gradients to the grid as well.
 
     :math:`\hat x = (\mathrm{round}(\mathrm{clip}(x/s + z, n, p)) - z) s`, :math:`z = \mathrm{round}(-\beta/s)`. With
-    rounding straight through, :math:`\partial \hat x/\partial s = \mathrm{round}(y) - y` for :math:`n < y < p`
+    rounding straight through, :math:`\partial \hat x/\partial s = \mathrm{round}(y) - y` for :math:`n \le y \le p`
     (y is what is rounded), n below and p above; :math:`\partial \hat x/\partial \beta = 0` within and 1 beyond;
     :math:`\partial \hat x/\partial x = 1` within and 0 beyond.
 
@@ -55,25 +55,10 @@ def learned_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient
 
     Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020.
     """
-    with_offset = jnp.issubdtype(grid.zero_point.dtype, jnp.floating)
-    format = as_format(bits, symmetric=not with_offset)
-    scale = scaled_gradient(grid.scale, gradient_scale)
-    shift = grid.zero_point
-    if with_offset:
-        real = -scaled_gradient(shift, gradient_scale) / scale
-        shift = straight_through(jnp.clip(jnp.round(real), format.bottom, format.top), real)
-    scale, shift = numbers_for(x, Grid(scale, shift, grid.block))
-    y = x.astype(scale.dtype) / scale + shift
-    low, high = format.levels[0], format.levels[-1]
-    held = jnp.where((low < y) & (y < high), y, jnp.where(y < 0, low, high))  # a constant beyond the ends
-    codes = jnp.clip(encode(y, format), format.bottom, format.top)
-    levels = straight_through(decode(codes.astype(jnp.int32), format, y.dtype), jnp.where(jnp.isnan(y), y, held))
-    return ((levels - shift) * scale).astype(x.dtype)
-
-
-def scaled_gradient(x: Array, factor: float) -> Array:
-    """The value, with gradients times a factor."""
-    return with_slope(lax.stop_gradient(x), x, factor)
+    affine = jnp.issubdtype(grid.zero_point.dtype, jnp.floating)
+    format = as_format(bits, symmetric=not affine)
+    levels, own = rounded_levels(x, grid, format, gradient_scale=gradient_scale)
+    return ((levels - own.zero_point) * own.scale).astype(x.dtype)
 
 
 def lsq(
@@ -125,22 +110,35 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
         return Steps(Learned(grid.scale), Learned(offset), grid.block)
 
     def show(w: Array, steps: Steps) -> Array:
-        members = max(w.size // max(steps.scale.value.size, 1), 1)
-        factor = 1 / math.sqrt(members * format.levels[-1])
-        return view(w, _grid_of(steps), format, gradient_scale=factor)
+        grid = learning_grid(steps)
+        return view(w, grid, format, gradient_scale=1 / math.sqrt(members(w, grid) * format.levels[-1]))
 
     def note(steps: Steps) -> Note:
-        grid = _grid_of(steps)
-        if format.affine:
-            codes = jnp.clip(jnp.round(-grid.zero_point / grid.scale), format.bottom, format.top)
-            grid = Grid(grid.scale, codes.astype(jnp.int32), grid.block)
-        return note_of(grid, format)._replace(remark="scale learned")
+        return note_of(grid_of(steps, format), format)._replace(remark="scale learned")
 
     return quantizer(fit, show, note, lambda w, steps: steps)
 
 
-def _grid_of(steps: Steps) -> Grid:
+def learning_grid(steps: Steps) -> Grid:
+    """The grid that gradients reach; its zero point, if it learns, is in the tensor's units."""
     size = jnp.abs(steps.scale.value)
     scale = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
     learned = isinstance(steps.offset, Learned)
     return Grid(scale, steps.offset.value if learned else jnp.zeros(scale.shape, jnp.int32), steps.block)
+
+
+def grid_of(steps: Steps, bits: int | str | Format) -> Grid:
+    """The grid that learned steps have come to, for :func:`jaxcomp.rewrite.quantize`.
+
+    Args:
+      steps: the state of a tensor.
+      bits: its format, or the bits of its integers.
+
+    Example:
+      >>> steps = lsq(4).init(jnp.array([0.5, -0.5]))
+      >>> grid_of(steps, 4).scale.round(3).tolist()
+      [0.37800002098083496]
+    """
+    grid = learning_grid(steps)
+    affine = jnp.issubdtype(grid.zero_point.dtype, jnp.floating)
+    return settled(grid, as_format(bits, symmetric=not affine))

@@ -1,15 +1,13 @@
 """PACT: a learned clip. What lies beyond it moves it, what lies within does not."""
 
-import jax.numpy as jnp
 from jax import Array
 
-from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Grid
-from jaxcomp.quant.fake import fake_quantize
 from jaxcomp.quant.formats import Format, as_format
-from jaxcomp.quant.granularity import Axes, numbers_for
-from jaxcomp.quant.lsq import learned_grids, scaled_gradient
+from jaxcomp.quant.granularity import Axes
+from jaxcomp.quant.lsq import learned_grids
 from jaxcomp.quant.ranges import Fit, min_max
+from jaxcomp.quant.slopes import rounded_levels
 
 
 def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_scale: float = 1.0) -> Array:
@@ -28,19 +26,16 @@ def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_sc
       ``[...]`` of x's dtype, exactly on the grid.
 
     Example:
-      >>> import jax
-      >>> loss = lambda s, x: clip_quantize(x, Grid(s, jnp.zeros(1, int)), 4).sum()
+      >>> import jax, jax.numpy as jnp
+      >>> loss = lambda s, x: clip_quantize(x, Grid(s, jnp.zeros(1, jnp.int32)), 4).sum()
       >>> jax.grad(loss)(jnp.array([0.1]), jnp.array([0.3, 0.9, 2.0])).tolist()
       [14.0]
 
     Reference: Choi et al., PACT: parameterized clipping activation, 2018.
     """
     format = as_format(bits)
-    scale, zero_point = numbers_for(x, Grid(scaled_gradient(grid.scale, gradient_scale), grid.zero_point, grid.block))
-    real = x.astype(scale.dtype)
-    low, high = ((level - zero_point) * scale for level in (format.levels[0], format.levels[-1]))
-    clipped = jnp.where(real < low, low, jnp.where(real > high, high, real))
-    return straight_through(fake_quantize(x, grid, format), clipped.astype(x.dtype))
+    levels, own = rounded_levels(x, grid, format, estimator="pact", gradient_scale=gradient_scale)
+    return ((levels - own.zero_point) * own.scale).astype(x.dtype)
 
 
 def pact(
@@ -59,6 +54,7 @@ def pact(
       A compressor whose state is :class:`Steps` per tensor.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> quant = pact(2)
       >>> w = jnp.array([0.5, -2.0, 1.5])
       >>> quant.apply(w, quant.init(w)).tolist()

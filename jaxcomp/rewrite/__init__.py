@@ -19,6 +19,8 @@ from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.norms import input_norms as input_norms
 from jaxcomp.rewrite.post_training import PostTrained as PostTrained
 from jaxcomp.rewrite.post_training import post_training as post_training
+from jaxcomp.rewrite.qat import QuantizedTraining as QuantizedTraining
+from jaxcomp.rewrite.qat import qat as qat
 from jaxcomp.rewrite.quantize import Quantized as Quantized
 from jaxcomp.rewrite.quantize import fake_quantize as fake_quantize
 from jaxcomp.rewrite.quantize import quantize as quantize

@@ -1,5 +1,6 @@
 """Calibration: the grids of what sites read, from batches of data."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -100,8 +101,13 @@ def _grid(format: Format, fit: Fit | None, seen: Range, counts: np.ndarray | Non
         return grid_between(low, high, format)
     edges = jnp.linspace(low.min(), high.max(), counts.shape[-1] + 1)
     rows = jnp.asarray(counts, jnp.float32).reshape(-1, counts.shape[-1])
-    lows, highs = jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
+    lows, highs = _fitted(fit, format, edges, rows)
     return grid_between(lows.reshape(low.shape), highs.reshape(low.shape), format)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once for all layers
+def _fitted(fit: Fit, format: Format, edges: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
 
 
 def _checked(group: Shared, ranges: Sequence[Range]) -> Range:

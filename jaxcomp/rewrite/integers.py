@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format, check_integer_form, decode, encode
+from jaxcomp.quant.slopes import Estimator, Slope, rounded_levels
 from jaxcomp.rewrite.forms import Window, fastest
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
@@ -35,10 +36,16 @@ class QuantizedRun(Interpreter):
       read_by: by path, what else reads a weight's value.
     """
 
-    def __init__(self, sites: Collection[Node]) -> None:
-        """Takes the nodes that multiply a weight by what is computed of the inputs: :func:`sites_in`."""
-        super().__init__()
-        self._sites = sites
+    def __init__(self, sites: Collection[Node], slope: Slope | None = None, join: Any = jnp.add) -> None:
+        """Takes the nodes that multiply a weight by what is computed of the inputs: :func:`sites_in`.
+
+        Args:
+          sites: those nodes.
+          slope: of the sign of inputs of 1 bit, in units of their scale; None: 1 within it.
+          join: as of the interpreter.
+        """
+        super().__init__(join)
+        self._sites, self._slope = sites, slope
         self.in_integers: set[str] = set()
         self.dense_at: dict[str, str] = {}
         self.read_by: dict[str, str] = {}
@@ -54,7 +61,7 @@ class QuantizedRun(Interpreter):
             self.dense_at.setdefault(weight.path, why)
             return None
         self.in_integers.add(weight.path)
-        return multiplied(node, x, weight, side)
+        return multiplied(node, x, weight, side, self._slope)
 
     def dense(self, x: Any, node: Node | None) -> Any:
         if isinstance(x, Codes) and node not in self._sites:
@@ -86,9 +93,9 @@ def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
 _GRID = ("scale", "zero_point")
 
 
-def multiplied(node: Node, x: Any, weight: Codes, side: int) -> Any:
+def multiplied(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None = None) -> Any:
     """A site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``."""
-    inputs = _quantized(node, x, weight, side)
+    inputs = _quantized(node, x, weight, side, slope)
     factor = _spread(node, 1 - side, inputs.grid.scale) * _spread(node, side, weight.part("scale"))
     return (total(node, inputs, weight, side) * factor).astype(node.outs[0].dtype)
 
@@ -100,7 +107,7 @@ def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
         return _integer_total(node, inputs, weight, side).astype(real)
     sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centred], side, real)
     # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
-    return straight_through(jnp.round(sums), sums)
+    return with_slope(lax.stop_gradient(jnp.round(sums)), sums, 1.0)
 
 
 class _Quantized(NamedTuple):
@@ -117,7 +124,7 @@ class _Quantized(NamedTuple):
     symmetric: bool
 
 
-def _quantized(node: Node, x: Any, weight: Codes, side: int) -> _Quantized:
+def _quantized(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None) -> _Quantized:
     spec, real = weight.inputs, weight.parts["scale"].dtype
     assert spec is not None
     format = spec.format
@@ -127,19 +134,35 @@ def _quantized(node: Node, x: Any, weight: Codes, side: int) -> _Quantized:
     else:
         grid = fit_grid(lax.stop_gradient(x.astype(real)), format, _rows(node, x.ndim, side))
     unit = check_integer_form(format)
-    return _Quantized(input_codes(x, grid, format), Grid(grid.scale * unit, grid.zero_point), not format.affine)
+    if spec.estimator is not None:
+        levels, grid = _learning(x, grid, format, spec.estimator, slope)
+        codes = levels * (1 / unit)
+    else:
+        codes = input_codes(x, grid, format, slope)
+    return _Quantized(codes, Grid(grid.scale * unit, grid.zero_point), not format.affine)
 
 
-def input_codes(x: Any, grid: Grid, format: Format) -> Any:
+def _learning(x: Any, grid: Grid, format: Format, estimator: Estimator, slope: Slope | None) -> tuple[Any, Grid]:
+    """Levels with gradients to the grid, those to it divided by the root of an example's numbers, as in LSQ."""
+    members = max(x.size // max(x.shape[0], 1), 1)
+    unsigned = format.affine and not jnp.issubdtype(grid.zero_point.dtype, jnp.floating)
+    factor = 1 / math.sqrt(members * (format.levels[-1] - unsigned * format.levels[0]))
+    return rounded_levels(x, grid, format, estimator=estimator, gradient_scale=factor, slope=slope, by_inverse=True)
+
+
+def input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None) -> Any:
     """Whole numbers in the scale's floating-point type, halves rounded to even, with straight-through gradients."""
     unit = check_integer_form(format)
     # Of a scale that a compiler knows it makes this product of a quotient, and of others not: codes would differ.
     quotient = x.astype(grid.scale.dtype) * lax.stop_gradient(1 / grid.scale)
     unclipped = encode(quotient, format) + grid.zero_point.astype(quotient.dtype)
     codes = jnp.clip(unclipped, format.bottom, format.top)
+    if format.kind == "sign" and slope is not None:
+        return with_slope(lax.stop_gradient(codes), quotient, lax.stop_gradient(slope(quotient)))
     inside = jnp.abs(quotient) <= 1 if format.kind == "sign" else unclipped == codes
     whole = codes if format.kind == "integer" else decode(codes, format, codes.dtype) * (1 / unit)
-    return straight_through(whole, jnp.where(inside, quotient * (1 / unit), 0))
+    slopes = jnp.where(inside, 1 / grid.scale * (1 / unit), 0)
+    return with_slope(lax.stop_gradient(whole), x.astype(quotient.dtype), lax.stop_gradient(slopes))
 
 
 def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> Any:

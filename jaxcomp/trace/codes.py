@@ -11,6 +11,7 @@ from jaxcomp.core.types import Block, Grid
 from jaxcomp.quant.formats import Format, decode, named, to_integers
 from jaxcomp.quant.granularity import spread
 from jaxcomp.quant.nibbles import codes_per_byte, from_bytes, to_bytes
+from jaxcomp.quant.slopes import Estimator
 from jaxcomp.trace.packed import Indices, Packed, serializable
 
 
@@ -20,10 +21,12 @@ class Inputs(NamedTuple):
     Attributes:
       mode: ``"static"``: on a grid that the leaf holds; ``"dynamic"``: on one that spans each row.
       name: that of their format.
+      estimator: whose gradients reach the grid, if it learns: see :mod:`jaxcomp.quant.slopes`.
     """
 
     mode: str
     name: str
+    estimator: Estimator | None = None
 
     @property
     def format(self) -> Format:

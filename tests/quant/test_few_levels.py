@@ -79,3 +79,14 @@ def test_other_settings_are_refused():
     for make in (ternary, jc.quant.ttq):
         with pytest.raises(ArgumentError, match=r"threshold .* in \(0, 1\), got 1.5"):
             make(threshold=1.5)
+
+
+def test_the_annealed_slope_is_ir_nets(rng):
+    x = rng.normal(size=50)
+    for progress in (0.0, 0.3, 1.0):
+        t = 0.1 * 100**progress
+        expected = max(1 / t, 1) * t * (1 - np.tanh(t * x) ** 2)
+        found = jax.jit(lambda x, p: jc.quant.annealed(p)(x))(jnp.asarray(x, jnp.float32), progress)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ArgumentError, match="annealed needs 0 < first <= last, got 0 and 10"):
+        jc.quant.annealed(0.5, 0, 10)
