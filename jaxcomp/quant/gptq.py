@@ -61,7 +61,8 @@ def gptq(
     zero_point, kept = jnp.pad(zero_point, padding), jnp.pad(kept, padding)
 
     def begin(b: Array, rows: Array, diagonal: Array) -> tuple[Array, Array, Array]:
-        return tuple(lax.dynamic_slice_in_dim(x, b * block, block, 1) for x in (scale, zero_point, kept))
+        own, zero, some = (lax.dynamic_slice_in_dim(x, b * block, block, 1) for x in (scale, zero_point, kept))
+        return own, zero, some
 
     def fixed(known: tuple[Array, Array, Array], i: Array, row: Array) -> Array:
         own, zero, some = (x[:, i] for x in known)
