@@ -90,7 +90,7 @@ class _Search:
             return [(path, use, node.outs[0], axes[0])] if len(axes) == 1 else []
         if node.op != "mul":
             return []
-        found = []
+        found: list[tuple[str, Use | None, Value, int]] = []
         for place in (0, 1):
             each = self._readers.per_channel(node.ins[place], node.outs[0])
             if each is not None:
