@@ -60,11 +60,10 @@ def gptq(
     scale = jnp.pad(scale, padding, constant_values=1)
     zero_point, kept = jnp.pad(zero_point, padding), jnp.pad(kept, padding)
 
-    def begin(b: Array, rows: Array, diagonal: Array) -> tuple[Array, Array, Array]:
-        own, zero, some = (lax.dynamic_slice_in_dim(x, b * block, block, 1) for x in (scale, zero_point, kept))
-        return own, zero, some
+    def begin(b: Array, rows: Array, diagonal: Array) -> tuple[Array, ...]:
+        return tuple(lax.dynamic_slice_in_dim(x, b * block, block, 1) for x in (scale, zero_point, kept))
 
-    def fixed(known: tuple[Array, Array, Array], i: Array, row: Array) -> Array:
+    def fixed(known: tuple[Array, ...], i: Array, row: Array) -> Array:
         own, zero, some = (x[:, i] for x in known)
         return jnp.where(some, quantized(row, Grid(own, zero), format), 0)
 

@@ -28,20 +28,20 @@ class Seen(NamedTuple):
       now: with the new parameters before it, ``[stack x groups, reduction, reduction]``.
       cross: of that with what flowed there with the old ones; None inside of loops and branches.
       sums: the sums of both, ``[2, stack x groups, reduction]``; None there too.
-      number: how many were summed up.
+      places: how many were summed up.
     """
 
     now: Any
     cross: Any
     sums: Any = None
-    number: int = 0
+    places: int = 0
 
     def centred(self) -> "Seen":
         """The same without means: of what a bias does not make up for."""
-        if self.sums is None or not self.number:
+        if self.sums is None or not self.places:
             return self
         now, old = self.sums
-        outer = [now[..., None] * other[:, None] / self.number for other in (now, old)]
+        outer = [now[..., None] * other[:, None] / self.places for other in (now, old)]
         return self._replace(now=self.now - outer[0], cross=self.cross - outer[1])
 
 
@@ -256,4 +256,4 @@ class Walk(Interpreter):
 def _added(one: Seen, other: Seen) -> Seen:
     if one.cross is None or other.cross is None:
         return Seen(one.now + other.now, None)
-    return Seen(one.now + other.now, one.cross + other.cross, one.sums + other.sums, one.number + other.number)
+    return Seen(one.now + other.now, one.cross + other.cross, one.sums + other.sums, one.places + other.places)
