@@ -59,22 +59,27 @@ def rounded(
     model: Classifier, variables: Variables, dataset: data.Dataset, args: argparse.Namespace
 ) -> tuple[QuantizedClassifier, Variables, jc.rewrite.QuantizedTraining]:
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
-    some = [b["image"] for b in itertools.islice(batches(dataset.train, args.batch_size, args.seed), args.calibration)]
-    rules = scheme(model, variables, some[0], args)
-    function: Any = model.logits
-    if args.batch_norm == "folded":
-        function, variables = jc.rewrite.fold_batch_norm(function, variables, some[0])
-    infer, tree = jc.rewrite.qat(function, variables, some, rules, weights=args.method, inputs=args.method)
-    learn = infer.on(model.train_logits)
+    some = list(itertools.islice(batches(dataset.train, args.batch_size, args.seed), args.calibration))
+    images, rules = [batch["image"] for batch in some], scheme(model, variables, some[0]["image"], args)
+    options: dict[str, Any] = {"scheme": rules, "weights": args.method, "inputs": args.method}
+    if args.batch_norm == "live":  # calibrated as it is trained
+        learn, tree = jc.rewrite.qat(model.train_logits, variables, some, **options)
+        infer = learn.on(model.logits)
+        functions = QuantizedClassifier(
+            lambda variables, images: infer(as_tree(variables), images),
+            lambda variables, batch: learn(as_tree(variables), batch),
+        )
+    else:
+        function: Any = model.logits
+        if args.batch_norm == "folded":
+            function, variables = jc.rewrite.fold_batch_norm(function, variables, images[0])
+        infer, tree = jc.rewrite.qat(function, variables, images, **options)
 
-    def at_rest(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
-        stats = {name: own for name, own in variables.items() if name != "params"}
-        return infer(as_tree(variables), batch["image"]), stats
+        def at_rest(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+            stats = {name: own for name, own in variables.items() if name != "params"}
+            return infer(as_tree(variables), batch["image"]), stats
 
-    functions = QuantizedClassifier(
-        lambda variables, images: infer(as_tree(variables), images),
-        (lambda variables, batch: learn(as_tree(variables), batch)) if args.batch_norm == "live" else at_rest,
-    )
+        functions = QuantizedClassifier(lambda variables, images: infer(as_tree(variables), images), at_rest)
     own = {"weights": tree["params"]["params"], "steps": tree["steps"]}
     return functions, {**tree["params"], "params": own}, infer
 

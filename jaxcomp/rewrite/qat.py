@@ -45,7 +45,8 @@ def qat(
     Train with batch norm in one of three ways, each of which ends in the very network that was evaluated: fold it first
     (:func:`fold_batch_norm`; for short runs from a trained network, and where no floating-point scale may be left);
     leave it live, with scales per channel, which take in what folding would (from scratch, at few bits); or live and
-    frozen for the last part, by training on the evaluation function (``qat.on``), once its statistics have settled.
+    frozen for the last part, by training on the evaluation function (``on``), once its statistics have settled. Give
+    here the function whose sites read what they will read in training: ranges begin there.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, in training or in evaluation mode.

@@ -17,7 +17,13 @@ def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path
     np.savez(tmp_path / "tiny.npz", **torch_names())
     workdir = tmp_path / "run"
     command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]
-    command += ["--steps=3", "--recalibration=2", "--calibration=2", f"--batch_norm={batch_norm}"]
+    command += [
+        "--steps=3",
+        "--recalibration=2",
+        "--calibration=2",
+        f"--batch_norm={batch_norm}",
+        "--learning_rate=1e-5",
+    ]
     done = cli(*command, module="train.qat")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
