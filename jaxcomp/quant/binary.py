@@ -53,7 +53,8 @@ def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
     t = first * (last / first) ** jnp.clip(progress, 0, 1)
 
     def slope(x: Array) -> Array:
-        return (jnp.maximum(t, 1) * (1 - jnp.tanh(t * x) ** 2)).astype(x.dtype)
+        power = jnp.exp(-2 * jnp.abs(t * x))  # 1 - tanh**2 would lose all digits far from 0
+        return (jnp.maximum(t, 1) * 4 * power / (1 + power) ** 2).astype(x.dtype)
 
     return slope
 

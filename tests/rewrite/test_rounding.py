@@ -69,7 +69,8 @@ def test_no_output_s_error_is_above_that_of_rounding_to_the_nearest(method: Any,
         if scheme == "one scale":
             errors = [error.sum(keepdims=True) for error in errors]
         assert (errors[0] <= errors[1] * (1 + 1e-4)).all()
-        assert errors[0].sum() < errors[1].sum()
+        if method == "gptq" or scheme == "channels":  # up or down, the nearest may be the best that is found
+            assert errors[0].sum() < errors[1].sum()
     else:
         assert found.report.rows[0].error < plain.report.rows[0].error
     assert not np.asarray(found.params["w"])[np.asarray(params["w"]) == 0].any()
