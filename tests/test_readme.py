@@ -38,7 +38,7 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
         "images": images,
         "shapes": jax.eval_shape(lambda: params),
     }
-    loop, pruners, small, program = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    loop, pruners, small, program, integers = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(loop, names)
     trained, _, _ = names["step"](params, tx.init(params), names["state"], {"image": images}, 0)
     assert jax.tree.structure(trained) == jax.tree.structure(params)
@@ -52,6 +52,8 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
     expected = names["new_fn"](names["small"], images)
     exec(program, names)
     np.testing.assert_allclose(names["program"](names["params"], images), expected, rtol=1e-6)
+    batches = [jnp.linspace(-1, 1, 16).reshape(images.shape)]
+    exec(integers, names | {"apply_fn": model.apply, "variables": {"params": params}, "batches": batches})
 
 
 def test_every_call_that_it_names_is_there() -> None:
