@@ -6,7 +6,7 @@ import pytest
 
 from jaxcomp.quant import dequantize, fit_grid, named, quantize
 
-qwix = pytest.importorskip("qwix", reason="qwix is not installed: pip install qwix")
+qwix = pytest.importorskip("qwix", reason="qwix is not installed: pip install -e '.[peers]'")
 
 FORMATS = {
     "nf4": ("nf4", "absmax"),

@@ -82,7 +82,7 @@ def qwix_networks(
     try:
         import qwix
     except ImportError:
-        return {}, {"qwix": "not installed: pip install qwix"}
+        return {}, {"qwix": "not installed: pip install -e '.[peers]'"}
     made: dict[str, tuple[Callable[..., Any], Any]] = {}
     refused: dict[str, str] = {}
     kinds: dict[str, dict[str, Any]] = {
