@@ -113,7 +113,7 @@ def test_notes_say_skipped_only_where_all_skip():
     for recipe in (jc.chain(kernels, dense), jc.chain(dense, kernels)):
         notes = recipe.describe(PARAMS, recipe.init(PARAMS), 0)
         assert notes["conv/kernel"] == jc.Note(sparsity=0.5)
-        assert notes["dense/kernel"]._replace(grid=None) == jc.Note(sparsity=0.5, bits=4)
+        assert notes["dense/kernel"]._replace(grid=None) == jc.Note(sparsity=0.5, bits=4, format="int4")
         assert notes["conv/bias"].skipped in ("no rule matches it", "its rule changes nothing")
 
 

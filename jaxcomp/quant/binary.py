@@ -43,8 +43,8 @@ def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
       first, last: t at both ends, positive.
 
     Example:
-      >>> [annealed(p)(jnp.array([0.0, 1.0])).round(3).tolist() for p in (0, 1)]
-      [[1.0, 0.9900000095367432], [10.0, 0.0]]
+      >>> [[round(s, 3) for s in annealed(p)(jnp.array([0.0, 1.0])).tolist()] for p in (0, 1)]
+      [[1.0, 0.99], [10.0, 0.0]]
 
     Reference: Qin et al., Forward and backward information retention for accurate binary neural networks, 2020.
     """
