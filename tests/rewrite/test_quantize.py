@@ -207,7 +207,9 @@ def test_the_same_integers_at_every_site(name: str, kind: str, monkeypatch: pyte
         np.testing.assert_array_equal(one, other)
         assert np.asarray(one).any()
     assert distance(out_fake, out) <= TOLERANCE
-    assert all(row.format == str(SCHEMES[kind].bits) and not row.left for row in new.report.rows)
+    format = SCHEMES[kind].format
+    said = str(format.bits) if format.kind == "integer" else format.name
+    assert all(row.format == said and not row.left for row in new.report.rows)
     assert distance(quick(function)(params, more), out) < {8: 0.25}.get(SCHEMES[kind].bits, 1.5)
 
 
