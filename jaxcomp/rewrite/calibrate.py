@@ -70,7 +70,7 @@ def calibrate(
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
     given = checked_batches(batches)
     program = trace(apply_fn, params, *given[0])
-    targets, within = find_targets(program, scheme), observable(program.frame)
+    targets, within = find_targets(program, scheme, params), observable(program.frame)
     groups = [group for group in targets.shared if within.issuperset(group.values)]
     leaves = [jax.tree.leaves((params, *batch)) for batch in given]
     ranges = list(zip(*_ranges(program, groups, leaves), strict=True))

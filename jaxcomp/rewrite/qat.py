@@ -86,7 +86,7 @@ def qat(
     """
     _check(weights, inputs, momentum)
     given = checked_batches(batches)
-    targets = find_targets(trace(apply_fn, params, *given[0]), scheme)
+    targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit) if targets.shared else {}
     shapes = jax.eval_shape(lambda tree: tree, params)
     owners = steps.owners(targets)

@@ -199,7 +199,7 @@ def _targets(
 ) -> tuple[Program, Targets]:
     program = trace(apply_fn, params, *example)
     check_reads(program)
-    return program, find_targets(program, scheme)
+    return program, find_targets(program, scheme, params)
 
 
 def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:

@@ -149,7 +149,7 @@ def round_weights(
     given, named = checked_batches(batches), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])
-    targets, uses, fixed = find_targets(program, scheme), uses_of(program), dict(grids or {})
+    targets, uses, fixed = find_targets(program, scheme, params), uses_of(program), dict(grids or {})
     own = {path: uses[path] for path in targets.weights}
     blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
     found = {path: nearest(targets.weights[path], named[path], fixed.get(path)) for path in blind}

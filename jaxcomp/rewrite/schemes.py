@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.quant.formats import Format, as_format, check_integer_form
 from jaxcomp.quant.granularity import check_block
@@ -122,17 +126,25 @@ class Targets(NamedTuple):
     left: Mapping[str, str]
 
 
-def find_targets(program: Program, scheme: Any) -> Targets:
+def find_targets(program: Program, scheme: Any, params: Params = None) -> Targets:
     """What a scheme, or ordered rules of schemes, quantises in a program.
 
+    Args:
+      program: a traced function.
+      scheme: as of :func:`jaxcomp.rewrite.quantize`.
+      params: the function's parameters, of which those that are quantised are looked at; None, shapes and tracers: not.
+
     Raises:
-      ArgumentError: for a scheme out of range; RuleError: for a rule that applies to no weight.
+      ArgumentError: for a scheme out of range, and a weight that is not finite; RuleError: for a rule that applies to
+        no weight.
     """
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
     chosen = by_rule(scheme, list(uses))
     schemes = {path: each for path, each in chosen.items() if each is not None}
+    named = named_leaves(params)
     for path, each in schemes.items():
         _check(path, each)
+        _check_values(path, named.get(path))
     shared = _shared(program, {path: uses[path] for path, each in schemes.items() if each.inputs == "static"})
     stacks = {path: group.scans for group in shared for path in group.paths}
     weights = {
@@ -161,7 +173,6 @@ def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[l
       reads on. What is in loops and branches is neither.
 
     Example:
-      >>> import jax
       >>> layers = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
       >>> first, last = ends(layers, dict.fromkeys("abc", jax.numpy.ones((2, 2))), jax.numpy.ones((1, 2)))
       >>> first, last
@@ -194,6 +205,12 @@ def _check(path: str, scheme: Any) -> None:
         )
     if scheme.inputs not in (None, "static", "dynamic"):
         raise ArgumentError(f"inputs must be 'static', 'dynamic' or None, got {scheme.inputs!r} for {path!r}")
+
+
+def _check_values(path: str, leaf: Any) -> None:
+    known = leaf is not None and not isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer)
+    if known and not bool(jnp.isfinite(leaf).all()):
+        raise ArgumentError(f"{path!r} holds NaN or infinity, for which no grid has a place: mend it first")
 
 
 def _axes(uses: Uses, scheme: Scheme) -> tuple[int, ...]:

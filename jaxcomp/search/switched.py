@@ -56,7 +56,7 @@ class Switched:
 
     def targets(self, scheme: Any) -> Targets:
         """What a scheme, or rules, would quantise."""
-        return find_targets(self._program, scheme)
+        return find_targets(self._program, scheme, self._params)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
         program, _ = self._plans(inputs)

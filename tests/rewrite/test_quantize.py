@@ -410,6 +410,24 @@ def test_what_cannot_be_asked_for(scheme: Any, message: str) -> None:
         quantize(layers, PARAMS, X, scheme=scheme)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda p: quantize(layers, p, X, scheme=Scheme(inputs=None)),
+        lambda p: fake_quantize(layers, p, X, scheme=Scheme(inputs=None)),
+        lambda p: calibrate(layers, p, [X]),
+        lambda p: jc.rewrite.qat(layers, p, [X], Scheme(inputs=None)),
+        lambda p: jc.rewrite.round_weights(layers, p, [X], Scheme(inputs=None)),
+        lambda p: jc.rewrite.post_training(layers, p, [X]),
+        lambda p: jc.search.sensitivity(layers, p, [X], {"8": Scheme(inputs=None)}),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(call: Callable[[Any], Any], bad: float) -> None:
+    with pytest.raises(ArgumentError, match="'b' holds NaN or infinity, for which no grid has a place"):
+        call({**PARAMS, "b": PARAMS["b"].at[2, 1].set(bad)})
+
+
 def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
     with pytest.raises(RuleError, match="matches no parameter"):
         quantize(layers, PARAMS, X, scheme=[("bias", Scheme())])
