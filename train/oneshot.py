@@ -12,20 +12,15 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from jaxcomp.measure import tradeoff_curves
-from train import config as command_line
-from train import data, evaluate
-from train.calibration import add_options, batches, recalibrated
 from train.errors import exit_status
-from train.models.pretrained import MEAN, STD, load_resnet
+from train.published import add_held_out, add_options, load, recalibrated, resumed
 from train.step import Classifier, Variables
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -41,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def information(model: Classifier, variables: Variables, some: Iterator[Any]) -> dict[str, Any]:
+def information(model: Classifier, variables: Variables, some: Iterable[Any]) -> dict[str, Any]:
     """What the logits feel of each weight: the sum of their squared derivatives.
 
     Not the loss's: on images that a network has learnt by heart it has almost no gradient.
@@ -51,40 +46,25 @@ def information(model: Classifier, variables: Variables, some: Iterator[Any]) ->
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every method at every sparsity; returns the table."""
-    module, variables, _ = load_resnet(args.weights)
-    model = Classifier(module, MEAN, STD)
-    dataset = data.load(args.dataset, args.data_dir)
-    train, test = dataset.train, dataset.test
-    if args.held_out:
-        test = data.Split(train.images[: args.held_out], train.labels[: args.held_out])
-        train = data.Split(train.images[args.held_out :], train.labels[args.held_out :])
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("sparsities", "methods")}
-    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
-    path = args.workdir / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
-
-    def take(count: int, seed: int) -> Iterator[Any]:
-        return itertools.islice(batches(train, args.batch_size, seed), count)
+    whole = load(args)
+    model, variables = whole.model, whole.variables
+    path, summary = resumed(args, "sparsities", "methods")
 
     def scored(variables: Variables) -> dict[str, float]:
-        fresh = recalibrated(model, variables, take(args.recalibration, args.seed + 2))
-        return {
-            "accuracy": evaluate.score(model, variables, test)["accuracy"],
-            "recalibrated": evaluate.score(model, fresh, test)["accuracy"],
-        }
+        fresh = recalibrated(model, variables, whole.take(args, args.recalibration, 2))
+        return {"accuracy": whole.accuracy(variables), "recalibrated": whole.accuracy(fresh)}
 
     if "dense" not in summary:
         summary["dense"] = scored(variables)
-    calibration = list(take(args.calibration, args.seed))
+    images = [batch["image"] for batch in whole.take(args, args.calibration)]
     fisher = None
     print("{:<18}{:>9}  {:>7}  {:>12}  {:>7}".format("method", "sparsity", "raw", "recalibrated", "seconds"))
     known = {(row["method"], row["asked"]) for row in summary["rows"]}
     for name, sparsity in itertools.product(args.methods, args.sparsities):
         if (name, sparsity) in known:
             continue
-        fisher = fisher or information(model, variables, take(args.fisher, args.seed + 1))
+        fisher = fisher or information(model, variables, whole.take(args, args.fisher, 1))
         began = time.monotonic()
-        images = [batch["image"] for batch in calibration]
         options = METHODS[name] | {"fisher": fisher, "places": args.places or None, "damping": args.damping}
         options |= {"maximum": args.maximum}
         sparse = jc.rewrite.sparsify(model.logits, variables, images, sparsity, **options)
@@ -120,12 +100,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--maximum", type=float, default=0.95, help="sparsity that global distribution exceeds in no layer")
     add("--fisher", type=int, default=16, help="batches on which the weight of each layer is found")
     add("--recalibration", type=int, default=32, help="batches over which batch norm is recalibrated")
-    add(
-        "--held_out",
-        type=int,
-        default=0,
-        help="score on so many training images kept from all else, not on the test set",
-    )
+    add_held_out(parser)
     add("--workdir", type=Path, default=Path("runs/oneshot"), help="run folder")
     return parser.parse_args(argv)
 

@@ -8,26 +8,20 @@ the floor. A run that was stopped goes on when the same command is given again.
 """
 
 import argparse
-import itertools
+import functools
 import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import optax
-from ml_collections import ConfigDict
+from typing import Any
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
-from train import config as command_line
-from train import data, evaluate
-from train.calibration import FLIP, SHIFT, add_options, batches, recalibrated
+from train import finetune
 from train.errors import UserError, exit_status
-from train.loop import Phase, fit
-from train.models.pretrained import MEAN, STD, load_resnet
-from train.parallel import data_parallel
-from train.step import Classifier, Variables, distillation_loss, init_state, make_step
+from train.finetune import distilled
+from train.published import Published, add_options, claim, load, recalibrated
+from train.step import Variables
 from train.until import Rewind, Round, geometric, prune_until
 
 REWIND: dict[str, Rewind] = {"none": None, "weights": "weights", "learning_rate": "learning rate"}
@@ -35,41 +29,21 @@ REASONS = {"target": "the target is met", "enough": "it is small enough", "floor
 LAST_RATE = 0.1  # of the learning rate at its peak: where a schedule that is not rewound goes on
 
 
-class Published(NamedTuple):
-    """A published network, and what it learns."""
+def recipe(sparsity: float, args: argparse.Namespace) -> jc.Compressor:
+    """What a round prunes."""
+    return jc.partition([(".*/kernel", jc.prune.prune(sparsity, distribution=args.distribution))])
 
-    model: Classifier
-    variables: Variables
-    dataset: data.Dataset
-    args: argparse.Namespace
 
-    def recipe(self, sparsity: float) -> jc.Compressor:
-        """What a round prunes."""
-        pruner = jc.prune.prune(sparsity, distribution=self.args.distribution)
-        return jc.partition([(".*/kernel", pruner)])
-
-    def tune(self, variables: Variables, masks: Any, number: int, rewound: bool) -> Variables:
-        """Distils the whole network into what a round left; the masks stand."""
-        args = self.args
-        if args.steps:
-            recipe = self.recipe(0.0)._replace(update=lambda params, state, step, **extra: state)
-            rate = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, max(1, args.steps // 20), args.steps)
-            momentum = optax.sgd(rate if rewound else LAST_RATE * args.learning_rate, momentum=0.9, nesterov=True)
-            optimizer = optax.chain(optax.add_decayed_weights(args.weight_decay), momentum)
-            loss = distillation_loss(self.model, args.temperature, args.alpha)
-            every = max(1, min(args.record_every, args.steps))
-            step = make_step(self.model, recipe, optimizer, loss, record_every=every)
-            start = init_state(variables, recipe, optimizer)._replace(compressor=masks)
-            phase = Phase(f"round-{number}", args.steps, every, args.batch_size, args.seed + number, SHIFT, FLIP)
-            parallel = data_parallel("jit")
-            state, _ = fit(phase, step, start, self.variables, self.dataset, parallel, args.workdir, lambda state: {})
-            variables = {"params": recipe.apply(state.params, state.compressor), **state.stats}
-        some = itertools.islice(batches(self.dataset.train, args.batch_size, args.seed), args.recalibration)
-        return recalibrated(self.model, variables, some)
-
-    def score(self, variables: Variables) -> float:
-        """Its accuracy on the test images."""
-        return evaluate.score(self.model, variables, self.dataset.test)["accuracy"]
+def tuned(
+    whole: Published, args: argparse.Namespace, variables: Variables, masks: Any, number: int, rewound: bool
+) -> Variables:
+    """Distils the whole network into what a round left; the masks stand."""
+    if args.steps:
+        stands = recipe(0.0, args)._replace(update=lambda params, state, step, **extra: state)
+        rate = None if rewound else LAST_RATE * args.learning_rate
+        options = {"name": f"round-{number}", "later": number, "rate": rate, "recipe": stands, "masks": masks}
+        variables = distilled(whole, whole.model, variables, args, **options)
+    return recalibrated(whole.model, variables, whole.take(args, args.recalibration))
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -78,17 +52,12 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     asked = geometric(args.target, args.share)
     if args.rewind == "weights" and args.early is None:
         raise UserError("--rewind weights needs --early FILE: the network as it was early in its training")
-    module, variables, options = load_resnet(args.weights)
-    early = None if args.early is None else load_resnet(args.early).variables
-    dataset = data.load(args.dataset, args.data_dir)
-    whole = Published(Classifier(module, MEAN, STD), variables, dataset, args)
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("floor", "bytes")}
-    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
-    about = {"model": "resnet", "options": options, "classes": module.classes, "mean": MEAN, "std": STD}
-    about |= {"dataset": args.dataset}
+    whole = load(args)
+    early = None if args.early is None else Published.read(args.early, whole.dataset).variables
+    claim(args, "floor", "bytes")
 
     def save(one: Round) -> int:
-        metadata = {**about, "asked": one.asked, "accuracy": one.score}
+        metadata = {**whole.about, "asked": one.asked, "accuracy": one.score}
         return jc.pack.save(args.workdir / "model.jcz", one.variables, metadata=metadata)
 
     def show(one: Round) -> None:
@@ -96,10 +65,10 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{one.asked:>8.2%} pruned  {one.score:>7.2%}{held}", flush=True)
 
     outcome = prune_until(
-        variables,
-        whole.recipe,
-        whole.tune,
-        whole.score,
+        whole.variables,
+        lambda sparsity: recipe(sparsity, args),
+        functools.partial(tuned, whole, args),
+        whole.accuracy,
         asked=asked,
         floor=args.floor,
         enough=lambda one: args.bytes is not None and save(one) <= args.bytes,
@@ -131,13 +100,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--distribution", default="global", choices=["global", "uniform", "erk", "lamp"], help="of zeros over layers")
     add("--rewind", default="learning_rate", choices=list(REWIND), help="what is turned back after pruning")
     add("--early", type=Path, help="the network early in its training, to which weights are rewound")
-    add("--steps", type=int, default=200, help="of training, a round; 0: batch norm alone is averaged anew")
-    add("--learning_rate", type=float, default=0.02, help="of training, at its peak")
-    add("--weight_decay", type=float, default=1e-4, help="of training")
-    add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
-    add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
+    finetune.add_options(parser, learning_rate=0.02, weight_decay=1e-4, record_every=50, what="training, a round")
     add("--recalibration", type=int, default=32, help="batches over which batch norm is averaged anew")
-    add("--record_every", type=int, default=50, help="steps from one record and checkpoint to the next")
     add("--workdir", type=Path, default=Path("runs/prune"), help="run folder")
     return parser.parse_args(argv)
 

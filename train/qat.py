@@ -8,7 +8,6 @@ layer have 8 bits. A run that was stopped goes on when the same command is given
 """
 
 import argparse
-import itertools
 import json
 import re
 import sys
@@ -19,29 +18,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import path_string
-from train import config as command_line
-from train import data, evaluate
-from train.calibration import FLIP, SHIFT, add_options, batches, recalibrated
+from train import data, evaluate, finetune
 from train.errors import UserError, exit_status
-from train.loop import Phase, fit
-from train.models.pretrained import MEAN, STD, load_resnet
-from train.parallel import data_parallel
-from train.step import (
-    Batch,
-    Classifier,
-    Model,
-    QuantizedClassifier,
-    Variables,
-    distillation_loss,
-    init_state,
-    make_step,
-)
+from train.finetune import distilled
+from train.published import Published, add_options, claim, load, recalibrated
+from train.step import Batch, Classifier, Model, QuantizedClassifier, Variables
 
 BATCH_NORM = ("live", "frozen", "folded")
 
@@ -56,10 +41,10 @@ def scheme(model: Classifier, variables: Variables, images: Any, args: argparse.
 
 
 def rounded(
-    model: Classifier, variables: Variables, dataset: data.Dataset, args: argparse.Namespace
+    whole: Published, args: argparse.Namespace
 ) -> tuple[QuantizedClassifier, Variables, jc.rewrite.QuantizedTraining]:
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
-    some = list(itertools.islice(batches(dataset.train, args.batch_size, args.seed), args.calibration))
+    model, variables, some = whole.model, whole.variables, whole.take(args, args.calibration)
     images, rules = [batch["image"] for batch in some], scheme(model, variables, some[0]["image"], args)
     options: dict[str, Any] = {"scheme": rules, "weights": args.method, "inputs": args.method}
     if args.batch_norm == "live":  # calibrated as it is trained
@@ -90,35 +75,13 @@ def as_tree(variables: Variables) -> dict[str, Any]:
     return {"params": {**variables, "params": own["weights"]}, "steps": own["steps"], "ranges": {}}
 
 
-def trained(
-    model: QuantizedClassifier,
-    variables: Variables,
-    teacher: tuple[Classifier, Variables],
-    dataset: data.Dataset,
-    args: argparse.Namespace,
-) -> Variables:
-    """The variables after ``--steps`` of distillation from the whole network and from the labels."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, max(1, args.steps // 20), args.steps)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(args.weight_decay, mask=kernels), optax.sgd(schedule, momentum=0.9, nesterov=True)
-    )
-    loss = distillation_loss(teacher[0], args.temperature, args.alpha)
-    every = max(1, min(args.record_every, args.steps))
-    step = make_step(model, jc.identity(), optimizer, loss, record_every=every)
-    start = init_state(variables, jc.identity(), optimizer)
-    phase = Phase("qat", args.steps, every, args.batch_size, args.seed + 1, SHIFT, FLIP)
-    subset = data.Split(dataset.test.images[: args.record_test], dataset.test.labels[: args.record_test])
-
-    def score(state: Any) -> dict[str, float]:
-        now = {"params": state.params, **state.stats}
-        return {"test_accuracy": evaluate.score(model, now, subset)["accuracy"]}
-
-    state, _ = fit(phase, step, start, teacher[1], dataset, data_parallel("jit"), args.workdir, score)
-    variables = jax.device_get({"params": state.params, **state.stats})
+def trained(whole: Published, model: QuantizedClassifier, variables: Variables, args: argparse.Namespace) -> Variables:
+    """The variables after training, with batch statistics averaged anew if they were live."""
+    after = jax.device_get(distilled(whole, model, variables, args, name="qat", later=1, kernels=kernels))
     if args.batch_norm != "live" or not args.recalibration:
-        return variables
-    some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
-    return recalibrated(model, variables, some)  # a short run's averages lag behind its weights
+        return after
+    # a short run's averages lag behind its weights
+    return recalibrated(model, after, whole.take(args, args.recalibration, 2))
 
 
 def kernels(trained: Any) -> Any:
@@ -154,23 +117,21 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     if args.batch_norm not in BATCH_NORM:
         raise UserError(f"--batch_norm must be one of {', '.join(BATCH_NORM)}, got {args.batch_norm}")
-    module, variables, options = load_resnet(args.weights)
-    model, dataset = Classifier(module, MEAN, STD), data.load(args.dataset, args.data_dir)
-    settings = {name: str(value) for name, value in vars(args).items()}
-    command_line.claim(args.workdir, ConfigDict(settings | {"workdir": ""}))
-    stages = Stages(args.workdir / "summary.json", dataset.test)
-    stages.score("published", model, lambda: variables)
-    functions, start, infer = rounded(model, variables, dataset, args)
+    whole = load(args)
+    test = whole.dataset.test
+    claim(args)
+    stages = Stages(args.workdir / "summary.json", test)
+    stages.score("published", whole.model, lambda: whole.variables)
+    functions, start, infer = rounded(whole, args)
     stages.score("rounded", functions, lambda: start)
-    after = trained(functions, start, (model, variables), dataset, args) if args.steps else start
+    after = trained(whole, functions, start, args) if args.steps else start
     stages.score("trained", functions, lambda: after)
-    integers, packed = infer.quantized(as_tree(after), dataset.test.images[:1])
-    whole = QuantizedClassifier(integers, functions.learn)
-    stages.score("integers", whole, lambda: packed)
-    about = {"model": "resnet", "options": options, "classes": module.classes, "mean": MEAN, "std": STD}
-    about |= {"dataset": args.dataset, "bits": args.bits, "input_bits": args.input_bits, "end_bits": args.end_bits}
+    integers, packed = infer.quantized(as_tree(after), test.images[:1])
+    deployed = QuantizedClassifier(integers, functions.learn)
+    stages.score("integers", deployed, lambda: packed)
+    about = {**whole.about, "bits": args.bits, "input_bits": args.input_bits, "end_bits": args.end_bits}
     size = jc.pack.save(args.workdir / "model.jcz", packed, metadata=about)
-    same = agreement(functions, after, whole, packed, dataset.test)
+    same = agreement(functions, after, deployed, packed, test)
     summary = {"stages": stages.rows, "bytes": size, **same, "seconds": time.monotonic() - began}
     write_atomically(stages.path, json.dumps(summary, indent=2).encode())
     print(integers.report)
@@ -182,11 +143,13 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def agreement(
-    trained: QuantizedClassifier, after: Variables, whole: QuantizedClassifier, packed: Variables, test: data.Split
+    trained: QuantizedClassifier, after: Variables, deployed: QuantizedClassifier, packed: Variables, test: data.Split
 ) -> dict[str, float]:
     """How far the integer network's logits are from those of the trained one, relative to the largest."""
     images = test.images[:128]
-    one, other = (np.asarray(jax.jit(m.logits)(v, images), np.float64) for m, v in ((trained, after), (whole, packed)))
+    one, other = (
+        np.asarray(jax.jit(m.logits)(v, images), np.float64) for m, v in ((trained, after), (deployed, packed))
+    )
     return {"logits_distance": float(np.abs(one - other).max() / np.abs(one).max())}
 
 
@@ -207,13 +170,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--calibration", type=int, default=4, help="batches on which grids begin")
     add("--recalibration", type=int, default=32, help="batches over which live batch norm is averaged anew at the end")
-    add("--steps", type=int, default=200, help="of training; 0: none")
-    add("--learning_rate", type=float, default=0.01, help="of training, at its peak")
-    add("--weight_decay", type=float, default=1e-4, help="of training, of kernels")
-    add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
-    add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
-    add("--record_every", type=int, default=50, help="steps from one record and checkpoint to the next")
-    add("--record_test", type=int, default=1000, help="test images that records are scored on")
+    finetune.add_options(parser, learning_rate=0.01, weight_decay=1e-4, record_every=50, what="training")
     add("--workdir", type=Path, default=Path("runs/qat"), help="run folder")
     return parser.parse_args(argv)
 

@@ -19,20 +19,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
-from train import config as command_line
-from train import data, evaluate, report
-from train.calibration import FLIP, SHIFT, add_options, batches, recalibrated
+from train import data, evaluate, finetune, report
 from train.errors import UserError, exit_status
-from train.loop import Phase, fit
-from train.models.pretrained import MEAN, STD, load_resnet
-from train.parallel import data_parallel
+from train.finetune import distilled
 from train.progress import Progress
-from train.step import Batch, Classifier, Model, ShrunkClassifier, Variables, distillation_loss, init_state, make_step
+from train.published import Published, add_options, batches, claim, fixed, load, recalibrated
+from train.step import Batch, Classifier, Model, ShrunkClassifier, Variables
 
 NEED_GRADIENTS = ("taylor", "taylor_abs", "taylor_squared")
 
@@ -62,34 +57,29 @@ def _loss_gradient(model: Classifier, variables: Variables, batch: Batch) -> Any
 
 
 def shrink(
-    model: Classifier, variables: Variables, dataset: data.Dataset, found: jc.trace.Groups, args: argparse.Namespace
+    whole: Published, found: jc.trace.Groups, args: argparse.Namespace
 ) -> tuple[ShrunkClassifier, Variables, dict[str, np.ndarray]]:
     """Cuts in rounds: each ranks what the last one left, all channels together, and lets the others make up for it."""
-    some = next(batches(dataset.train, args.batch_size, args.seed))
     # A target that no ranking reaches is refused before anything is ranked.
-    keep = dict(jc.rewrite.choose(score="l1", macs=args.macs, maximum=args.maximum)(found, variables))
-    left = variables
+    keep = dict(jc.rewrite.choose(score="l1", macs=args.macs, maximum=args.maximum)(found, whole.variables))
+    left = whole.variables
     with Progress("cutting", args.rounds) as progress:
         for number in range(1, args.rounds + 1):
-            keep = _next_cut(model, left, found, dataset, number, args)
-            left = _refitted(model, variables, found, dataset, keep, args)
+            keep = _next_cut(whole, left, found, number, args)
+            left = _refitted(whole, found, keep, args)
             progress.advance()
-    small_model, small = ShrunkClassifier.cut(model, left, some, keep)
+    small_model, small = ShrunkClassifier.cut(whole.model, left, whole.take(args, 1)[0], keep)
     return small_model, jax.device_get(small), keep
 
 
 def _next_cut(
-    model: Classifier,
-    left: Variables,
-    found: jc.trace.Groups,
-    dataset: data.Dataset,
-    number: int,
-    args: argparse.Namespace,
+    whole: Published, left: Variables, found: jc.trace.Groups, number: int, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
     options: dict[str, Any] = {}
     if args.score in NEED_GRADIENTS:
-        some = itertools.islice(batches(dataset.train, args.calibration_size, args.seed + number), args.calibration)
-        options["grads"] = gradients(args.gradients, model, left, some, args.seed + number)
+        some = batches(whole.dataset.train, args.calibration_size, args.seed + number)
+        some = itertools.islice(some, args.calibration)
+        options["grads"] = gradients(args.gradients, whole.model, left, some, args.seed + number)
     choice = jc.rewrite.choose(
         score=args.score,
         macs=args.macs ** (number / args.rounds),
@@ -103,45 +93,12 @@ def _next_cut(
 
 
 def _refitted(
-    model: Classifier,
-    variables: Variables,
-    found: jc.trace.Groups,
-    dataset: data.Dataset,
-    keep: dict[str, np.ndarray],
-    args: argparse.Namespace,
+    whole: Published, found: jc.trace.Groups, keep: dict[str, np.ndarray], args: argparse.Namespace
 ) -> Variables:
     if not args.refit:
-        return jc.rewrite.mask(found, variables, keep)
-    some = [
-        (batch,) for batch in itertools.islice(batches(dataset.train, args.batch_size, args.seed + 1000), args.refit)
-    ]
-    return jc.rewrite.refit(found, _outputs(model), variables, some, keep, places=64)
-
-
-def finetuned(
-    model: ShrunkClassifier,
-    variables: Variables,
-    teacher: tuple[Classifier, Variables],
-    dataset: data.Dataset,
-    args: argparse.Namespace,
-) -> Variables:
-    """The variables after ``--steps`` of distillation from the whole network and from the labels."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, max(1, args.steps // 20), args.steps)
-    decay = optax.add_decayed_weights(5e-4, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
-    optimizer = optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
-    loss = distillation_loss(teacher[0], args.temperature, args.alpha)
-    every = max(1, min(args.record_every, args.steps))
-    step = make_step(model, jc.identity(), optimizer, loss, record_every=every)
-    start = init_state(variables, jc.identity(), optimizer)
-    phase = Phase("finetune", args.steps, every, args.batch_size, args.seed + 1, SHIFT, FLIP)
-    subset = data.Split(dataset.test.images[: args.record_test], dataset.test.labels[: args.record_test])
-
-    def score(state: Any) -> dict[str, float]:
-        now = {"params": state.params, **state.stats}
-        return {"test_accuracy": evaluate.score(model, now, subset)["accuracy"]}
-
-    state, _ = fit(phase, step, start, teacher[1], dataset, data_parallel("jit"), args.workdir, score)
-    return {"params": state.params, **state.stats}
+        return jc.rewrite.mask(found, whole.variables, keep)
+    some = [(batch,) for batch in whole.take(args, args.refit, 1000)]
+    return jc.rewrite.refit(found, _outputs(whole.model), whole.variables, some, keep, places=64)
 
 
 class Cut(NamedTuple):
@@ -170,29 +127,21 @@ def scored(
     return [*stages, {"stage": name, "accuracy": accuracy, "macs": macs, "parameters": size}]
 
 
-def cut(
-    model: Classifier,
-    variables: Variables,
-    dataset: data.Dataset,
-    found: jc.trace.Groups,
-    args: argparse.Namespace,
-    settings: ConfigDict,
-) -> Cut:
+def cut(whole: Published, found: jc.trace.Groups, args: argparse.Namespace) -> Cut:
     """Cuts and recalibrates, or loads what an earlier run with the same settings left of that."""
     path = args.workdir / "cut.jcz"
     if path.exists():
-        command_line.claim(args.workdir, settings)
+        claim(args)
         saved, earlier = jc.pack.load(path)
-        example = next(batches(dataset.train, args.batch_size, args.seed))
-        small_model, _ = ShrunkClassifier.cut(model, variables, example, saved["keep"])
+        small_model, _ = ShrunkClassifier.cut(whole.model, whole.variables, whole.take(args, 1)[0], saved["keep"])
         return Cut(small_model, saved["variables"], saved["keep"], earlier["stages"])
-    stages = scored("published", model, variables, dataset.test, found.macs(), [])
-    small_model, small, keep = shrink(model, variables, dataset, found, args)
-    command_line.claim(args.workdir, settings)  # once nothing more can be refused
-    stages = scored("one shot", small_model, small, dataset.test, found.macs(keep), stages)
-    some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
-    small = recalibrated(small_model, small, some)
-    stages = scored("recalibrated", small_model, small, dataset.test, found.macs(keep), stages)
+    test = whole.dataset.test
+    stages = scored("published", whole.model, whole.variables, test, found.macs(), [])
+    small_model, small, keep = shrink(whole, found, args)
+    claim(args)  # once nothing more can be refused
+    stages = scored("one shot", small_model, small, test, found.macs(keep), stages)
+    small = recalibrated(small_model, small, whole.take(args, args.recalibration, 2))
+    stages = scored("recalibrated", small_model, small, test, found.macs(keep), stages)
     jc.pack.save(path, {"variables": small, "keep": keep}, metadata={"stages": stages})
     return Cut(small_model, small, keep, stages)
 
@@ -202,25 +151,21 @@ def job(args: argparse.Namespace) -> None:
     began = time.monotonic()
     if not 0 < args.macs <= 1 or args.rounds < 1:
         raise UserError(f"--macs must be in (0, 1] and --rounds at least 1, got {args.macs} and {args.rounds}")
-    module, variables, options = load_resnet(args.weights)
-    model, dataset = Classifier(module, MEAN, STD), data.load(args.dataset, args.data_dir)
-    found = jc.trace.groups(model.logits, variables, dataset.test.images[:1])
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    settings["workdir"] = ""
-    small_model, small, keep, stages = cut(model, variables, dataset, found, args, ConfigDict(settings))
+    whole = load(args)
+    test = whole.dataset.test
+    found = jc.trace.groups(whole.model.logits, whole.variables, test.images[:1])
+    small_model, small, keep, stages = cut(whole, found, args)
     if args.steps:
-        small = finetuned(small_model, small, (model, variables), dataset, args)
-        some = itertools.islice(batches(dataset.train, args.batch_size, args.seed + 2), args.recalibration)
-        small = recalibrated(small_model, small, some)  # a short run's averages lag behind its weights
-        stages = scored("fine-tuned", small_model, small, dataset.test, found.macs(keep), stages)
-    about = {"model": "resnet", "options": options, "classes": module.classes, "mean": MEAN, "std": STD}
-    size = jc.pack.save(
-        args.workdir / "model.jcz", {"variables": small, "keep": keep}, metadata={**about, "dataset": args.dataset}
-    )
+        small = distilled(whole, small_model, small, args, name="finetune", later=1)
+        # a short run's averages lag behind its weights
+        small = recalibrated(small_model, small, whole.take(args, args.recalibration, 2))
+        stages = scored("fine-tuned", small_model, small, test, found.macs(keep), stages)
+    path = args.workdir / "model.jcz"
+    size = jc.pack.save(path, {"variables": small, "keep": keep}, metadata=whole.about)
     seconds, reduction = time.monotonic() - began, found.macs() / found.macs(keep)
     summary = {"stages": stages, "reduction": reduction, "bytes": size, "seconds": seconds}
     write_atomically(args.workdir / "summary.json", json.dumps(summary, indent=2).encode())
-    report.write_shrunk(args.workdir, summary, found, keep, settings)
+    report.write_shrunk(args.workdir, summary, found, keep, fixed(args))
     print(f"{reduction:.2f}x fewer MACs; {size:,} bytes; {seconds:.0f} s; see {args.workdir / 'report.html'}")
 
 
@@ -242,12 +187,7 @@ def parse() -> argparse.Namespace:
     add("--calibration_size", type=int, default=64, help="images in each of them")
     add("--refit", type=int, default=4, help="batches on which, each round, layers are refitted; 0: they are not")
     add("--recalibration", type=int, default=64, help="batches over which batch norm is recalibrated")
-    add("--steps", type=int, default=200, help="of fine-tuning; 0: none")
-    add("--learning_rate", type=float, default=0.002, help="of fine-tuning, at its peak")
-    add("--temperature", type=float, default=4.0, help="of the teacher's softened outputs")
-    add("--alpha", type=float, default=0.9, help="weight of the teacher's outputs beside the labels")
-    add("--record_every", type=int, default=100, help="steps from one record and checkpoint to the next")
-    add("--record_test", type=int, default=1000, help="test images that records are scored on")
+    finetune.add_options(parser, learning_rate=0.002, weight_decay=5e-4, record_every=100, what="fine-tuning")
     add("--workdir", type=Path, default=Path("runs/shrink"), help="run folder")
     return parser.parse_args()
 

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from train import data, evaluate
+from jaxcomp.core.paths import path_string
+from train import data, evaluate, models
 from train.errors import UserError
-from train.models.pretrained import MEAN, STD, load_resnet
-from train.step import Classifier
+from train.models.pretrained import load
+from train.published import Published
 
 TFDS = os.environ.get("TFDS_DATA_DIR", "")
-WEIGHTS = Path(TFDS).parent / "weights" / "resnet20_akamaster.npz"
+WEIGHTS = Path(TFDS).parent / "weights"
 
 
 def torch_names(depth: int = 8, width: int = 4) -> dict[str, np.ndarray]:
@@ -33,22 +34,63 @@ def torch_names(depth: int = 8, width: int = 4) -> dict[str, np.ndarray]:
     return {name: rng.uniform(0.5, 1, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def test_every_array_finds_its_place(tmp_path: Path) -> None:
-    arrays = torch_names()
-    np.savez(tmp_path / "r.npz", **arrays, **{"bn1.num_batches_tracked": np.array(7)})
-    module, variables, options = load_resnet(tmp_path / "r.npz")
-    assert options == {"depth": 8, "width": 4}
-    fresh = jax.eval_shape(lambda: module.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
-    assert jax.tree.map(np.shape, dict(variables)) == jax.tree.map(np.shape, dict(fresh))
-    kernel = variables["params"]["Block_1"]["Conv_0"]["kernel"]
-    assert kernel[2, 0, 3, 5] == arrays["layer2.0.conv1.weight"][5, 3, 2, 0]
-    assert variables["batch_stats"]["Block_2"]["BatchNorm_1"]["var"][3] == arrays["layer3.0.bn2.running_var"][3]
+def keras_names(width: int = 4) -> dict[str, np.ndarray]:
+    """A small ResNet-8's weights as Keras would name and shape them."""
+    rng, one, two, four = np.random.default_rng(0), width, 2 * width, 4 * width
+    kernels = [(3, 3, one), (3, one, one), (3, one, one), (3, one, two), (3, two, two), (1, one, two)]
+    kernels += [(3, two, four), (3, four, four), (1, two, four)]
+    shapes: dict[str, tuple[int, ...]] = {"dense.kernel": (four, 10), "dense.bias": (10,)}
+    for i, (side, before, out) in enumerate(kernels):
+        name = f"conv2d_{i}" if i else "conv2d"
+        shapes |= {f"{name}.kernel": (side, side, before, out), f"{name}.bias": (out,)}
+    for i, size in enumerate((one, one, one, two, two, four, four)):
+        name = f"batch_normalization_{i}" if i else "batch_normalization"
+        shapes |= {f"{name}.{part}": (size,) for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+    shapes["conv2d.kernel"] = (3, 3, 3, width)
+    return {name: rng.uniform(0.5, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+CASES = {
+    "PyTorch": (
+        torch_names,
+        {"depth": 8, "width": 4},
+        {
+            "params/Block_1/Conv_0/kernel": ("layer2.0.conv1.weight", (2, 3, 1, 0)),
+            "batch_stats/Block_2/BatchNorm_1/var": ("layer3.0.bn2.running_var", (0,)),
+        },
+    ),
+    "Keras": (
+        keras_names,
+        {"width": 4},
+        {
+            "params/TinyBlock_2/Conv_2/kernel": ("conv2d_8.kernel", (0, 1, 2, 3)),
+            "params/TinyBlock_1/Conv_1/bias": ("conv2d_4.bias", (0,)),
+            "batch_stats/TinyBlock_1/BatchNorm_1/mean": ("batch_normalization_4.moving_mean", (0,)),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("framework", CASES)
+def test_every_array_finds_its_place(tmp_path: Path, framework: str) -> None:
+    names, options, places = CASES[framework]
+    arrays = names()
+    extra = {"bn1.num_batches_tracked": np.array(7)} if framework == "PyTorch" else {}
+    np.savez(tmp_path / "r.npz", **arrays, **extra)
+    found = load(tmp_path / "r.npz")
+    assert found.options == options
+    fresh = jax.eval_shape(lambda: found.module.init(jax.random.key(0), np.zeros((1, 32, 32, 3))))
+    assert jax.tree.map(np.shape, found.variables) == jax.tree.map(np.shape, dict(fresh))
+    assert models.create(found.name, 10, options) == found.module
+    by_path = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found.variables)}
+    for path, (name, axes) in places.items():
+        np.testing.assert_array_equal(by_path[path], arrays[name].transpose(axes))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("bn1.bias"), "is no CIFAR ResNet with option-A shortcuts: it lacks 'bn1.bias'"),
+        (lambda arrays: arrays.pop("bn1.bias"), "is not a CIFAR ResNet with option-A shortcuts: it lacks 'bn1.bias'"),
         (lambda arrays: arrays.update({"layer2.0.shortcut.weight": np.ones(3)}), "it also holds layer2.0.shortcut"),
         (lambda arrays: arrays.update({"conv1.weight": np.array([{}])}), "needs? to be an .npz of plain arrays"),
     ],
@@ -58,19 +100,18 @@ def test_another_network_is_refused(tmp_path: Path, change, message: str) -> Non
     change(arrays)
     np.savez(tmp_path / "r.npz", **arrays)
     with pytest.raises(UserError, match=message):
-        load_resnet(tmp_path / "r.npz")
+        load(tmp_path / "r.npz")
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.npz: weights need to be an \.npz"):
-        load_resnet(tmp_path / "nowhere.npz")
+        load(tmp_path / "nowhere.npz")
 
 
 @pytest.mark.exhaustive
 @pytest.mark.shared
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the published weights are not beside TFDS_DATA_DIR")
-def test_resnet_20_reproduces_its_published_accuracy() -> None:
-    module, variables, options = load_resnet(WEIGHTS)
-    assert options == {"depth": 20, "width": 16}
-    scored = evaluate.score(Classifier(module, MEAN, STD), variables, data.load("cifar10", TFDS).test)
-    assert scored["correct"] == 9173
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the published weights are not beside TFDS_DATA_DIR")
+@pytest.mark.parametrize(("file", "correct"), [("resnet20_akamaster", 9173), ("resnet8_mlperf_tiny", 8721)])
+def test_published_weights_reproduce_their_accuracy(file: str, correct: int) -> None:
+    found = Published.read(WEIGHTS / f"{file}.npz", data.load("cifar10", TFDS))
+    assert evaluate.score(found.model, found.variables, found.dataset.test)["correct"] == correct

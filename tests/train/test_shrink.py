@@ -26,7 +26,7 @@ def test_every_stage_is_scored_and_the_file_is_the_last(cli: Cli, tmp_path: Path
     for wrong in ("--macs=1.5", "--rounds=0"):
         assert "must be" in cli(*command, wrong, module="train.shrink").stderr
     other = cli(*command, "--macs=0.4", module="train.shrink")
-    assert (other.returncode, "macs: 0.5 there, 0.4 now" in other.stderr) == (1, True)
+    assert (other.returncode, "macs: '0.5' there, '0.4' now" in other.stderr) == (1, True)
 
     alone = cli(f"--artifact={workdir / 'model.jcz'}", module="train.evaluate")  # the file computes what was scored
     assert json.loads(alone.stdout)["accuracy"] == pytest.approx(summary["stages"][-1]["accuracy"])

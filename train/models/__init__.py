@@ -9,8 +9,15 @@ from train.errors import UserError
 from train.models.cnn import CNN
 from train.models.lenet import LeNet5, LeNet300
 from train.models.resnet import ResNet
+from train.models.tiny import TinyResNet
 
-MODELS: dict[str, type[nn.Module]] = {"cnn": CNN, "lenet300": LeNet300, "lenet5": LeNet5, "resnet": ResNet}
+MODELS: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
+    "lenet300": LeNet300,
+    "lenet5": LeNet5,
+    "resnet": ResNet,
+    "tiny_resnet": TinyResNet,
+}
 
 
 def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_name: str | None = None) -> nn.Module:

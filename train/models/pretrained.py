@@ -1,82 +1,140 @@
-"""Published weights of the CIFAR ResNets, as variables of ours."""
+"""Published weights of CIFAR ResNets, as variables of ours."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import linen as nn
 
 from train.errors import UserError
-from train.models.resnet import ResNet
+from train.models import MODELS
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of pixels in [0, 1], per channel, by which the published networks normalise: those of ImageNet."""
+Arrays = dict[str, np.ndarray]
 
 
 class Pretrained(NamedTuple):
     """A trained network.
 
     Attributes:
+      name: of its model, a key of ``train.models.MODELS``.
       module: the Flax module.
       variables: ``{"params": ..., "batch_stats": ...}``, NumPy arrays.
-      options: what the module was made with, ``{"depth": ..., "width": ...}``.
+      classes: its outputs.
+      options: what else the module was made with, such as ``{"depth": 20, "width": 16}``.
+      mean, std: ``[channels]``, by which its images are normalised; of pixels in [0, 1].
     """
 
-    module: ResNet
+    name: str
+    module: nn.Module
     variables: dict[str, Any]
+    classes: int
     options: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-def load_resnet(path: str | Path) -> Pretrained:
-    """Reads a CIFAR ResNet with option-A shortcuts from an ``.npz`` of PyTorch's names and layout.
+def load(path: str | Path) -> Pretrained:
+    """Reads a published CIFAR ResNet from an ``.npz`` of the names that its framework gave; by them it is known.
 
-    Kernels turn from ``[out, in, h, w]`` to ``[h, w, in, out]``; depth and width are read off the names and shapes.
+    =====================  =============================================================================================
+    ``conv1.weight``, ...  PyTorch's, kernels ``[out, in, h, w]``: a ResNet-(6n+2) with option-A shortcuts, whose images
+                           are normalised as ImageNet's
+    ``conv2d.kernel``, ... Keras's, kernels ``[h, w, in, out]``: the ResNet-8 of MLPerf Tiny; its images are 0 to 255
+    =====================  =============================================================================================
 
     Args:
-      path: the file, with ``conv1.weight``, ``bn1.*``, ``layer1.0.conv1.weight``, ..., ``linear.*``, float32.
+      path: the file; float32. Depth and width are read off the names and shapes.
 
     Raises:
       UserError: if the file is not there or holds something else.
 
     Reference: He et al., Deep residual learning for image recognition, 2016, section 4.2; Y. Idelbayev, Proper ResNet
-    implementation for CIFAR10/CIFAR100 in PyTorch (the weights).
+    implementation for CIFAR10/CIFAR100 in PyTorch (its weights); Banbury et al., MLPerf Tiny Benchmark, 2021.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: weights need to be an .npz of plain arrays ({error})") from error
-    blocks = sorted({tuple(map(int, name[5:].split(".")[:2])) for name in arrays if name.startswith("layer")})
+    kind, read = ("the ResNet-8 of MLPerf Tiny", _tiny) if "conv2d.kernel" in arrays else (OPTION_A, _option_a)
     try:
-        params, stats = _trees(arrays, blocks)
+        found = read(arrays)
     except KeyError as error:
-        raise UserError(f"{path}: is no CIFAR ResNet with option-A shortcuts: it lacks {error}") from error
+        raise UserError(f"{path}: is not {kind}: it lacks {error}") from error
     if arrays:
-        raise UserError(
-            f"{path}: is no CIFAR ResNet with option-A shortcuts: it also holds {', '.join(sorted(arrays))}"
-        )
-    options = {"depth": 2 * len(blocks) + 2, "width": len(params["Conv_0"]["kernel"][0, 0, 0])}
-    module = ResNet(classes=len(params["Dense_0"]["bias"]), **options)
-    return Pretrained(module, {"params": params, "batch_stats": stats}, options)
+        raise UserError(f"{path}: is not {kind}: it also holds {', '.join(sorted(arrays))}")
+    return found
 
 
-def _trees(arrays: dict[str, np.ndarray], blocks: list[tuple[int, ...]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters and statistics; takes what it reads out of ``arrays``."""
+OPTION_A = "a CIFAR ResNet with option-A shortcuts"
 
-    def conv(name: str) -> dict[str, np.ndarray]:
+
+def _option_a(arrays: Arrays) -> Pretrained:
+    """Takes what it reads out of ``arrays``."""
+
+    def conv(name: str) -> Arrays:
         return {"kernel": np.transpose(arrays.pop(f"{name}.weight"), (2, 3, 1, 0))}
 
-    def norm(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def norm(name: str) -> tuple[Arrays, Arrays]:
         arrays.pop(f"{name}.num_batches_tracked", None)
-        params = {"scale": arrays.pop(f"{name}.weight"), "bias": arrays.pop(f"{name}.bias")}
-        return params, {"mean": arrays.pop(f"{name}.running_mean"), "var": arrays.pop(f"{name}.running_var")}
+        return _norm(arrays, name, ("weight", "bias", "running_mean", "running_var"))
 
+    blocks = sorted({tuple(map(int, name[5:].split(".")[:2])) for name in arrays if name.startswith("layer")})
     dense = {"kernel": arrays.pop("linear.weight").T, "bias": arrays.pop("linear.bias")}
     params: dict[str, Any] = {"Conv_0": conv("conv1"), "Dense_0": dense}
     stats: dict[str, Any] = {}
     params["BatchNorm_0"], stats["BatchNorm_0"] = norm("bn1")
     for i, (stage, block) in enumerate(blocks):
-        own, its = params.setdefault(f"Block_{i}", {}), stats.setdefault(f"Block_{i}", {})
-        for j in (0, 1):
-            own[f"Conv_{j}"] = conv(f"layer{stage}.{block}.conv{j + 1}")
-            own[f"BatchNorm_{j}"], its[f"BatchNorm_{j}"] = norm(f"layer{stage}.{block}.bn{j + 1}")
+        layers = [(f"layer{stage}.{block}.conv{j}", f"layer{stage}.{block}.bn{j}") for j in (1, 2)]
+        params[f"Block_{i}"], stats[f"Block_{i}"] = _block(layers, conv, norm)
+    options = {"depth": 2 * len(blocks) + 2, "width": len(params["Conv_0"]["kernel"][0, 0, 0])}
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return _made("resnet", params, stats, options, *imagenet)
+
+
+def _tiny(arrays: Arrays) -> Pretrained:
+    """Takes what it reads out of ``arrays``."""
+
+    def layer(name: str) -> Arrays:
+        return {"kernel": arrays.pop(f"{name}.kernel"), "bias": arrays.pop(f"{name}.bias")}
+
+    def conv(number: int) -> Arrays:
+        return layer(f"conv2d_{number}" if number else "conv2d")
+
+    def norm(number: int) -> tuple[Arrays, Arrays]:
+        name = f"batch_normalization_{number}" if number else "batch_normalization"
+        return _norm(arrays, name, ("gamma", "beta", "moving_mean", "moving_variance"))
+
+    params: dict[str, Any] = {"Conv_0": conv(0), "Dense_0": layer("dense")}
+    stats: dict[str, Any] = {}
+    params["BatchNorm_0"], stats["BatchNorm_0"] = norm(0)
+    for i, first in enumerate((1, 3, 6)):  # shortcuts, from the second block on, are convolutions 5 and 8
+        norms = (2 * i + 1, 2 * i + 2)
+        own, stats[f"TinyBlock_{i}"] = _block(list(zip((first, first + 1), norms, strict=True)), conv, norm)
+        params[f"TinyBlock_{i}"] = own | ({"Conv_2": conv(first + 2)} if i else {})
+    options = {"width": len(params["Conv_0"]["bias"])}
+    return _made("tiny_resnet", params, stats, options, (0.0,) * 3, (1 / 255,) * 3)
+
+
+def _made(name: str, params: Any, stats: Any, options: dict[str, int], *moments: tuple[float, ...]) -> Pretrained:
+    classes = len(params["Dense_0"]["bias"])
+    variables = {"params": params, "batch_stats": stats}
+    return Pretrained(name, MODELS[name](classes=classes, **options), variables, classes, options, *moments)
+
+
+def _norm(arrays: Arrays, name: str, parts: tuple[str, ...]) -> tuple[Arrays, Arrays]:
+    scale, bias, mean, var = (arrays.pop(f"{name}.{part}") for part in parts)
+    return {"scale": scale, "bias": bias}, {"mean": mean, "var": var}
+
+
+def _block(
+    layers: list[tuple[Any, Any]], conv: Callable[[Any], Arrays], norm: Callable[[Any], tuple[Arrays, Arrays]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and statistics of convolutions, each with its batch norm."""
+    params: dict[str, Any] = {}
+    stats: dict[str, Any] = {}
+    for j, (kernel, statistics) in enumerate(layers):
+        params[f"Conv_{j}"] = conv(kernel)
+        params[f"BatchNorm_{j}"], stats[f"BatchNorm_{j}"] = norm(statistics)
     return params, stats
