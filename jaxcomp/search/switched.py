@@ -46,17 +46,16 @@ class Switched:
     """
 
     def __init__(self, apply_fn: Callable[..., Any], params: Params, *example: Any):
-        """Finds the weights."""
-        self._params = params
+        """Finds the weights, which must be finite."""
+        self._shapes = jax.eval_shape(lambda: params)
         self._program = trace(apply_fn, params, *example)
-        self._found: dict[Scheme, Targets] = {}
-        self._base = self.targets(Scheme())
+        self._base = find_targets(self._program, Scheme(), params)
         self.paths = tuple(self._base.weights)
         self._plans = programs(apply_fn, params, lambda program: None)
 
     def targets(self, scheme: Any) -> Targets:
         """What a scheme, or rules, would quantise."""
-        return find_targets(self._program, scheme, self._params)
+        return find_targets(self._program, scheme, self._shapes)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
         program, _ = self._plans(inputs)
@@ -68,7 +67,7 @@ class Switched:
 
     def off(self) -> dict[str, Switch]:
         """Nothing is rounded."""
-        named, switches = named_leaves(self._params), {}
+        named, switches = named_leaves(self._shapes), {}
         for path, target in self._base.weights.items():
             shape = tuple(named[path].shape[i] for i in target.stack)
             numbers = (jnp.ones(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(()), jnp.ones(()))
