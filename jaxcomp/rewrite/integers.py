@@ -23,7 +23,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Node, Program
+from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.uses import uses_of
 
 
@@ -49,6 +49,12 @@ class QuantizedRun(Interpreter):
         self.in_integers: set[str] = set()
         self.dense_at: dict[str, str] = {}
         self.read_by: dict[str, str] = {}
+        self._pooled: dict[Value, _Pool] = {}
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        if node.op == "reduce_window_max":
+            self._pooled[node.outs[0]] = _Pool(node, operands[0])
+        return super().node(node, operands)
 
     def site(self, node: Node, operands: list[Any], side: int) -> Any:
         weight, x = operands[side], operands[1 - side]
@@ -61,7 +67,7 @@ class QuantizedRun(Interpreter):
             self.dense_at.setdefault(weight.path, why)
             return None
         self.in_integers.add(weight.path)
-        return multiplied(node, x, weight, side, self._slope)
+        return multiplied(node, x, weight, side, self._slope, self._pooled.get(node.ins[1 - side]))
 
     def dense(self, x: Any, node: Node | None) -> Any:
         if isinstance(x, Codes) and node not in self._sites:
@@ -93,9 +99,49 @@ def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
 _GRID = ("scale", "zero_point")
 
 
-def multiplied(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None = None) -> Any:
-    """A site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``."""
-    inputs = _quantized(node, x, weight, side, slope)
+class _Pool(NamedTuple):
+    """A maximum over windows.
+
+    Attributes:
+      node: what takes it.
+      x: of what.
+    """
+
+    node: Node
+    x: Any
+
+    def of(self, codes: Any) -> Any:
+        """The maxima of codes."""
+
+        def pooled(codes: Any) -> Any:
+            return compat.bind(self.node.equation, [codes])[0]
+
+        def on_cpu(codes: Any) -> Any:
+            return pooled(lax.optimization_barrier(codes))  # not in one loop with what computes them: 8 ms, not 44
+
+        return lax.platform_dependent(codes, cpu=on_cpu, default=pooled)
+
+
+def multiplied(
+    node: Node, x: Any, weight: Codes, side: int, slope: Slope | None = None, pool: _Pool | None = None
+) -> Any:
+    """A site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``.
+
+    Args:
+      node: the site.
+      x: its input.
+      weight: the other operand.
+      side: which of the primitive's operands the weight is.
+      slope: as of :class:`QuantizedRun`.
+      pool: what computed the input. Static ranges round one by one and never the other way round, so the code of a
+        maximum is the maximum of codes, which are a quarter as wide.
+    """
+    static = weight.inputs is not None and weight.inputs.mode == "static"
+    if pool is not None and static and _in_int8(weight):
+        inputs = _quantized(node, pool.x, weight, side, slope)
+        inputs = inputs._replace(codes=pool.of(inputs.codes.astype(jnp.int8)))
+    else:
+        inputs = _quantized(node, x, weight, side, slope)
     factor = _spread(node, 1 - side, inputs.grid.scale) * _spread(node, side, weight.part("scale"))
     return (total(node, inputs, weight, side) * factor).astype(node.outs[0].dtype)
 
@@ -103,11 +149,15 @@ def multiplied(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None
 def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
     """A site's sums, whole numbers in the scale's floating-point type."""
     real = weight.parts["scale"].dtype
-    if weight.parts["codes"].dtype == jnp.int8:
+    if _in_int8(weight):
         return _integer_total(node, inputs, weight, side).astype(real)
     sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centred], side, real)
     # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
     return with_slope(lax.stop_gradient(jnp.round(sums)), sums, 1.0)
+
+
+def _in_int8(weight: Codes) -> bool:
+    return weight.parts["codes"].dtype == jnp.int8
 
 
 class _Quantized(NamedTuple):

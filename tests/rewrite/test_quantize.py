@@ -23,6 +23,12 @@ from .test_models import CASES, prepared
 from .test_models import Case as Model
 
 IMAGE = normal(2, 9, 8, 6)
+
+
+def maxima(p: Any, x: jax.Array) -> jax.Array:
+    return conv((1, 1), "SAME")(p, lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2, 1), (1, 2, 1, 1), "SAME"))
+
+
 X = normal(4, 6, seed=0)
 
 SCHEMES = {
@@ -110,6 +116,16 @@ def test_a_site_computes_what_the_function_does_with_rounded_numbers(name: str, 
     assert distance(expected, out) <= TOLERANCE
     np.testing.assert_array_equal(out, out_fake)
     assert new.report.rows[0].inputs == "static 8"
+
+
+@pytest.mark.parametrize(("inputs", "symmetric"), [("static", False), ("static", True), ("dynamic", False)])
+def test_maxima_are_of_codes_where_ranges_are_known(inputs: Any, symmetric: bool) -> None:
+    params, scheme = {"w": normal(3, 2, 6, 5)}, Scheme(8, inputs=inputs, input_symmetric=symmetric)
+    fake, new, packed = both(maxima, params, IMAGE, scheme)
+    program = str(jax.make_jaxpr(new)(packed, IMAGE))
+    assert bool(re.search(r"i8\[[\d,]+\] = reduce_window_max", program)) == (inputs == "static")
+    out, out_fake = quick(lambda packed, params, x: (new(packed, x), fake(params, x)))(packed, params, 1.5 * IMAGE)
+    np.testing.assert_array_equal(out, out_fake)
 
 
 @pytest.mark.parametrize(
