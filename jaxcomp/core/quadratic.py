@@ -124,5 +124,14 @@ def inverse(moment: Array) -> Array:
 
 
 def solve(moment: Array, wanted: Array) -> Array:
-    """``inverse(H) wanted``, of a positive definite moment."""
+    r""":math:`H^{-1} B`, by Cholesky's factorisation.
+
+    Args:
+      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`damped`); otherwise the result is NaN.
+      wanted: B ``[groups, reduction, out]``.
+
+    Example:
+      >>> solve(4 * jnp.eye(2)[None], jnp.ones((1, 2, 1)))[0].tolist()
+      [[0.25], [0.25]]
+    """
     return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(moment), True), wanted)

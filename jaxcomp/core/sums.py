@@ -31,7 +31,20 @@ def steady_sum(values: Array, axes: Sequence[int]) -> Array:
 
 
 def sum_runs(values: Array, axis: int, size: int) -> Array:
-    """Sums each ``size`` neighbours along an axis, by halves."""
+    """Sums each ``size`` neighbours along an axis, by halves: the same bits wherever the axis is sharded.
+
+    Args:
+      values: ``[...]``; the last run is filled up with zeros.
+      axis: along which.
+      size: neighbours in a run; 0: the axis has no elements.
+
+    Returns:
+      ``[..., runs, ...]``: ``ceil(n / size)`` along the axis.
+
+    Example:
+      >>> sum_runs(jnp.arange(5.0), 0, 2).tolist()
+      [1.0, 5.0, 4.0]
+    """
     runs = -(-values.shape[axis] // size) if size else 1
     values = filled_up(values, axis, runs * max(size, 1), 0)
     values = values.reshape(*values.shape[:axis], runs, max(size, 1), *values.shape[axis + 1 :])

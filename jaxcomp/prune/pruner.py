@@ -116,7 +116,7 @@ def prune(
 
 
 def apply_masks(params: Params, state: State) -> Params:
-    """The view: zeros where the mask is False."""
+    """The view of a pruner: the parameters, with zeros where the state's mask is False."""
     mask = state.mask if isinstance(state, Scored) else state
     return leaves.map_view(lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), params, mask)
 

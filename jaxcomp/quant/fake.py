@@ -60,12 +60,12 @@ def fit_grid(
 
 
 def default_fit(format: Format) -> Fit:
-    """The fit that is meant where none is given."""
+    """The fit that is meant where none is given: the mean size of signs, or all that there is."""
     return mean_size() if format.kind == "sign" else min_max()
 
 
 def placed(grid: Grid, shape: tuple[int, ...], block: Block | None) -> Grid:
-    """A grid of groups in the layout of a tensor's."""
+    """A grid of :func:`groups`, ``[groups, 1, ...]``, laid out as :class:`Grid` has it for a tensor of that shape."""
     return Grid(place(grid.scale, shape, block), place(grid.zero_point, shape, block), block)
 
 
@@ -192,7 +192,7 @@ def fake(
 
 
 def note_of(grid: Grid, format: Format) -> Note:
-    """What is said of a tensor on a grid."""
+    """What :meth:`Compressor.describe` says of a tensor on a grid."""
     return Note(bits=format.bits, grid=grid, format=format.name)
 
 

@@ -195,7 +195,19 @@ def named(name: str) -> Format:
 
 
 def as_format(bits: int | str | Format, symmetric: bool = True) -> Format:
-    """The format that is meant by bits, a name, or itself."""
+    """The format that is meant by bits, a name, or itself.
+
+    Args:
+      bits: 1 to 8 bits of integers, the name of a format, or one.
+      symmetric: whether integers have no zero point; other formats never have one.
+
+    Raises:
+      ArgumentError: for bits out of range, a name that no format has, a zero point where there is none.
+
+    Example:
+      >>> as_format(4, symmetric=False).affine, as_format("nf4").bits
+      (True, 4)
+    """
     if not isinstance(bits, str | Format):
         return integer(bits, symmetric)
     found = named(bits) if isinstance(bits, str) else bits
@@ -333,7 +345,7 @@ def _anatomy(dtype: Any) -> tuple[int, int, Any]:
 
 
 def two_to_the(exponent: Array, dtype: Any) -> Array:
-    """``2 ** exponent``, exactly: ``exp2`` may be off by a bit."""
+    """``2 ** exponent`` of int32 ``[...]`` in a floating-point type, exactly: ``exp2`` may be off by a bit."""
     shift, bias, integers = _anatomy(dtype)
     return lax.bitcast_convert_type((exponent + bias).astype(integers) << shift, dtype)
 

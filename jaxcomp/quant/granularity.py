@@ -67,7 +67,7 @@ def block_of(shape: Shape, axis: Axes, size: int | None) -> Block | None:
 
 
 def check_block(size: Any) -> None:
-    """Raises an ArgumentError for what is no number of weights."""
+    """Raises an ArgumentError for what is no number of weights: neither None nor a whole number of at least 1."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ArgumentError(f"block must be a whole number of weights of at least 1, or None; got {size!r}")
 
@@ -98,7 +98,12 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
 
 
 def grid_shape(shape: Shape, block: Block) -> Shape:
-    """The shape of the scales of a tensor in blocks."""
+    """The shape of the scales of a tensor in blocks: a scale a block along the axis that is cut, 1 where they are shared.
+
+    Example:
+      >>> grid_shape((3, 5), Block(2, (1,)))
+      (2, 5)
+    """
     cut = _cut(shape, block)
     return tuple(cut.number if a == cut.shared[-1] else n if a in block.axes else 1 for a, n in enumerate(shape))
 
