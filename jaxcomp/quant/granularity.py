@@ -98,7 +98,7 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
 
 
 def grid_shape(shape: Shape, block: Block) -> Shape:
-    """The shape of the scales of a tensor in blocks: a scale a block along the axis that is cut, 1 where they are shared.
+    """The shape of the scales of a tensor in blocks: a scale a block along the axis that is cut, else shared.
 
     Example:
       >>> grid_shape((3, 5), Block(2, (1,)))
