@@ -40,13 +40,16 @@ def exchanged() -> jc.Compressor:
 
 
 def fakes() -> dict[str, Callable[[], jc.Compressor]]:
+    """All pairs of kind, granularity and bits."""
+    of_tensor = {"symmetric": (2,), "affine": (4, 8)}
+    of_channel = {"symmetric": (4, 8), "affine": (2,)}
     return {
         f"{kind}-{granularity}-int{bits}": lambda b=bits, a=axis, s=kind == "symmetric": jc.quant.fake(
             b, axis=a, symmetric=s
         )
-        for kind in ("symmetric", "affine")
-        for granularity, axis in (("tensor", None), ("channel", -1))
-        for bits in (2, 4, 8)
+        for granularity, axis, table in (("tensor", None, of_tensor), ("channel", -1, of_channel))
+        for kind, sizes in table.items()
+        for bits in sizes
     }
 
 

@@ -94,7 +94,7 @@ def test_update_keeps_the_states_structure_shapes_and_dtypes(case):
     assert all(described(state) == described(case.pairs[0][0]) for state, _ in case.pairs)
 
 
-@pytest.mark.parametrize("compressor", ["magnitude-global", "partition", "affine-channel-int4"])
+@pytest.mark.parametrize("compressor", ["magnitude-global", "partition", "affine-channel-int2"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_nothing_is_promoted_in_silence(compressor, precision):
     """As in a training loop that has turned JAX's strict promotion on."""
