@@ -13,15 +13,19 @@ import numpy as np
 import jaxcomp as jc
 from train import data, models
 from train.errors import UserError, exit_status
+from train.integers import IntegerClassifier, restored
 from train.step import Classifier, Model, ShrunkClassifier, make_eval
+
+Scored = Model | IntegerClassifier
+"""What can be scored."""
 
 
 @functools.lru_cache
-def _compiled(model: Model) -> Any:
+def _compiled(model: Scored) -> Any:
     return jax.jit(make_eval(model))
 
 
-def predictions(model: Model, variables: Any, split: data.Split) -> np.ndarray:
+def predictions(model: Scored, variables: Any, split: data.Split) -> np.ndarray:
     """The class predicted for each image of a split, in order: ``[n]`` int32."""
     evaluate = _compiled(model)
     # One batch shape compiles once: the last batch is padded, and what padding predicts is dropped.
@@ -30,7 +34,7 @@ def predictions(model: Model, variables: Any, split: data.Split) -> np.ndarray:
     return np.concatenate([np.asarray(evaluate(variables, batch)) for batch in padded])[: len(split)]
 
 
-def score(model: Model, variables: Any, split: data.Split) -> dict[str, Any]:
+def score(model: Scored, variables: Any, split: data.Split) -> dict[str, Any]:
     """Accuracy, and a digest of every prediction by which two runs are compared exactly."""
     predicted = predictions(model, variables, split)
     correct = int((predicted == split.labels).sum())
@@ -51,9 +55,11 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     module = models.create(metadata["model"], metadata["classes"], metadata["options"])
     model = Classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
     dataset = data.load(metadata["dataset"], data_dir, metadata.get("image_size") or None)
+    example = data.pad(next(data.eval_batches(dataset.test, 2)), 1)  # shapes alone: no value of it is read
+    if "integers" in metadata:
+        return score(restored(model, metadata["integers"], example["image"]), saved, dataset.test)
     if set(saved) != {"variables", "keep"}:
         return score(model, saved, dataset.test)
-    example = data.pad(next(data.eval_batches(dataset.test, 2)), 1)  # shapes alone: no value of it is read
     batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
     whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
     small_model, _ = ShrunkClassifier.cut(model, whole, batch, saved["keep"])

@@ -25,15 +25,16 @@ from jaxcomp.core.paths import path_string
 from train import data, evaluate, finetune
 from train.errors import UserError, exit_status
 from train.finetune import distilled
+from train.integers import IntegerClassifier, described
 from train.published import Published, add_options, claim, load, recalibrated
-from train.step import Batch, Classifier, Model, QuantizedClassifier, Variables
+from train.step import Batch, QuantizedClassifier, Variables
 
 BATCH_NORM = ("live", "frozen", "folded")
 
 
-def scheme(model: Classifier, variables: Variables, images: Any, args: argparse.Namespace) -> list[tuple[str, Any]]:
+def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
     """The asked bits, and those of the ends for the first and the last layer."""
-    first, last = jc.rewrite.ends(model.logits, variables, images)
+    first, last = jc.rewrite.ends(whole.model.logits, whole.variables, whole.dataset.test.images[:1])
     ends = jc.rewrite.Scheme(args.end_bits, input_bits=args.end_bits)
     return [(re.escape(path), ends) for path in first + last] + [
         (".*", jc.rewrite.Scheme(args.bits, input_bits=args.input_bits))
@@ -41,11 +42,11 @@ def scheme(model: Classifier, variables: Variables, images: Any, args: argparse.
 
 
 def rounded(
-    whole: Published, args: argparse.Namespace
+    whole: Published, rules: list[tuple[str, Any]], args: argparse.Namespace
 ) -> tuple[QuantizedClassifier, Variables, jc.rewrite.QuantizedTraining]:
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
     model, variables, some = whole.model, whole.variables, whole.take(args, args.calibration)
-    images, rules = [batch["image"] for batch in some], scheme(model, variables, some[0]["image"], args)
+    images = [batch["image"] for batch in some]
     options: dict[str, Any] = {"scheme": rules, "weights": args.method, "inputs": args.method}
     if args.batch_norm == "live":  # calibrated as it is trained
         learn, tree = jc.rewrite.qat(model.train_logits, variables, some, **options)
@@ -99,7 +100,7 @@ class Stages:
         self.path, self._test = path, test
         self.rows: list[dict[str, Any]] = json.loads(path.read_text())["stages"] if path.exists() else []
 
-    def score(self, name: str, model: Model, variables: Callable[[], Variables]) -> dict[str, Any]:
+    def score(self, name: str, model: evaluate.Scored, variables: Callable[[], Variables]) -> dict[str, Any]:
         """Scores a stage, prints it and writes it down."""
         found = [row for row in self.rows if row["stage"] == name]
         if not found:
@@ -122,14 +123,15 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     claim(args)
     stages = Stages(args.workdir / "summary.json", test)
     stages.score("published", whole.model, lambda: whole.variables)
-    functions, start, infer = rounded(whole, args)
+    rules = scheme(whole, args)
+    functions, start, infer = rounded(whole, rules, args)
     stages.score("rounded", functions, lambda: start)
     after = trained(whole, functions, start, args) if args.steps else start
     stages.score("trained", functions, lambda: after)
     integers, packed = infer.quantized(as_tree(after), test.images[:1])
-    deployed = QuantizedClassifier(integers, functions.learn)
+    deployed = IntegerClassifier(integers)
     stages.score("integers", deployed, lambda: packed)
-    about = {**whole.about, "bits": args.bits, "input_bits": args.input_bits, "end_bits": args.end_bits}
+    about = {**whole.about, "integers": described(rules, args.batch_norm == "folded")}
     size = jc.pack.save(args.workdir / "model.jcz", packed, metadata=about)
     same = agreement(functions, after, deployed, packed, test)
     summary = {"stages": stages.rows, "bytes": size, **same, "seconds": time.monotonic() - began}
@@ -143,7 +145,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def agreement(
-    trained: QuantizedClassifier, after: Variables, deployed: QuantizedClassifier, packed: Variables, test: data.Split
+    trained: QuantizedClassifier, after: Variables, deployed: IntegerClassifier, packed: Variables, test: data.Split
 ) -> dict[str, float]:
     """How far the integer network's logits are from those of the trained one, relative to the largest."""
     images = test.images[:128]

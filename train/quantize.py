@@ -19,6 +19,7 @@ import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from train import evaluate
 from train.errors import UserError, exit_status
+from train.integers import IntegerClassifier, described
 from train.published import Published, add_held_out, add_options, load, resumed
 
 SETTINGS = ("w8a8", "w8a8d", "w4", "w4a8", "w4a4", "w3", "w3a8", "w2")
@@ -74,16 +75,6 @@ class Setting(NamedTuple):
         return cls(int(bits), int(input_bits) if input_bits else None, "dynamic" if dynamic else "static")
 
 
-class Ready(NamedTuple):
-    """A quantised network, to be scored.
-
-    Attributes:
-      logits: ``(its parameters, images) -> logits``.
-    """
-
-    logits: jc.rewrite.Quantized
-
-
 def quantized(whole: Published, images: list[Any], args: argparse.Namespace, setting: Setting) -> Any:
     """The network at a setting."""
     return jc.rewrite.post_training(
@@ -117,9 +108,10 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         began = time.monotonic()
         new = quantized(whole, images, args, setting)
         seconds = time.monotonic() - began
-        accuracy = evaluate.score(Ready(new.apply_fn), new.params, whole.dataset.test)["accuracy"]  # type: ignore[arg-type]
+        accuracy = evaluate.score(IntegerClassifier(new.apply_fn), new.params, whole.dataset.test)["accuracy"]
         row = {"setting": name, "accuracy": accuracy, "drop": summary["dense"] - accuracy, "seconds": seconds}
-        row["bytes"] = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata={"setting": name})
+        about = {**whole.about, "integers": described(new.scheme, new.report.folded is not None)}
+        row["bytes"] = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata=about)
         row["peer"], row["peer_accuracy"] = peers.get(name, ("", None))
         summary["rows"].append(row)
         write_atomically(args.workdir / f"{name}.txt", f"{new.report}\n".encode())

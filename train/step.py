@@ -205,8 +205,8 @@ def distillation_loss(teacher: Classifier, temperature: float, alpha: float) -> 
     return loss
 
 
-def make_eval(model: Model) -> Callable[[Variables, Batch], jax.Array]:
-    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32."""
+def make_eval(model: Any) -> Callable[[Variables, Batch], jax.Array]:
+    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32, by a model's ``logits``."""
 
     def evaluate(variables: Variables, batch: Batch) -> jax.Array:
         return jnp.argmax(model.logits(variables, batch["image"]), axis=-1).astype(jnp.int32)

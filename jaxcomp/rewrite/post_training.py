@@ -46,11 +46,14 @@ class PostTrained(NamedTuple):
       apply_fn: ``apply_fn(params, *inputs)``, in integers.
       params: its parameters.
       report: what was done.
+      scheme: that of all weights, or the rules by which the ends have more bits. With it :func:`quantize` makes
+        ``apply_fn`` again for codes from a file, of the folded function and of shapes.
     """
 
     apply_fn: Quantized
     params: Params
     report: PostReport
+    scheme: Any
 
 
 def post_training(
@@ -133,7 +136,7 @@ def post_training(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )
     new, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
-    return PostTrained(new, packed, PostReport(norms, rounded.report, new.report))
+    return PostTrained(new, packed, PostReport(norms, rounded.report, new.report), rules)
 
 
 def _rules(

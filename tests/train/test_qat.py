@@ -8,7 +8,7 @@ import pytest
 from conftest import Cli
 from test_pretrained import torch_names
 
-from train import qat
+from train import evaluate, qat
 
 
 @pytest.mark.exhaustive
@@ -32,6 +32,7 @@ def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path
     assert stages["integers"]["predictions"] == stages["trained"]["predictions"]
     assert summary["logits_distance"] <= 1e-5
     assert (workdir / "model.jcz").stat().st_size == summary["bytes"]
+    assert evaluate.score_artifact(str(workdir / "model.jcz"), None)["predictions"] == stages["integers"]["predictions"]
     again = cli(*command, module="train.qat")
     assert (again.returncode, "trained" in again.stdout) == (0, True)
     assert json.loads((workdir / "summary.json").read_text())["stages"] == summary["stages"]
