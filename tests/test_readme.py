@@ -53,7 +53,8 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
     exec(program, names)
     np.testing.assert_allclose(names["program"](names["params"], images), expected, rtol=1e-6)
     batches = [jnp.linspace(-1, 1, 16).reshape(images.shape)]
-    exec(integers, names | {"apply_fn": model.apply, "variables": {"params": params}, "batches": batches})
+    names |= {"apply_fn": model.apply, "variables": {"params": params}, "shapes": {"params": names["shapes"]}}
+    exec(integers, names | {"batches": batches})
 
 
 def test_every_call_that_it_names_is_there() -> None:
