@@ -53,17 +53,21 @@ def style(axes: Any, title: str, *, size: float = 10) -> None:
 
 
 def legend(drawing: Any, artists: Sequence[Any]) -> None:
-    """One legend above all panels, with each label once.
+    """One legend above all panels, with each label once, in as many columns as fit.
 
     Args:
       drawing: of :func:`grid`.
       artists: matplotlib's, with labels; of those with one label the last shows how it looks.
     """
     handles = {str(artist.get_label()): artist for artist in artists}
-    if handles:
-        box = drawing.legend(handles.values(), handles, loc="outside upper right", ncols=6, frameon=False, fontsize=9)
+    for columns in range(min(len(handles), 6), 0, -1):
+        look = {"loc": "outside upper right", "ncols": columns, "frameon": False, "fontsize": 9}
+        box = drawing.legend(handles.values(), handles, **look)
         for text in box.get_texts():
             text.set_parse_math(False)
+        if columns == 1 or box.get_window_extent().width <= drawing.bbox.width:
+            break
+        box.remove()
 
 
 def write(axes: Any, x: float, y: float, text: str, **layout: Any) -> None:

@@ -44,6 +44,16 @@ def test_curves_have_a_panel_a_field_and_a_colour_a_phase():
     assert alone.axes[0].lines[0].get_color() == colours[0]["student"]
 
 
+@pytest.mark.parametrize("names", [["a", "b"], [f"a rather long name, number {i}" for i in range(9)], ["w" * 200]])
+def test_a_legend_is_no_wider_than_the_figure_if_it_can(names):
+    rows = [{"method": name, "kept": k, "error": k} for name in names for k in (0.1, 0.2)]
+    drawing = tradeoff_curves(rows, "kept", ["error"], "method")
+    (legend,) = drawing.legends
+    drawing.draw_without_rendering()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert legend.get_window_extent().width <= drawing.bbox.width or len(names) == 1
+
+
 def test_curves_join_records_that_measure_different_things():
     mixed = [{"step": i, "loss": 1.0} for i in range(9)] + [{"step": 4, "accuracy": 0.5}, {"epochs": 3}]
     loss, accuracy = training_curves(mixed, ["loss", "accuracy"]).axes
