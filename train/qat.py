@@ -166,9 +166,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--method", default="lsq", choices=["lsq", "pact"], help="whose gradients train the grids")
     add(
         "--batch_norm",
-        default="frozen",
+        default="live",
         choices=BATCH_NORM,
-        help="live: with each batch's statistics; frozen: with its running ones, as deployed; folded: into the kernels",
+        help="live: with each batch's statistics, averaged anew at the end; frozen: with its running ones; folded: "
+        "into the kernels (both need a fifth of the learning rate)",
     )
     add("--calibration", type=int, default=4, help="batches on which grids begin")
     add("--recalibration", type=int, default=32, help="batches over which live batch norm is averaged anew at the end")
