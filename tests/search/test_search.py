@@ -57,7 +57,7 @@ def kl(before: Any, after: Any) -> float:
     return float(np.mean(np.sum(np.exp(p) * (p - q), -1)))
 
 
-@pytest.mark.parametrize("name", ["cnn", "scan"])
+@pytest.mark.parametrize("name", [pytest.param("cnn", marks=pytest.mark.exhaustive), "scan"])
 def test_harm_is_that_of_the_layer_alone(name: str) -> None:
     function, params, data = case(name)
     found = sensitivity(function, params, data, OPTIONS)
