@@ -110,11 +110,11 @@ class _Pool(NamedTuple):
     node: Node
     x: Any
 
-    def of(self, codes: Any) -> Any:
-        """The maxima of codes."""
+    def of(self, codes: Any, bottom: int) -> Any:
+        """The maxima of int8 codes; of windows that hold nothing but padding the least code, as of minus infinity."""
 
         def pooled(codes: Any) -> Any:
-            return compat.bind(self.node.equation, [codes])[0]
+            return jnp.maximum(compat.bind(self.node.equation, [codes])[0], jnp.int8(bottom))
 
         def on_cpu(codes: Any) -> Any:
             return pooled(lax.optimization_barrier(codes))  # not in one loop with what computes them: 8 ms, not 44
@@ -136,10 +136,10 @@ def multiplied(
       pool: what computed the input. Static ranges round one by one and never the other way round, so the code of a
         maximum is the maximum of codes, which are a quarter as wide.
     """
-    static = weight.inputs is not None and weight.inputs.mode == "static"
-    if pool is not None and static and _in_int8(weight):
+    spec = weight.inputs
+    if pool is not None and spec is not None and spec.mode == "static" and _in_int8(weight):
         inputs = _quantized(node, pool.x, weight, side, slope)
-        inputs = inputs._replace(codes=pool.of(inputs.codes.astype(jnp.int8)))
+        inputs = inputs._replace(codes=pool.of(inputs.codes.astype(jnp.int8), spec.format.bottom))
     else:
         inputs = _quantized(node, x, weight, side, slope)
     factor = _spread(node, 1 - side, inputs.grid.scale) * _spread(node, side, weight.part("scale"))

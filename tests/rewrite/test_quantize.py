@@ -1,6 +1,7 @@
 """What is fake-quantised is what runs in integers: the same sums at every site, the same results."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ from .test_models import Case as Model
 IMAGE = normal(2, 9, 8, 6)
 
 
-def maxima(p: Any, x: jax.Array) -> jax.Array:
-    return conv((1, 1), "SAME")(p, lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2, 1), (1, 2, 1, 1), "SAME"))
+def maxima(p: Any, x: jax.Array, padding: Any = "SAME") -> jax.Array:
+    return conv((1, 1), "SAME")(p, lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2, 1), (1, 2, 1, 1), padding))
 
 
 X = normal(4, 6, seed=0)
@@ -125,6 +126,16 @@ def test_maxima_are_of_codes_where_ranges_are_known(inputs: Any, symmetric: bool
     program = str(jax.make_jaxpr(new)(packed, IMAGE))
     assert bool(re.search(r"i8\[[\d,]+\] = reduce_window_max", program)) == (inputs == "static")
     out, out_fake = quick(lambda packed, params, x: (new(packed, x), fake(params, x)))(packed, params, 1.5 * IMAGE)
+    np.testing.assert_array_equal(out, out_fake)
+
+
+def test_maxima_of_padding_alone_are_the_least_code() -> None:
+    params, scheme = {"w": normal(3, 2, 6, 5)}, Scheme(8, input_bits=4)
+    ranges = calibrate(maxima, params, [IMAGE], scheme)
+    empty = functools.partial(maxima, padding=((0, 0), (4, 0), (0, 3), (0, 0)))
+    new, packed = quantize(empty, params, IMAGE, scheme=scheme, ranges=ranges)
+    fake = fake_quantize(empty, params, IMAGE, scheme=scheme, ranges=ranges)
+    out, out_fake = quick(lambda packed, params, x: (new(packed, x), fake(params, x)))(packed, params, IMAGE)
     np.testing.assert_array_equal(out, out_fake)
 
 
