@@ -25,7 +25,7 @@ SHIFT, FLIP = 4, True  # black borders, mirror images: other images would move t
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which network, and on which images."""
     add = parser.add_argument
-    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz with PyTorch's names")
+    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz of PyTorch's or Keras's names")
     add("--dataset", default="cifar10", help="its data set")
     add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
     add("--batch_size", type=int, default=128, help="images in a batch")
@@ -84,9 +84,15 @@ class Published(NamedTuple):
 
 
 def load(args: argparse.Namespace) -> Published:
-    """The network and the data set of the options."""
+    """The network and the data set of the options.
+
+    Raises:
+      UserError: if they cannot be used or do not fit each other, or if no image is left of ``--held_out``.
+    """
     dataset = data.load(args.dataset, args.data_dir)
     if kept := getattr(args, "held_out", 0):
+        if not 0 < kept < len(dataset.train):
+            raise UserError(f"--held_out must leave some of the {len(dataset.train):,} training images, got {kept}")
         dataset = dataclasses.replace(dataset, read=functools.partial(_held_out, dataset, kept))
     return Published.read(args.weights, dataset)
 

@@ -1,5 +1,7 @@
 """Published networks score what was published: the weights, the architecture and the data path are theirs."""
 
+import argparse
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxcomp.core.paths import path_string
-from train import data, evaluate, models
+from train import data, evaluate, models, published
 from train.errors import UserError
 from train.models.pretrained import load
 from train.published import Published
@@ -106,6 +108,21 @@ def test_another_network_is_refused(tmp_path: Path, change, message: str) -> Non
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.npz: weights need to be an \.npz"):
         load(tmp_path / "nowhere.npz")
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", **keras_names())
+    digits = data.load("digits")
+    assert Published.read(tmp_path / "r.npz", digits).about["model"] == "tiny_resnet"
+    with pytest.raises(UserError, match="tells 10 classes apart, and digits has 7"):
+        Published.read(tmp_path / "r.npz", dataclasses.replace(digits, classes=7))
+    options = {"dataset": "digits", "data_dir": None, "weights": tmp_path / "r.npz"}
+    held = published.load(argparse.Namespace(held_out=100, **options)).dataset
+    assert (len(held.test), len(held.train)) == (100, len(digits.train) - 100)
+    np.testing.assert_array_equal(held.train.labels, digits.train.labels[100:])
+    for wrong in (-1, len(digits.train)):
+        with pytest.raises(UserError, match="--held_out must leave some of"):
+            published.load(argparse.Namespace(held_out=wrong, **options))
 
 
 @pytest.mark.exhaustive
