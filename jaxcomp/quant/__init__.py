@@ -11,6 +11,7 @@ from jaxcomp.quant.binary import approximate_sign as approximate_sign
 from jaxcomp.quant.binary import binary as binary
 from jaxcomp.quant.binary import clipped as clipped
 from jaxcomp.quant.binary import sign as sign
+from jaxcomp.quant.dorefa import dorefa as dorefa
 from jaxcomp.quant.fake import code_range as code_range
 from jaxcomp.quant.fake import dequantize as dequantize
 from jaxcomp.quant.fake import fake as fake

@@ -81,6 +81,7 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "quant-balanced": lambda: jc.quant.binary(balanced=True),
     "quant-ternary-blocks": lambda: jc.partition([(KERNEL, jc.quant.ternary(block=8))]),
     "quant-ttq": jc.quant.ttq,
+    "quant-dorefa": lambda: jc.quant.dorefa(4),
     "quant-lsq": lambda: jc.quant.lsq(3, axis=-1),
     "quant-lsq-plus": lambda: jc.quant.lsq(3, symmetric=False),
     "quant-pact-apot": lambda: jc.quant.pact("apot4"),
@@ -90,12 +91,15 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
 EXHAUSTIVE = (
     *("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast"),
     *("quant-blocks-mse", "quant-percentile", "quant-fp8", "quant-binary", "quant-ternary", "quant-ttq"),
+    "quant-dorefa",
     *("quant-lsq-plus", "quant-pact", "quant-pruned"),
 )
 """Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
 EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}
 """Beginnings of names, and the executions that are left to the exhaustive tests."""
 
+RESHAPES = ("quant-dorefa",)
+"""Beginnings of the names whose views are no projections: a view of a view is another one."""
 MIXES = ("lowrank",)
 """Beginnings of the names whose views mix entries: zeros do not stay, and sums round as they are ordered."""
 COSTLY = ("magnitude", "chain", "channels", "prune")

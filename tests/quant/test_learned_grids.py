@@ -117,3 +117,37 @@ def test_ttq_has_the_papers_gradients(rng):
     np.testing.assert_allclose(to_levels["positive"], factors[w > limit].sum(), rtol=1e-6)
     np.testing.assert_allclose(to_levels["negative"], -factors[w < -limit].sum(), rtol=1e-6)
     assert sorted(set(quant.apply(given, state).tolist())) == [-0.75, 0, 1.5]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_dorefa_has_the_papers_formula_and_gradient(rng, bits):
+    """tanh(w) / max|tanh(w)|, rounded on levels evenly about 0, with the gradient of what is rounded."""
+    w, n = rng.normal(size=(20, 3)).astype(np.float32), 2 ** (bits - 1) - 1
+    quant, factors = jc.quant.dorefa(bits), np.arange(1.0, 61).reshape(20, 3)
+    state = quant.init(jnp.asarray(w))
+    squashed = np.tanh(w.astype(np.float64))
+    largest = np.abs(squashed).max()
+    np.testing.assert_allclose(quant.apply(jnp.asarray(w), state), np.rint(n * squashed / largest) / n, atol=1e-7)
+    slopes = jax.grad(lambda w: jnp.sum(factors * quant.apply(w, state)))(jnp.asarray(w))
+    np.testing.assert_allclose(slopes, factors * (1 - squashed**2) / largest, rtol=2e-4, atol=2e-5)
+
+
+def test_dorefas_weights_run_as_the_integers_they_show(rng):
+    w, x = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 5), (4, 6)))
+    quant = jc.partition([("w", jc.quant.dorefa(3))])
+    state = quant.init({"w": w})
+    view, notes = quant.apply({"w": w}, state), quant.describe({"w": w}, state, 0)
+
+    def layer(params, x):
+        return x @ params["w"]
+
+    scheme = jc.rewrite.Scheme(3, axis=None, inputs=None)
+    new_fn, small = jc.rewrite.quantize(layer, view, x, scheme=scheme, grids={"w": notes["w"].grid})
+    np.testing.assert_array_equal(jc.rewrite.densify(small)["w"], view["w"])
+    np.testing.assert_allclose(new_fn(small, x), layer(view, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 2.0, True])
+def test_dorefas_bits_are_checked(bits):
+    with pytest.raises(jc.JaxcompError, match="2 to 8 bits"):
+        jc.quant.dorefa(bits)
