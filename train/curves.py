@@ -31,7 +31,7 @@ from train import config as command_line
 from train import data, evaluate
 from train.errors import exit_status
 from train.models.lenet import LeNet5, LeNet300
-from train.scratch import KERNELS, METHODS, Data, Knobs, shifted, sparsity_of, train
+from train.scratch import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
 from train.step import Classifier
 from train.until import Rewind, prune_until
 
@@ -120,20 +120,25 @@ def begins(method: str) -> str:
 def distilled(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
     """The view that a method makes of the dense network, which is its teacher as well."""
     args = bench.args
-    moves = method.endswith("shifted")
     end = {"params": dense(bench, seed, begins(method))["end"]}
     outputs = jax.jit(bench.model.logits)
 
-    def taught(data: Data) -> Data:
-        parts = np.array_split(np.asarray(data.images), max(1, len(data.labels) // 1000))
-        return data._replace(targets=jnp.concatenate([outputs(end, part) for part in parts]))
+    def taught(images: Any) -> Any:
+        parts = np.array_split(np.asarray(images), max(1, len(images) // 1000))
+        return jnp.concatenate([outputs(end, part) for part in parts])
 
     knobs = bench.knobs(sparsity)
     own = STEEP if DISTILLED[method] == "steep" else {"end": args.distilled_end}
     knobs = knobs._replace(steps=args.longer * knobs.steps, **own)
     temperature = 2.0 if DISTILLED[method] == "steep" else 4.0
-    fresh = {"anew": lambda data, rng: taught(shifted(data, rng))} if moves else {"learnt": taught(bench.learnt)}
-    return bench.train(end["params"], knobs, DISTILLED[method], seed, distil=temperature, **fresh)
+    learnt, options = bench.learnt, dict[str, Any](distil=temperature)
+    if begins(method) == "dense":
+        learnt = learnt._replace(targets=taught(learnt.images))
+    else:  # the teacher sees each image once by every move, not once an epoch
+        chosen = jnp.zeros(len(learnt.labels), jnp.int32)
+        targets = jnp.stack([taught(moved(learnt.images, chosen + number)) for number in range(len(MOVES))])
+        options["anew"] = functools.partial(shifted, targets=targets)
+    return bench.train(end["params"], knobs, DISTILLED[method], seed, learnt=learnt, **options)
 
 
 def scratch(bench: Bench, method: str, sparsity: float, seed: int) -> Any:

@@ -19,8 +19,10 @@ from train.step import Batch, Classifier, Loss, TrainState, hard_loss, init_stat
 
 KERNELS = ".*/kernel"
 RANKED_EVERY = 32  # steps
-MOVES = np.array([(0, 0)] * 4 + [(-1, 0), (1, 0), (0, -1), (0, 1)])
+MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 """Pixels down and right."""
+DRAWN = np.array([0, 0, 0, 0, 1, 2, 3, 4])
+"""The moves among which one is drawn: half of the images stay where they are."""
 
 
 class Knobs(NamedTuple):
@@ -225,16 +227,27 @@ def soft_loss(temperature: float) -> Loss:
 
 
 @jax.jit
-def moved(images: jax.Array, by: jax.Array) -> jax.Array:
-    """Images, each moved by so many pixels down and right (``by`` ``[n, 2]``, of -1, 0 and 1); what comes in is 0."""
-    margin = ((1, 1), (1, 1), (0, 0))
-    move = lambda image, by: jax.lax.dynamic_slice(jnp.pad(image, margin), (1 - by[0], 1 - by[1], 0), image.shape)  # noqa: E731
-    return jax.vmap(move)(images, by)
+def moved(images: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Images ``[n, height, width, channels]``, each by the move ``chosen`` ``[n]`` of MOVES; what comes in is 0."""
+    (height, width), padded = images.shape[1:3], jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for number, (down, right) in enumerate(MOVES):
+        other = padded[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        images = jnp.where((chosen == number)[:, None, None, None], other, images)
+    return images
 
 
-def shifted(data: Data, rng: np.random.Generator) -> Data:
-    """The data with half of the images, drawn at random, moved by a pixel: up, down, left or right."""
-    return data._replace(images=moved(data.images, jnp.asarray(MOVES[rng.integers(len(MOVES), size=len(data.labels))])))
+def shifted(data: Data, rng: np.random.Generator, targets: jax.Array | None = None) -> Data:
+    """The data with half of the images, drawn at random, moved by a pixel: up, down, left or right.
+
+    Args:
+      data: to be moved.
+      rng: draws the moves.
+      targets: ``[moves, n, classes]``, logits of a teacher that has seen all images by each of MOVES; None: the
+        data's own stay as they are.
+    """
+    chosen = jnp.asarray(DRAWN[rng.integers(len(DRAWN), size=len(data.labels))])
+    own = data.targets if targets is None else jnp.take_along_axis(targets, chosen[None, :, None], axis=0)[0]
+    return data._replace(images=moved(data.images, chosen), targets=own)
 
 
 @functools.partial(jax.jit, static_argnames=("method",))

@@ -16,7 +16,7 @@ import jaxcomp as jc
 from train import curves
 from train.errors import UserError
 from train.models.lenet import LeNet5, LeNet300, by_patches, halved
-from train.scratch import METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, steep, train
+from train.scratch import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, steep, train
 from train.step import Classifier
 
 
@@ -50,16 +50,20 @@ def test_the_cubic_schedule_begins_and_ends_where_it_is_told() -> None:
 
 def test_images_are_moved_as_scipy_moves_them() -> None:
     images = np.random.default_rng(0).integers(1, 256, (9, 6, 7, 2)).astype(np.uint8)
-    by = np.array([(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)])
-    expected = [shift(image, (*one, 0), order=0) for image, one in zip(images, by, strict=True)]
-    np.testing.assert_array_equal(moved(jnp.asarray(images), jnp.asarray(by)), np.stack(expected))
+    chosen = np.arange(9) % len(MOVES)
+    expected = np.stack([shift(image, (*MOVES[k], 0), order=0) for image, k in zip(images, chosen, strict=True)])
+    np.testing.assert_array_equal(moved(jnp.asarray(images), jnp.asarray(chosen)), expected)
     data = Data(jnp.asarray(images), jnp.arange(9), jnp.zeros((9, 2)))
-    drawn = MOVES[np.random.default_rng(1).integers(8, size=9)]
+    drawn = DRAWN[np.random.default_rng(1).integers(8, size=9)]
     found = shifted(data, np.random.default_rng(1))
     np.testing.assert_array_equal(found.images, moved(data.images, jnp.asarray(drawn)))
-    assert sorted(np.abs(MOVES).sum(1)) == [0] * 4 + [1] * 4
-    assert not MOVES.sum(0).any()
+    assert np.bincount(DRAWN).tolist() == [4, 1, 1, 1, 1]  # half of them stay
+    assert sorted(MOVES[1:]) == [(-1, 0), (0, -1), (0, 1), (1, 0)]
     assert found.labels is data.labels
+    assert found.targets is data.targets
+    targets = np.arange(5 * 9 * 2.0).reshape(5, 9, 2)
+    taught = shifted(data, np.random.default_rng(1), jnp.asarray(targets)).targets
+    np.testing.assert_array_equal(taught, targets[drawn, np.arange(9)])
 
 
 def test_a_steep_score_is_magnitude_by_the_fourth_root_of_the_mean_square_gradient() -> None:
