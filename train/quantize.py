@@ -3,8 +3,10 @@
     python -m train.quantize --weights resnet20.npz [--data_dir DIR] [--settings w8a8 w4 w4a8 w4a4 w3a8 w2]
 
 A setting is the bits of weights and, after ``a``, of what they are multiplied by (without it, in floating point); then
-``d`` for dynamic ranges: ``w8a8d``. The first and the last layer have 8 bits. Calibration images are training images,
-augmented as in training. Every point is written when it is known, and a run that was stopped goes on with the next.
+``d`` for dynamic ranges: ``w8a8d``. The first and the last layer have 8 bits. ``mixed60000a8`` gives each layer's
+weights the bits that lose least within so many bytes: what each choice loses is measured layer by layer, and drawn.
+Calibration images are training images, augmented as in training. Every point is written when it is known, and a run
+that was stopped goes on with the next.
 """
 
 import argparse
@@ -44,18 +46,24 @@ Tiny publishes.
 """
 
 
+CHOICES = (2, 3, 4, 5, 6, 8)
+"""Bits among which mixed precision chooses."""
+
+
 class Setting(NamedTuple):
     """What is quantised to how many bits.
 
     Attributes:
-      bits: of weights.
+      bits: of weights; None: each layer's own.
       input_bits: of what they are multiplied by; None: in floating point.
       inputs: of which the ranges are ``"static"`` or ``"dynamic"``.
+      bytes: of all weights with bits of their own.
     """
 
-    bits: int
+    bits: int | None
     input_bits: int | None
     inputs: str
+    bytes: int | None = None
 
     @classmethod
     def of(cls, name: str) -> "Setting":
@@ -66,29 +74,52 @@ class Setting(NamedTuple):
 
         Example:
           >>> Setting.of("w4a8d")
-          Setting(bits=4, input_bits=8, inputs='dynamic')
+          Setting(bits=4, input_bits=8, inputs='dynamic', bytes=None)
         """
-        found = re.fullmatch(r"w([1-8])(?:a([1-8])(d?))?", name)
-        if found is None:
-            raise UserError(f"a setting is like w4, w4a8 or w4a8d, 1 to 8 bits each; got {name!r}")
-        bits, input_bits, dynamic = found.groups()
-        return cls(int(bits), int(input_bits) if input_bits else None, "dynamic" if dynamic else "static")
+        found = re.fullmatch(r"(?:w([1-8])|mixed([0-9]+))(?:a([1-8])(d?))?", name)
+        if found is None or (found[2] and found[4]):
+            raise UserError(
+                f"a setting is like w4, w4a8 or w4a8d, 1 to 8 bits each, or mixed60000a8 (bytes, bits); got {name!r}"
+            )
+        bits, size, input_bits, dynamic = found.groups()
+        numbers = [int(number) if number else None for number in (bits, input_bits, size)]
+        return cls(numbers[0], numbers[1], "dynamic" if dynamic else "static", numbers[2])
 
 
-def quantized(whole: Published, images: list[Any], args: argparse.Namespace, setting: Setting) -> Any:
-    """The network at a setting."""
+def quantized(whole: Published, images: list[Any], args: argparse.Namespace, setting: Setting, rules: Any) -> Any:
+    """The network at a setting, or by the rules of mixed precision."""
     return jc.rewrite.post_training(
         whole.model.logits,
         whole.variables,
         images,
-        setting.bits,
+        setting.bits or 8,
         setting.input_bits,
         inputs=setting.inputs,  # type: ignore[arg-type]
+        scheme=rules,
         method=args.method,
         biases=not args.keep_biases,
         damping=args.damping,
         places=args.places or None,
     )
+
+
+def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.search.Sensitivity:
+    """What each layer's weights lose by each choice of bits, with batch norm folded, by the divergence of logits."""
+    function, folded = jc.rewrite.fold_batch_norm(whole.model.logits, whole.variables, images[0])
+    fine = jc.rewrite.Scheme(fit=jc.quant.mse(), inputs="static" if input_bits else None, input_bits=input_bits or 8)
+    return jc.search.sensitivity(function, folded, images, {str(bits): fine._replace(bits=bits) for bits in CHOICES})
+
+
+def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
+    """The rules that lose least within so many bytes.
+
+    Raises:
+      UserError: if the fewest bits take more.
+    """
+    try:
+        return jc.search.allocate(found, bytes=budget)
+    except jc.JaxcompError as error:
+        raise UserError(str(error)) from error
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -101,12 +132,18 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     peers = {} if args.held_out or args.dataset != "cifar10" else PEERS.get(args.weights.stem.split("_")[0], {})
     images = [batch["image"] for batch in whole.take(args, args.calibration)]
     known = {row["setting"] for row in summary["rows"]}
+    tables: dict[int | None, jc.search.Sensitivity] = {}
     print(f"float: {summary['dense']:.2%}")
     for name, setting in settings.items():
         if name in known:
             continue
-        began = time.monotonic()
-        new = quantized(whole, images, args, setting)
+        began, rules = time.monotonic(), None
+        if setting.bytes is not None:
+            if setting.input_bits not in tables:
+                tables[setting.input_bits] = found = measured(whole, images, setting.input_bits)
+                show(found, args.workdir / f"sensitivity-{setting.input_bits or 'float'}")
+            rules = allocated(tables[setting.input_bits], setting.bytes)
+        new = quantized(whole, images, args, setting, rules)
         seconds = time.monotonic() - began
         accuracy = evaluate.score(IntegerClassifier(new.apply_fn), new.params, whole.dataset.test)["accuracy"]
         row = {"setting": name, "accuracy": accuracy, "drop": summary["dense"] - accuracy, "seconds": seconds}
@@ -118,6 +155,12 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         write_atomically(path, json.dumps(summary, indent=2).encode())
         print(f"{name:<8}{accuracy:>8.2%}{100 * row['drop']:>7.2f}{seconds:>6.0f} s", flush=True)
     return summary
+
+
+def show(found: jc.search.Sensitivity, path: Path) -> None:
+    """Writes what layers lose, as a table and drawn."""
+    write_atomically(path.with_suffix(".txt"), f"{found}\n".encode())
+    jc.measure.layer_sensitivity(found.rows).savefig(path.with_suffix(".png"), dpi=150)
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -141,7 +184,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_options(parser)
-    add("--settings", nargs="+", default=list(SETTINGS), help="bits of weights and of their inputs: w4, w4a8, w4a8d")
+    add("--settings", nargs="+", default=list(SETTINGS), help="bits of weights and inputs: w4, w4a8d; mixed60000a8")
     add("--method", default="gptq", choices=["gptq", "adaround", "nearest"], help="how weights are rounded")
     add("--keep_biases", action="store_true", help="do not correct biases")
     add("--calibration", type=int, default=4, help="batches on which ranges are found and layers rounded")

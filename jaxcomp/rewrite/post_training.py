@@ -46,8 +46,8 @@ class PostTrained(NamedTuple):
       apply_fn: ``apply_fn(params, *inputs)``, in integers.
       params: its parameters.
       report: what was done.
-      scheme: that of all weights, or the rules by which the ends have more bits. With it :func:`quantize` makes
-        ``apply_fn`` again for codes from a file, of the folded function and of shapes.
+      scheme: that of all weights, or rules: those given, or those by which the ends have more bits. With it
+        :func:`quantize` makes ``apply_fn`` again for codes from a file, of the folded function and of shapes.
     """
 
     apply_fn: Quantized
@@ -68,6 +68,7 @@ def post_training(
     axis: Any = "channel",
     symmetric: bool = True,
     block: int | None = None,
+    scheme: Any = None,
     method: MethodName = "gptq",
     input_fit: Fit | None = None,
     biases: bool = True,
@@ -78,7 +79,7 @@ def post_training(
 
     Folds batch norms (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the
     weights layer by layer and corrects biases (:func:`round_weights`), and ships the integers (:func:`quantize`). Call
-    these one by one for another scheme or order.
+    these one by one for another order.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
@@ -91,6 +92,8 @@ def post_training(
       end_bits: of the weights of the first and of the last layers, and of their inputs, where others have fewer;
         None: as all others.
       axis, symmetric, block: of weights: see :class:`Scheme`.
+      scheme: instead of all these, a :class:`Scheme` for all weights or rules ``[(regex, Scheme or None), ...]``, as of
+        :func:`quantize` and from ``jaxcomp.search.allocate``.
       method: ``"gptq"``, ``"adaround"`` or ``"nearest"`` (of least squared error below 8 bits).
       input_fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
       biases: whether they take up the mean of the error.
@@ -121,7 +124,7 @@ def post_training(
         function, folded, norms = apply_fn, params, None  # type: ignore[assignment]
     if inputs is None:
         input_bits = None
-    scheme = Scheme(
+    chosen = Scheme(
         bits=bits,
         axis=axis,
         symmetric=symmetric,
@@ -130,7 +133,7 @@ def post_training(
         block=block,
         fit=mse() if method == "nearest" and as_format(bits, symmetric).bits in range(2, 8) else None,
     )
-    rules = _rules(function, folded, given[0], scheme, end_bits)
+    rules = _rules(function, folded, given[0], chosen, end_bits) if scheme is None else scheme
     ranges = calibrate(function, folded, given, rules, fit=input_fit)
     rounded = round_weights(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places

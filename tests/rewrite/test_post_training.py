@@ -52,6 +52,9 @@ def test_one_call_is_its_parts() -> None:
     rounded = round_weights(function, folded, data, rules, ranges=ranges, places=256)
     again, packed = quantize(function, rounded.params, data[0], scheme=rules, ranges=ranges, grids=rounded.grids)
     np.testing.assert_array_equal(new.apply_fn(new.params, IMAGE[:8]), again(packed, IMAGE[:8]))
+    ruled = post_training(network, tree, data, scheme=rules)
+    assert ruled.scheme == rules
+    np.testing.assert_array_equal(ruled.apply_fn(ruled.params, IMAGE[:8]), again(packed, IMAGE[:8]))
     plain = post_training(network, tree, data, 4, 4, method="nearest", biases=False)
     wanted = network(tree, IMAGE[:8])
     errors = [jnp.sum((each.apply_fn(each.params, IMAGE[:8]) - wanted) ** 2) for each in (new, plain)]

@@ -20,10 +20,10 @@ def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
     command += ["--calibration=2", "--places=16"]
     first = cli(*command, "--settings", "w4", module="train.quantize")
     assert first.returncode == 0, first.stderr
-    done = cli(*command, "--settings", "w4", "w8a8d", module="train.quantize")
+    done = cli(*command, "--settings", "w4", "w8a8d", "mixed4000a8", module="train.quantize")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
-    assert [row["setting"] for row in summary["rows"]] == ["w4", "w8a8d"]
+    assert [row["setting"] for row in summary["rows"]] == ["w4", "w8a8d", "mixed4000a8"]
     for row in summary["rows"]:
         assert row["drop"] == pytest.approx(summary["dense"] - row["accuracy"])
         assert row["bytes"] == (workdir / f"{row['setting']}.jcz").stat().st_size
@@ -32,6 +32,11 @@ def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
     for row in summary["rows"]:
         assert evaluate.score_artifact(str(workdir / f"{row['setting']}.jcz"), None)["accuracy"] == row["accuracy"]
     assert "| w8a8d |" in done.stdout
+    assert summary["rows"][2]["bytes"] < 4000
+    assert len((workdir / "sensitivity-8.txt").read_text().splitlines()) > 5
+    assert (workdir / "sensitivity-8.png").stat().st_size > 10_000
+    few = cli(*command, "--settings", "mixed10a8", module="train.quantize")
+    assert (few.returncode, "the cheapest choices take" in few.stderr) == (1, True), few.stderr
     other = cli(*command, "--damping=0.1", module="train.quantize")
     assert (other.returncode, "damping: '0.01' there, '0.1' now" in other.stderr) == (1, True)
 
@@ -40,6 +45,7 @@ def test_settings() -> None:
     assert quantize.Setting.of("w2") == quantize.Setting(2, None, "static")
     assert all(quantize.Setting.of(name) for name in quantize.SETTINGS)
     assert {name for own in quantize.PEERS.values() for name in own} <= set(quantize.SETTINGS)
-    for name in ("w9", "a8", "w4d", "w4a"):
+    assert quantize.Setting.of("mixed60000a8") == quantize.Setting(None, 8, "static", 60_000)
+    for name in ("w9", "a8", "w4d", "w4a", "mixed", "mixed60000a8d", "w4mixed10"):
         with pytest.raises(UserError, match="a setting is like w4"):
             quantize.Setting.of(name)
