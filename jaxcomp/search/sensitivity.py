@@ -152,8 +152,12 @@ def sensitivity(
         raise ArgumentError('harm="kl" compares one array of logits: give harm="error", or a function of the outputs')
     compare, costs = jax.jit(measure), _costs(apply_fn, params, given[0])
     found: dict[tuple[str, str], SensitivityRow] = {}
+    ranges_of: dict[Any, Any] = {None: {}}  # choices of weights' bits read the same
     for name, scheme in options.items():
-        ranges = {} if scheme is None else calibrate(apply_fn, params, given, scheme)
+        read = scheme and (scheme.inputs, scheme.input_format)
+        if read not in ranges_of:
+            ranges_of[read] = calibrate(apply_fn, params, given, scheme)
+        ranges = ranges_of[read]
         targets = switched.targets([(".*", scheme)])
         for path in switched.paths:
             one = targets._replace(weights={path: targets.weights[path]} if scheme else {})
