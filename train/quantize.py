@@ -4,7 +4,7 @@
 
 A setting is the bits of weights and, after ``a``, of what they are multiplied by (without it, in floating point); then
 ``d`` for dynamic ranges: ``w8a8d``. The first and the last layer have 8 bits. ``mixed60000a8`` gives each layer's
-weights the bits that lose least within so many bytes: what each choice loses is measured layer by layer, and drawn.
+weights the bits that lose least within so many bytes of a file: what each choice loses is measured by layer, and drawn.
 Calibration images are training images, augmented as in training. Every point is written when it is known, and a run
 that was stopped goes on with the next.
 """
@@ -57,7 +57,7 @@ class Setting(NamedTuple):
       bits: of weights; None: each layer's own.
       input_bits: of what they are multiplied by; None: in floating point.
       inputs: of which the ranges are ``"static"`` or ``"dynamic"``.
-      bytes: of all weights with bits of their own.
+      bytes: of all weights with bits of their own, in a file before entropy coding.
     """
 
     bits: int | None
@@ -111,13 +111,13 @@ def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.
 
 
 def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
-    """The rules that lose least within so many bytes.
+    """The rules that lose least within so many bytes of a file.
 
     Raises:
       UserError: if the fewest bits take more.
     """
     try:
-        return jc.search.allocate(found, bytes=budget)
+        return jc.search.allocate(found, file_bytes=budget)
     except jc.JaxcompError as error:
         raise UserError(str(error)) from error
 

@@ -11,7 +11,11 @@ from jaxcomp.search.sensitivity import Sensitivity
 
 
 def allocate(
-    found: Sensitivity, *, bytes: float | None = None, bit_operations: float | None = None
+    found: Sensitivity,
+    *,
+    bytes: float | None = None,
+    bit_operations: float | None = None,
+    file_bytes: float | None = None,
 ) -> list[tuple[str, Any]]:
     """Chooses for every weight so that all together cost no more than a budget and harm least.
 
@@ -20,20 +24,21 @@ def allocate(
 
     Args:
       found: of :func:`sensitivity`.
-      bytes: of all weights together; a float below 1: that share of what the most expensive choices take.
+      bytes: of all weights together, in memory; a float below 1: that share of what the most expensive choices take.
       bit_operations: instead, multiply-accumulates times bits times bits of all sites for the example batch, likewise.
+      file_bytes: instead, of all weights in a file, before entropy coding, likewise.
 
     Returns:
       ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`.
 
     Raises:
-      ArgumentError: for none or both budgets, or one that the cheapest choices exceed.
+      ArgumentError: for none or several budgets, or one that the cheapest choices exceed.
 
     Example:
       >>> from jaxcomp.rewrite import Scheme
       >>> from jaxcomp.search import SensitivityRow
       >>> harms = {"a": (0.0, 0.5), "b": (0.0, 0.1)}
-      >>> rows = [SensitivityRow(path, (8, 8), str(bits), Scheme(bits), harm, 8 * bits, 64 * bits)
+      >>> rows = [SensitivityRow(path, (8, 8), str(bits), Scheme(bits), harm, 8 * bits, 64 * bits, 8 * bits)
       ...         for path, own in harms.items() for bits, harm in zip((8, 4), own)]
       >>> [(path, scheme.bits) for path, scheme in allocate(Sensitivity(tuple(rows)), bytes=100)]
       [('a', 8), ('b', 4)]
@@ -41,10 +46,13 @@ def allocate(
     Reference: Shoham and Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988; Dong et al.,
     HAWQ-V2, 2020.
     """
-    if (bytes is None) == (bit_operations is None):
-        raise ArgumentError("allocate needs a budget: either bytes or bit_operations")
-    name, budget = ("bytes", bytes) if bytes is not None else ("bit_operations", bit_operations)
-    assert budget is not None
+    budgets = {"bytes": bytes, "bit_operations": bit_operations, "file_bytes": file_bytes}
+    given = {name: budget for name, budget in budgets.items() if budget is not None}
+    if len(given) != 1:
+        raise ArgumentError(
+            f"allocate needs one budget, either bytes or bit_operations or file_bytes; got {len(given)}"
+        )
+    ((name, budget),) = given.items()
     by_path: dict[str, list[Any]] = {}
     for row in found.rows:
         by_path.setdefault(row.path, []).append(row)

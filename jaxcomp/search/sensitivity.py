@@ -34,8 +34,9 @@ class SensitivityRow(NamedTuple):
       option: the name of the choice.
       scheme: how it is quantised; None: it stays as it is.
       harm: what is lost.
-      bytes: of everything in the weight's place.
+      bytes: of everything in the weight's place, in memory, where codes of 3 bits take the 4 of half a byte.
       bit_operations: multiply-accumulates of its sites, times bits of the weight, times bits of what they read.
+      file_bytes: the same as ``bytes`` with each code in as many bits as it has: what a file holds at most.
     """
 
     path: str
@@ -45,6 +46,7 @@ class SensitivityRow(NamedTuple):
     harm: float
     bytes: int
     bit_operations: int
+    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,14 @@ def _costs(apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...
 def _row(path: str, option: str, leaf: Any, target: Target | None, harm: float, macs: int) -> SensitivityRow:
     whole = 8 * leaf.dtype.itemsize
     if target is None:
-        return SensitivityRow(path, leaf.shape, option, None, harm, leaf.size * whole // 8, macs * whole * whole)
+        size = leaf.size * whole // 8
+        return SensitivityRow(path, leaf.shape, option, None, harm, size, macs * whole * whole, size)
     own = target.scheme._replace(inputs=None)
     codes = jax.eval_shape(
         lambda leaf: encode(dataclasses.replace(target, scheme=own), leaf, {}, {}).in_bytes(own.format.bits), leaf
     )
     size = sum(part.size * part.dtype.itemsize for part in jax.tree.leaves(codes))
+    held = codes.parts["codes"].size * codes.parts["codes"].dtype.itemsize
+    file = size - held + -(-leaf.size * own.format.bits // 8)
     read = whole if target.scheme.inputs is None else target.scheme.input_format.bits
-    return SensitivityRow(path, leaf.shape, option, target.scheme, harm, size, macs * own.format.bits * read)
+    return SensitivityRow(path, leaf.shape, option, target.scheme, harm, size, macs * own.format.bits * read, file)

@@ -65,8 +65,10 @@ def test_harm_is_that_of_the_layer_alone(name: str) -> None:
     for row in found.rows:
         if row.scheme is None:
             assert row.harm == 0
-            assert row.bytes == 4 * np.prod(row.shape)
+            assert row.bytes == row.file_bytes == 4 * np.prod(row.shape)
             continue
+        count, bits = int(np.prod(row.shape)), row.scheme.format.bits
+        assert row.bytes - row.file_bytes == -(-count // 2) - -(-count * bits // 8)  # all lie in half bytes
         rules = [(re.escape(row.path), row.scheme), (".*", None)]
         ranges = calibrate(function, params, data, rules)
         alone = jax.jit(fake_quantize(function, params, data[0], scheme=rules, ranges=ranges))
@@ -100,14 +102,14 @@ def test_second_order_harm_is_exact_where_the_loss_is_a_parabola(rng: np.random.
 def made(harms: np.ndarray, costs: np.ndarray) -> Sensitivity:
     """A table of these numbers, ``[layers, choices]``."""
     rows = [
-        SensitivityRow(f"layer{i}", (4,), str(j), Scheme(8 - j), float(harms[i, j]), int(costs[i, j]), int(costs[i, j]))
+        SensitivityRow(f"layer{i}", (4,), str(j), Scheme(8 - j), float(harms[i, j]), *3 * [int(costs[i, j])])
         for i, j in np.ndindex(*harms.shape)
     ]
     return Sensitivity(tuple(rows))
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["bytes", "bit_operations"])
+@pytest.mark.parametrize("kind", ["bytes", "bit_operations", "file_bytes"])
 def test_budgets_are_kept_and_little_is_left_to_gain(seed: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(10, 100, 5)
@@ -171,8 +173,9 @@ def test_what_cannot_be_asked_for() -> None:
     with pytest.raises(ArgumentError, match="compares one array of logits"):
         sensitivity(lambda p, x: (scanned(p, x), x), params, data, OPTIONS)
     found = made(np.ones((2, 2)), np.array([[8, 4], [8, 4]]))
-    with pytest.raises(ArgumentError, match="either bytes or bit_operations"):
-        allocate(found)
+    for several in ({}, {"bytes": 8, "file_bytes": 8}):
+        with pytest.raises(ArgumentError, match=f"either bytes or bit_operations .* got {len(several)}"):
+            allocate(found, **several)
     with pytest.raises(ArgumentError, match="bytes=7 asks for 7, and the cheapest choices take 8"):
         allocate(found, bytes=7)
     with pytest.raises(ArgumentError, match="no option is called '9'; there are 0, 1"):
