@@ -37,7 +37,7 @@ def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
     first, last = jc.rewrite.ends(whole.model.logits, whole.variables, whole.dataset.test.images[:1])
     ends = jc.rewrite.Scheme(args.end_bits, input_bits=args.end_bits)
     return [(re.escape(path), ends) for path in first + last] + [
-        (".*", jc.rewrite.Scheme(args.bits, input_bits=args.input_bits))
+        (".*", jc.rewrite.Scheme(args.bits, symmetric=not args.affine, input_bits=args.input_bits))
     ]
 
 
@@ -161,6 +161,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add_options(parser)
     add("--bits", type=int, default=4, help="of weights, 1 to 8")
+    add("--affine", action="store_true", help="weights with a zero point a channel: of 2 bits four levels, not three")
     add("--input_bits", type=int, default=4, help="of what layers read, 1 to 8")
     add("--end_bits", type=int, default=8, help="of both in the first and in the last layer")
     add("--method", default="lsq", choices=["lsq", "pact"], help="whose gradients train the grids")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis, Offer
-from jaxcomp.trace.dead import UNKNOWN
+from jaxcomp.trace.dead import UNKNOWN, Dead, tidy
 from jaxcomp.trace.facts import Axis, Facts, whole
 from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 from jaxcomp.trace.labels import Labels, Reason
@@ -93,6 +93,26 @@ class Coupling(NamedTuple):
             )
         return parts
 
+    def where(self, zeros: Mapping[AxisKey, np.ndarray]) -> list[Reading]:
+        """The readings, frozen by what parameters are rather than by what a mask would make of them.
+
+        Args:
+          zeros: ``{(path, axis): bool [size]}``, at which indices a parameter is 0 throughout; elsewhere, and of the
+            axes left out, nothing is known of it.
+
+        Returns:
+          For each reading one with the same labels and roots. What it does not freeze neither reaches a result nor
+          adds anything to a sum: all of it can be cut at once.
+        """
+
+        def dead(key: AxisKey) -> Dead:
+            return tidy(np.where(zeros[key], 0.0, UNKNOWN)) if key in zeros else UNKNOWN
+
+        return [
+            _read(self.program, Analysis(RULES, OPAQUE, own.origins, own.choices, True), dead, self.states)
+            for own in (reading.analysis for reading in self.readings)
+        ]
+
 
 def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] = frozenset()) -> Coupling:
     """Labels a program until nothing more is learnt.
@@ -118,8 +138,7 @@ def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] 
 
     def read(choices: Mapping[Offer, int]) -> Reading:
         analysis = Analysis(RULES, OPAQUE, origins, choices, lenient)
-        labels = _run(program, analysis, readers, states)
-        return Reading(analysis, labels, *analysis.labels.resolve())
+        return _read(program, analysis, lambda key: UNKNOWN if key in readers else 0.0, states)
 
     readers |= frozenset() if lenient else _plain_readers(program, origins)
     while True:
@@ -130,9 +149,10 @@ def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] 
         readers = found
 
 
-def _run(
-    program: Program, analysis: Analysis, readers: frozenset[AxisKey], states: Sequence[str | None]
-) -> dict[AxisKey, Labels]:
+def _read(
+    program: Program, analysis: Analysis, dead: Callable[[AxisKey], Dead], states: Sequence[str | None]
+) -> Reading:
+    """A pass over the program, given what is left at the indices of each parameter's axis that are cut."""
     labels: dict[AxisKey, Labels] = {}
 
     def facts(path: str, value: Value) -> Facts:
@@ -142,7 +162,7 @@ def _run(
                 axes.append(Axis())
                 continue
             labels[path, i] = analysis.labels.fresh(size)
-            axes.append(Axis(labels[path, i], UNKNOWN if (path, i) in readers else 0.0))
+            axes.append(Axis(labels[path, i], dead((path, i))))
         return Facts(tuple(axes))
 
     params = program.parameters()
@@ -151,7 +171,7 @@ def _run(
     outs = analysis.body(program.frame, ins)
     for path, owner, out in zip(program.out_paths, states, outs, strict=True):
         _output(analysis, labels, path, owner, out)
-    return labels
+    return Reading(analysis, labels, *analysis.labels.resolve())
 
 
 def _output(analysis: Analysis, labels: Mapping[AxisKey, Labels], path: str, owner: str | None, out: Facts) -> None:
