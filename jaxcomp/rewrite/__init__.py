@@ -15,6 +15,7 @@ from jaxcomp.rewrite.factorize import Factorized as Factorized
 from jaxcomp.rewrite.factorize import factorize as factorize
 from jaxcomp.rewrite.fold import Folded as Folded
 from jaxcomp.rewrite.fold import fold_batch_norm as fold_batch_norm
+from jaxcomp.rewrite.fold_weights import fold_weights as fold_weights
 from jaxcomp.rewrite.importance import importance as importance
 from jaxcomp.rewrite.norms import input_norms as input_norms
 from jaxcomp.rewrite.post_training import PostTrained as PostTrained

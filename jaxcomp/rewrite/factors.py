@@ -221,7 +221,7 @@ def _weights(program: Program, named: Mapping[str, Any]) -> list[_Weight]:
 def _refusal(uses: Uses, calls: Sequence[Call]) -> str:
     """Why a parameter cannot be factorised at all; empty if it can."""
     if uses.other:
-        return "; ".join(uses.other)
+        return uses.elsewhere()
     first, *others = (call.use for call in calls)
     if any(not _alike(first, other) for other in others):
         return "its sites read it in different ways"

@@ -1,7 +1,7 @@
 """Fold: scales and shifts of a layer's result (batch norm at rest, layer scale) become part of its kernel and bias."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
 import jax
 
@@ -9,9 +9,9 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folded import FoldedRun, folded_values
-from jaxcomp.rewrite.folding import FoldReport, Folds, find_folds
+from jaxcomp.rewrite.folding import Changes, FoldReport, Row, find_folds
 from jaxcomp.rewrite.plans import Plans, checked_leaves
-from jaxcomp.trace.ir import Program, trace
+from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.sites import check_reads
 
 
@@ -57,45 +57,75 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
     check_reads(program)
     folds = find_folds(program)
     named = named_leaves(params)
-    evaluate = jax.eval_shape if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values()) else _run
-    values = evaluate(lambda leaves: folded_values(program, folds, leaves), list(named.values()))
+    values = evaluated(lambda leaves: folded_values(program, folds, leaves), list(named.values()))
     small = without(replace_leaves(params, values), folds.gone)
-    return Folded(apply_fn, params, small, folds), small
+    return Folded(apply_fn, params, small, folds, find_folds, "fold_batch_norm"), small
 
 
-def _run(function: Callable[..., Any], leaves: list[Any]) -> Any:
+def evaluated(function: Callable[..., Any], leaves: list[Any]) -> Any:
+    """What a function makes of leaves, compiled; its shapes if one of the leaves is a shape."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return jax.eval_shape(function, leaves)
     return jax.jit(function)(leaves)
 
 
+class Found(Protocol):
+    """What was found to fold in a program."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The report."""
+
+    @property
+    def live(self) -> Collection[Value]:
+        """The values that are still needed."""
+
+    @property
+    def changes(self) -> Changes:
+        """What is changed."""
+
+    @property
+    def made(self) -> Any:
+        """The decision, comparable between programs of one function."""
+
+
 class Folded:
-    """A function whose scales and shifts were folded. Made by :func:`fold_batch_norm`; plans once a shape.
+    """A function part of which was folded. Made by :func:`fold_batch_norm`, :func:`fold_weights`; plans once a shape.
 
     Attributes:
       report: what became of each kernel.
     """
 
-    def __init__(self, apply_fn: Callable[..., Any], params: Params, small: Params, folds: Folds):
-        """Takes what :func:`fold_batch_norm` found."""
-        self._apply_fn, self.report = apply_fn, FoldReport(folds.rows)
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        params: Params,
+        small: Params,
+        found: Found,
+        find: Callable[[Program], Found],
+        maker: str,
+    ):
+        """Takes what was found, what finds it for inputs of other shapes, and the function that this is done by."""
+        self._apply_fn, self._find, self._maker, self.report = apply_fn, find, maker, FoldReport(found.rows)
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(small).items()}
-        self._made = folds.made
+        self._made = found.made
         self._plans = Plans(self._plan)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        checked_leaves(params, self._small, "folded", "fold_batch_norm")
-        program, folds = self._plans(inputs)
+        checked_leaves(params, self._small, "folded", self._maker)
+        program, found = self._plans(inputs)
         named = named_leaves(params)
         leaves = [named.get(path) for path in program.paths]
-        outs = FoldedRun(program, folds).body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
-        return jax.tree.unflatten(program.out_tree, outs)
+        run = FoldedRun(program, found.changes, found.live)
+        return jax.tree.unflatten(program.out_tree, run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)]))
 
-    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Folds]]:
+    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Found]]:
         program = trace(self._apply_fn, self._full, *inputs)
-        folds = find_folds(program)
-        if folds.made != self._made:
+        found = self._find(program)
+        if found.made != self._made:
             raise ArgumentError(
-                "for arguments of these shapes other scales and shifts can be folded than for the example: fold with "
-                "an example of these shapes"
+                "for arguments of these shapes other scales and shifts, or weights, can be folded than for the "
+                f"example: call {self._maker} with an example of these shapes"
             )
-        return program, (program, folds)
+        return program, (program, found)

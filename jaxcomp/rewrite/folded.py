@@ -1,6 +1,6 @@
 """Folded kernels and biases, and the interpreter that leaves out what they took in."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ from jaxcomp.trace.uses import Use
 class FoldedRun(Interpreter):
     """Runs a program without what was folded; values that nothing needs are None."""
 
-    def __init__(self, program: Program, folds: Folds):
+    def __init__(self, program: Program, changes: Changes, live: Collection[Value]):
         super().__init__()
-        self._changes, self._live = Changes(folds.folds), folds.live
-        changed = {*self._changes.passes, *self._changes.adds}
+        self._changes, self._live = changes, frozenset(live)
+        changed = {*changes.passes, *changes.adds, *changes.stands}
         self._rebuilt = {
             node
             for node in all_nodes(program.frame)
@@ -40,7 +40,7 @@ class FoldedRun(Interpreter):
             return [None] * len(node.outs)
         fold, axes = self._changes.adds.get(node, (None, ()))
         bias: Any = operands.pop() if fold is not None else None
-        if node in self._changes.passes:
+        if node in self._changes.passes or node in self._changes.stands:
             outs = [operands[0].astype(node.outs[0].dtype)]
         elif node in self._rebuilt:
             outs = bodies.EMIT[node.op](self, node, operands)
@@ -60,21 +60,16 @@ def _spread(features: Any, axes: Sequence[int], ndim: int) -> Any:
     return jnp.transpose(features, order).reshape(shape)
 
 
-class _Evaluation(Interpreter):
-    """Runs what the steps' operands are computed of, and notes what each site is to take in."""
+class Evaluation(Interpreter):
+    """Runs what some values are computed of and nothing else; a subclass notes what it wants of them in ``end``."""
 
-    def __init__(self, program: Program, folds: Sequence[Fold]):
+    def __init__(self, program: Program, wanted: Iterable[tuple[Frame, Iterable[Value]]]):
+        """Takes the values that are wanted of each body; those of branches and while loops cannot be."""
         super().__init__()
-        self._folds: dict[int, list[Fold]] = {}
-        roots: set[Value] = set()
-        for fold in folds:
-            self._folds.setdefault(id(fold.chain.frame), []).append(fold)
-            roots |= self._needs(fold)
-        self._live = live_values(program.frame, roots)
-
-    def _needs(self, fold: Fold) -> set[Value]:
-        weight = {fold.use.node.ins[fold.use.side]} if any(step.shifts for step in fold.chain.before) else set()
-        return {*fold.chain.operands, *weight}
+        self._wanted: dict[int, set[Value]] = {}
+        for frame, values in wanted:
+            self._wanted.setdefault(id(frame), set()).update(values)
+        self._live = live_values(program.frame, set[Value]().union(*self._wanted.values()))
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         if self._live.isdisjoint(node.outs) and self._live.isdisjoint(values_inside(node)):
@@ -82,7 +77,17 @@ class _Evaluation(Interpreter):
         return bodies.EMIT[node.op](self, node, operands) if node.op in bodies.EMIT else super().node(node, operands)
 
     def held(self, frame: Frame) -> Iterable[Value]:
-        return {value for fold in self._folds.get(id(frame), ()) for value in self._needs(fold)}
+        return self._wanted.get(id(frame), ())
+
+
+class _Composition(Evaluation):
+    """Notes what each site is to take in."""
+
+    def __init__(self, program: Program, folds: Sequence[Fold]):
+        super().__init__(program, [(fold.chain.frame, _needs(fold)) for fold in folds])
+        self._folds: dict[int, list[Fold]] = {}
+        for fold in folds:
+            self._folds.setdefault(id(fold.chain.frame), []).append(fold)
 
     def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
         for fold in self._folds.get(id(frame), ()):
@@ -93,6 +98,11 @@ class _Evaluation(Interpreter):
             if any(step.shifts for step in chain.before):
                 shift = shift + scale * _through(use, read(use.node.ins[use.side]), offset)
             self.seen[fold.path] = into if chain.before else None, scale, shift
+
+
+def _needs(fold: Fold) -> set[Value]:
+    weight = {fold.use.node.ins[fold.use.side]} if any(step.shifts for step in fold.chain.before) else set()
+    return {*fold.chain.operands, *weight}
 
 
 def _composed(steps: Sequence[Step], shape: tuple[int, ...], read: Callable[[Value], Any]) -> tuple[Any, Any]:
@@ -138,7 +148,7 @@ def _through(use: Use, weight: Any, offset: Any) -> Any:
 def folded_values(program: Program, folds: Folds, leaves: Sequence[Any]) -> dict[str, Any]:
     """The new kernels and biases, by path."""
     rest = [None] * (len(program.frame.ins) - len(leaves))
-    _, seen = _Evaluation(program, folds.folds).watched(program.frame, [*leaves, *rest])
+    _, seen = _Composition(program, folds.folds).watched(program.frame, [*leaves, *rest])
     named = dict(zip(program.paths, leaves, strict=True))
     values: dict[str, Any] = {}
     for fold in folds.folds:

@@ -70,6 +70,11 @@ class FoldReport:
 
     rows: tuple[Row, ...]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was folded."""
+        return all(row.left for row in self.rows)
+
     def __str__(self) -> str:
         rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
         return table(["kernel", "bias", "taken in", "not folded because"], rows)
@@ -91,6 +96,11 @@ class Folds(NamedTuple):
     live: frozenset[Value]
     gone: frozenset[str]
     constants: tuple[Any, ...]
+
+    @property
+    def changes(self) -> "Changes":
+        """What they change."""
+        return Changes(self.folds)
 
     @property
     def made(self) -> Any:
@@ -119,16 +129,17 @@ def find_folds(program: Program) -> Folds:
     rows = {fold.path: Row(fold.path, fold.bias, _taken(fold, origins, gone)) for fold in folds}
     rows |= {path: Row(path, left=reason) for path, reason in left.items()}
     ordered = tuple(rows[path] for path in program.paths if path in rows)
-    return Folds(tuple(folds), ordered, frozenset(live), gone, _constants(program, folds))
-
-
-def _constants(program: Program, folds: Sequence[Fold]) -> tuple[Any, ...]:
-    """The constants that scales and shifts are computed of, in order: they may depend on the inputs' shapes."""
-    live = live_values(program.frame, {value for fold in folds for value in fold.chain.operands})
     steps = [step.by for fold in folds for step in (*fold.chain.before, *fold.chain.after)]
+    constants = constants_of(program, [value for value in steps if value is not None])
+    return Folds(tuple(folds), ordered, frozenset(live), gone, constants)
+
+
+def constants_of(program: Program, wanted: Sequence[Value]) -> tuple[Any, ...]:
+    """The constants that values are computed of, in order, as bytes: they may depend on the inputs' shapes."""
+    live = live_values(program.frame, {value for value in wanted if value.const is None})
     nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
-    values = [*steps, *(value for node in nodes for value in node.ins)]
-    consts = [value.const for value in values if value is not None and value.const is not None]
+    values = [*wanted, *(value for node in nodes for value in node.ins)]
+    consts = [value.const for value in values if value.const is not None]
     known = [not compat.is_tracer(c) and jax.dtypes.issubdtype(jnp.result_type(c), np.number) for c in consts]
     return tuple(np.asarray(c).tobytes() if plain else "" for c, plain in zip(consts, known, strict=True))
 
@@ -139,7 +150,7 @@ def _taken(fold: Fold, origins: Origins, gone: frozenset[str]) -> tuple[str, ...
 
 
 def _of_kernel(uses: Uses) -> str:
-    return f"of its kernel: {'; '.join(uses.other)}"
+    return f"of its kernel: {uses.elsewhere()}"
 
 
 def _refusal(uses: Uses, use: Use, chain: Chain | None) -> str:
@@ -220,10 +231,12 @@ class Changes:
     Attributes:
       passes: those that pass an operand on, and which.
       adds: those that add a bias, and along which axes of their result its features run.
+      stands: those whose result is a parameter's, and which.
     """
 
-    def __init__(self, folds: Sequence[Fold]):
-        """Takes the folds."""
+    def __init__(self, folds: Sequence[Fold], stands: Mapping[Node, Value | None] | None = None):
+        """Takes the folds, and for what the weights that were computed once are read."""
+        self.stands = dict(stands or {})
         self.passes: dict[Node, int] = {}
         self.adds: dict[Node, tuple[Fold, tuple[int, ...]]] = {}
         for fold in folds:
@@ -236,6 +249,8 @@ class Changes:
 
     def reads(self, node: Node) -> list[Value]:
         """What a node needs."""
+        if node in self.stands:
+            return [value for value in (self.stands[node],) if value is not None]
         own = [node.ins[self.passes[node]]] if node in self.passes else list(node.ins)
         if node in self.adds and (carrier := self.adds[node][0].carrier) is not None:
             own.append(carrier)

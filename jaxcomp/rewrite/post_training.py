@@ -10,7 +10,8 @@ from jaxcomp.core.types import Params
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.ranges import Fit, mse
 from jaxcomp.rewrite.calibrate import calibrate
-from jaxcomp.rewrite.fold import fold_batch_norm
+from jaxcomp.rewrite.fold import Folded, fold_batch_norm
+from jaxcomp.rewrite.fold_weights import fold_weights
 from jaxcomp.rewrite.folding import FoldReport
 from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.quant_report import QuantReport
@@ -26,17 +27,20 @@ class PostReport:
     """What was done to each weight; prints as tables.
 
     Attributes:
+      computed: which weights, computed of parameters, became parameters; None if there were none.
       folded: which batch norms became part of layers; None if there were none to fold.
       rounded: how weights were rounded.
       quantized: what runs in integers, and what does not.
     """
 
+    computed: FoldReport | None
     folded: FoldReport | None
     rounded: RoundReport
     quantized: QuantReport
 
     def __str__(self) -> str:
-        return "\n\n".join(str(part) for part in (self.folded, self.rounded, self.quantized) if part is not None)
+        parts = (self.computed, self.folded, self.rounded, self.quantized)
+        return "\n\n".join(str(part) for part in parts if part is not None)
 
 
 class PostTrained(NamedTuple):
@@ -47,7 +51,8 @@ class PostTrained(NamedTuple):
       params: its parameters.
       report: what was done.
       scheme: that of all weights, or rules: those given, or those by which the ends have more bits. With it
-        :func:`quantize` makes ``apply_fn`` again for codes from a file, of the folded function and of shapes.
+        :func:`quantize` makes ``apply_fn`` again for codes from a file, of shapes and of the function as it was folded
+        (``report.computed``, ``report.folded``).
     """
 
     apply_fn: Quantized
@@ -77,9 +82,10 @@ def post_training(
 ) -> PostTrained:
     """Quantises a trained function on some hundred examples, without labels and without training.
 
-    Folds batch norms (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the
-    weights layer by layer and corrects biases (:func:`round_weights`), and ships the integers (:func:`quantize`). Call
-    these one by one for another order.
+    Makes parameters of weights that are computed of others (:func:`fold_weights`), folds batch norms
+    (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the weights layer by
+    layer and corrects biases (:func:`round_weights`), and ships the integers (:func:`quantize`). Call these one by one
+    for another order.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
@@ -118,10 +124,8 @@ def post_training(
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
     given = checked_batches(batches)
-    function, folded = fold_batch_norm(apply_fn, params, *given[0])
-    norms: FoldReport | None = function.report
-    if not any(row.taken for row in function.report.rows):
-        function, folded, norms = apply_fn, params, None  # type: ignore[assignment]
+    function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
+    function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])
     if inputs is None:
         input_bits = None
     chosen = Scheme(
@@ -138,8 +142,16 @@ def post_training(
     rounded = round_weights(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )
-    new, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
-    return PostTrained(new, packed, PostReport(norms, rounded.report, new.report), rules)
+    integers, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
+    return PostTrained(integers, packed, PostReport(computed, norms, rounded.report, integers.report), rules)
+
+
+def _folded(
+    fold: Callable[..., tuple[Folded, Params]], apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
+) -> tuple[Callable[..., Any], Params, FoldReport | None]:
+    """What a fold makes of a function, and its report; the function and None where there is nothing to fold."""
+    new, changed = fold(apply_fn, params, *example)
+    return (apply_fn, params, None) if new.report.is_empty else (new, changed, new.report)
 
 
 def _rules(

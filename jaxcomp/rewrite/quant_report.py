@@ -88,9 +88,7 @@ def _left(program: Program, named: Mapping[str, Any]) -> dict[str, str]:
     read = {path for site in sites_of(program).rows for path in site.paths}
     uses = uses_of(program)
     return {
-        path: "; ".join(uses[path].other)
-        for path in program.paths
-        if path in read and path in uses and not uses[path].sites
+        path: uses[path].elsewhere() for path in program.paths if path in read and path in uses and not uses[path].sites
     }
 
 

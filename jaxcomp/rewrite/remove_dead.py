@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
@@ -37,6 +36,7 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
       ArgumentError: for parameters without values; as :func:`shrink`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> params = {"up": jnp.ones((4, 3)), "down": jnp.array([[1.0], [0.0], [2.0]])}
       >>> mlp = lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"]
       >>> new, small = remove_dead(mlp, params, jnp.ones((1, 4)))
@@ -66,11 +66,11 @@ def alive(groups: Groups, params: Params) -> dict[str, np.ndarray]:
         for group in groups:
             reading, member = readings[group.reading], group.members[0]
             roots = reading.roots[reading.labels[member.path, member.axis][member.indices[:, 0]]]
-            own = np.isin(roots, list(reading.frozen)) & keep.get(group.name, np.True_)
+            own = np.isin(roots, list(reading.frozen)) & keep.get(group.name, np.ones(group.size, bool))
             own[0] |= not own.any()
             if not own.all():
                 found[group.name] = own
-        if all(np.array_equal(own, keep.get(name)) for name, own in found.items()):
+        if all(name in keep and np.array_equal(own, keep[name]) for name, own in found.items()):
             return found
         keep = found
 
@@ -79,8 +79,8 @@ def _zeros(params: Params) -> Mapping[AxisKey, np.ndarray]:
     """At which indices of each axis of more than one index a parameter is 0 throughout."""
     zeros: dict[AxisKey, np.ndarray] = {}
     for path, leaf in named_leaves(params).items():
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if compat.is_inexact(leaf.dtype):
             nonzero = np.asarray(leaf != 0)
             for axis in range(nonzero.ndim):
-                zeros[path, axis] = ~nonzero.any(tuple(i for i in range(nonzero.ndim) if i != axis))
+                zeros[path, axis] = np.logical_not(nonzero.any(tuple(i for i in range(nonzero.ndim) if i != axis)))
     return zeros

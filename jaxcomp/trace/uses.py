@@ -61,6 +61,13 @@ class Uses:
     sites: list[Use] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
 
+    def elsewhere(self) -> str:
+        """What else reads a parameter of which a site's operand is computed, and the remedy; empty if nothing does."""
+        if not self.other:
+            return ""
+        said = self.other[0] + (f" and {len(self.other) - 1} more" if len(self.other) > 1 else "")
+        return said if self.sites else f"{said}: jaxcomp.rewrite.fold_weights makes a parameter of what the site reads"
+
 
 class _Probe(Interpreter):
     """Runs a program on shapes alone and notes who reads each packed parameter."""
