@@ -16,7 +16,7 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import assign
 from jaxcomp.core.types import Schedule, Step
-from jaxcomp.prune.patterns import reduced
+from jaxcomp.prune.patterns import Axes, reduced
 
 
 class Layer(NamedTuple):
@@ -62,13 +62,13 @@ class Distribution(NamedTuple):
       name: for errors.
       share: ``(sparsity, layers, step) -> Shares``; the sparsity is a float or a traced scalar.
       compete: whether layers are ranked together.
-      scale: ``scores [...] -> scores`` that can be compared between layers; None: as they are.
+      scale: ``(scores [...], path) -> scores`` that can be compared between layers; None: as they are.
     """
 
     name: str
     share: Callable[[Any, Sequence[Layer], Step], Shares]
     compete: bool = False
-    scale: Callable[[Array], Array] | None = None
+    scale: Callable[[Array, str], Array] | None = None
 
 
 def uniform() -> Distribution:
@@ -108,7 +108,8 @@ def together(scale: Callable[[Array], Array] | None = None, name: str = "global"
         del step
         return Shares([_total(sparsity, layers, name)] if layers else [], [0] * len(layers))
 
-    return Distribution(name, share, compete=True, scale=scale)
+    own = None if scale is None else lambda scores, path: scale(scores)
+    return Distribution(name, share, compete=True, scale=own)
 
 
 def lamp() -> Distribution:
@@ -129,13 +130,14 @@ def lamp() -> Distribution:
     return together(_lamp, "lamp")
 
 
-def per_output(axes: Sequence[int] | None = None) -> Distribution:
+def per_output(axes: Axes = None) -> Distribution:
     """Every output of every layer reaches the sparsity: the published form of Wanda. Sorts, as :func:`lamp` does.
 
     Where the outputs of a layer cannot all keep as many, those of the next higher scores keep one more.
 
     Args:
-      axes: the axes that make up one output, those of the reduction, as in :func:`nm`: all but the last unless given.
+      axes: the axes that make up one output, those of the reduction, as in :func:`nm`: all but the last unless given,
+        of all tensors or by path (:func:`jaxcomp.trace.reduction_axes`; of those left out all but the last).
 
     Example:
       >>> import jaxcomp as jc
@@ -145,7 +147,11 @@ def per_output(axes: Sequence[int] | None = None) -> Distribution:
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
-    scale = lambda scores: output_by_output(scores, reduced(scores.ndim, axes))  # noqa: E731
+
+    def scale(scores: Array, path: str) -> Array:
+        own = axes.get(path) if isinstance(axes, Mapping) else axes
+        return output_by_output(scores, reduced(scores.ndim, own))
+
     return uniform()._replace(name="per_output", scale=scale)
 
 

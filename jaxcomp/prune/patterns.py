@@ -1,7 +1,7 @@
 """Patterns: which weights go or stay together. A pattern pools scores into units and spreads the units' masks back."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,6 +44,7 @@ class Pattern(NamedTuple):
       densest: the sparsity at which nothing but what is protected is left; None without protection.
       nearest: ``sparsity -> text``: what can be had in place of a sparsity other than ``densest``.
       n_of_m: the numbers of N:M; None for any other.
+      at: ``path -> Pattern`` of the tensor there, where they differ; None: they do not.
     """
 
     name: str
@@ -55,6 +56,15 @@ class Pattern(NamedTuple):
     densest: float | None = None
     nearest: Callable[[float], str] = lambda sparsity: ""
     n_of_m: tuple[int, int] | None = None
+    at: Callable[[str], "Pattern"] | None = None
+
+    def of(self, path: str) -> "Pattern":
+        """That of the tensor at a path."""
+        return self if self.at is None else self.at(path)
+
+
+Axes = Sequence[int] | Mapping[str, Sequence[int]] | None
+"""The axes that make up one output: of every tensor, of each by its path, or all but the last."""
 
 
 def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
@@ -63,7 +73,7 @@ def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
     Raises:
       ArgumentError: if the pattern does not fit it, naming the path.
     """
-    units = pattern.units(shape)
+    units = pattern.of(path).units(shape)
     if isinstance(units, str):
         raise ArgumentError(
             f"the pattern {pattern.name} does not fit {path!r} of shape {shape}: {units}. Give it the tensors that it "
@@ -83,7 +93,7 @@ def unstructured() -> Pattern:
     return Pattern("unstructured", lambda shape: Units(math.prod(shape)))
 
 
-def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
+def nm(n: int, m: int, axes: Axes = None) -> Pattern:
     """N:M: of each m consecutive weights along the reduction axis at most n are kept.
 
     The reduction axes are all but the last: ``in`` of a matrix ``[in, out]``; of a convolution's kernel
@@ -95,8 +105,9 @@ def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
 
     Args:
       n, m: 1 <= n < m.
-      axes: the reduction axes where they are others: ``(1, 2, 3)`` for ``[out, in, h, w]``, ``(0,)`` for a projection
-        ``[in, heads, size]``.
+      axes: the reduction axes where they are others: ``(0,)`` for a projection ``[in, heads, size]``, ``(2, 3, 1)`` for
+        ``[out, in, h, w]``; or by path, as :func:`jaxcomp.trace.reduction_axes` reads them off a function, whatever the
+        layouts of its kernels.
 
     Raises:
       ArgumentError: for other numbers; from the pruner, for a tensor without reduction axes, or a sparsity other than
@@ -113,6 +124,8 @@ def nm(n: int, m: int, axes: Sequence[int] | None = None) -> Pattern:
     """
     if not (isinstance(n, int) and isinstance(m, int) and 1 <= n < m):
         raise ArgumentError(f"nm(n, m) needs whole numbers 1 <= n < m, got {n!r} and {m!r}")
+    if isinstance(axes, Mapping):
+        return _by_path(nm(n, m), {path: nm(n, m, own) for path, own in axes.items()})
     name = f"{n}:{m}"
 
     def units(shape: Shape) -> Units | str:
@@ -252,6 +265,12 @@ def _means(scores: Array, block: Shape) -> Array:
     for runs in edges:
         members = members[..., None] * runs
     return scores * jnp.asarray(1 / members, scores.dtype)
+
+
+def _by_path(pattern: Pattern, known: Mapping[str, Pattern]) -> Pattern:
+    """A pattern of the tensors whose axes are known."""
+    unknown = pattern._replace(units=lambda shape: "axes= has none for it")
+    return pattern._replace(at=lambda path: known.get(path, unknown))
 
 
 def reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:

@@ -184,7 +184,7 @@ class _Pruner(NamedTuple):
         for path, leaf in named.items():
             shape = tuple(leaf.shape)
             if path in kept_whole:
-                units = self.pattern.units(shape)
+                units = self.pattern.of(path).units(shape)
                 size = leaf.size if isinstance(units, str) else units.number
                 found.append(Layer(path, shape, size, size, is_dense=True))
                 continue
@@ -234,7 +234,8 @@ class _Pruner(NamedTuple):
         shares = _without_dense(shares, layers, free)
         held, before = [memory[e.path] for e in own], [old[e.path] for e in own]
         for evidence, units in zip(own, self._units_kept(own, held, before, shares, floors), strict=True):
-            mask = spread_like(self.pattern.spread(units, evidence.weight.shape), evidence.weight)
+            spread = self.pattern.of(evidence.path).spread
+            mask = spread_like(spread(units, evidence.weight.shape), evidence.weight)
             masks[evidence.path] = mask & (old[evidence.path] | (jnp.asarray(step) == 0)) if self.nested else mask
         return masks
 
@@ -248,48 +249,57 @@ class _Pruner(NamedTuple):
     ) -> list[Array]:
         """Masks of the units of each tensor."""
         keep, group, step = shares.keep, shares.group, own[0].step
+        paths = [evidence.path for evidence in own]
+        patterns = [self.pattern.of(path) for path in paths]
+
+        def pooled(raw: Sequence[Array], of: Any) -> tuple[list[Array], Any]:
+            return self._pooled(raw, of, paths)
 
         def choose(values: Sequence[Array], of: Any = threshold.itself) -> list[Array]:
-            return self._chosen(values, of, shares, floors)
+            return self._chosen(values, of, shares, floors, patterns)
 
         raw = [self.score.rank(evidence, held) for evidence, held in zip(own, memory, strict=True)]
-        values, of = self._pooled(raw, self.score.of)
+        values, of = pooled(raw, self.score.of)
         fresh = jnp.asarray(step) == 0
         if self.regrow:
-            begin = self._pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
+            begin = pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
             if not isinstance(step, jax.core.Tracer) and step == 0:
                 return choose(*begin)
-            alive = [self.pattern.pick(mask) for mask in old]
-            growth = selection.scores_of(
-                *self._pooled([self.regrow.grow(evidence) for evidence in own], threshold.itself)
-            )
+            alive = [each.pick(mask) for each, mask in zip(patterns, old, strict=True)]
+            growth = selection.scores_of(*pooled([self.regrow.grow(evidence) for evidence in own], threshold.itself))
             ranks, first = selection.scores_of(values, of), selection.scores_of(*begin)
             return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh, choose)
         if self.nested:
-            alive = [self.pattern.pick(mask) | fresh for mask in old]
+            alive = [each.pick(mask) | fresh for each, mask in zip(patterns, old, strict=True)]
             scores = selection.scores_of(values, of)
             return choose([jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)])
         return choose(values, of)
 
-    def _chosen(self, values: Sequence[Array], of: Any, shares: Shares, floors: Sequence[int]) -> list[Array]:
+    def _chosen(
+        self, values: Sequence[Array], of: Any, shares: Shares, floors: Sequence[int], patterns: Sequence[Pattern]
+    ) -> list[Array]:
         """Masks of the units of highest score, beside those that are protected."""
         keep, group = shares
         if self.pattern.protect is not None:
             scores = selection.scores_of(values, of)
-            return selection.keep_beside(list(map(self.pattern.protect, scores)), floors, scores, keep, group)
+            safe = [
+                each.protect(score) for each, score in zip(patterns, scores, strict=True) if each.protect is not None
+            ]
+            return selection.keep_beside(safe, floors, scores, keep, group)
         if self.distribution.compete and any(floors):
             scores = selection.scores_of(values, of)
             safe = threshold.keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
             return selection.keep_beside(safe, floors, scores, keep, group)
         return threshold.keep_largest(values, _stacked(keep), group, score=of)
 
-    def _pooled(self, raw: Sequence[Array], of: Any) -> tuple[list[Array], Any]:
-        """Values of units, and the function of them that is ranked."""
-        values = list(raw)
+    def _pooled(self, raw: Sequence[Array], of: Any, paths: Sequence[str]) -> tuple[list[Array], Any]:
+        """Values of the units of tensors, and the function of them that is ranked."""
+        values, scale = list(raw), self.distribution.scale
         if self.pattern.pool is not None:
-            values, of = [self.pattern.pool(of(value)) for value in values], threshold.itself
-        if self.distribution.scale is not None:
-            values, of = [self.distribution.scale(of(value)) for value in values], threshold.itself
+            pools = [self.pattern.of(path).pool or threshold.itself for path in paths]
+            values, of = [pool(of(value)) for pool, value in zip(pools, values, strict=True)], threshold.itself
+        if scale is not None:
+            values, of = [scale(of(value), path) for value, path in zip(values, paths, strict=True)], threshold.itself
         return values, of
 
 
