@@ -129,7 +129,7 @@ class _Bodies:
       maker: the node that computes it.
       outer: for an operand of a body, the value that the body around hands in.
       image: for a parameter, or an operand of a body that is one: its path.
-      stacked: for an operand of a body, the scans on whose step it depends.
+      stacked: for a value that depends on the step of a scan around it: which.
     """
 
     maker: dict[Value, Node] = field(default_factory=dict)
@@ -137,12 +137,9 @@ class _Bodies:
     image: dict[Value, str] = field(default_factory=dict)
     stacked: dict[Value, frozenset[Node]] = field(default_factory=dict)
 
-    def scans(self, value: Value) -> frozenset[Node]:
-        """The scans on whose step a value depends."""
-        if value not in self.stacked:
-            ins = self.maker[value].ins if value in self.maker else [self.outer[value]] if value in self.outer else []
-            self.stacked[value] = frozenset().union(*map(self.scans, ins))
-        return self.stacked[value]
+    def scans(self, *values: Value) -> frozenset[Node]:
+        """The scans on whose step values depend."""
+        return frozenset[Node]().union(*(self.stacked[value] for value in values if value in self.stacked))
 
 
 def _bodies(program: Program) -> tuple[_Bodies, dict[int, tuple[Node, ...]]]:
@@ -153,6 +150,7 @@ def _bodies(program: Program) -> tuple[_Bodies, dict[int, tuple[Node, ...]]]:
         scans = around[id(frame)]
         for node in frame.nodes:
             found.maker.update(dict.fromkeys(node.outs, node))
+            found.stacked.update(dict.fromkeys(node.outs, found.scans(*node.ins)))
             if node.op != "scan" and node.op not in compat.REMAT:
                 continue
             (body,), scanned = node.frames, node.op == "scan"
