@@ -2,15 +2,25 @@
 
 Eight simulated devices, so that every sharding test runs on a CPU; and no optimisation of machine code, which is most
 of what compiling a training step costs (2.5 times the time). XLA_FLAGS can ask for it: .ci/run repeats the laws so.
+
+Worker processes share what they have compiled, for this run alone or in the folder that JAX_COMPILATION_CACHE_DIR names.
 """
 
+import atexit
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the first process: workers are given its environment
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxcomp-compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import numpy as np
