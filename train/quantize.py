@@ -113,13 +113,16 @@ def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.
 def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
     """The rules that lose least within so many bytes of a file.
 
+    How far grids reach is left to the rounding on data: the fit that they were measured with goes by weights alone.
+
     Raises:
       UserError: if the fewest bits take more.
     """
     try:
-        return jc.search.allocate(found, file_bytes=budget)
+        rules = jc.search.allocate(found, file_bytes=budget)
     except jc.JaxcompError as error:
         raise UserError(str(error)) from error
+    return [(path, scheme._replace(fit=None)) for path, scheme in rules]
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:

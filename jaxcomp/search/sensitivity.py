@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import dims, table
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode
 from jaxcomp.rewrite.moments import checked_batches
-from jaxcomp.rewrite.schemes import Scheme, Target, Targets
+from jaxcomp.rewrite.schemes import Scheme, Target
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.sites import sites
 
@@ -107,7 +107,6 @@ def sensitivity(
     *,
     harm: str | Harm = "kl",
     curvature: Params | None = None,
-    rounded: Mapping[str, Params] | None = None,
 ) -> Sensitivity:
     r"""Quantises one layer at a time, by every choice, and measures what is lost.
 
@@ -124,9 +123,6 @@ def sensitivity(
       curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.rewrite.hutchinson`, or
         :func:`jaxcomp.rewrite.fisher` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
-      rounded: for choices by name, parameters all of whose weights are rounded so, by
-        :func:`jaxcomp.rewrite.round_weights` on data (``inputs="rounded", biases=False``: each layer for itself); those
-        of other choices are rounded to the nearest.
 
     Returns:
       The table, which :func:`allocate` and :func:`fall_back` read; ``jaxcomp.measure.layer_sensitivity`` draws it.
@@ -145,8 +141,6 @@ def sensitivity(
 
     Reference: Wu et al., Integer quantization for deep learning inference, 2020; Dong et al., HAWQ-V2, 2020.
     """
-    if unknown := sorted({*(rounded or {})} - {*options}):
-        raise ArgumentError(f"rounded= names {', '.join(map(repr, unknown))}; options are {', '.join(options)}")
     measure = HARMS.get(harm) if isinstance(harm, str) else harm
     if measure is None:
         raise ArgumentError(f"harm must be one of {', '.join(HARMS)} or a function, got {harm!r}")
@@ -169,7 +163,7 @@ def sensitivity(
         targets = switched.targets([(".*", scheme)])
         for path in switched.paths:
             one = targets._replace(weights={path: targets.weights[path]} if scheme else {})
-            changed, lost = _changed(switched, params, one, (rounded or {}).get(name)), 0.0
+            changed, lost = switched.rounded(params, one, {}), 0.0
             if scheme is not None and curvature is not None:
                 lost = _second_order(path, params, changed, curvature)
             elif scheme is not None:
@@ -179,13 +173,6 @@ def sensitivity(
             target = one.weights.get(path)
             found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
     return Sensitivity(tuple(found[path, name] for path in switched.paths for name in options))
-
-
-def _changed(switched: Switched, params: Params, targets: Targets, rounded: Params | None) -> Params:
-    """Parameters of which some weights are rounded: taken from others all of which are, or to the nearest."""
-    if rounded is None:
-        return switched.rounded(params, targets, {})
-    return replace_leaves(params, {path: named_leaves(rounded)[path] for path in targets.weights})
 
 
 def _second_order(path: str, params: Params, changed: Params, curvature: Params) -> float:
