@@ -29,7 +29,7 @@ def allocate(
       file_bytes: instead, of all weights in a file, before entropy coding, likewise.
 
     Returns:
-      ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. Before
+      ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. For
       :func:`jaxcomp.rewrite.post_training` drop a fit that they were measured with (``scheme._replace(fit=None)``): the
       reach of grids is then found on data, by the error of layers' outputs.
 
