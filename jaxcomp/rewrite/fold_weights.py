@@ -208,10 +208,10 @@ def _maker(value: Value, bodies: _Bodies) -> Node | None:
                 return None  # a parameter, or carried by a loop
             value = bodies.outer[value]
             continue
-        live = [operand for operand in node.ins if operand.const is None or operand.shape]
-        if node.op not in PASSED or len(live) != 1:
+        passed = [operand for operand in node.ins if operand.const is None or operand.shape]
+        if node.op not in PASSED or len(passed) != 1 or (node.op == "div" and passed[0] is not node.ins[0]):
             return node
-        value = live[0]
+        (value,) = passed
 
 
 PASSED = frozenset({*MOVES, "convert_element_type", "broadcast_in_dim", "neg", "mul", "div"})

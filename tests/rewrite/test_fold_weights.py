@@ -94,6 +94,7 @@ CASES = {
     ),
     "the same in every step": Case(recurrent, of(a=(6, 2), b=(6, 4)), X, {"b": (6, 6)}),
     "handed into a scan": Case(handed_in, of(w=(3, 6, 6), one=(6, 6)), X, {"w": (3, 6, 6), "one": (6, 6)}),
+    "a reciprocal": Case(lambda p, x: x @ (2 / p["w"]), of(w=(6, 5)), X, {"w": (6, 5)}),
     "scaled by a number of the tree": Case(lambda p, x: x @ (p["w"] / p["s"]), of(w=(6, 5), s=()), X, {"w": (6, 5)}),
     "some of it a parameter": Case(
         lambda p, x: (x @ p["v"]) @ jnp.tanh(p["w"]), of(v=(6, 6), w=(6, 5)), X, {"v": (6, 6), "w": (6, 5)}
