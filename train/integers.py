@@ -7,7 +7,7 @@ import jax
 import jaxcomp as jc
 from train.step import Classifier, Variables
 
-FIELDS = ("bits", "input_bits", "inputs")
+FIELDS = ("bits", "symmetric", "input_bits", "inputs")
 """What of a scheme the scripts choose."""
 
 
@@ -34,7 +34,7 @@ def described(scheme: Any, folded: bool) -> dict[str, Any]:
 
     Example:
       >>> described([("a", jc.rewrite.Scheme(8)), (".*", jc.rewrite.Scheme(4, inputs=None))], True)["rules"][1]
-      ['.*', {'bits': 4, 'input_bits': 8, 'inputs': None}]
+      ['.*', {'bits': 4, 'symmetric': True, 'input_bits': 8, 'inputs': None}]
     """
     rules = [(".*", scheme)] if isinstance(scheme, jc.rewrite.Scheme) else scheme
     return {

@@ -44,7 +44,7 @@ class Pattern(NamedTuple):
       densest: the sparsity at which nothing but what is protected is left; None without protection.
       nearest: ``sparsity -> text``: what can be had in place of a sparsity other than ``densest``.
       n_of_m: the numbers of N:M; None for any other.
-      at: ``path -> Pattern`` of the tensor there, where they differ; None: they do not.
+      at: ``path -> Pattern`` of the tensor there, of the same kind as this one; None: this one, for every tensor.
     """
 
     name: str

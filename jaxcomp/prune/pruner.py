@@ -282,9 +282,8 @@ class _Pruner(NamedTuple):
         keep, group = shares
         if self.pattern.protect is not None:
             scores = selection.scores_of(values, of)
-            safe = [
-                each.protect(score) for each, score in zip(patterns, scores, strict=True) if each.protect is not None
-            ]
+            safe = [each.protect(score) for each, score in zip(patterns, scores, strict=True) if each.protect]
+            assert len(safe) == len(scores), "patterns of one kind protect alike"
             return selection.keep_beside(safe, floors, scores, keep, group)
         if self.distribution.compete and any(floors):
             scores = selection.scores_of(values, of)

@@ -27,7 +27,6 @@ from jaxcomp.rewrite.quantize import fake_quantize as fake_quantize
 from jaxcomp.rewrite.quantize import quantize as quantize
 from jaxcomp.rewrite.recalibrate import recalibrate as recalibrate
 from jaxcomp.rewrite.refit import refit as refit
-from jaxcomp.rewrite.remove_dead import alive as alive
 from jaxcomp.rewrite.remove_dead import remove_dead as remove_dead
 from jaxcomp.rewrite.rounding import Rounded as Rounded
 from jaxcomp.rewrite.rounding import round_weights as round_weights

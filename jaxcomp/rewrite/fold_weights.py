@@ -33,9 +33,9 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
       *example: the other arguments, or their shapes.
 
     Returns:
-      The new function, whose ``report`` prints as a table, and its parameters: each weight under the path of the
-      largest parameter that it alone is computed of, if there is one, of its shape; those that nothing needs any more
-      are gone from dicts and ``nnx.State``, and None in other containers.
+      The new function, whose ``report`` prints as a table, and its parameters: each weight in place of a parameter that
+      it is computed of and that nothing else needs, at best one of its shape, else the largest; the others that nothing
+      needs any more are gone from dicts and ``nnx.State``, and None in other containers.
 
     Raises:
       ArgumentError: if the function reads no parameter; from the new function, for inputs for which weights are

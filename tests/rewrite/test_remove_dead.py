@@ -85,6 +85,13 @@ def test_values_are_needed() -> None:
         jax.jit(lambda p: remove_dead(mlp, p, X)[1])(PARAMS)
 
 
+def test_numbers_beside_arrays_are_no_channels() -> None:
+    params = {"a": PARAMS["a"], "b": PARAMS["b"].at[1].set(0), "by": 2.0, "steps": 3}
+    new, small = remove_dead(lambda p, x: jnp.tanh(x @ p["a"] * p["by"]) @ p["b"], params, X)
+    assert (small["a"].shape, small["by"], small["steps"]) == ((3, 4), 2.0, 3)
+    assert new(small, X).shape == (4, 4)
+
+
 def test_after_unstructured_pruning() -> None:
     """Global magnitude leaves few of many units; what is removed can be cut as if it had been chosen."""
     params = randomize({"a": jnp.ones((3, 50)), "bias": jnp.zeros(50), "b": jnp.ones((50, 40)), "c": jnp.ones((40, 2))})

@@ -24,6 +24,8 @@ def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path
         f"--batch_norm={batch_norm}",
         "--learning_rate=1e-5",
     ]
+    if batch_norm == "live":
+        command += ["--bits=2", "--affine"]
     done = cli(*command, module="train.qat")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())

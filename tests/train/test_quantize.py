@@ -8,6 +8,7 @@ import pytest
 from conftest import Cli
 from test_pretrained import torch_names
 
+import jaxcomp as jc
 from train import evaluate, quantize
 from train.errors import UserError
 
@@ -39,6 +40,18 @@ def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
     assert (few.returncode, "the cheapest choices take" in few.stderr) == (1, True), few.stderr
     other = cli(*command, "--damping=0.1", module="train.quantize")
     assert (other.returncode, "damping: '0.01' there, '0.1' now" in other.stderr) == (1, True)
+
+
+def test_mixed_bits_leave_the_reach_of_grids_to_the_data() -> None:
+    fine = jc.rewrite.Scheme(fit=jc.quant.mse())
+    rows = [
+        jc.search.SensitivityRow("w", (4,), str(bits), fine._replace(bits=bits), 1 / bits, bits, bits, bits)
+        for bits in (2, 4)
+    ]
+    found = jc.search.Sensitivity(tuple(rows))
+    assert quantize.allocated(found, 3) == [("w", jc.rewrite.Scheme(2))]
+    with pytest.raises(UserError, match="the cheapest choices take 2"):
+        quantize.allocated(found, 1)
 
 
 def test_settings() -> None:
