@@ -127,27 +127,8 @@ def _gradual(knobs: Knobs) -> jc.Compressor:
     return jc.partition([(KERNELS, jc.prune.prune(cubic(knobs), distribution="global", every=RANKED_EVERY))])
 
 
-def steep(forget: float = 1e-3) -> jc.prune.Score:
-    """:math:`|w| \\, (\\overline{g^2})^{1/4}`: midway between magnitude and the diagonal of Fisher information.
-
-    Magnitude alone leaves the layers next to the output, whose weights are few and matter most, with too few of them.
-
-    Args:
-      forget: what a new gradient weighs in the running mean.
-    """
-
-    def gather(memory: jax.Array, evidence: jc.prune.Evidence) -> jax.Array:
-        square = evidence.gradient("the score 'steep'") ** 2
-        return jnp.where(evidence.step == 0, square, memory + forget * (square - memory))
-
-    def rank(evidence: jc.prune.Evidence, memory: jax.Array) -> jax.Array:
-        return jnp.abs(evidence.weight) * jnp.sqrt(jnp.sqrt(memory))
-
-    return jc.prune.Score("steep", rank, init=jnp.zeros_like, gather=gather, needs="grads")
-
-
 def _steep(knobs: Knobs) -> jc.Compressor:
-    pruner = jc.prune.prune(cubic(knobs), steep(), distribution="global", every=RANKED_EVERY)
+    pruner = jc.prune.prune(cubic(knobs), jc.prune.fisher(4), distribution="global", every=RANKED_EVERY)
     return jc.partition([(KERNELS, pruner)])
 
 

@@ -34,6 +34,7 @@ from jaxcomp.prune.schedules import alternating as alternating
 from jaxcomp.prune.schedules import one_shot as one_shot
 from jaxcomp.prune.scores import Evidence as Evidence
 from jaxcomp.prune.scores import Score as Score
+from jaxcomp.prune.scores import fisher as fisher
 from jaxcomp.prune.scores import magnitude_score as magnitude_score
 from jaxcomp.prune.scores import movement as movement
 from jaxcomp.prune.scores import random_score as random_score

@@ -16,6 +16,7 @@ from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.prune.limits import Rule, least_kept
 from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, normalized, saliency
+from jaxcomp.prune.selection import all_finite
 
 Scope = Literal["group", "global"]
 
@@ -83,8 +84,8 @@ def channels(
       groups: of :func:`jaxcomp.trace.groups`, found on a tree like the one that this is given.
       fraction: of channels to cut, in [0, 1), or an optax schedule of it (step -> fraction).
       score: ``l1``, ``l2``, ``lamp``, ``fpgm``, ``norm_scale``; ``taylor``, ``taylor_squared``, ``taylor_abs``, for
-        which ``update`` needs ``grads=`` (without, masks stand; at first all channels are kept): see
-        :func:`jaxcomp.rewrite.importance`. Or a function ``params -> {group: [size]}`` that can be traced.
+        which ``update`` needs ``grads=`` (without, and where one is not finite, masks stand; at first all channels are
+        kept): see :func:`jaxcomp.rewrite.importance`. Or a function ``params -> {group: [size]}`` that can be traced.
       scope: ``"group"``: every group gives up the fraction; ``"global"``: all together do, ranked as one.
       soft: whether channels may come back.
       combine: how the scores of a group's members are combined.
@@ -130,10 +131,12 @@ def channels(
             return old
         scores = score(params) if callable(score) else _scored(groups, score, params, grads, combine, normalize)
         ranked = [jnp.asarray(scores[group.name], jnp.float32) for group in groups]
+        usable = all_finite(ranked) if needs_grads and ranked else True
         if not soft:
             ranked = [jnp.where(old[g.name], own, -jnp.inf) for g, own in zip(groups, ranked, strict=True)]
         masks = channel_masks(ranked, asked(step), scope, [least[group.name] for group in groups])
         found = {group.name: mask for group, mask in zip(groups, masks, strict=True)}
+        found = {name: jnp.where(usable, mask, old[name]) for name, mask in found.items()}
         return found if soft else {name: mask & old[name] for name, mask in found.items()}
 
     def apply(params: Params, state: State) -> Params:

@@ -50,7 +50,8 @@ def prune(
     r"""Prunes the weights that score least: :math:`w \mapsto w \cdot [s(w) \ge t]`.
 
     Thresholds are exact: what is asked for is reached to the unit, ties are broken in favour of the first, and neither
-    devices nor compilers change a mask. Step 0 starts afresh.
+    devices nor compilers change a mask. Step 0 starts afresh. Gradients that are not finite, as loss scaling has them
+    now and then, are left out: where one is, a score's memory stays; without memory, and with regrowth, masks stand.
 
     Static random: ``prune(0.9, "random")``. SET: ``prune(0.9, regrow="set", distribution="erk", every=100)``; RigL:
     ``regrow="rigl"``. Iterative: ``nested=True`` with a rising schedule. N:M: ``prune(0.5, pattern=nm(2, 4))``.
@@ -59,8 +60,8 @@ def prune(
     Args:
       sparsity: the fraction of zeros, in [0, 1), or an optax schedule of it (step -> fraction). With a pattern of
         larger units, of units.
-      score: ``"magnitude"``, ``"random"``, ``"taylor"``, ``"snip"``, ``"movement"``, ``"wanda"``, or a
-        :class:`jaxcomp.prune.Score`. The middle four but random need ``update(..., grads=)``, wanda ``statistics=``;
+      score: ``"magnitude"``, ``"random"``, ``"taylor"``, ``"snip"``, ``"movement"``, ``"fisher"``, ``"wanda"``, or a
+        :class:`jaxcomp.prune.Score`. Those from taylor to fisher need ``update(..., grads=)``, wanda ``statistics=``;
         until then every weight is kept.
       pattern: of :mod:`jaxcomp.prune.patterns`: ``nm(2, 4)``, ``blocks((8, 128))``, ``kernels()``, ``filters()``; every
         weight by itself unless given.
@@ -154,9 +155,9 @@ class _Pruner(NamedTuple):
         )
         old, memory = self._unpacked(params, state, known)
         if not blind:
-            memory = {path: self.score.gather(memory[path], own) for path, own in known.items()}
+            memory = {path: self._gathered(memory[path], own) for path, own in known.items()}
         if not blind or self.regrow:
-            old = self._due(step, state is None, old, lambda: self._ranked(known, memory, layers, old, step))
+            old = self._due(step, state is None, old, lambda: self._followed(known, memory, layers, old, step))
         mask = leaves.map_real(lambda path, leaf: old[path_string(path)], params)
         if self.score.init is None:
             return mask
@@ -207,6 +208,19 @@ class _Pruner(NamedTuple):
         old = {path: spread_like(masks[path], weight) for path, weight in weights.items()}
         return old, {path: spread_like(held[path], weight) if held else () for path, weight in weights.items()}
 
+    def _gathered(self, memory: Any, own: Evidence) -> Any:
+        """What a score remembers after an update: what it did, where the gradient is not finite."""
+        new = self.score.gather(memory, own)
+        if self.score.init is None or own.grad is None:
+            return new
+        finite = jnp.isfinite(spread_like(own.grad, own.weight))
+
+        def mended(new: Array, held: Array, begun: Array) -> Array:
+            usable = finite if new.shape == finite.shape else jnp.all(finite)
+            return jnp.where(usable, new, jnp.where(jnp.asarray(own.step) == 0, begun, held))
+
+        return jax.tree.map(mended, new, memory, self.score.init(own.weight))
+
     def _due(self, step: Step, first: bool, old: _Named, ranked: Any) -> _Named:
         """New masks at every so many steps, the old ones between."""
         if first or self.every == 1:
@@ -214,6 +228,19 @@ class _Pruner(NamedTuple):
         if isinstance(step, jax.core.Tracer):
             return lax.cond(step % self.every == 0, ranked, lambda: old)
         return ranked() if int(step) % self.every == 0 else old
+
+    def _followed(
+        self, known: Mapping[str, Evidence], memory: _Named, layers: Sequence[Layer], old: _Named, step: Step
+    ) -> _Named:
+        """The masks that the scores ask for; the old ones where gradients that they follow at once are not finite."""
+        masks = self._ranked(known, memory, layers, old, step)
+        slopes = [own.grad for own in known.values() if own.grad is not None]
+        if not slopes or not (self.regrow or (self.score.needs == "grads" and self.score.init is None)):
+            return masks
+        usable = selection.all_finite(slopes)
+        if self.regrow:
+            usable |= jnp.asarray(step) == 0  # it begins without gradients
+        return {path: jnp.where(usable, mask, old[path]) for path, mask in masks.items()}
 
     def _ranked(
         self, known: Mapping[str, Evidence], memory: _Named, layers: Sequence[Layer], old: _Named, step: Step

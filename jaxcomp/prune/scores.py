@@ -208,6 +208,41 @@ def movement() -> Score:
     return Score("movement", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
 
 
+def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
+    r""":math:`|w| \, \sqrt[r]{\overline{g^2}}`; r = 2 ranks as :math:`F w^2` does, the loss's gain when a weight goes.
+
+    F, the diagonal of the Fisher information, is estimated by the squared gradients of batches. For r = 4 this is
+    midway to magnitude, which alone leaves too little to the layers next to the output, whose weights are few and
+    matter most.
+
+    Args:
+      root: r, 2 or 4.
+      decay: of the moving average over updates, :math:`s \leftarrow s + (1 - d)(g^2 - s)`, in [0, 1).
+
+    Example:
+      >>> import jaxcomp as jc
+      >>> w, g = jnp.array([1.0, -2.0, 3.0, -4.0]), jnp.array([4.0, 1.0, -1.0, 0.5])
+      >>> pruner = jc.prune.prune(0.5, fisher())
+      >>> pruner.update(w, pruner.init(w), 0, grads=g).mask.tolist()
+      [True, False, True, False]
+
+    Reference: LeCun et al., Optimal brain damage, 1990; Singh and Alistarh, WoodFisher, 2020 (its diagonal).
+    """
+    if root not in (2, 4) or not 0 <= decay < 1:
+        raise ArgumentError(f"fisher needs root 2 or 4 and a decay in [0, 1), got {root!r} and {decay!r}")
+
+    def gather(memory: Array, evidence: Evidence) -> Array:
+        square = jax.lax.optimization_barrier(jnp.square(evidence.gradient("the score 'fisher'")))
+        step = jax.lax.optimization_barrier((1 - decay) * (square - memory))
+        return jnp.where(evidence.step == 0, square, memory + step)
+
+    def rank(evidence: Evidence, memory: Array) -> Array:
+        deviation = jnp.sqrt(memory)
+        return jnp.abs(evidence.weight) * (deviation if root == 2 else jnp.sqrt(deviation))
+
+    return Score("fisher", rank, itself, _zeros, gather, "grads")
+
+
 def wanda(norms: Mapping[str, Any] | None = None) -> Score:
     r""":math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
 
@@ -242,6 +277,7 @@ SCORES: dict[str, Callable[[], Score]] = {
     "taylor": taylor,
     "snip": snip,
     "movement": movement,
+    "fisher": fisher,
     "wanda": wanda,
 }
 """Scores by name."""

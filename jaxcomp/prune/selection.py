@@ -1,6 +1,6 @@
 """Selections made of exact counts: beside what is protected, and by exchange. Array kernels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +9,11 @@ from jax import Array
 from jaxcomp.core.threshold import itself, keep_largest
 
 Arrays = Sequence[Array]
+
+
+def all_finite(arrays: Iterable[Array]) -> Array:
+    """Whether no number of them is infinite or NaN."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
 
 
 def scores_of(values: Arrays, of: Callable[[Array], Array]) -> list[Array]:

@@ -130,6 +130,9 @@ def test_taylor_waits_for_gradients_and_then_follows_them() -> None:
     keep = jc.rewrite.choose(0.5, "taylor", grads=grads)(groups, PARAMS)
     assert {n: m.tolist() for n, m in cut.items()} == {n: m.tolist() for n, m in keep.items()}
     assert jax.tree.all(jax.tree.map(jnp.array_equal, prune.update(PARAMS, cut, 2), cut))
+    overflown = jax.tree.map(lambda grad: grad * jnp.inf, grads)  # as loss scaling has it now and then
+    stood = jax.jit(prune.update)(PARAMS, state, 1, grads=overflown)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, stood, state))
 
 
 def test_hard_masks_only_fall_and_soft_ones_come_back() -> None:

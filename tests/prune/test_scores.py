@@ -8,7 +8,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.prune import Score, movement, prune, snip, taylor
+from jaxcomp.prune import Score, fisher, movement, prune, snip, taylor
 
 SHAPE = (6, 10)
 KEPT = 24
@@ -32,28 +32,64 @@ def followed(pruner, steps):
     return masks
 
 
-def moving_average(slopes, decay):
-    rows = [np.abs(slopes[0])]
-    for slope in slopes[1:]:
-        rows.append(decay * rows[-1] + (1 - decay) * np.abs(slope))
-    return rows
+def moving_average(rows, decay):
+    held = [rows[0]]
+    for row in rows[1:]:
+        held.append(decay * held[-1] + (1 - decay) * row)
+    return np.stack(held)
 
 
 FORMULAS = {
-    "taylor": (taylor(), lambda slopes: [np.abs(s) for s in slopes]),
-    "taylor-squared": (taylor(order=2), lambda slopes: [s**2 for s in slopes]),
-    "taylor-averaged": (taylor(decay=0.75), lambda slopes: moving_average(slopes, 0.75)),
-    "snip": (snip(), lambda slopes: [np.abs(slopes[0])] * len(slopes)),
-    "movement": (movement(), lambda slopes: list(-np.cumsum(slopes, axis=0))),
+    "taylor": (taylor(), lambda w, g: np.abs(w * g)),
+    "taylor-squared": (taylor(order=2), lambda w, g: (w * g) ** 2),
+    "taylor-averaged": (taylor(decay=0.75), lambda w, g: moving_average(np.abs(w * g), 0.75)),
+    "snip": (snip(), lambda w, g: [np.abs(w[0] * g[0])] * len(w)),
+    "movement": (movement(), lambda w, g: -np.cumsum(w * g, axis=0)),
+    "fisher": (fisher(decay=0.75), lambda w, g: w**2 * moving_average(g**2, 0.75)),
+    "fisher-fourth-root": (fisher(4, decay=0.75), lambda w, g: w**4 * moving_average(g**2, 0.75)),
 }
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_scores_of_gradients_are_the_papers_formulas(steps, name):
     score, formula = FORMULAS[name]
-    slopes = [np.float64(both["w"][0]) * np.float64(both["w"][1]) for both in steps]
-    for mask, scores in zip(followed(prune(0.6, score), steps), formula(slopes), strict=True):
+    weights, grads = (np.stack([np.float64(both["w"][i]) for both in steps]) for i in (0, 1))
+    for mask, scores in zip(followed(prune(0.6, score), steps), formula(weights, grads), strict=True):
         np.testing.assert_array_equal(mask, loops.top(scores, KEPT))
+
+
+@pytest.mark.parametrize("name", ["taylor-averaged", "snip", "movement", "fisher"])
+def test_gradients_that_are_not_finite_are_not_remembered(steps, name):
+    """Loss scaling overflows now and then: one such step would rank for ever after."""
+    pruner = prune(0.6, FORMULAS[name][0])
+    update = jax.jit(lambda state, i, grads: pruner.update({"w": steps[0]["w"][0]}, state, i, grads={"w": grads}))
+    state = update(pruner.init({"w": steps[0]["w"][0]}), 0, steps[0]["w"][1])
+    clean = update(state, 1, steps[1]["w"][1])
+    lost = update(state, 1, jnp.full(SHAPE, jnp.nan))
+    jax.tree.map(np.testing.assert_array_equal, lost, state)
+    partly = update(state, 1, steps[1]["w"][1].at[0].set(jnp.inf).at[1].set(jnp.nan)).memory["w"]
+    np.testing.assert_array_equal(partly[2:], clean.memory["w"][2:])
+    np.testing.assert_array_equal(partly[:2], state.memory["w"][:2])
+    afresh = update(clean, 0, jnp.full(SHAPE, jnp.inf)).memory  # step 0 forgets in any case
+    np.testing.assert_array_equal(afresh["w"], pruner.init({"w": steps[0]["w"][0]}).memory["w"])
+
+
+@pytest.mark.parametrize("regrow", [None, "rigl"])
+def test_masks_stand_where_gradients_are_not_finite(steps, regrow):
+    pruner = prune(0.6, "magnitude" if regrow else "taylor", regrow=regrow)
+    update = jax.jit(lambda params, state, i, grads: pruner.update(params, state, i, grads=grads))
+    trees = [({"a": both["w"][0], "b": -both["w"][0]}, {"a": both["w"][1], "b": both["w"][1]}) for both in steps]
+    state = update(trees[0][0], pruner.init(trees[0][0]), 1, trees[0][1])
+    params, grads = trees[1]
+    moved = update(params, state, 2, grads)
+    assert (moved["a"] != state["a"]).any()
+    for bad in (jnp.nan, -jnp.inf):
+        spoilt = grads | {"b": grads["b"].at[0, 0].set(bad)}
+        jax.tree.map(np.testing.assert_array_equal, update(params, state, 2, spoilt), state)
+        jax.tree.map(np.testing.assert_array_equal, pruner.update(params, state, 2, grads=spoilt), state)
+    if regrow:  # the first mask needs no gradient
+        begun = update(params, state, 0, jax.tree.map(lambda grad: grad * jnp.nan, grads))
+        jax.tree.map(np.testing.assert_array_equal, begun, pruner.init(params))
 
 
 def test_snip_takes_the_first_gradients_whenever_they_come(steps):
@@ -91,7 +127,7 @@ def test_a_random_order_follows_from_the_seed_and_the_path_alone():
     assert (prune(0.9, "random").init(params)["a"] <= masks["a"]).all()
 
 
-@pytest.mark.parametrize("name", ["taylor", "snip", "movement"])
+@pytest.mark.parametrize("name", ["taylor", "snip", "movement", "fisher"])
 def test_missing_gradients_are_named(name):
     params = {"layer": {"kernel": jnp.ones(3)}}
     pruner = prune(0.5, name)
@@ -127,9 +163,11 @@ def test_gradients_come_through_recipes(steps):
     np.testing.assert_array_equal(recipe.apply(params, state)["net"]["w"] != 0, wanted)
 
 
-@pytest.mark.parametrize("arguments", [{"order": 3}, {"decay": 1.0}])
+@pytest.mark.parametrize("arguments", [{"order": 3}, {"order": 1, "decay": 1.0}])
 def test_arguments_that_mean_nothing_are_refused(arguments):
     with pytest.raises(ArgumentError, match="taylor needs order 1 or 2 and a decay"):
         taylor(**arguments)
+    with pytest.raises(ArgumentError, match="fisher needs root 2 or 4 and a decay"):
+        fisher(*arguments.values())
     with pytest.raises(ArgumentError, match="order must be 1 or 2, got 0"):
         jc.prune.magnitude_score(0)

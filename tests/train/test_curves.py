@@ -12,11 +12,10 @@ from flax import linen as nn
 from scipy.ndimage import shift
 from scipy.signal import correlate
 
-import jaxcomp as jc
 from train import curves
 from train.errors import UserError
 from train.models.lenet import LeNet5, LeNet300, by_patches, halved
-from train.scratch import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, steep, train
+from train.scratch import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, train
 from train.step import Classifier
 
 
@@ -64,20 +63,6 @@ def test_images_are_moved_as_scipy_moves_them() -> None:
     targets = np.arange(5 * 9 * 2.0).reshape(5, 9, 2)
     taught = shifted(data, np.random.default_rng(1), jnp.asarray(targets)).targets
     np.testing.assert_array_equal(taught, targets[drawn, np.arange(9)])
-
-
-def test_a_steep_score_is_magnitude_by_the_fourth_root_of_the_mean_square_gradient() -> None:
-    rng = np.random.default_rng(0)
-    weight, gradients = rng.normal(size=40).astype(np.float32), rng.normal(size=(3, 40)).astype(np.float32)
-    pruner = jc.prune.prune(0.6, steep(0.25), distribution="global")
-    state = pruner.init({"w": jnp.asarray(weight)})
-    assert bool(state.mask["w"].all())
-    mean = np.zeros(40)
-    for step, gradient in enumerate(gradients):
-        state = pruner.update({"w": jnp.asarray(weight)}, state, step + 1, grads={"w": jnp.asarray(gradient)})
-        mean = 0.75 * mean + 0.25 * gradient.astype(np.float64) ** 2
-        score = np.abs(weight) * mean**0.25
-        np.testing.assert_array_equal(state.mask["w"], score >= np.sort(score)[24])
 
 
 def test_a_run_too_short_to_rank_weights_is_refused() -> None:
