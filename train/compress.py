@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
+from jaxcomp.core.paths import named_leaves
 from train import config as command_line
 from train import data, evaluate, models, report
 from train.errors import UserError
@@ -72,14 +73,16 @@ def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: 
     fields = config[name]
     options = fields.options.to_dict()
     model = Classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
+    size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
+    refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "
     try:
-        jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
+        shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
     except Exception as error:  # Flax has many words for what does not fit; the first line says it
         words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
-        raise UserError(
-            f"{name} model {fields.model!r} with options {options} takes no {size} images: {words}"
-        ) from error
+        raise UserError(refusal + words) from error
+    empty = [f"{path} would be of shape {leaf.shape}" for path, leaf in named_leaves(shapes).items() if not leaf.size]
+    if empty:  # newer Flax says nothing
+        raise UserError(refusal + empty[0])
     return model
 
 

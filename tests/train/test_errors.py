@@ -5,9 +5,19 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 from conftest import Cli, assert_same_end, last_checkpoint
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from train import data, models
+from train.compress import make_classifier
+from train.configs.default import get_config
+from train.errors import UserError
 
 MISTAKES = {
     "dataset": (["--dataset=mnits"], ["unknown dataset 'mnits'", "such as mnist"]),
@@ -52,6 +62,25 @@ def mistakes(cli: Cli) -> dict[str, CompletedProcess]:
 def test_mistakes(cli: Cli, mistakes: dict[str, CompletedProcess], mistake: str) -> None:
     assert_clear(mistakes[mistake], *MISTAKES[mistake][1])
     assert not (cli.folder / "mistakes" / mistake).exists()  # the right command can use the same workdir
+
+
+def test_a_parameter_without_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer Flax makes a layer of whatever pooling has left, nothing included."""
+
+    class Pooled(nn.Module):
+        classes: int
+        axis_name: str | None = None
+
+        @nn.compact
+        def __call__(self, images: jax.Array, **options: Any) -> jax.Array:
+            return jnp.zeros((len(images), 0)) @ self.param("kernel", nn.initializers.zeros, (0, self.classes))
+
+    monkeypatch.setitem(models.MODELS, "pooled", Pooled)
+    config = get_config()
+    config.teacher.model = "pooled"
+    config.teacher.options = ConfigDict({})
+    with pytest.raises(UserError, match=r"takes no 8x8x1 images: params/kernel would be of shape \(0, 10\)"):
+        make_classifier(config, "teacher", data.load("digits"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
