@@ -77,7 +77,10 @@ def test_a_score_gathers_between_rankings(moved):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"score": "size"}, "score must be one of magnitude, random, taylor, snip, movement, wanda, or a value"),
+        (
+            {"score": "size"},
+            "score must be one of magnitude, random, taylor, snip, movement, fisher, wanda, or a value",
+        ),
         ({"distribution": "layer"}, "distribution must be one of uniform, global, erk, lamp, per_output, or a value"),
         ({"score": taylor}, r"or a value of jaxcomp.prune.Score; got <function taylor"),
         ({"regrow": random_growth}, r"regrow must be one of set, rigl, or a value of jaxcomp.prune.Regrow"),
