@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
+from jaxcomp.core.leaves import rounded, wide
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.threshold import itself
 from jaxcomp.core.types import Step
@@ -160,9 +160,7 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
 
     def gather(memory: Array, evidence: Evidence) -> Array:
         new = now(evidence)
-        # Without the barrier a compiler may fuse product and sum into one rounding, in some programs and not in others.
-        parts = jax.lax.optimization_barrier((memory * decay, new * (1 - decay)))
-        return jnp.where(evidence.step == 0, new, parts[0] + parts[1])
+        return jnp.where(evidence.step == 0, new, rounded(memory * decay) + rounded(new * (1 - decay)))
 
     return Score("taylor", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
 
@@ -202,7 +200,7 @@ def movement() -> Score:
     """
 
     def gather(memory: Array, evidence: Evidence) -> Array:
-        new = jax.lax.optimization_barrier(-evidence.slope("the score 'movement'"))
+        new = rounded(-evidence.slope("the score 'movement'"))
         return jnp.where(evidence.step == 0, new, memory + new)
 
     return Score("movement", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
@@ -232,9 +230,8 @@ def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
         raise ArgumentError(f"fisher needs root 2 or 4 and a decay in [0, 1), got {root!r} and {decay!r}")
 
     def gather(memory: Array, evidence: Evidence) -> Array:
-        square = jax.lax.optimization_barrier(jnp.square(evidence.gradient("the score 'fisher'")))
-        step = jax.lax.optimization_barrier((1 - decay) * (square - memory))
-        return jnp.where(evidence.step == 0, square, memory + step)
+        square = rounded(jnp.square(evidence.gradient("the score 'fisher'")))
+        return jnp.where(evidence.step == 0, square, memory + rounded((1 - decay) * (square - memory)))
 
     def rank(evidence: Evidence, memory: Array) -> Array:
         deviation = jnp.sqrt(memory)

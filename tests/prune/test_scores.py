@@ -58,6 +58,20 @@ def test_scores_of_gradients_are_the_papers_formulas(steps, name):
         np.testing.assert_array_equal(mask, loops.top(scores, KEPT))
 
 
+@pytest.mark.parametrize("name", ["taylor-averaged", "movement", "fisher"])
+def test_what_is_remembered_is_rounded_alike_in_every_program(rng, name):
+    """One rounding for a product and its sum, in a fused program alone, would be another number."""
+    draw = lambda: {"w": jnp.asarray(rng.normal(size=4000), jnp.float32)}  # noqa: E731
+    pruner = prune(0.6, FORMULAS[name][0])
+    update = lambda params, state, i, grads: pruner.update(params, state, i, grads=grads)  # noqa: E731
+    params, one = draw(), pruner.init(draw())
+    other = one
+    for i in range(3):
+        grads = draw()
+        one, other = update(params, one, i, grads), jax.jit(update)(params, other, i, grads)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 @pytest.mark.parametrize("name", ["taylor-averaged", "snip", "movement", "fisher"])
 def test_gradients_that_are_not_finite_are_not_remembered(steps, name):
     """Loss scaling overflows now and then: one such step would rank for ever after."""
