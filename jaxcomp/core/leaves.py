@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.types import Params, State
@@ -56,12 +55,3 @@ def named_states(params: Params, state: State) -> dict[str, Any]:
     named: dict[str, Any] = {}
     jax.tree_util.tree_map_with_path(lambda path, _, node: named.update({path_string(path): node}), params, state)
     return named
-
-
-def rounded(product: Array) -> Array:
-    """A product that is rounded before anything is added to it, in every program alike.
-
-    A compiler may fuse product and sum into one rounding, in some programs and not in others. XLA:CPU drops an
-    optimization barrier before that (JAX 0.10); a comparison it keeps.
-    """
-    return jnp.where(jnp.isnan(product), jnp.nan, product)

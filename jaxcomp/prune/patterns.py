@@ -12,6 +12,7 @@ from jax import Array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
+from jaxcomp.core.rounding import rounded
 from jaxcomp.core.sums import filled_up, sum_runs
 
 Shape = tuple[int, ...]
@@ -255,7 +256,7 @@ def _counts(shape: Shape, block: Shape) -> Shape:
 def _means(scores: Array, block: Shape) -> Array:
     """The mean score of each block: sums in one fixed order, so that devices and compilers do not change their bits."""
     shape = scores.shape
-    scores = jax.lax.optimization_barrier(replicated(scores).astype(wide(scores.dtype)))
+    scores = rounded(replicated(scores).astype(wide(scores.dtype)))
     for axis, size in enumerate(block):
         scores = sum_runs(scores, axis, size)
     edges = [np.minimum(size, length - np.arange(0, length, size)) for length, size in zip(shape, block, strict=True)]

@@ -71,6 +71,7 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "prune-blocks-erk-regrow": exchanged,
     "prune-lamp-nested": lambda: jc.prune.prune(cubic(), distribution="lamp", nested=True, minimum=2),
     "prune-taylor-averaged": lambda: given(jc.prune.prune(cubic(), jc.prune.taylor(decay=0.9), distribution="global")),
+    "prune-fisher": lambda: given(jc.prune.prune(cubic(), jc.prune.fisher(4, decay=0.9), distribution="global")),
     "prune-top-kast": lambda: jc.prune.top_kast(jc.prune.prune(0.7, "random"), jc.prune.prune(0.5, "random")),
     "learned-threshold": lambda: jc.prune.learned_threshold(-1.0),
     "quant-blocks-nf4": lambda: jc.partition([(KERNEL, jc.quant.fake("nf4", block=7))]),
@@ -89,7 +90,7 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
 }
 
 EXHAUSTIVE = (
-    *("prune-blocks", "prune-lamp", "prune-taylor", "prune-top-kast"),
+    *("prune-blocks", "prune-lamp", "prune-taylor", "prune-fisher", "prune-top-kast"),
     *("quant-blocks-mse", "quant-percentile", "quant-fp8", "quant-binary", "quant-ternary", "quant-ttq"),
     "quant-dorefa",
     *("quant-lsq-plus", "quant-pact", "quant-pruned"),

@@ -187,3 +187,11 @@ def test_blocks_without_a_size_are_refused():
     for shape in ((), (0, 2)):
         with pytest.raises(ArgumentError, match="sizes of at least 1"):
             blocks(shape)
+
+
+def test_means_of_blocks_have_the_same_bits_in_every_program(rng):
+    """Squares that a compiler fuses with their sums would be rounded once less."""
+    pool = jc.prune.blocks((2, 2)).pool
+    means = lambda w: pool(jnp.square(w))  # noqa: E731
+    weight = jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)
+    np.testing.assert_array_equal(means(weight), jax.jit(means)(weight))
