@@ -13,6 +13,7 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.sums import steady_sum
 from jaxcomp.core.types import Grid
+from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
 from jaxcomp.quant.granularity import Groups
 
@@ -53,10 +54,11 @@ def mse(steps: int = 100) -> Fit:
 
     def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
         low, high = min_max()(groups, format)
+        size = unit(jnp.maximum(high, -low))  # else the squares of small or large values under- or overflow
 
         def error(ratio: Array) -> Array:
             off = quantized(groups.values, grid_between(low * ratio, high * ratio, format), format) - groups.values
-            return steady_sum(_weighted(jnp.square(off), groups), groups.shared)
+            return steady_sum(_weighted(jnp.square(off / size), groups), groups.shared)
 
         def better(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
             ratio = (steps - i).astype(low.dtype) * (1 / steps)
@@ -165,8 +167,9 @@ def deviations(number: float = 3.0) -> Fit:
     def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
         del format
         everywhere = jnp.ones(groups.values.shape, bool)
+        size = unit(jnp.max(jnp.abs(_counted(groups)), axis=groups.shared, keepdims=True, initial=0))
         mean = mean_of(groups.values, groups, everywhere)
-        spread = number * jnp.sqrt(mean_of(jnp.square(groups.values - mean), groups, everywhere))
+        spread = number * size * jnp.sqrt(mean_of(jnp.square((groups.values - mean) / size), groups, everywhere))
         high = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread))
         return -high, high
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import is_real, map_real
+from jaxcomp.core.leaves import is_real, map_real, wide
 from jaxcomp.core.types import Params
 
 
@@ -26,7 +26,7 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
       samples: how many v.
 
     Returns:
-      A tree like ``params``; ``optax.MaskedNode`` in place of leaves that are not real.
+      A tree like ``params``, in float32 or wider; ``optax.MaskedNode`` in place of leaves that are not real.
 
     Raises:
       ArgumentError: for less than one sample.
@@ -47,9 +47,10 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
         keys = jax.random.split(key, max(len(real), 1))[: len(real)]
         signs = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, real, strict=True)]
         bent = jax.jvp(jax.grad(lambda some: loss(rebuild(some))), (real,), (signs,))[1]
-        return [t + v * b for t, v, b in zip(total, signs, bent, strict=True)], None
+        return [t + (v * b).astype(t.dtype) for t, v, b in zip(total, signs, bent, strict=True)], None
 
-    total, _ = lax.scan(add, [jnp.zeros_like(leaf) for leaf in real], jax.random.split(key, samples))
+    start = [jnp.zeros_like(leaf, wide(leaf.dtype)) for leaf in real]
+    total, _ = lax.scan(add, start, jax.random.split(key, samples))
     return _in_place(params, [leaf / samples for leaf in total])
 
 
@@ -60,7 +61,7 @@ def fisher(grads: Iterable[Params]) -> Params:
       grads: gradients of the loss of one batch (at best of one example) each.
 
     Returns:
-      A tree like each of them.
+      A tree like each of them, in float32 or wider: half precision would lose small squares and sums of many.
 
     Raises:
       ArgumentError: if there are none.
@@ -73,11 +74,18 @@ def fisher(grads: Iterable[Params]) -> Params:
     """
     total = None
     for each in grads:
-        squares = jax.tree.map(lambda g: g * g, each)
+        squares = jax.tree.map(_squared, each)
         total = squares if total is None else jax.tree.map(jnp.add, total, squares)
     if total is None:
         raise ArgumentError("fisher needs at least one tree of gradients, and was given none")
     return total
+
+
+def _squared(gradient: Any) -> Any:
+    if not is_real(gradient):
+        return gradient * gradient
+    wider = gradient.astype(wide(gradient.dtype))
+    return wider * wider
 
 
 def output_gradients(

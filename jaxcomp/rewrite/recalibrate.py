@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import is_real
+from jaxcomp.core.leaves import is_real, wide
 from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.units import host_unit
 
 
 def recalibrate(update: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any]) -> Any:
@@ -38,9 +39,11 @@ def recalibrate(update: Callable[[Any, Any], Any], stats: Any, batches: Iterable
       >>> recalibrate(move, {"mean": jnp.array(7.0)}, [jnp.array([1.0, 2.0]), jnp.array([5.0])])["mean"].round(2).item()
       3.25
     """
-    update = jax.jit(update)
+    update, given = jax.jit(update), stats
     count, sums, keeps = 0, {}, {}
     for batch in batches:
+        if not count:
+            stats = _widened(update, stats, batch)
         fresh = _moved(update, stats, batch, {})
         if not count:
             keeps = _momenta(update, stats, batch, fresh)
@@ -56,7 +59,21 @@ def recalibrate(update: Callable[[Any, Any], Any], stats: Any, batches: Iterable
             return leaf
         return jnp.asarray(sums[name] / count / (1 - keeps[name]), leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(averaged, stats)
+    return jax.tree_util.tree_map_with_path(averaged, given)
+
+
+def _widened(update: Callable[[Any, Any], Any], stats: Any, batch: Any) -> Any:
+    """The statistics in float32 or wider, if the model takes them so and moves them so; else as they are.
+
+    In half precision 1 - m is known to a few percent at best, as are the averages that are divided by it.
+    """
+    wider = jax.tree.map(lambda leaf: leaf.astype(wide(leaf.dtype)) if is_real(leaf) else leaf, stats)
+    try:
+        moved = jax.eval_shape(update, wider, batch)
+    except (TypeError, ValueError):  # what is strict about types
+        return stats
+    same = jax.tree.map(lambda a, b: jnp.result_type(a) == b.dtype if is_real(a) else True, wider, moved)
+    return wider if jax.tree.all(same) else stats
 
 
 def _moved(
@@ -71,20 +88,28 @@ def _moved(
     return {path: np.asarray(leaf, np.float64) for path, leaf in moved.items() if is_real(leaf)}
 
 
+def _probe(fresh: np.ndarray) -> float:
+    """A power of two, at least as large as what the batch moves the average to."""
+    return 2.0 * host_unit(max(1.0, float(np.abs(fresh).max(initial=0))))
+
+
 def _momenta(
     update: Callable[[Any, Any], Any], stats: Any, batch: Any, fresh: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """How much of its old value each leaf keeps in a step; 1 for those that do not move."""
-    probes = {path: 1.0 + float(np.abs(leaf).max(initial=0)) for path, leaf in fresh.items()}
+    probes = {path: _probe(leaf) for path, leaf in fresh.items()}
     once = _moved(update, stats, batch, probes)
     twice = _moved(update, stats, batch, {path: 2 * probe for path, probe in probes.items()})
     keeps = {}
+    types = named_leaves(stats)
     for path, probe in probes.items():
+        # What is moved is rounded to its own type, and the average is of numbers up to three times the probe.
+        near = max(1e-3, 8 * float(jnp.finfo(types[path].dtype).eps))
         slopes = (once[path] - fresh[path]) / probe, (twice[path] - once[path]) / probe
         keep = float(np.median(slopes[0])) if fresh[path].size else 1.0
-        even = all(np.allclose(slope, keep, atol=1e-3) for slope in slopes)
+        even = all(np.allclose(slope, keep, rtol=0, atol=near) for slope in slopes)
         still = keep > 1 - 1e-5 and not fresh[path].any()
-        if not even or not (still or -1e-3 < keep < 1 - 1e-5):
+        if not even or not (still or -near < keep < 1 - 1e-5):
             raise ArgumentError(
                 f"{path}: is no moving average m * old + (1 - m) * new of the batches; give recalibrate the statistics "
                 "of batch norms alone, and a model in training mode"

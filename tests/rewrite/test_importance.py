@@ -324,6 +324,15 @@ def test_output_gradients_measure_what_outputs_move_by() -> None:
     assert not jax.tree.leaves(drawn[0]["count"])
 
 
+@pytest.mark.parametrize("size", [1e-4, 0.02, 500.0])
+def test_curvature_of_half_precision_is_summed_in_single(size: float) -> None:
+    gradient = jnp.full(3, size, jnp.bfloat16)
+    squares = fisher([{"w": gradient}] * 600)["w"]
+    np.testing.assert_allclose(squares, 600 * np.float64(gradient) ** 2, rtol=1e-3)
+    found = hutchinson(lambda p: jnp.sum(gradient * p["w"] ** 2), {"w": gradient}, jax.random.key(0), samples=600)
+    np.testing.assert_allclose(found["w"], 2 * np.float64(gradient), rtol=1e-2)
+
+
 def test_fisher_is_half_molchanovs_sum_over_entries(subject: Subject) -> None:
     scores = importance(subject.found, subject.params, "hessian", curvature=fisher([subject.grads]), combine="sum")
     leaves, slopes = named_leaves(subject.params), named_leaves(subject.grads)

@@ -60,6 +60,21 @@ def test_nnx_batch_norm_beside_counters_and_keys(batches: list[np.ndarray]) -> N
     assert count(fresh) == count(stats)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("strict", [False, True])
+def test_averages_in_half_precision(dtype: jnp.dtype, strict: bool) -> None:
+    first, second = jnp.linspace(-2.0, 1.0, 40).reshape(8, 5), jnp.linspace(3.0, 0.5, 40).reshape(8, 5)
+
+    def move(stats, x):
+        if strict and stats["mean"].dtype != dtype:
+            raise TypeError("the model's own type, or none")
+        return {"mean": 0.75 * stats["mean"] + 0.25 * x.mean(0).astype(dtype), "count": stats["count"] + 1}
+
+    fresh = jc.rewrite.recalibrate(move, {"mean": jnp.full(5, 9, dtype), "count": 0}, [first, second])
+    assert fresh["mean"].dtype == dtype
+    np.testing.assert_allclose(np.float32(fresh["mean"]), (first.mean(0) + second.mean(0)) / 2, rtol=0.02, atol=0.01)
+
+
 def test_what_does_not_move_stays(batches: list[np.ndarray]) -> None:
     stats = {"mean": jnp.array(7.0), "fixed": jnp.array(5.0)}
     update = lambda stats, x: {"mean": 0.5 * stats["mean"] + 0.5 * x.mean(), "fixed": stats["fixed"]}  # noqa: E731
