@@ -29,7 +29,7 @@ def host_unit(size: Any) -> float:
     """As :func:`unit`, of one number on the host, in float64.
 
     Example:
-      >>> host_unit(3e-30) == 2.0**-98, host_unit(0)
+      >>> host_unit(3e-30) == 2.0**-99, host_unit(0)
       (True, 1.0)
     """
     size = float(size)
