@@ -26,7 +26,8 @@ def test_fits_do_not_depend_on_the_unit(fit) -> None:
     edges = jnp.linspace(-8.0, 8.0, 65)
 
     def ends(size: jax.Array) -> jax.Array:
-        groups = histogram(edges * size, counts) if fit.__qualname__.startswith("entropy") else Groups(values * size, (0,))
+        binned = fit.__qualname__.startswith("entropy")
+        groups = histogram(edges * size, counts) if binned else Groups(values * size, (0,))
         return jnp.stack([end.ravel()[0] for end in fit(groups, integer(3))]) / size
 
     found = jax.jit(jax.vmap(ends))(2.0 ** jnp.array([0.0, -90.0, -70.0, 60.0, 80.0]))
