@@ -6,6 +6,7 @@ from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.logits import divergence, expected_log, log_probabilities
 
 
 def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
@@ -13,11 +14,13 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
 
     :math:`T^2 \sum_c p_c (\log p_c - \log q_c)` with :math:`p = \mathrm{softmax}(teacher / T)` and
     :math:`q = \mathrm{softmax}(student / T)`. The factor :math:`T^2` keeps gradients of one size over temperatures.
-    No gradient reaches the teacher. Computed in float32 or better.
+    No gradient reaches the teacher. Computed in float32 or better. Classes that the teacher rules out add nothing,
+    whatever the student says; where it rules out all of them, as in rows that are padding, the loss is 0.
 
     Args:
-      student: ``[..., classes]`` logits.
-      teacher: ``[..., classes]`` logits; -inf for a class that it rules out.
+      student: ``[..., classes]`` logits; -inf for a class that it rules out: the loss is infinite if the teacher does
+        not.
+      teacher: ``[..., classes]`` logits; -inf likewise.
       temperature: above 0; higher is softer.
 
     Returns:
@@ -35,11 +38,9 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
     """
     _check(student, teacher, temperature)
     real = wide(student.dtype, teacher.dtype)
-    target = jax.lax.stop_gradient(teacher).astype(real) / temperature
-    log_p, log_q = jax.nn.log_softmax(target), jax.nn.log_softmax(student.astype(real) / temperature)
-    p = jnp.exp(log_p)
-    terms = jnp.where(p > 0, p * (jnp.where(p > 0, log_p, 0) - log_q), 0)
-    return temperature**2 * jnp.sum(terms, axis=-1)
+    target = jax.lax.stop_gradient(teacher).astype(real)
+    log_p, log_q = (log_probabilities(logits, temperature) for logits in (target, student.astype(real)))
+    return temperature**2 * divergence(log_p, log_q)
 
 
 def soft_and_hard(
@@ -47,12 +48,14 @@ def soft_and_hard(
 ) -> Array:
     r"""Soft and hard targets together, per example: :math:`\alpha\,\mathrm{KL}_T + (1 - \alpha)\,\mathrm{CE}`.
 
+    Examples whose label is none of the classes (-1, -100, 255, ...) learn from the teacher alone.
+
     Args:
       student: ``[..., classes]`` logits.
       teacher: ``[..., classes]`` logits.
-      labels: ``[...]`` integer classes, or ``[..., classes]`` probabilities.
+      labels: ``[...]`` integer classes, or ``[..., classes]`` probabilities, as of :func:`cross_entropy`.
       temperature: of :func:`kl`, above 0.
-      alpha: weight of the teacher's soft targets, in [0, 1].
+      alpha: weight of the teacher's soft targets, in [0, 1]; at either end the other loss does not count at all.
 
     Returns:
       ``[...]``, in nats.
@@ -70,27 +73,46 @@ def soft_and_hard(
     """
     if not 0 <= alpha <= 1:
         raise ArgumentError(f"alpha weighs soft against hard targets and must be in [0, 1], got {alpha}")
-    soft = kl(student, teacher, temperature=temperature)
-    return alpha * soft + (1 - alpha) * cross_entropy(student, labels)
+    soft, hard = kl(student, teacher, temperature=temperature), cross_entropy(student, labels)
+    if alpha in (0, 1):  # the other may be infinite
+        return soft if alpha else hard
+    return alpha * soft + (1 - alpha) * hard
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Cross-entropy in nats, per example, from integer labels ``[...]`` or probabilities ``[..., classes]``.
+    r"""Takes :math:`-\log q_y` of integer labels y, or :math:`-\sum_c p_c \log q_c` of probabilities p, per example.
+
+    Integers that name no class (-1, -100, 255, ...: pixels without a label, padding) are ignored: their loss is 0 and
+    has no gradient. A mean over those that count is ``loss.sum() / ((labels >= 0) & (labels < classes)).sum()``.
+
+    Args:
+      logits: ``[..., classes]``; -inf for a class that is ruled out, whose loss is infinite and whose probability of 0
+        adds nothing.
+      labels: ``[...]`` integers, or ``[..., classes]`` probabilities.
+
+    Returns:
+      ``[...]``, in nats, float32 or better.
+
+    Raises:
+      ArgumentError: for labels of another shape or type.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)
-      Array([1.3863], dtype=float32)
+      >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([2, -1])).round(4)
+      Array([1.3863, 0.    ], dtype=float32)
     """
-    log_q = jax.nn.log_softmax(logits.astype(wide(logits.dtype)))
+    log_q = log_probabilities(logits.astype(wide(logits.dtype)))
     if labels.shape == logits.shape:
-        return -jnp.sum(labels.astype(log_q.dtype) * log_q, axis=-1)
+        return -expected_log(labels.astype(log_q.dtype), log_q)
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ArgumentError(
             f"labels must be integers of shape {logits.shape[:-1]} or probabilities of shape {logits.shape}, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
-    return -jnp.take_along_axis(log_q, labels[..., None], axis=-1)[..., 0]
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # 300 classes are no uint8
+    counts = (labels >= 0) & (labels < logits.shape[-1])
+    own = jnp.take_along_axis(log_q, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(counts, -own, 0)
 
 
 def _check(student: Array, teacher: Array, temperature: float) -> None:
