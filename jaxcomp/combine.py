@@ -8,6 +8,8 @@ from jax import lax
 
 from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import both, everything
+from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.straight_through import straight_through as pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
@@ -19,7 +21,9 @@ def identity() -> Compressor:
       >>> identity().apply({"w": 1.0}, ())
       {'w': 1.0}
     """
-    return Compressor(lambda params: (), lambda params, state, step, **extra: (), lambda params, state: params)
+    return Compressor(
+        lambda params: (), lambda params, state, step, **extra: (), lambda params, state: params, kept=everything
+    )
 
 
 def chain(*compressors: Compressor) -> Compressor:
@@ -66,7 +70,14 @@ def chain(*compressors: Compressor) -> Compressor:
             params = compressor.apply(params, part)
         return notes
 
-    return Compressor(init, update, apply, describe)
+    def kept(params: Params, state: State) -> Params:
+        masks = everything(params)
+        for compressor, part in zip(compressors, state, strict=True):
+            masks = both(masks, kept_by(compressor, params, part))
+            params = compressor.apply(params, part)
+        return masks
+
+    return Compressor(init, update, apply, describe, kept)
 
 
 def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
@@ -129,7 +140,13 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
             )
         return notes
 
-    return Compressor(init, update, apply, describe)
+    def kept(params: Params, state: State) -> Params:
+        masks: dict[str, Any] = {}
+        for c, part, own in zip(compressors, split(params), state, strict=True):
+            masks |= kept_by(c, part, own)
+        return paths.replace_leaves(everything(params), masks)
+
+    return Compressor(init, update, apply, describe, kept)
 
 
 def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = None) -> Compressor:

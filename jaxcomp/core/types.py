@@ -107,6 +107,9 @@ class Compressor(NamedTuple):
       apply: ``(params, state) -> params`` of the same structure, shapes, dtypes and shardings. Idempotent.
       describe: ``(params, state, step) -> {path: Note}``: what was asked of each parameter, and how its view
         can be stored. Called on the host with concrete arrays; a compressor without it says nothing.
+      kept: ``(params, state) -> masks``, a bool array a leaf: False where it prunes, which rounding to 0 is not. None:
+        where its view is not 0, of ones or of very large numbers. Read by :func:`jaxcomp.prune.kept`. A compressor that
+        wraps another should be made by ``_replace``, and has it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -123,3 +126,4 @@ class Compressor(NamedTuple):
     update: Callable[..., State]
     apply: Callable[[Params, State], Params]
     describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing
+    kept: Callable[[Params, State], Params] | None = None

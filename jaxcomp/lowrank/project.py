@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import everything
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 
@@ -138,7 +139,7 @@ def project(
         del step
         return {path: _note(leaf, node) for path, (leaf, node) in _paired(params, state).items()}
 
-    return Compressor(lambda params: update(params, None, 0), update, apply, describe)
+    return Compressor(lambda params: update(params, None, 0), update, apply, describe, everything)
 
 
 def _note(leaf: Any, node: Any) -> Note:

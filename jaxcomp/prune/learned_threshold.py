@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.types import Compressor, Learned, Note, Params, State, Step
 
@@ -64,4 +65,10 @@ def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compresso
             for path, node in leaves.named_states(params, state).items()
         }
 
-    return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe)
+    def apply(params: Params, state: State) -> Params:
+        return leaves.map_view(view, params, state)
+
+    def kept(params: Params, state: State) -> Params:
+        return by_mask(params, leaves.map_states(lambda path, leaf, node: view(leaf, node) != 0, params, state))
+
+    return Compressor(init, update, apply, describe, kept)

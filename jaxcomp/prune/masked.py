@@ -8,15 +8,17 @@ import optax
 
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.types import Compressor, Params, State
 
 
 def kept(compressor: Compressor, params: Params, state: State) -> Params:
-    """Which weights a recipe keeps: where its view of ones is not zero.
+    """Which weights a recipe keeps: those that none of its members prunes, whatever another rounds or fills in.
 
     Args:
-      compressor: any whose zeros follow from its state (masks do, learned thresholds do not).
-      params: the parameters.
+      compressor: any: pruners say what they keep, combinators what their members do; of one of your own without a
+        ``kept``, where its view is not zero of ones or of very large numbers.
+      params: the parameters, on which learned thresholds depend.
       state: its state.
 
     Returns:
@@ -24,14 +26,12 @@ def kept(compressor: Compressor, params: Params, state: State) -> Params:
 
     Example:
       >>> import jaxcomp as jc
-      >>> recipe = jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(8))
+      >>> recipe = jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(2))
       >>> params = {"w": jnp.array([1.0, -4.0]), "count": jnp.array(3)}
       >>> {path: mask.tolist() for path, mask in kept(recipe, params, recipe.init(params)).items()}
       {'count': True, 'w': [False, True]}
     """
-    ones = jax.tree.map(lambda leaf: jnp.ones_like(leaf) if leaves.is_real(leaf) else leaf, params)
-    view = compressor.apply(ones, state)
-    return jax.tree.map(lambda leaf: leaf != 0 if leaves.is_real(leaf) else jnp.ones(jnp.shape(leaf), bool), view)
+    return kept_by(compressor, params, state)
 
 
 def decay_pruned(params: Params, masks: Params, factor: float) -> Params:

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxcomp.core import leaves, threshold
 from jaxcomp.core.counts import fraction_at
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.paths import assign, named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
@@ -113,13 +114,20 @@ def prune(
         every=every,
     )
     _check(recipe, sparsity)
-    return Compressor(lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe)
+    return Compressor(lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe, _kept)
 
 
 def apply_masks(params: Params, state: State) -> Params:
     """The view of a pruner: the parameters, with zeros where the state's mask is False."""
-    mask = state.mask if isinstance(state, Scored) else state
-    return leaves.map_view(lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), params, mask)
+    return leaves.map_view(lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), params, _masks(state))
+
+
+def _kept(params: Params, state: State) -> Params:
+    return by_mask(params, _masks(state))
+
+
+def _masks(state: State) -> State:
+    return state.mask if isinstance(state, Scored) else state
 
 
 class _Pruner(NamedTuple):

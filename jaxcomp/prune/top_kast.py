@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
@@ -52,4 +53,7 @@ def top_kast(forward: Compressor, backward: Compressor) -> Compressor:
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         return dict(forward.describe(params, state["forward"], step))
 
-    return Compressor(init, update, apply, describe)
+    def kept(params: Params, state: State) -> Params:
+        return kept_by(forward, params, state["forward"])
+
+    return Compressor(init, update, apply, describe, kept)

@@ -7,6 +7,7 @@ from jax import Array
 
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.kept import everything
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
@@ -48,4 +49,4 @@ def quantizer(
             for path, node in leaves.named_states(params, state).items()
         }
 
-    return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe)
+    return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe, everything)

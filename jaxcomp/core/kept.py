@@ -1,0 +1,53 @@
+"""Which weights a compressor keeps, whatever their values: the rest of its view is zero for good."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.core import leaves
+from jaxcomp.core.types import Compressor, Params, State
+
+
+def kept(compressor: Compressor, params: Params, state: State) -> Params:
+    """Masks, one a leaf, False where a compressor prunes: as it says itself, else where its view is 0 of any size."""
+    return _probed(compressor, params, state) if compressor.kept is None else compressor.kept(params, state)
+
+
+def everything(params: Params, state: State = None) -> Params:
+    """Masks that are True throughout, of what prunes nothing: rounding to 0 is not pruning."""
+    del state
+    return jax.tree.map(_true, params)
+
+
+def by_mask(params: Params, masks: State) -> Params:
+    """A mask per real leaf, as pruners hold them, True for the leaves that they leave out."""
+    return jax.tree.map(lambda leaf, mask: _true(leaf) if leaves.left_out(mask) else mask, params, masks)
+
+
+def both(some: Params, others: Params) -> Params:
+    """What two kinds of masks keep together."""
+    return jax.tree.map(lambda a, b: a & b, some, others)
+
+
+def _probed(compressor: Compressor, params: Params, state: State) -> Params:
+    """Ones show masks; a grid may round them to 0, but not the largest of all numbers."""
+    ones, large = (
+        compressor.apply(jax.tree.map(lambda leaf: _filled(leaf, is_large), params), state)
+        for is_large in (False, True)
+    )
+
+    def nonzero(leaf: Any, small: Any, large: Any) -> Any:
+        return (small != 0) | (large != 0) if leaves.is_real(leaf) else _true(leaf)
+
+    return jax.tree.map(nonzero, params, ones, large)
+
+
+def _filled(leaf: Any, large: bool) -> Any:
+    if not leaves.is_real(leaf):
+        return leaf
+    return jnp.full_like(leaf, jnp.finfo(leaf.dtype).max / 2) if large else jnp.ones_like(leaf)
+
+
+def _true(leaf: Any) -> Any:
+    return jnp.ones_like(leaf, dtype=bool) if leaves.is_real(leaf) else jnp.ones(jnp.shape(leaf), bool)
