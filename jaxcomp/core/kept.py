@@ -32,15 +32,14 @@ def both(some: Params, others: Params) -> Params:
 
 def _probed(compressor: Compressor, params: Params, state: State) -> Params:
     """Ones show masks; a grid may round them to 0, but not the largest of all numbers."""
-    ones, large = (
-        compressor.apply(jax.tree.map(lambda leaf: _filled(leaf, is_large), params), state)
-        for is_large in (False, True)
-    )
+
+    def view(is_large: bool) -> Params:
+        return compressor.apply(jax.tree.map(lambda leaf: _filled(leaf, is_large), params), state)
 
     def nonzero(leaf: Any, small: Any, large: Any) -> Any:
         return (small != 0) | (large != 0) if leaves.is_real(leaf) else _true(leaf)
 
-    return jax.tree.map(nonzero, params, ones, large)
+    return jax.tree.map(nonzero, params, view(False), view(True))
 
 
 def _filled(leaf: Any, large: bool) -> Any:
