@@ -1,7 +1,10 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
 import secrets
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxcomp.core.errors import ArgumentError
@@ -10,14 +13,15 @@ from jaxcomp.core.errors import ArgumentError
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file under a temporary name beside it, and renames it once it is on disk.
 
-    A reader finds the old file or the new one, and a failure or a kill leaves the old one as it was.
+    A reader finds the old file or the new one, and a failure or a kill leaves the old one as it was. A file that is
+    replaced keeps its permissions and its owner; through a symbolic link the file that it points to is replaced.
 
     Args:
       path: the file.
       content: all of its bytes.
 
     Raises:
-      ArgumentError: if there is no folder to hold it.
+      ArgumentError: if there is no folder to hold it, or it is a folder or a device.
       OSError: if it cannot be written.
 
     Example:
@@ -27,12 +31,16 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
       >>> file.read_bytes()
       b'whole'
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        kind = "a folder: give the name of a file in it" if path.is_dir() else "a device or a pipe: give another name"
+        raise ArgumentError(f"{path}: needs to be a file and is {kind}")
     if not path.parent.is_dir():
         raise ArgumentError(f"{path}: cannot be written, there is no folder {path.parent}: create it first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=_as_private_as(path)) as file:
+            _keep_mode(path, temporary)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,3 +48,19 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _as_private_as(path: Path) -> Callable[[str, int], int]:
+    """Opens a file that nobody can read who cannot read ``path``, not even before its permissions are set."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
+    return lambda name, flags: os.open(name, flags, mode)
+
+
+def _keep_mode(path: Path, temporary: Path) -> None:
+    if not path.exists():
+        return
+    old, new = path.stat(), temporary.stat()
+    if hasattr(os, "chown") and (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with contextlib.suppress(PermissionError):  # only root may give files away
+            os.chown(temporary, old.st_uid, old.st_gid)
+    temporary.chmod(stat.S_IMODE(old.st_mode))

@@ -1,6 +1,12 @@
-"""A function as a StableHLO program, in one artefact with its parameters."""
+"""A function as a StableHLO program, in one artefact with its parameters.
+
+Parameters are data; a program is code. The compiler that reads it is not made for altered programs, which can end the
+process: a digest over program and parameters is checked first. It tells damage, not intent: load programs only from
+those whose code you would run.
+"""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -12,7 +18,7 @@ from jax import export
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError, JaxcompError, MissingExtraError
 from jaxcomp.core.types import Note, Params
-from jaxcomp.pack import artifact, layout
+from jaxcomp.pack import artifact, container, layout
 
 Path = str | os.PathLike[str]
 
@@ -82,8 +88,9 @@ def save(
     }
     prefixed = {f"params/{name}" if name else "params": note for name, note in (notes or {}).items()}
     tree = {"params": params, "program": np.frombuffer(program, np.uint8)}
-    artifact.check_metadata(metadata)
-    return artifact.save(path, tree, notes=prefixed, metadata={"export": about, "user": dict(metadata or {})})
+    container.check_metadata(metadata)
+    signed = {"export": about | {"sha256": _digest(tree, about)}, "user": dict(metadata or {})}
+    return artifact.save(path, tree, notes=prefixed, metadata=signed)
 
 
 class Program:
@@ -125,19 +132,20 @@ class Program:
         return f"({arguments}) -> {_bare(outs)}, on {', '.join(exported.platforms)}"
 
 
-def load(path: Path) -> tuple[Program, Params]:
-    """Loads a program that :func:`save` wrote.
+def load(path: Path, *, max_bytes: int | None = None) -> tuple[Program, Params]:
+    """Loads a program that :func:`save` wrote: from someone whose code you would run, since a program is code.
 
     Args:
       path: the file.
+      max_bytes: the most bytes that it may take in memory, as in :func:`jaxcomp.pack.load`.
 
     Returns:
       ``(program, params)``: a function of ``(params, *inputs)``, and the parameters as NumPy arrays in dicts and lists,
       bit for bit those that were saved.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered, holds no program, or one that this JAX does
-        not read.
+      ArtifactError: if the file is no artefact, was cut short or altered, also by one who wrote it anew, is larger than
+        ``max_bytes``, holds no program, or one that this JAX does not read.
       MissingExtraError: without flatbuffers.
 
     Example:
@@ -150,9 +158,16 @@ def load(path: Path) -> tuple[Program, Params]:
       12.0
     """
     _need_flatbuffers()
-    tree, metadata = artifact.load(path)
-    if not isinstance(tree, dict) or tree.keys() != {"params", "program"} or metadata.keys() != {"export", "user"}:
+    tree, metadata = artifact.load(path, max_bytes=max_bytes)
+    if not _holds_program(tree, metadata):
         raise ArtifactError(f"{path}: holds no program but a tree of arrays: load it by jaxcomp.pack.load")
+    about = dict(metadata["export"])
+    digest = about.pop("sha256", None)  # files of before the digest have none
+    if digest is not None and digest != _digest(tree, about):
+        raise ArtifactError(
+            f"{path}: its program or its parameters are not those that were saved together (their SHA-256 differs): "
+            "get the file again, or save it anew by jaxcomp.export.save"
+        )
     try:
         exported = export.deserialize(bytearray(tree["program"]))
         return Program(exported, metadata["user"]), tree["params"]
@@ -161,6 +176,28 @@ def load(path: Path) -> tuple[Program, Params]:
             f"{path}: its program, exported with {metadata['export']}, is none that JAX {jax.__version__} reads "
             f"({type(error).__name__}: {error}): JAX reads programs that are up to six months older; save it anew"
         ) from error
+
+
+def _holds_program(tree: Any, metadata: dict[str, Any]) -> bool:
+    return (
+        isinstance(tree, dict)
+        and tree.keys() == {"params", "program"}
+        and isinstance(tree["program"], np.ndarray)
+        and metadata.keys() == {"export", "user"}
+        and all(isinstance(part, dict) for part in metadata.values())
+    )
+
+
+def _digest(tree: Params, about: Mapping[str, Any]) -> str:
+    """SHA-256 of what is exported: each array's path, shape, dtype and bytes, and what is said of the program."""
+    hashed = hashlib.sha256(repr(sorted(about.items())).encode())
+    for leaf in sorted(layout.rows(tree), key=lambda leaf: leaf.name):  # other containers have another order
+        array = None if leaf.empty else artifact.fetch(leaf)
+        said = leaf.value if array is None else (array.shape, array.dtype.name)
+        hashed.update(repr((leaf.name, said)).encode())
+        if array is not None:
+            hashed.update(np.asarray(array, order="C").tobytes())
+    return hashed.hexdigest()
 
 
 def _check(platforms: Sequence[str], vjp_order: int) -> None:

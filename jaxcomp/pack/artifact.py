@@ -1,6 +1,6 @@
 """Saving and loading a compressed model."""
 
-import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError
 from jaxcomp.core.types import Note, Params
-from jaxcomp.pack import coding, container, layout
+from jaxcomp.pack import coding, container, layout, stored
 
 Path = str | os.PathLike[str]
 
@@ -39,8 +39,8 @@ def save(
 
     Raises:
       ArgumentError: if a leaf is no concrete array of numbers (a typed PRNG key, a string), a key of the tree
-        is neither a string nor an integer, a note is of no leaf, the metadata is not JSON-able, or the folder
-        does not exist.
+        is neither a string nor an integer, the tree is nested deeper than 512, a note is of no leaf, the metadata is
+        not JSON-able, or the folder does not exist.
       PathError: if two leaves are spelled alike.
 
     Example:
@@ -58,7 +58,7 @@ def save(
     full = [leaf for leaf in leaves if not leaf.empty]
     notes = dict(notes or {})
     _check_arguments(full, notes, metadata)
-    arrays = [_fetch(leaf) for leaf in full]
+    arrays = [fetch(leaf) for leaf in full]
     said = [notes.get(leaf.note, Note()) for leaf in full]
     coded = [coding.encode(array, note.grid, note.format) for array, note in zip(arrays, said, strict=True)]
     header: dict[str, Any] = {
@@ -81,30 +81,15 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
             f"notes are given for {_listing(unknown)}, which the tree does not have; its paths are "
             f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
         )
-    check_metadata(metadata)
+    container.check_metadata(metadata)
 
 
-def check_metadata(metadata: Any) -> None:
-    """Refuses metadata that JSON cannot hold.
-
-    Args:
-      metadata: a dict, or None for none.
+def fetch(leaf: layout.Leaf) -> np.ndarray:
+    """The array of a leaf as it is stored: on the host, in this machine's byte order.
 
     Raises:
-      ArgumentError: for another type, or with what in it JSON has no form for.
-
-    Example:
-      >>> check_metadata({"epochs": 3})
+      ArgumentError: if it is no concrete array of numbers, or not all of it is here.
     """
-    try:
-        if not isinstance(metadata, Mapping | None):
-            raise TypeError(f"it is a {type(metadata).__name__}")
-        json.dumps(dict(metadata or {}))
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"metadata needs to be a dict of what JSON can hold: {error}") from error
-
-
-def _fetch(leaf: layout.Leaf) -> np.ndarray:
     name, value = leaf.name, leaf.value
     if isinstance(value, jax.core.Tracer):
         raise ArgumentError(f"{name}: needs a concrete array and got a tracer: save outside jit and grad")
@@ -123,19 +108,24 @@ def _fetch(leaf: layout.Leaf) -> np.ndarray:
         raise ArgumentError(f"{name}: a leaf needs to be an array of numbers: {error}; got {value!r}") from error
 
 
-def load(path: Path, *, like: Params | None = None) -> tuple[Params, dict[str, Any]]:
+def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None) -> tuple[Params, dict[str, Any]]:
     """Loads a file that :func:`save` wrote.
+
+    Nothing in a file is code, and what :func:`save` would not write is refused before anything is allocated.
 
     Args:
       path: the file.
       like: a pytree of arrays, or of anything with a shape and a dtype, with the paths, shapes and dtypes of
         the saved tree. Without it, the tree comes back as dicts, and lists where it had sequences.
+      max_bytes: the most bytes that the arrays may take in memory; the header may take a 64th of it. None: 1 GiB, 1000
+        times the file, or the size of ``like``, whichever is most.
 
     Returns:
       ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered, or is not like ``like``.
+      ArtifactError: if the file is no artefact, was cut short or altered, is not like ``like``, or is larger than
+        ``max_bytes``.
 
     Example:
       >>> import tempfile
@@ -150,25 +140,21 @@ def load(path: Path, *, like: Params | None = None) -> tuple[Params, dict[str, A
       >>> again
       (array([1., 1.], dtype=float32), {'b': array([0.], dtype=float32)})
     """
-    header, blocks = container.read(path)
+    held = stored.read(path, max_bytes, at_least=0 if like is None else _nbytes(like))
     try:
-        leaves = [_decode(block) for block in blocks]
-        arrays = {layout.spell(keys): array for keys, array in leaves}
-        for index, keys, value in header.get("empty", []):
+        leaves = [(t.keys, coding.decode(t.coded, t.shape, t.dtype)) for t in held.tensors]
+        arrays = {t.name: array for t, (_, array) in zip(held.tensors, leaves, strict=True)}
+        for index, keys, value in held.empty:
             leaves.insert(index, (keys, value))
-        tree, metadata = layout.rebuild(leaves), dict(header.get("metadata", {}))
+        tree = layout.rebuild(leaves)
     except container.FORGED as error:
-        raise ArtifactError(
-            f"{path}: its checksums hold but its contents do not make a tree of arrays ({error}): it was not "
-            "written by this jaxcomp; upgrade, or save it anew"
-        ) from error
-    return (tree if like is None else _put(path, arrays, like)), metadata
+        raise container.foreign(path, error) from error
+    return (tree if like is None else _put(path, arrays, like)), held.metadata
 
 
-def _decode(block: container.Block) -> tuple[list[Any], np.ndarray]:
-    keys, shape, dtype, kind, args = block.about
-    coded = coding.Coded(kind, args, block.streams)
-    return keys, coding.decode(coded, tuple(shape), coding.dtype_named(dtype))
+def _nbytes(like: Params) -> int:
+    leaves = jax.tree.leaves(like)
+    return sum(math.prod(np.shape(leaf)) * getattr(getattr(leaf, "dtype", None), "itemsize", 16) for leaf in leaves)
 
 
 def _put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:

@@ -12,6 +12,7 @@ from jaxcomp.pack import fields
 from jaxcomp.quant.formats import named
 from jaxcomp.quant.granularity import grid_shape, spread
 
+_KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps")}
 _NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
 
 
@@ -40,6 +41,8 @@ class _Lattice(NamedTuple):
 
 def dtype_named(name: str) -> np.dtype:
     """The dtype of that name among those that JAX knows; a ValueError for any other."""
+    if not isinstance(name, str):
+        raise ValueError(f"a dtype is called by its name, not {name!r}")
     if name in _NUMPY:
         return _NUMPY[name]
     found = getattr(ml_dtypes, name, None)
@@ -70,6 +73,7 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
       >>> encode(np.eye(64, dtype=np.float32)).kind
       'plain+gaps'
     """
+    array = np.asarray(array, order="C")  # one after the other in memory: their bits are looked at
     flat = array.reshape(-1)
     stored = _set_bits(flat)
     selections: list[tuple[str, Any, list[bytes]]] = [("", slice(None), [])]
@@ -118,7 +122,7 @@ def _lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | No
     scale = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
     if not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating) or not _fits(scale, array.shape, grid):
         return None
-    if not ((scale > 0) & (scale < np.inf)).all():
+    if not _are_scales(scale):
         return None
     full = np.broadcast_to(spread(scale, array.shape, grid.block), array.shape).reshape(-1)
     flat = array.reshape(-1)
@@ -188,7 +192,7 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
       ``[*shape]``, its own memory.
 
     Raises:
-      ValueError: if the streams do not make such a tensor.
+      ValueError: if the streams do not make such a tensor, or are not what :func:`encode` makes.
 
     Example:
       >>> import numpy as np
@@ -196,6 +200,8 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
       array([[1., 0.],
              [0., 1.]])
     """
+    if coded.kind not in _KINDS:
+        raise ValueError(f"no kind is called {coded.kind!r}: the file may be of a newer jaxcomp")
     kind, _, positions = coded.kind.partition("+")
     size, rest = math.prod(shape), coded.streams
     keep = None
@@ -204,14 +210,13 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     count = size if keep is None else int(np.count_nonzero(keep))
     match kind:
         case "plain":
-            (stream,) = rest
+            (stream,), () = rest, coded.args
             values = fields.unpack_items(stream, count, dtype)
         case "ints":
-            values = fields.unpack_ints(coded.args[0], rest[0], count).astype(dtype)
+            (stream,), (packing,) = rest, coded.args
+            values = _narrowed(fields.unpack_ints(packing, stream, count), dtype)
         case "codes":
             values = _from_codes(coded.args, rest, shape, dtype, keep)
-        case _:
-            raise ValueError(f"no kind is called {kind!r}: the file may be of a newer jaxcomp")
     if keep is None:
         return values.reshape(shape).copy()
     flat = np.zeros(size, dtype)
@@ -219,11 +224,23 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return flat.reshape(shape)
 
 
+def _narrowed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Integers in their own dtype; those that would wrap there are refused. Those of uint64 are stored as int64."""
+    if dtype.kind != "b" and not jax.dtypes.issubdtype(dtype, np.integer):
+        raise ValueError(f"integers are no {dtype}")
+    narrow = values.astype(dtype)
+    if not (narrow.astype(np.int64) == values).all():
+        raise ValueError(f"integers from {values.min()} to {values.max()} do not fit in {dtype}")
+    return narrow
+
+
 def _from_codes(
     args: list[Any], rest: list[bytes], shape: tuple[int, ...], dtype: np.dtype, keep: np.ndarray | None
 ) -> np.ndarray:
-    packing, axes, shift, format, size, own = (*args, *[None] * 6)[:6]
-    block = None if size is None else Block(size, tuple(own))
+    packing, axes, shift, format, block = _checked_args(args, shape, dtype)
+    scales, *shifts, codes = rest
+    if len(shifts) != (shift is not None):
+        raise ValueError(f"{len(rest)} streams are not those of scales, zero points where there are any, and codes")
     chosen = slice(None) if keep is None else keep
     if block is None:
         numbers_shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
@@ -233,11 +250,45 @@ def _from_codes(
     def full(numbers: np.ndarray) -> np.ndarray:
         return np.broadcast_to(spread(numbers.reshape(numbers_shape), shape, block), shape).reshape(-1)[chosen]
 
-    scale = full(fields.unpack_items(rest[0], math.prod(numbers_shape), _working_dtype(dtype)))
-    steps = fields.unpack_ints(packing, rest[-1], scale.size)
+    scale = fields.unpack_items(scales, math.prod(numbers_shape), _working_dtype(dtype))
+    _check_scales(scale)
+    scale = full(scale)
+    steps = fields.unpack_ints(packing, codes, scale.size)
     if shift is not None:
-        steps -= full(fields.unpack_ints(shift, rest[1], math.prod(numbers_shape)))
+        steps = steps - full(fields.unpack_ints(shift, shifts[0], math.prod(numbers_shape)))
+    _check_steps(steps, format)
     values = _values_at(_levels(steps, format), scale, dtype)
     if keep is not None:
         values[steps == 0] = -0.0
     return values
+
+
+def _checked_args(args: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> tuple[Any, ...]:
+    """How codes, and their zero points, are packed; the axes of their scales; their format; their blocks."""
+    padded = [*args, *[None] * (6 - len(args))]
+    packing, axes, shift, format, size, own = padded
+    if not jax.dtypes.issubdtype(dtype, np.floating):
+        raise ValueError(f"codes on a grid are no {dtype}")
+    for found in (axes, *([] if own is None else [own])):
+        if not all(type(axis) is int and 0 <= axis < len(shape) for axis in found) or len(set(found)) != len(found):
+            raise ValueError(f"{found!r} are no axes of an array of shape {shape}")
+    if (size is None) != (own is None) or (size is not None and (type(size) is not int or size < 1)):
+        raise ValueError(f"a block is a whole number of values along axes, not {size!r} along {own!r}")
+    return packing, axes, shift, format, None if size is None else Block(size, tuple(own))
+
+
+def _are_scales(scale: np.ndarray) -> bool:
+    return bool(((scale > 0) & (scale < np.inf)).all())
+
+
+def _check_scales(scale: np.ndarray) -> None:
+    if not _are_scales(scale):
+        raise ValueError("a scale is positive and finite, and some here are not")
+
+
+def _check_steps(steps: np.ndarray, format: str | None) -> None:
+    lowest, highest = (1 - 2**31, 2**31 - 1) if format is None else (named(format).bottom, named(format).top)
+    if steps.size and not lowest <= steps.min() <= steps.max() <= highest:
+        raise ValueError(
+            f"codes of {format or 'integers'} go from {lowest} to {highest}, not {steps.min()} to {steps.max()}"
+        )

@@ -14,11 +14,11 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxcomp.core.errors import ArtifactError
+from jaxcomp.core.errors import ArgumentError, ArtifactError
 from jaxcomp.core.files import write_atomically
 from jaxcomp.pack.streams import deflate, inflate
 
@@ -31,6 +31,8 @@ _ANEW = "get the file again, or save it anew"
 
 FORGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
 """What reading a file can end in whose checksums hold although jaxcomp did not write it."""
+
+METADATA_DEPTH = 100
 
 
 class Block(NamedTuple):
@@ -77,18 +79,23 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
     return len(content)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Block]]:
+def read(path: str | os.PathLike[str], max_header: int = 2**24) -> tuple[dict[str, Any], list[Block]]:
     """Reads a container and checks every byte of it.
 
     Args:
       path: the file.
+      max_header: the most bytes that its header may take when inflated.
 
     Returns:
       ``(header, blocks)``, as written.
 
     Raises:
-      ArtifactError: if the file is no container, of another version, cut short, extended or altered.
+      ArtifactError: if the file is no container, of another version, cut short, extended or altered, or its header
+        is larger than ``max_header``.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
+        raise ArtifactError(f"{path}: needs to be a file that jaxcomp wrote and is {kind}")
     data = Path(path).read_bytes()
     if len(data) < _PRELUDE.size or not data.startswith(MAGIC):
         raise ArtifactError(
@@ -103,12 +110,66 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Block]]:
         )
     end = _PRELUDE.size + stored
     crc = _check(path, "the header", data[:end], data[end : end + _CRC.size], 0)
+    if size > max_header:
+        raise ArtifactError(
+            f"{path}: its header takes {size:,} bytes when it is inflated, and the limit is {max_header:,}: if the "
+            f"file comes from someone you trust, give max_bytes={64 * size} or more"
+        )
     try:
-        header = json.loads(inflate(data[_PRELUDE.size : end], size))
+        header = json.loads(inflate(data[_PRELUDE.size : end], size), object_pairs_hook=_once)
         rows = [(about, [_size(n) for n in sizes]) for *about, sizes in header.pop("blocks")]
     except FORGED as error:
         raise ArtifactError(f"{path}: its header cannot be read ({error}): {_ANEW}") from error
     return header, _blocks(path, data, end + _CRC.size, rows, crc)
+
+
+def foreign(path: str | os.PathLike[str], error: Exception) -> ArtifactError:
+    """The error for a file whose checksums hold and whose contents do not."""
+    return ArtifactError(
+        f"{path}: its checksums hold but its contents do not make a tree of arrays ({error}): it was not written by "
+        "this jaxcomp; upgrade, or save it anew"
+    )
+
+
+def check_metadata(metadata: Any) -> None:
+    """Refuses metadata that JSON cannot hold, or not all of.
+
+    Args:
+      metadata: a dict, or None for none.
+
+    Raises:
+      ArgumentError: for another type, with what in it JSON has no form for, with keys that JSON does not tell apart
+        (``{1: a, "1": b}``), or nested deeper than 100.
+
+    Example:
+      >>> check_metadata({"epochs": 3})
+    """
+    try:
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"it is a {type(metadata).__name__}")
+        _check_depth(metadata)
+        json.loads(json.dumps(dict(metadata or {})), object_pairs_hook=_once)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"metadata needs to be a dict of what JSON can hold: {error}") from error
+
+
+def _check_depth(metadata: Any) -> None:
+    level = [metadata]
+    for _ in range(METADATA_DEPTH):
+        inner = (node.values() if isinstance(node, Mapping) else node for node in level)
+        level = [
+            node for nodes in inner if nodes is not None for node in nodes if isinstance(node, Mapping | list | tuple)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {METADATA_DEPTH}, or holds itself")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"two of the keys {[key for key, _ in pairs]} are the same in JSON")
+    return found
 
 
 def _size(value: Any) -> int:

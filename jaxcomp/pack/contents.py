@@ -4,8 +4,7 @@ import math
 import os
 from typing import Any, NamedTuple
 
-from jaxcomp.core.errors import ArtifactError
-from jaxcomp.pack import coding, container, layout
+from jaxcomp.pack import container, stored
 
 
 class TensorInfo(NamedTuple):
@@ -60,17 +59,18 @@ class Contents(NamedTuple):
         return "\n".join(lines)
 
 
-def inspect(path: str | os.PathLike[str]) -> Contents:
+def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Contents:
     """What a file holds, without decoding it: one row a tensor, with its form and its size.
 
     Args:
       path: the file.
+      max_bytes: as in :func:`jaxcomp.pack.load`, so that both refuse the same files.
 
     Returns:
       The rows, which print as a table.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered.
+      ArtifactError: if the file is no artefact, was cut short or altered, or is larger than ``max_bytes``.
 
     Example:
       >>> import tempfile
@@ -83,15 +83,11 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
       ...
       total                                 ...         1036
     """
-    header, blocks = container.read(path)
-    try:
-        tensors = []
-        for i, ((keys, shape, dtype, kind, _), streams) in enumerate(blocks):
-            dense = math.prod(shape) * coding.dtype_named(dtype).itemsize
-            stored = sum(map(len, streams)) + container.CHECKSUM_BYTES
-            off = i in header.get("off_grid", [])
-            tensors.append(TensorInfo(layout.spell(keys), tuple(shape), dtype, kind, stored, dense, off))
-        overhead = os.path.getsize(path) - sum(t.stored for t in tensors)
-        return Contents(tuple(tensors), overhead, dict(header.get("metadata", {})))
-    except container.FORGED as error:
-        raise ArtifactError(f"{path}: its header is not that of a saved tree ({error}): save it anew") from error
+    held = stored.read(path, max_bytes)
+    tensors = []
+    for name, _, shape, dtype, coded in held.tensors:
+        size = sum(map(len, coded.streams)) + container.CHECKSUM_BYTES
+        dense = math.prod(shape) * dtype.itemsize
+        tensors.append(TensorInfo(name, shape, dtype.name, coded.kind, size, dense, coded.off_grid))
+    overhead = os.path.getsize(path) - sum(t.stored for t in tensors)
+    return Contents(tuple(tensors), overhead, held.metadata)

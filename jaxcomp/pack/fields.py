@@ -48,11 +48,11 @@ def unpack_ints(args: list[int], stream: bytes, count: int) -> np.ndarray:
     """The inverse of :func:`pack_ints`: ``count`` integers, int64.
 
     Raises:
-      ValueError: if the stream does not hold that many.
+      ValueError: if the stream does not hold that many, or they are no int64.
     """
-    low, width, *strides = args
-    if not 0 <= width <= 32:
-        raise ValueError(f"an integer is stored in 0 to 32 bits, not {width}")
+    low, width, stride = (*args, 1) if len(args) == 2 else args
+    if not all(type(number) is int for number in (low, width, stride)) or not 0 <= width <= 32 or stride not in (1, 2):
+        raise ValueError(f"integers are stored over the least, in 0 to 32 bits, in steps of 1 or 2, not as {args!r}")
     size = -(-count * width // 8)
     raw = expand_exactly(stream, size, max(1, width // 8) if width % 8 == 0 else 1)
     if width % 8:
@@ -60,7 +60,10 @@ def unpack_ints(args: list[int], stream: bytes, count: int) -> np.ndarray:
         raw = np.packbits(bits, axis=1, bitorder="little")
     fields = np.zeros((count, 4), np.uint8)
     fields[:, : -(-width // 8)] = raw.reshape(count, -(-width // 8))
-    return fields.view("<u4").reshape(count).astype(np.int64) * (strides[0] if strides else 1) + low
+    values = fields.view("<u4").reshape(count).astype(np.int64) * stride
+    if not (low >= -(2**63) and low + int(values.max(initial=0)) < 2**63):
+        raise ValueError(f"integers over {low} are no int64")
+    return values + low
 
 
 def pack_items(values: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """Trees as rows of keys and back: what a file needs to know of a tree's structure.
 
 A key is a string or an integer (of a dict, an attribute), or a list of one integer (the index of a sequence).
+What a tree may be is checked by the same :func:`names` when it is written and when it is read.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,12 @@ from jax.tree_util import FlattenedIndexKey, SequenceKey
 
 from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.paths import key_name, named_steps, path_string
+
+DEPTH = 512
+"""The most keys of a leaf: JAX itself cannot flatten trees that are much deeper."""
+
+EMPTY: tuple[Any, ...] = ({}, [], None)
+"""What an empty subtree is stored as."""
 
 
 class Leaf(NamedTuple):
@@ -39,25 +46,74 @@ def rows(tree: Any) -> list[Leaf]:
 
     Raises:
       PathError: if two leaves are spelled alike.
-      ArgumentError: if a key is neither a string nor an integer.
+      ArgumentError: if a key is neither a string nor an integer, or the tree is nested too deep.
 
     Example:
       >>> [(leaf.name, leaf.keys) for leaf in rows({"block": [{"kernel": 1.0}, {}]})]
       [('block/0/kernel', ['block', [0], 'kernel']), ('block/1', ['block', [1]])]
     """
+    _check_depth(tree)
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_empty)[0]
     inner = {path_string(path[:n]) for path, _ in flat for n in range(len(named_steps(path)))}
-    found: dict[str, Leaf] = {}
+    leaves = []
     for path, value in flat:
         note = path_string(path)
         # The ``.value`` of an NNX variable is no step of its path, but that of a node with other fields is.
         steps = path if note in inner else named_steps(path)
-        keys = [_key(step, note) for step in steps]
-        name, empty = spell(keys), _is_empty(value)
+        keys, empty = list(map(_key, steps)), _is_empty(value)
+        leaves.append(Leaf("", note, keys, _bare(value) if empty else value, empty))
+    spelled = names([leaf.keys for leaf in leaves])
+    return [leaf._replace(name=name) for leaf, name in zip(leaves, spelled, strict=True)]
+
+
+def _check_depth(tree: Any) -> None:
+    """Refuses a tree that is too deep before JAX flattens it, which ends some processes."""
+    level = [tree]
+    for _ in range(DEPTH + 2):  # an NNX variable and its value are no keys
+        inner = map(jax.tree_util.default_registry.flatten_one_level, level)
+        level = [node for found in inner if found is not None for node in found[0]]
+        if not level:
+            return
+    raise ArgumentError(f"a tree is saved to a depth of {DEPTH} keys, and this one is nested deeper, or holds itself")
+
+
+def names(rows: Sequence[Any]) -> list[str]:
+    """The path strings of all rows of a tree, once their keys are found to be those of a tree.
+
+    Args:
+      rows: the keys of each leaf and empty subtree.
+
+    Raises:
+      PathError: if two are spelled alike.
+      ArgumentError: if keys are not strings, integers from -2**63 to 2**63 - 1 or lists of one index, or too many.
+
+    Example:
+      >>> names([["block", [0], "kernel"], ["block", [1]]])
+      ['block/0/kernel', 'block/1']
+    """
+    found: dict[str, None] = {}
+    for keys in rows:
+        name = spell(keys)
+        if len(keys) > DEPTH:
+            raise ArgumentError(
+                f"{name[:60]}...: a tree is saved to a depth of {DEPTH} keys, and this leaf has {len(keys)}"
+            )
+        for key in keys:
+            if not _is_key(key):
+                raise ArgumentError(
+                    f"{name}: a key of a saved tree needs to be a string or an integer, and {key!r} is a "
+                    f"{type(key).__name__}: rename it"
+                )
         if name in found:
             raise PathError(f"two leaves of the tree are both spelled {name!r}: rename one of their keys")
-        found[name] = Leaf(name, note, keys, _bare(value) if empty else value, empty)
-    return list(found.values())
+        found[name] = None
+    return list(found)
+
+
+def _is_key(key: Any) -> bool:
+    if type(key) is list:
+        return len(key) == 1 and type(key[0]) is int and key[0] >= 0
+    return type(key) is str or (type(key) is int and -(2**63) <= key < 2**63)
 
 
 def spell(keys: list[Any]) -> str:
@@ -84,16 +140,13 @@ def _bare(node: Any) -> Any:
     return [] if isinstance(node, list | tuple) and not hasattr(node, "_fields") else {}
 
 
-def _key(step: Any, name: str) -> Any:
+def _key(step: Any) -> Any:
     key = key_name(step)
     if isinstance(step, SequenceKey | FlattenedIndexKey):
         return [key]
-    if not isinstance(key, str | int):
-        raise ArgumentError(
-            f"{name}: a key of a saved tree needs to be a string or an integer, and {key!r} is a "
-            f"{type(key).__name__}: rename it"
-        )
-    return key
+    if isinstance(key, str):  # a subclass is stored as what it holds
+        return str.__str__(key)
+    return int(key) if isinstance(key, int) and not isinstance(key, bool) else key
 
 
 def rebuild(leaves: Sequence[tuple[list[Any], Any]]) -> Any:
@@ -112,12 +165,32 @@ def rebuild(leaves: Sequence[tuple[list[Any], Any]]) -> Any:
     if any(not keys for keys, _ in leaves):
         ((_, value),) = leaves
         return value
-    groups: dict[Any, list[tuple[list[Any], Any]]] = {}
+    root = _Node()
+    made: list[tuple[_Node, Any, _Node]] = []  # parent, key and node, parents first
     for keys, value in leaves:
-        first = tuple(keys[0]) if isinstance(keys[0], list) else keys[0]
-        groups.setdefault(first, []).append((keys[1:], value))
-    if not any(isinstance(key, tuple) for key in groups):
-        return {key: rebuild(group) for key, group in groups.items()}
-    if list(groups) != [(index,) for index in range(len(groups))]:
-        raise ValueError(f"the indices of a sequence are 0, 1, ..., not {list(groups)}")
-    return [rebuild(group) for group in groups.values()]
+        node, steps = root, [tuple(key) if isinstance(key, list) else key for key in keys]
+        for step in steps[:-1]:
+            if step not in node:
+                made.append((node, step, _Node()))
+                node[step] = made[-1][-1]
+            node = node[step]
+            if not isinstance(node, _Node):
+                raise ValueError(f"a leaf lies inside the leaf {keys}")
+        if steps[-1] in node:
+            raise ValueError(f"two leaves lie at {keys}")
+        node[steps[-1]] = value
+    for parent, step, node in reversed(made):
+        parent[step] = _bare_container(node)
+    return _bare_container(root)
+
+
+class _Node(dict[Any, Any]):
+    """A container being rebuilt: nodes are told from leaves, and no recursion limits their depth."""
+
+
+def _bare_container(node: _Node) -> Any:
+    if not any(isinstance(step, tuple) for step in node):
+        return dict(node)
+    if list(node) != [(index,) for index in range(len(node))]:
+        raise ValueError(f"the indices of a sequence are 0, 1, ..., not {list(node)}")
+    return list(node.values())

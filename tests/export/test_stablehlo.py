@@ -285,6 +285,40 @@ def test_damage_is_told(path: Path) -> None:
             export.load(path)
 
 
+def test_what_was_altered_and_written_anew_is_told_before_it_runs(path: Path) -> None:
+    export.save(path, apply_fn, PARAMS, X, metadata={"seed": 1})
+    whole, metadata = pack.load(path)
+    for at in range(0, whole["program"].size, whole["program"].size // 20):
+        program = whole["program"].copy()
+        program[at : at + 16] ^= 255
+        pack.save(path, {**whole, "program": program}, metadata=metadata)
+        with pytest.raises(ArtifactError, match="SHA-256"):
+            export.load(path)
+    changes = [
+        ({**whole["params"], "a": whole["params"]["a"] + 1}, {}),
+        ({**whole["params"], "d": whole["params"]["a"]}, {}),
+        (whole["params"], {"platforms": ["cpu"]}),
+    ]
+    for params, about in changes:
+        pack.save(path, {**whole, "params": params}, metadata={**metadata, "export": {**metadata["export"], **about}})
+        with pytest.raises(ArtifactError, match="SHA-256"):
+            export.load(path)
+    pack.save(path, whole, metadata=metadata)
+    program, loaded = export.load(path)
+    assert bits(program(loaded, X)) == bits(jax.jit(apply_fn)(PARAMS, X))
+
+
+def test_a_file_of_before_the_digest_loads(path: Path) -> None:
+    export.save(path, apply_fn, PARAMS, X)
+    tree, metadata = pack.load(path)
+    del metadata["export"]["sha256"]
+    pack.save(path, tree, metadata=metadata)
+    program, loaded = export.load(path, max_bytes=10**6)
+    assert bits(program(loaded, X)) == bits(jax.jit(apply_fn)(PARAMS, X))
+    with pytest.raises(ArtifactError, match="max_bytes"):
+        export.load(path, max_bytes=10**2)
+
+
 def test_other_files_are_told(path: Path) -> None:
     pack.save(path, PARAMS)
     with pytest.raises(ArtifactError, match=r"holds no program.*jaxcomp.pack.load"):
