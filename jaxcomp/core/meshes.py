@@ -1,10 +1,11 @@
 """Layouts on a mesh of Explicit axes, where nothing is gathered or spread unasked. Elsewhere these do nothing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def replicated(x: Any) -> Any:
@@ -17,7 +18,7 @@ def replicated(x: Any) -> Any:
       >>> replicated(jnp.arange(3)).tolist()
       [0, 1, 2]
     """
-    return jax.reshard(x, PartitionSpec()) if _is_explicit(x) else x
+    return jax.reshard(x, NamedSharding(_mesh(x), PartitionSpec())) if is_explicit(x) else x
 
 
 def spread_like(x: Any, like: Any) -> Any:
@@ -31,10 +32,60 @@ def spread_like(x: Any, like: Any) -> Any:
       >>> spread_like(jnp.ones((1, 2)), jnp.ones((3, 2))).shape
       (1, 2)
     """
-    if not _is_explicit(like):
+    if not is_explicit(like):
         return x
-    return jax.reshard(jnp.broadcast_to(x, like.shape), jax.typeof(like).sharding.spec)
+    return _laid_out(x, like) if mesh_is_set() else _laid_out_beside(x, like)
 
 
-def _is_explicit(x: Any) -> bool:
-    return isinstance(x, jax.Array) and AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+def _laid_out(x: Any, like: Any) -> Any:
+    return jax.reshard(jnp.broadcast_to(x, like.shape), jax.typeof(like).sharding)
+
+
+@jax.jit
+def _laid_out_beside(x: Any, like: Any) -> Any:
+    # Where no mesh is set a program has that of its operands: `like` has to be one, even if nothing else is read of it.
+    return jax.lax.optimization_barrier((_laid_out(x, like), like))[0]
+
+
+def automatic(function: Callable[..., Any], *args: Any, out: Any = None) -> Any:
+    """``function(*args)``, its layouts left to the compiler whatever axes the meshes of the arguments have.
+
+    Under Explicit axes, sorts, reshapes, gathers and sums over axes that are split are errors of type. Here they are
+    what they are under Auto axes.
+
+    Args:
+      function: of the arguments, returns a tree of arrays.
+      *args: trees of arrays.
+      out: the layout of the results, a ``NamedSharding`` or a tree of them; None: every device holds them in full.
+
+    Returns:
+      What the function returns; without Explicit axes it is merely called.
+
+    Example:
+      >>> automatic(jnp.sort, jnp.array([2, 1])).tolist()
+      [1, 2]
+    """
+    mesh = explicit_mesh(args)
+    if mesh is None:
+        return function(*args)
+    out = NamedSharding(mesh, PartitionSpec()) if out is None else out
+    return jax.sharding.auto_axes(function, axes=mesh.axis_names, out_sharding=out)(*args)
+
+
+def explicit_mesh(tree: Any) -> Any:
+    """The mesh with Explicit axes that holds an array of a tree; None without one."""
+    return next((_mesh(x) for x in jax.tree.leaves(tree) if is_explicit(x)), None)
+
+
+def is_explicit(x: Any) -> bool:
+    """Whether an array's type says how it is split over a mesh."""
+    return isinstance(x, jax.Array) and AxisType.Explicit in _mesh(x).axis_types
+
+
+def mesh_is_set() -> bool:
+    """Whether the code that now runs is under a mesh of its own, by ``jax.set_mesh``."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def _mesh(x: Any) -> Any:
+    return jax.typeof(x).sharding.mesh

@@ -12,6 +12,7 @@ from jax import Array
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything
+from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 
@@ -34,7 +35,7 @@ def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 
       >>> projector(jnp.array([[3.0, 0.0], [0.0, 1.0]]), rank=1).tolist()
       [[1.0, 0.0], [0.0, 0.0]]
     """
-    matrix = _matrix(_whole(weight), stack)
+    matrix = _matrix(replicated(weight), stack)
     across = jnp.swapaxes(matrix, -1, -2)
     pair = (matrix, across) if _left(matrix) else (across, matrix)
     values, vectors = jnp.linalg.eigh(jnp.matmul(*pair, precision="highest"))
@@ -69,7 +70,7 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
       >>> projected(w, jnp.array([[1.0, 0.0], [0.0, 0.0]])).tolist()
       [[3.0, 0.0], [0.0, 0.0]]
     """
-    whole = _whole(weight)
+    whole = replicated(weight)
     matrix = _matrix(whole, stack)
     left = _left(matrix)
     product = jnp.matmul(onto, matrix, precision="highest") if left else jnp.matmul(matrix, onto, precision="highest")
@@ -82,7 +83,7 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
     product = product.reshape(weight.shape).astype(weight.dtype)
     inside = jnp.broadcast_to(inside, matrix.shape).reshape(weight.shape)
     view = straight_through(jnp.where(inside, whole, product), product)
-    return _placed(view, weight)
+    return spread_like(view, weight)
 
 
 def project(
@@ -177,15 +178,3 @@ def _matrix(weight: Array, stack: int) -> Array:
 def _left(matrix: Array) -> bool:
     return matrix.shape[-2] < matrix.shape[-1]
 
-
-def _whole(weight: Array) -> Array:
-    """The weight on every device of an explicit mesh, whose types would not let a sharded axis be merged or summed."""
-    return jax.sharding.reshard(weight, jax.P()) if _is_explicit(weight) else weight
-
-
-def _placed(view: Array, weight: Array) -> Array:
-    return jax.sharding.reshard(view, jax.typeof(weight).sharding.spec) if _is_explicit(weight) else view
-
-
-def _is_explicit(weight: Array) -> bool:
-    return any(axes is not None for axes in jax.typeof(weight).sharding.spec)
