@@ -177,4 +177,3 @@ def _matrix(weight: Array, stack: int) -> Array:
 
 def _left(matrix: Array) -> bool:
     return matrix.shape[-2] < matrix.shape[-1]
-
