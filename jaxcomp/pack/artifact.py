@@ -117,8 +117,8 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
       path: the file.
       like: a pytree of arrays, or of anything with a shape and a dtype, with the paths, shapes and dtypes of
         the saved tree. Without it, the tree comes back as dicts, and lists where it had sequences.
-      max_bytes: the most bytes that the arrays may take in memory; the header may take a 64th of it. None: 1 GiB, 1000
-        times the file, or the size of ``like``, whichever is most.
+      max_bytes: the most bytes that the arrays may take in memory; the header may take a 64th of it, or 16 MiB. None:
+        1 GiB, 1000 times the file, or the size of ``like``, whichever is most.
 
     Returns:
       ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved.

@@ -32,6 +32,9 @@ _ANEW = "get the file again, or save it anew"
 FORGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
 """What reading a file can end in whose checksums hold although jaxcomp did not write it."""
 
+MAX_HEADER = 2**24
+"""Bytes of a header that are read unless a caller allows for more: some 200,000 tensors."""
+
 METADATA_DEPTH = 100
 
 
@@ -79,7 +82,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
     return len(content)
 
 
-def read(path: str | os.PathLike[str], max_header: int = 2**24) -> tuple[dict[str, Any], list[Block]]:
+def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[dict[str, Any], list[Block]]:
     """Reads a container and checks every byte of it.
 
     Args:

@@ -60,8 +60,8 @@ def read(path: str | os.PathLike[str], max_bytes: int | None, *, at_least: int =
 
     Args:
       path: the file.
-      max_bytes: the most bytes that its arrays may take in memory; its header may take a 64th of it. None: 1 GiB, or
-        1000 times the file, or ``at_least``, whichever is most.
+      max_bytes: the most bytes that its arrays may take in memory; its header may take a 64th of it, or 16 MiB.
+        None: 1 GiB, or 1000 times the file, or ``at_least``, whichever is most.
       at_least: bytes that the caller expects.
 
     Raises:
@@ -70,7 +70,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None, *, at_least: int =
         more than ``max_bytes``.
     """
     limit = _limit(path, max_bytes, at_least)
-    header, blocks = container.read(path, max_header=limit // 64)
+    header, blocks = container.read(path, max_header=max(container.MAX_HEADER, (max_bytes or 0) // 64))
     try:
         stored = _stored(header, blocks)
     except container.FORGED as error:
