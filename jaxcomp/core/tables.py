@@ -1,6 +1,6 @@
 """Tables of fixed width, as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] = ()) -> str:
@@ -56,3 +56,22 @@ def dims(shape: Sequence[int]) -> str:
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
     flush = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True))
     return "  ".join(flush).rstrip()
+
+
+def with_left_out(text: str, left_out: Mapping[str, str]) -> str:
+    """A table, and below it a line for each reason why parameters are not in it.
+
+    Args:
+      text: the table.
+      left_out: ``{path: reason}``.
+
+    Example:
+      >>> print(with_left_out("a table", {"bias": "read by add", "scale": "read by mul", "mean": "read by add"}))
+      a table
+      left out: bias, mean (read by add)
+      left out: scale (read by mul)
+    """
+    paths: dict[str, list[str]] = {}
+    for path, why in left_out.items():
+        paths.setdefault(why, []).append(path or "the only parameter")
+    return "\n".join([text, *(f"left out: {', '.join(own)} ({why})" for why, own in paths.items())])

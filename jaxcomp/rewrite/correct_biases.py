@@ -1,7 +1,7 @@
 """Bias correction: the means of layers' results become what they were before weights were changed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.biases import Biases, find_biases
 from jaxcomp.rewrite.matrices import matrix
@@ -18,6 +18,7 @@ from jaxcomp.rewrite.moments import checked_batches, observer, unseen
 from jaxcomp.rewrite.schemes import find_targets
 from jaxcomp.rewrite.site_inputs import altered_inputs
 from jaxcomp.rewrite.walk import Walk
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.uses import Uses, uses_of
 
@@ -36,12 +37,19 @@ class Corrected(NamedTuple):
 
 @dataclass(frozen=True)
 class BiasReport:
-    """For each weight, the parameter in which its mean error was corrected, or why there is none; prints as a table."""
+    """For each weight, the parameter in which its mean error was corrected, or why there is none; prints as a table.
+
+    Attributes:
+      rows: ``(weight, its biases, why they are not corrected)``.
+      left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
+    """
 
     rows: tuple[tuple[str, str, str], ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return table(["weight", "bias", "not corrected because"], [list(row) for row in self.rows])
+        text = table(["weight", "bias", "not corrected because"], [list(row) for row in self.rows])
+        return with_left_out(text, self.left_out)
 
 
 def correct_biases(
@@ -111,7 +119,8 @@ def correct_biases(
         for path in program.paths
         if path in uses
     ]
-    return Corrected(replace_leaves(changed, new), BiasReport(tuple(rows)))
+    told = {*uses, *(bias.path for path, own in found.of.items() if path not in missing for bias in own)}
+    return Corrected(replace_leaves(changed, new), BiasReport(tuple(rows), left_out(program, told)))
 
 
 def _input_means(

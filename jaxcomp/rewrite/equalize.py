@@ -1,7 +1,7 @@
 """Equalisation: channels scaled where they are made and back where they are read, so that fewer bits hold them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.links import Link, Reader, find_links, groups_of
 from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.affine import input_axes
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.observe import Observer
@@ -29,6 +30,7 @@ class EqualRow(NamedTuple):
       readers: the weights that read them.
       least, greatest: the numbers that they were divided by.
       left: why they were left as they are.
+      biases: what is added to them, and was divided with them.
     """
 
     path: str
@@ -36,20 +38,33 @@ class EqualRow(NamedTuple):
     least: float = 1.0
     greatest: float = 1.0
     left: str = ""
+    biases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class EqualReport:
-    """What became of the channels of every weight and scale; prints as a table."""
+    """What became of the channels of every weight and scale; prints as a table.
+
+    Attributes:
+      rows: one a weight or scale.
+      left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
+    """
 
     rows: tuple[EqualRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [
-            [row.path, ", ".join(row.readers), "" if row.left else f"{row.least:.3g} ... {row.greatest:.3g}", row.left]
+            [
+                ", ".join([row.path, *row.biases]),
+                ", ".join(row.readers),
+                "" if row.left else f"{row.least:.3g} ... {row.greatest:.3g}",
+                row.left,
+            ]
             for row in self.rows
         ]
-        return table(["made by", "read by", "divided by", "left because"], rows)
+        text = table(["made by", "read by", "divided by", "left because"], rows)
+        return with_left_out(text, self.left_out)
 
 
 class Equalized(NamedTuple):
@@ -246,12 +261,13 @@ class _Leaves:
                 tuple(reader.path for reader in link.readers),
                 float(by[link.maker].min()),
                 float(by[link.maker].max()),
+                biases=link.biases,
             )
             for link in links
         }
         rows |= {path: EqualRow(path, left=why) for path, why in left.items()}
         changed = {path for link in links for path in (link.maker, *link.biases, *(r.path for r in link.readers))}
         kept = {path: leaf for path, leaf in new.items() if path in changed}
-        return Equalized(
-            replace_leaves(params, kept), EqualReport(tuple(rows[path] for path in program.paths if path in rows))
-        )
+        told = {path for row in rows.values() for path in (row.path, *row.readers, *row.biases)}
+        ordered = tuple(rows[path] for path in program.paths if path in rows)
+        return Equalized(replace_leaves(params, kept), EqualReport(ordered, left_out(program, told)))

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.rewrite.budget import Choices, best_choices
 from jaxcomp.rewrite.methods import METHODS, Call, Method, Rank, method
 from jaxcomp.rewrite.moments import Moments
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.packed import Packed
@@ -113,11 +114,13 @@ class FactorReport:
     Attributes:
       rows: one a weight, in order of the tree's leaves.
       dense_macs, dense_bytes: what all sites and all parameters cost before.
+      left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
     """
 
     rows: tuple[Row, ...]
     dense_macs: int
     dense_bytes: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -156,7 +159,7 @@ class FactorReport:
             for row in self.rows
         ]
         totals = [f"{n:,}" for n in (self.macs, self.dense_macs, self.bytes, self.dense_bytes)]
-        return table(columns, rows, ["total", *[""] * (len(columns) - 5), *totals])
+        return with_left_out(table(columns, rows, ["total", *[""] * (len(columns) - 5), *totals]), self.left_out)
 
 
 class Factors(NamedTuple):
@@ -201,7 +204,8 @@ def choose_factors(
         if not isinstance(pick, str)
     }
     rows = tuple(_row(weight, pick, moments) for weight, pick in zip(weights, picks, strict=True))
-    return Factors(packed, FactorReport(rows, sites.macs, sites.bytes))
+    others = left_out(program, {row.path for row in rows})
+    return Factors(packed, FactorReport(rows, sites.macs, sites.bytes, others))
 
 
 def _weights(program: Program, named: Mapping[str, Any]) -> list[_Weight]:

@@ -11,6 +11,7 @@ from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folded import FoldedRun, folded_values
 from jaxcomp.rewrite.folding import Changes, FoldReport, Row, find_folds
 from jaxcomp.rewrite.plans import Plans, checked_leaves
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.sites import check_reads
 
@@ -59,7 +60,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
     named = named_leaves(params)
     values = evaluated(lambda leaves: folded_values(program, folds, leaves), list(named.values()))
     small = without(replace_leaves(params, values), folds.gone)
-    return Folded(apply_fn, params, small, folds, find_folds, "fold_batch_norm"), small
+    return Folded(apply_fn, params, small, folds, find_folds, "fold_batch_norm", program), small
 
 
 def evaluated(function: Callable[..., Any], leaves: list[Any]) -> Any:
@@ -104,9 +105,12 @@ class Folded:
         found: Found,
         find: Callable[[Program], Found],
         maker: str,
+        program: Program,
     ):
-        """Takes what was found, what finds it for inputs of other shapes, and the function that this is done by."""
-        self._apply_fn, self._find, self._maker, self.report = apply_fn, find, maker, FoldReport(found.rows)
+        """Takes what was found in a program, what finds it in another, and the function that this is done by."""
+        self._apply_fn, self._find, self._maker = apply_fn, find, maker
+        told = FoldReport(found.rows).told
+        self.report = FoldReport(found.rows, left_out(program, told))
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(small).items()}
         self._made = found.made

@@ -61,7 +61,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     found = find_weights(program)
     values = evaluated(lambda leaves: _values(program, found.weights, leaves), list(named_leaves(params).values()))
     small = without(replace_leaves(params, values), found.gone)
-    return Folded(apply_fn, params, small, found, find_weights, "fold_weights"), small
+    return Folded(apply_fn, params, small, found, find_weights, "fold_weights", program), small
 
 
 class Computed(NamedTuple):

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import Chain, chains, feature_axes, images
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
@@ -66,9 +66,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What became of every kernel that a matmul or convolution reads; prints as a table."""
+    """What became of every kernel that a matmul or convolution reads; prints as a table.
+
+    Attributes:
+      rows: one a kernel.
+      left_out: ``{path: what reads it}`` of all parameters that are neither kernels nor part of one now.
+    """
 
     rows: tuple[Row, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -77,7 +83,12 @@ class FoldReport:
 
     def __str__(self) -> str:
         rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
-        return table(["kernel", "bias", "taken in", "not folded because"], rows)
+        return with_left_out(table(["kernel", "bias", "taken in", "not folded because"], rows), self.left_out)
+
+    @property
+    def told(self) -> set[str]:
+        """The parameters that the rows name."""
+        return {path for row in self.rows for path in (row.path, *filter(None, [row.bias]), *row.taken)}
 
 
 class Folds(NamedTuple):

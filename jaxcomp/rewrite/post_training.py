@@ -1,11 +1,13 @@
 """Post-training quantisation in one call: fold, calibrate, round, quantise."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.tables import with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.ranges import Fit, mse
@@ -19,6 +21,7 @@ from jaxcomp.rewrite.quantize import Quantized, quantize
 from jaxcomp.rewrite.rounders import MethodName
 from jaxcomp.rewrite.rounding import RoundReport, round_weights
 from jaxcomp.rewrite.schemes import Scheme, ends, find_targets
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
 
 
@@ -31,16 +34,19 @@ class PostReport:
       folded: which batch norms became part of layers; None if there were none to fold.
       rounded: how weights were rounded.
       quantized: what runs in integers, and what does not.
+      left_out: ``{path: what reads it}`` of the parameters that none of these names.
     """
 
     computed: FoldReport | None
     folded: FoldReport | None
     rounded: RoundReport
     quantized: QuantReport
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = (self.computed, self.folded, self.rounded, self.quantized)
-        return "\n\n".join(str(part) for part in parts if part is not None)
+        found = (self.computed, self.folded, self.rounded, self.quantized)
+        tables = [str(replace(part, left_out={})) for part in found if part is not None]
+        return with_left_out("\n\n".join(tables), self.left_out)
 
 
 class PostTrained(NamedTuple):
@@ -143,7 +149,12 @@ def post_training(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )
     integers, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
-    return PostTrained(integers, packed, PostReport(computed, norms, rounded.report, integers.report), rules)
+    told = {path for report in (computed, norms) if report is not None for path in report.told}
+    told |= {row.path for row in (*rounded.report.rows, *integers.report.rows)}
+    told |= named_leaves(folded).keys() - rounded.report.left_out.keys()
+    others = left_out(trace(apply_fn, params, *given[0]), told)
+    report = PostReport(computed, norms, rounded.report, integers.report, others)
+    return PostTrained(integers, packed, report, rules)
 
 
 def _folded(

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxcomp.core.tables import dims, table
+from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.quant.formats import Format
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import run_packed
 from jaxcomp.rewrite.schemes import Targets
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.sites import sites_of
@@ -42,9 +43,15 @@ class QuantRow(NamedTuple):
 
 @dataclass(frozen=True)
 class QuantReport:
-    """What became of every weight that a matmul or convolution reads; prints as a table."""
+    """What became of every weight that a matmul or convolution reads; prints as a table.
+
+    Attributes:
+      rows: one a weight, in order of the tree's leaves.
+      left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
+    """
 
     rows: tuple[QuantRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         rows = [
@@ -52,7 +59,7 @@ class QuantReport:
         ]
         total = [f"{sum(getattr(row, name) for row in self.rows):,}" for name in ("bytes", "dense_bytes")]
         columns = ["weight", "shape", "format", "inputs", "in floating point because", "bytes", "before"]
-        return table(columns, rows, ["total", "", "", "", "", *total])
+        return with_left_out(table(columns, rows, ["total", "", "", "", "", *total]), self.left_out)
 
 
 def report_of(
@@ -80,7 +87,7 @@ def report_of(
             size = _bytes(named[path])
             why = targets.left.get(path) or others[path]
             rows.append(QuantRow(path, named[path].shape, "", "", why, size, size))
-    return QuantReport(tuple(rows))
+    return QuantReport(tuple(rows), left_out(program, {row.path for row in rows}))
 
 
 def _left(program: Program, named: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Rounding: weights on the grids of a scheme, layer by layer on data, so that outputs stay what they were."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
-from jaxcomp.core.tables import dims, table
+from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.biases import Biases, find_biases
 from jaxcomp.rewrite.moments import checked_batches, unseen
@@ -17,6 +17,7 @@ from jaxcomp.rewrite.rounders import MethodName, Settings, nearest, rounded
 from jaxcomp.rewrite.schemes import INT8, find_targets
 from jaxcomp.rewrite.site_inputs import altered_inputs
 from jaxcomp.rewrite.walk import Seen, Walk
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.uses import Use, uses_of
 
@@ -48,9 +49,15 @@ class RoundRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table."""
+    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
+
+    Attributes:
+      rows: one a weight.
+      left_out: ``{path: what reads it}`` of the parameters that are neither weights nor their biases.
+    """
 
     rows: tuple[RoundRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
@@ -60,7 +67,7 @@ class RoundReport:
              "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.left] * left]
             for row in self.rows
         ]  # fmt: skip
-        return table([*columns, *["left because"] * left], rows)
+        return with_left_out(table([*columns, *["left because"] * left], rows), self.left_out)
 
 
 class Rounded(NamedTuple):
@@ -189,9 +196,9 @@ def round_weights(
         )
 
     rows = tuple(row(path) for path in program.paths if path in found or path in targets.left)
-    return Rounded(
-        replace_leaves(params, solved | moved), {path: each.grid for path, each in found.items()}, RoundReport(rows)
-    )
+    others = left_out(program, {row.path for row in rows} | moved.keys())
+    grids_of = {path: each.grid for path, each in found.items()}
+    return Rounded(replace_leaves(params, solved | moved), grids_of, RoundReport(rows, others))
 
 
 def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:

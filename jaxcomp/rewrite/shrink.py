@@ -10,6 +10,7 @@ import numpy as np
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.plans import Plans, checked_leaves
+from jaxcomp.rewrite.shrink_report import ShrinkReport, report_of
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple
 from jaxcomp.trace.emitter import Emitter, pick
 from jaxcomp.trace.groups import Groups
@@ -39,7 +40,8 @@ def shrink(
       lenient: allow groups that need the lenient mask.
 
     Returns:
-      The new function, of the same arguments (other shapes of inputs are traced anew), and its parameters. Its method
+      The new function, of the same arguments (other shapes of inputs are traced anew), whose ``report`` prints as a
+      table, and its parameters. Its method
       :meth:`Shrunk.cut` shrinks an optimiser's state likewise; its attribute ``keep`` is the decision, which makes the
       same function again in another process.
 
@@ -70,7 +72,8 @@ def shrink(
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)
     found.coupling.cut(masks)
-    return Shrunk(apply_fn, params, _by_name(found, chosen), masks, found.coupling), cut(params, masks)
+    named = _by_name(found, chosen)
+    return Shrunk(apply_fn, params, named, masks, found.coupling, report_of(found, named)), cut(params, masks)
 
 
 def _by_name(found: Groups, chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -172,6 +175,7 @@ class Shrunk:
       keep: ``{group: bool [size]}``, the decision under the groups' own names: saved beside the parameters and given to
         :func:`shrink` again, it makes this function again.
       masks: ``{(path, axis): bool [size]}``, what is kept of each parameter's axis, for those that were cut.
+      report: what became of each group, and why parameters are in none; prints as a table.
     """
 
     def __init__(
@@ -181,8 +185,10 @@ class Shrunk:
         keep: Mapping[str, np.ndarray],
         masks: Mapping[AxisKey, np.ndarray],
         coupling: Coupling,
+        report: ShrinkReport,
     ):
         """Takes what :func:`shrink` decided."""
+        self.report = report
         self._apply_fn, self.keep, self.masks = apply_fn, dict(keep), dict(masks)
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)

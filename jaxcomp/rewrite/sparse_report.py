@@ -1,9 +1,10 @@
 """The report of sparsify: what was asked of each layer, what it reached, what it cost."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
 
 
 class SparseRow(NamedTuple):
@@ -28,9 +29,15 @@ class SparseRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SparseReport:
-    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table."""
+    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
+
+    Attributes:
+      rows: one a weight.
+      left_out: ``{path: what reads it}`` of all other parameters, which stay dense.
+    """
 
     rows: tuple[SparseRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -53,4 +60,5 @@ class SparseReport:
             for row in self.rows
         ]
         pruned = sum(row.size for row in self.rows if row.asked is not None)
-        return table(columns, rows, ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", ""])
+        total = ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", ""]
+        return with_left_out(table(columns, rows, total), self.left_out)

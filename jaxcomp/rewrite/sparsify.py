@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from jaxcomp.rewrite.moments import checked_batches, second_moments, unseen
 from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
 from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
 from jaxcomp.rewrite.walk import Seen, Walk
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.uses import Use, uses_of
 
@@ -213,7 +214,8 @@ def sparsify(
     else:
         for path, own in uses.items():
             solve(path, own[0], Seen(moments.of[path] if moments and recipe.reads_data else None, None))
-    return _result(params, {path: named[path] for path in sites}, found, goals, left)
+    done = _result(params, {path: named[path] for path in sites}, found, goals, left)
+    return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys())))
 
 
 def _walked(program: Program, uses: Any, solve: Any, params: Any, given: Any, places: int | None) -> dict[str, float]:

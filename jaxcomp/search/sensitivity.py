@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -12,13 +12,15 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.core.tables import dims, table
+from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode
 from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.schemes import Scheme, Target
 from jaxcomp.search.switched import Switched
+from jaxcomp.trace.account import left_out
+from jaxcomp.trace.ir import trace
 from jaxcomp.trace.sites import sites
 
 Harm = Callable[[Any, Any], Any]
@@ -55,9 +57,11 @@ class Sensitivity:
 
     Attributes:
       rows: weight by weight, for each its choices in their order.
+      left_out: ``{path: what reads it}`` of the parameters that have no choice: they stay as they are.
     """
 
     rows: tuple[SensitivityRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -78,7 +82,7 @@ class Sensitivity:
     def __str__(self) -> str:
         by_path = {path: list(rows) for path, rows in itertools.groupby(self.rows, lambda row: row.path)}
         lines = [[path, dims(rows[0].shape), *(f"{row.harm:.3g}" for row in rows)] for path, rows in by_path.items()]
-        return table(["weight", "shape", *self.options], lines)
+        return with_left_out(table(["weight", "shape", *self.options], lines), self.left_out)
 
 
 def divergence(before: Any, after: Any) -> Any:
@@ -172,7 +176,8 @@ def sensitivity(
                 lost = float(np.mean([compare(b, a) for b, a in zip(dense, after, strict=True)]))
             target = one.weights.get(path)
             found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
-    return Sensitivity(tuple(found[path, name] for path in switched.paths for name in options))
+    rows = tuple(found[path, name] for path in switched.paths for name in options)
+    return Sensitivity(rows, left_out(trace(apply_fn, params, *given[0]), switched.paths))
 
 
 def _second_order(path: str, params: Params, changed: Params, curvature: Params) -> float:

@@ -28,6 +28,12 @@ def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), consts
 
 
+def holds_body(equation: Equation) -> bool:
+    """Whether a parameter of an equation is a program of its own."""
+    held = [each for value in equation.params.values() for each in (value if isinstance(value, tuple) else (value,))]
+    return any(isinstance(each, core.Jaxpr | core.ClosedJaxpr) for each in held)
+
+
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """How many operands of a scan are constants, and how many are carried."""
     if "num_carry" in params:

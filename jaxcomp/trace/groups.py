@@ -1,13 +1,14 @@
 """Channel groups: what must be cut together, what each channel costs, and what cannot be cut and why."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.tables import table
+from jaxcomp.core.tables import table, with_left_out
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.channels import Group, Member, collect
 from jaxcomp.trace.costs import Costs, Prices
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple, only_read
@@ -104,6 +105,21 @@ class Groups:
         return {path: value.shape for path, value in self.coupling.program.parameters().items()}
 
     @functools.cached_property
+    def left_out(self) -> dict[str, str]:
+        """Why the parameters that are in no group, free or frozen, are in none: ``{path: reason}``."""
+        told = {member.path for group in (*self.free, *self.frozen) for member in group.members}
+        found = left_out(self.coupling.program, told, self.coupling.analysis.origins)
+        return {path: self._frozen_axes(path) or why for path, why in found.items()}
+
+    def _frozen_axes(self, path: str) -> str:
+        """Why the axes of a parameter outside of all groups must be kept, if it is known."""
+        first = self.coupling.readings[0]
+        own = [first.roots[labels] for (owner, _), labels in first.labels.items() if owner == path]
+        return "; ".join(
+            dict.fromkeys(str(first.frozen[r]) for roots in own for r in roots.tolist() if r in first.frozen)
+        )
+
+    @functools.cached_property
     def weights(self) -> frozenset[str]:
         """The parameters that a matmul or convolution reads: kernels, but no biases, scales or statistics."""
         origins = self.coupling.analysis.origins
@@ -127,8 +143,17 @@ class Groups:
         columns = ["group", "members", "channels", "MACs/channel", "bytes/channel"]
         rows = [[g.name, _listing(g.members), str(g.size), f"{g.macs:,}", f"{g.bytes:,}"] for g in self.free]
         lines = [table(columns, rows)]
-        lines += [f"frozen: {g.name} ({g.size} channels): {g.frozen}" for g in self.frozen]
-        return "\n".join(lines)
+        return with_left_out("\n".join([*lines, *self.notes()]), self.left_out)
+
+    def notes(self) -> list[str]:
+        """What the table has no room for, in lines: the further members of groups, and the groups that are frozen."""
+        more = [(g, g.members[3:]) for g in self.free if g.members[3:]]
+        lines = [f"also in {g.name}: {_listing(members, len(members))}" for g, members in more]
+        for group in self.frozen:
+            others = [m for m in group.members if m.path != group.name and f"{m.path}:{m.axis}" != group.name]
+            held = f" with {_listing(others, len(others))}" if others else ""
+            lines.append(f"frozen: {group.name} ({group.size} channels): {group.frozen}{held}")
+        return lines
 
 
 def groups(apply_fn: Callable[..., Any], params: Any, *example: Any, lenient: bool = False) -> Groups:
@@ -202,6 +227,6 @@ def _checked(group: Group, name: str, given: Any) -> np.ndarray:
     return mask
 
 
-def _listing(members: tuple[Member, ...]) -> str:
-    shown = " ".join(f"{m.path}:{m.axis}" for m in members[:3])
-    return shown + (f" (+{len(members) - 3})" if len(members) > 3 else "")
+def _listing(members: Sequence[Member], most: int = 3) -> str:
+    shown = " ".join(f"{m.path}:{m.axis}" for m in members[:most])
+    return shown + (f" (+{len(members) - most})" if len(members) > most else "")

@@ -15,6 +15,9 @@ from jaxcomp.core.paths import path_string
 from jaxcomp.trace import compat
 
 MATMULS = ("dot_general", "conv_general_dilated")
+"""The primitives whose weights can be packed, factorised and rounded."""
+
+SITES = (*MATMULS, "ragged_dot_general")
 """The primitives that are sites where they read parameters."""
 
 

@@ -1,13 +1,14 @@
 """Sites: every matmul and convolution that reads parameters, with what it costs."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.tables import dims, table
-from jaxcomp.trace.ir import MATMULS, Node, Program, Value, trace
+from jaxcomp.core.tables import dims, table, with_left_out
+from jaxcomp.trace.account import left_out
+from jaxcomp.trace.ir import SITES, Node, Program, Value, trace
 from jaxcomp.trace.origins import Origins
 
 
@@ -18,7 +19,7 @@ class Site:
     Attributes:
       name: the parameter that it reads, or the first of them in order of the tree's leaves.
       paths: every parameter that it reads, those that were concatenated or scaled before use included.
-      op: ``"dot_general"`` or ``"conv_general_dilated"``.
+      op: ``"dot_general"``, ``"conv_general_dilated"`` or ``"ragged_dot_general"`` (of experts).
       scope: the module: Linen's own path where the function has one, else that of ``name``.
       lhs, rhs, out: the shapes of its operands and of its result, in one call.
       weight: the shape of the operand that is made of parameters.
@@ -47,10 +48,12 @@ class Sites:
     Attributes:
       rows: the sites.
       bytes: the size of all parameters, read by a site or not.
+      left_out: ``{path: what reads it instead}`` of the parameters that no site reads.
     """
 
     rows: tuple[Site, ...]
     bytes: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def macs(self) -> int:
@@ -58,8 +61,9 @@ class Sites:
         return sum(site.macs for site in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as plain data: ``{"macs": ..., "bytes": ..., "rows": [{...}]}``."""
-        return {"macs": self.macs, "bytes": self.bytes, "rows": [asdict(site) for site in self.rows]}
+        """The table as plain data: ``{"macs": ..., "bytes": ..., "rows": [{...}], "left_out": {path: reason}}``."""
+        rows = [asdict(site) for site in self.rows]
+        return {"macs": self.macs, "bytes": self.bytes, "rows": rows, "left_out": dict(self.left_out)}
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.rows)
@@ -71,8 +75,8 @@ class Sites:
         columns = ["parameter", "op", "weight", "out", "calls", "MACs", "bytes"]
         rows = [
             [
-                site.name + (f" (+{len(site.paths) - 1})" if len(site.paths) > 1 else ""),
-                {"dot_general": "dot", "conv_general_dilated": "conv"}[site.op],
+                ", ".join(site.paths),
+                {"dot_general": "dot", "conv_general_dilated": "conv", "ragged_dot_general": "ragged dot"}[site.op],
                 dims(site.weight),
                 dims(site.out),
                 str(site.calls),
@@ -81,15 +85,17 @@ class Sites:
             ]
             for site in self.rows
         ]
-        return table(columns, rows, ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"])
+        total = ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"]
+        return with_left_out(table(columns, rows, total), self.left_out)
 
 
 def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:
-    """Finds every ``dot_general`` and ``conv_general_dilated`` that reads parameters.
+    """Finds every matmul and convolution that reads parameters, and says what reads the others.
 
     A parameter is followed through whatever is computed of parameters alone (casts, transposes, reshapes, slices,
-    concatenations, fake quantisation), and into jit, remat, scan, while, cond and functions with their own
-    derivative. MACs: product of the result's shape times the number of terms in each of its sums.
+    concatenations, fake quantisation), and into jit, remat, scan, while, cond, shard_map, pmap and functions with their
+    own derivative or batching. What is inside of kernels (Pallas) and callbacks is not looked into: ``left_out`` names
+    the parameters. MACs: product of the result's shape times the number of terms in each of its sums.
 
     Args:
       apply_fn: ``apply_fn(params, *example)``: any JAX function.
@@ -120,20 +126,26 @@ def sites_of(program: Program) -> Sites:
     """The sites of a traced function: :func:`sites`."""
     check_reads(program)
     origins = Origins(program)
-    found = [node for node, calls in origins.calls.items() if calls and node.op in MATMULS]
+    found = [node for node, calls in origins.calls.items() if calls and node.op in SITES]
     weights = [(node, weight_of(node, origins)) for node in found]
     rows = tuple(_site(program, origins, node, weight) for node, weight in weights if weight is not None)
-    return Sites(rows, sum(map(_bytes, program.parameters().values())))
+    told = {path for row in rows for path in row.paths}
+    return Sites(rows, sum(map(_bytes, program.parameters().values())), left_out(program, told, origins))
 
 
 def weight_of(node: Node, origins: Origins) -> Value | None:
     """The operand of a matmul or convolution that is made of parameters alone, its second one if both are."""
-    return next((value for value in reversed(node.ins) if origins[value].is_weight), None)
+    return next((value for value in reversed(node.ins[:2]) if origins[value].is_weight), None)
 
 
 def macs(node: Node) -> int:
     """Multiply-accumulates of one run of a matmul or convolution."""
-    lhs, rhs = (value.shape for value in node.ins)
+    lhs, rhs = (value.shape for value in node.ins[:2])
+    if node.op == "ragged_dot_general":
+        numbers = node.params["ragged_dot_dimension_numbers"]
+        (_, summed), (_, batch) = numbers.dot_dimension_numbers
+        met = (*summed, *batch, *numbers.rhs_group_dimensions)  # each row meets the matrix of one group
+        return math.prod(lhs) * math.prod(size for axis, size in enumerate(rhs) if axis not in met)
     if node.op == "dot_general":
         (contracted, _), _ = node.params["dimension_numbers"]
         terms = math.prod(lhs[axis] for axis in contracted)

@@ -1,7 +1,7 @@
 """The rules by which primitives are analysed and rebuilt, one file a family; what has none is opaque."""
 
 from jaxcomp.trace.analysis import Rule
-from jaxcomp.trace.rules import contract, control, elementwise, index, layout, opaque, reduce, reshape
+from jaxcomp.trace.rules import collective, contract, control, elementwise, index, layout, opaque, reduce, reshape
 
 OPAQUE: Rule = opaque.RULE
 
@@ -13,5 +13,6 @@ RULES: dict[str, Rule] = {
     **reshape.RULES,
     **index.RULES,
     **control.RULES,
+    **collective.RULES,
 }
 """Each primitive's rule, by its name."""

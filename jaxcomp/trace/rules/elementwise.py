@@ -48,14 +48,4 @@ def emit_each(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     return compat.bind(node.equation, operands)
 
 
-def label_psum(analysis: Analysis, node: Node) -> list[Facts]:
-    """A sum over devices: what is 0 on each of them stays 0."""
-    every = [analysis[value] for value in node.ins]
-    return [
-        Facts(tuple(Axis(axis.labels, dead.zero_if(axis.dead)) for axis in facts.axes), dead.zero_if(facts.fill))
-        for facts in every
-    ]
-
-
 RULES = {op: Rule(label, emit) for op in dead.ELEMENTWISE} | {"optimization_barrier": Rule(label_each, emit_each)}
-RULES |= {op: Rule(label_psum, emit_each) for op in ("psum", "psum2", "psum_invariant")}
