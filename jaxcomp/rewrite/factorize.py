@@ -79,6 +79,7 @@ def factorize(
       up         svd     1                         1.0000    16      64     64     256
       ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
       total                                                  16      64     96     288
+      left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
       Array(True, dtype=bool)
 

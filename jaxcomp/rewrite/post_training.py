@@ -150,7 +150,7 @@ def post_training(
     )
     integers, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
     told = {path for report in (computed, norms) if report is not None for path in report.told}
-    told |= {row.path for row in (*rounded.report.rows, *integers.report.rows)}
+    told |= {row.path for row in integers.report.rows}
     told |= named_leaves(folded).keys() - rounded.report.left_out.keys()
     others = left_out(trace(apply_fn, params, *given[0]), told)
     report = PostReport(computed, norms, rounded.report, integers.report, others)

@@ -73,6 +73,7 @@ def quantize(
       w       2x2         8  static 8                                28      16
       ------  -----  ------  --------  -------------------------  -----  ------
       total                                                          28      16
+      left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)
 

@@ -115,9 +115,8 @@ class Groups:
         """Why the axes of a parameter outside of all groups must be kept, if it is known."""
         first = self.coupling.readings[0]
         own = [first.roots[labels] for (owner, _), labels in first.labels.items() if owner == path]
-        return "; ".join(
-            dict.fromkeys(str(first.frozen[r]) for roots in own for r in roots.tolist() if r in first.frozen)
-        )
+        frozen = [first.frozen[root] for roots in own for root in roots.tolist() if root in first.frozen]
+        return "; ".join(dict.fromkeys(map(str, frozen)))
 
     @functools.cached_property
     def weights(self) -> frozenset[str]:

@@ -76,7 +76,7 @@ OTHERS = (as_frozen_dict, as_tuple, as_nested_lists)
 CASES = [*((name, as_dict) for name in TELLERS), *((name, container) for name in ALWAYS for container in OTHERS)]
 
 
-@pytest.mark.parametrize("teller, container", CASES)
+@pytest.mark.parametrize(("teller", "container"), CASES)
 def test_every_leaf_is_named(teller, container):
     params, function = container()
     told = str(TELLERS[teller](function, params))
@@ -89,7 +89,7 @@ def test_what_reads_each():
     params, function = as_dict()
     found = left_out(trace(function, params, X), {"up", "down"})
     assert found == {
-        "bias": "a vector; read by add: no matmul or convolution",
+        "bias": "read by add: no matmul or convolution",
         "count": "of int32, not floating-point; nothing reads it",
         "gain": "a scalar; read by mul: no matmul or convolution",
         "nothing": "empty; nothing reads it",
@@ -121,7 +121,7 @@ def solver(params, x):
 HIDDEN = [(kernel, "pallas_call"), (callback, "pure_callback"), (solver, "custom_linear_solve")]
 
 
-@pytest.mark.parametrize("function, op", HIDDEN)
+@pytest.mark.parametrize(("function", "op"), HIDDEN)
 def test_what_is_not_looked_into_is_named(function, op):
     params = {"up": LEAVES["up"], "down": LEAVES["down"]}
     for told in (

@@ -77,4 +77,5 @@ def test_channels_that_are_summed_over_by_a_collective_stay():
         return jax.vmap(one, in_axes=(1, None), axis_name=AXIS)(params["up"], x[0]) @ jnp.ones((3, 1))
 
     found = jc.trace.groups(network, {"up": jnp.ones((4, 6))}, X)
-    assert not found.free and "up" in str(found)
+    assert not found.free
+    assert "up" in str(found)

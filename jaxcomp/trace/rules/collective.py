@@ -20,7 +20,7 @@ from jaxcomp.trace.ir import Node
 
 def label_reduce(analysis: Analysis, node: Node) -> list[Facts]:
     """Numbered axes go: a sum needs zeros there, an extreme all of them; the others pass."""
-    numbered = [axis for axis in node.params["axes"] if isinstance(axis, int | np.integer)]
+    numbered = [int(axis) for axis in node.params["axes"] if isinstance(axis, int | np.integer)]
     sums = node.op.startswith("psum")
     found = []
     for value in node.ins:
