@@ -58,6 +58,7 @@ def save(
     full = [leaf for leaf in leaves if not leaf.empty]
     notes = dict(notes or {})
     _check_arguments(full, notes, metadata)
+    _check_structure(leaves)
     arrays = [fetch(leaf) for leaf in full]
     said = [notes.get(leaf.note, Note()) for leaf in full]
     coded = [coding.encode(array, note.grid, note.format) for array, note in zip(arrays, said, strict=True)]
@@ -82,6 +83,13 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
             f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
         )
     container.check_metadata(metadata)
+
+
+def _check_structure(leaves: list[layout.Leaf]) -> None:
+    try:  # so that nothing is saved that cannot be loaded
+        layout.rebuild([(leaf.keys, None) for leaf in leaves])
+    except ValueError as error:
+        raise ArgumentError(f"the tree cannot be stored as dicts and lists: {error}") from error
 
 
 def fetch(leaf: layout.Leaf) -> np.ndarray:

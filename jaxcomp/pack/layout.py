@@ -69,11 +69,14 @@ def rows(tree: Any) -> list[Leaf]:
 def _check_depth(tree: Any) -> None:
     """Refuses a tree that is too deep before JAX flattens it, which ends some processes."""
     level = [tree]
-    for _ in range(DEPTH + 2):  # an NNX variable and its value are no keys
-        inner = map(jax.tree_util.default_registry.flatten_one_level, level)
-        level = [node for found in inner if found is not None for node in found[0]]
-        if not level:
-            return
+    try:
+        for _ in range(DEPTH + 2):  # an NNX variable and its value are no keys
+            inner = map(jax.tree_util.default_registry.flatten_one_level, level)
+            level = [node for found in inner if found is not None for node in found[0]]
+            if not level:
+                return
+    except ValueError as error:  # JAX sorts the keys of dicts
+        raise ArgumentError(f"the keys of each dict need to be all strings or all integers ({error})") from error
     raise ArgumentError(f"a tree is saved to a depth of {DEPTH} keys, and this one is nested deeper, or holds itself")
 
 
@@ -189,7 +192,10 @@ class _Node(dict[Any, Any]):
 
 
 def _bare_container(node: _Node) -> Any:
-    if not any(isinstance(step, tuple) for step in node):
+    kinds = {type(step) for step in node}
+    if len(kinds) > 1:
+        raise ValueError(f"the keys of one container are names, numbers or indices, not a mixture: {list(node)}")
+    if tuple not in kinds:
         return dict(node)
     if list(node) != [(index,) for index in range(len(node))]:
         raise ValueError(f"the indices of a sequence are 0, 1, ..., not {list(node)}")

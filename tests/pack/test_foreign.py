@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -53,6 +54,7 @@ KEYS = {
     "list of two": ([["a", [0, 1]]], "is a list"),
     "negative index": ([["a", [-1]]], "is a list"),
     "index of truth": ([["a", [False]]], "is a list"),
+    "mixture": ([["a", "b"], ["a", 0]], "a mixture"),
     "gap": ([["a", [0]], ["a", [2]]], "indices of a sequence"),
     "inside a leaf": ([["a"], ["a", "b"]], "make a tree"),
     "no keys": ([3], "make a tree"),
@@ -67,7 +69,22 @@ def test_keys_that_saving_refuses(path: Path, keys: list[Any], match: str) -> No
         pack.load(path, like={"a": ONE})
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class Mixture:
+    """A node of both a name and a number."""
+
+    def tree_flatten_with_keys(self) -> Any:
+        return [(jax.tree_util.GetAttrKey("a"), ONE), (jax.tree_util.DictKey(0), ONE)], None
+
+    @classmethod
+    def tree_unflatten(cls, _: Any, __: Any) -> Any:
+        return cls()
+
+
 def test_both_sides_agree_on_keys(path: Path) -> None:
+    for tree in ({"a": ONE, 0: ONE}, [{"a": {0: ONE, "b": {}}}], Mixture()):
+        with pytest.raises(ArgumentError, match=r"all strings or all integers|a mixture"):
+            pack.save(path, tree)
     for tree in ({True: ONE}, {"a": {False: ONE}}):
         with pytest.raises(ArgumentError, match="is a bool"):
             pack.save(path, tree)
