@@ -1,7 +1,6 @@
 """The vocabulary of the library: the :class:`Compressor` and what it says of each parameter."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,8 +33,7 @@ class Block(NamedTuple):
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("scale", "zero_point"), meta_fields=("block",))
-@dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(NamedTuple):
     """The numbers that a quantised tensor can hold: ``level(code - zero_point) * scale``; of integers, level(c) = c.
 
     Attributes:
@@ -47,7 +45,7 @@ class Grid:
 
     scale: Any
     zero_point: Any
-    block: Block | None = None
+    block: Block | None = None  # a field to what stores named tuples (flax.serialization), structure to JAX
 
 
 class Learned(NamedTuple):

@@ -1,5 +1,6 @@
 """What optimisers do to pruned weights: nothing, or a decay that lets them come back."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,10 @@ import optax
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import kept as kept_by
+from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Params, State
+
+KeyPath = tuple[Any, ...]
 
 
 def kept(compressor: Compressor, params: Params, state: State) -> Params:
@@ -70,17 +74,19 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
     """An optimiser that leaves pruned weights alone: no momentum of theirs is kept, no decay moves them.
 
     ``tx.update(grads, opt_state, params, masks=jc.prune.kept(recipe, params, state))``: where a mask is False the
-    update is 0, and so is whatever the optimiser holds in the shape of the parameters. A zero stays zero, and a weight
-    that grows begins without a past.
+    update is 0, and so is what the optimiser holds of that weight. A zero stays zero, and a weight that grows begins
+    without a past. What it holds weight by weight is found by structure: a tree in its state, however deep, with the
+    paths of the parameters (excluded ones may be missing), and in it the arrays with the shapes of theirs. All else
+    (factored or flattened moments, memories of several steps) is the optimiser's own.
 
     Args:
-      optimizer: any optax transformation.
+      optimizer: any optax transformation, also one of parts (``optax.masked``, ``optax.partition``), or inside them.
 
     Returns:
-      An optax transformation with the same state.
+      An optax transformation with the same state; where all is kept it updates as the optimiser does, bit for bit.
 
     Raises:
-      ArgumentError: from its update, when called without ``masks``.
+      ArgumentError: from its update, without ``masks``, or with masks that lack a parameter or have another shape.
 
     Example:
       >>> tx = masked_optimizer(optax.sgd(1.0, momentum=0.5))
@@ -101,12 +107,83 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
                 "a masked optimiser needs the masks: call tx.update(grads, opt_state, params, masks=masks) with "
                 "masks = jc.prune.kept(recipe, params, state)"
             )
-        updates, state = inner.update(jax.tree.map(_where, updates, masks), state, params, **extra)
-        state = optax.tree_utils.tree_map_params(optimizer, _where, state, masks)
-        return jax.tree.map(_where, updates, masks), state
+        given = _masks_by_path(updates, masks)
+        weights = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(updates)[0]}
+        masked = jax.tree_util.tree_map_with_path(lambda path, leaf: _where(given[path], leaf), updates)
+        new, state = inner.update(masked, state, params, **extra)
+        owners = copies_of_weights(state, weights)
+        if () in weights:
+            owners = _that_follow(inner.init, updates if params is None else params, owners)
+        return _mask(new, copies_of_weights(new, weights), given), _mask(state, owners, given)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _where(leaf: Any, mask: Any) -> Any:
-    return jnp.where(mask, leaf, jnp.zeros_like(leaf)) if leaves.is_real(leaf) else leaf
+def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> list[KeyPath | None]:
+    """Which leaves of a tree hold a number for each weight of a parameter.
+
+    A copy of the parameters is a subtree, the outermost possible, all of whose leaves have paths of parameters; leaves
+    of it that have another shape than theirs are none of the weights'.
+
+    Args:
+      tree: an optimiser's state, or anything.
+      weights: the parameters' shapes, by their paths as JAX has them.
+
+    Returns:
+      For each leaf of the tree the path of its parameter, or None.
+
+    Example:
+      >>> params = {"w": jnp.ones((2, 3))}
+      >>> shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+      >>> [path is not None for path in copies_of_weights(optax.adam(0.1).init(params), shapes)]  # a count comes first
+      [False, True, True]
+    """
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    mixed = {path[:at] for path, _ in flat for at in range(len(path) + 1) if path[at:] not in weights}
+
+    def owner(path: KeyPath, leaf: Any) -> KeyPath | None:
+        at = next((at for at in range(len(path) + 1) if path[:at] not in mixed), None)
+        own = None if at is None else path[at:]
+        return own if own is not None and weights[own] == jnp.shape(leaf) else None
+
+    return [owner(path, leaf) for path, leaf in flat]
+
+
+def _that_follow(init: Callable[..., Any], params: Params, owners: list[Any]) -> list[Any]:
+    """Of owners those whose leaf takes the shape of a parameter that is the whole tree, whatever that shape is.
+
+    Such a parameter has no path by which to know its copies, and a memory of ten steps may be as long as ten weights.
+    """
+    larger = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct([size + 1 for size in leaf.shape], leaf.dtype), params)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(larger) if leaf.shape}
+    grown = jax.tree.leaves(jax.eval_shape(init, larger))
+    return [own if leaf.shape in shapes else None for own, leaf in zip(owners, grown, strict=True)]
+
+
+def _masks_by_path(updates: Params, masks: Params) -> dict[KeyPath, Any]:
+    named, found = named_leaves(masks), {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(updates)[0]:
+        name = path_string(path)
+        if name not in named:
+            raise ArgumentError(
+                f"masks must have a leaf for every gradient, and {name!r} has none; theirs are {sorted(named)}: take "
+                "jc.prune.kept(recipe, params, state)"
+            )
+        if jnp.shape(named[name]) not in ((), jnp.shape(leaf)):
+            raise ArgumentError(
+                f"the mask of {name!r} must have its shape, {jnp.shape(leaf)}, and has {jnp.shape(named[name])}"
+            )
+        found[path] = named[name]
+    return found
+
+
+def _mask(tree: Any, owners: list[KeyPath | None], masks: Mapping[KeyPath, Any]) -> Any:
+    """The tree with 0 in place of pruned weights in its copies of them."""
+    held, structure = jax.tree.flatten(tree)
+    pairs = zip(held, owners, strict=True)
+    return structure.unflatten([leaf if own is None else _where(masks[own], leaf) for leaf, own in pairs])
+
+
+def _where(mask: Any, leaf: Any) -> Any:
+    inexact = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.where(mask, leaf, jnp.zeros_like(leaf)) if inexact else leaf

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,7 @@ from jaxcomp.quant.views import quantizer
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("scale", "offset"), meta_fields=("block",))
-@dataclass(frozen=True, eq=False)
-class Steps:
+class Steps(NamedTuple):
     """The state of a tensor with a learned grid.
 
     Attributes:

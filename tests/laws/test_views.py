@@ -1,8 +1,10 @@
 """The laws of views, over every compressor in the table: what ``init``, ``update``, ``apply``, ``describe`` promise."""
 
+import copy
 import functools
 import itertools
 import json
+import pickle
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import serialization
 
 import jaxcomp as jc
 from jaxcomp.core.leaves import NOT_REAL, is_real
@@ -214,6 +217,33 @@ def test_orbax_round_trips_the_state(name, tmp_path):
     for i in range(2, STEPS + 1):
         state = compressor.update(moved[i], state, restored["step"] + (i - 1))
         assert bit_equal((state, compressor.apply(moved[i], state)), pairs[i])
+
+
+def by_paths(state):
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+    return jax.tree.unflatten(tree, dict(leaves).values())
+
+
+STORES = {
+    "msgpack": lambda state: serialization.from_bytes(state, serialization.to_bytes(state)),
+    "state-dict": lambda state: serialization.from_state_dict(state, serialization.to_state_dict(state)),
+    "pickle": lambda state: pickle.loads(pickle.dumps(state)),
+    "copy": copy.deepcopy,
+    "paths": by_paths,
+}
+
+
+@pytest.mark.parametrize("name", marked(COMPRESSORS))
+def test_whatever_stores_a_tree_gives_the_state_back(name):
+    storable = [own for own in CONTAINERS if own not in ("gaps", "nnx")]  # Flax stores no random key, nor its own State
+    container = storable[list(COMPRESSORS).index(name) % len(storable)]
+    _, compressor, moved, pairs = subject(name, container, dtype(name, container))
+    state = pairs[1][0]
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    for store, round_trip in STORES.items():
+        assert bit_equal(round_trip(state), state), store
+    again = compressor.update(moved[2], STORES["msgpack"](state), 2)
+    assert bit_equal((again, compressor.apply(moved[2], again)), pairs[2])
 
 
 def test_unselected_leaves_come_back_themselves():
