@@ -181,7 +181,7 @@ def _mask(tree: Any, owners: list[KeyPath | None], masks: Mapping[KeyPath, Any])
     """The tree with 0 in place of pruned weights in its copies of them."""
     held, structure = jax.tree.flatten(tree)
     pairs = zip(held, owners, strict=True)
-    return structure.unflatten([leaf if own is None else _where(masks[own], leaf) for leaf, own in pairs])
+    return jax.tree.unflatten(structure, [leaf if own is None else _where(masks[own], leaf) for leaf, own in pairs])
 
 
 def _where(mask: Any, leaf: Any) -> Any:
