@@ -1,12 +1,13 @@
 """The optax adaptor: a compressor for a training loop that one cannot, or would rather not, change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcomp.core import leaves, paths
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
 from jaxcomp.core.types import Compressor, Params, State
@@ -88,9 +89,9 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
 
 def _pulled_back(apply: Callable[[Params], Params], params: Params, grads: Params) -> Params:
     """Gradients at the parameters, of those at their view; those of leaves that have none come back as they are."""
-    leaves, tree = jax.tree.flatten(params)
-    given, slopes = list(leaves), tree.flatten_up_to(grads)  # type: ignore[attr-defined]
-    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    flat, tree = jax.tree.flatten(params)
+    given, slopes = list(flat), tree.flatten_up_to(grads)  # type: ignore[attr-defined]
+    places = [i for i, leaf in enumerate(flat) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
     def view(some: list[Any]) -> list[Any]:
         for i, leaf in zip(places, some, strict=True):
@@ -98,35 +99,114 @@ def _pulled_back(apply: Callable[[Params], Params], params: Params, grads: Param
         seen = jax.tree.leaves(apply(jax.tree.unflatten(tree, given)))
         return [seen[i] for i in places]
 
-    _, pull_back = jax.vjp(view, [leaves[i] for i in places])
+    _, pull_back = jax.vjp(view, [flat[i] for i in places])
     (pulled,) = pull_back([slopes[i] for i in places])
     for i, slope in zip(places, pulled, strict=True):
         slopes[i] = slope
     return jax.tree.unflatten(tree, slopes)
 
 
-def finalize(opt_state: Any, compressor: Compressor) -> Params:
+def finalize(opt_state: Any, compressor: Compressor, params: Params | None = None) -> Params:
     """The exact view that a loop under :func:`compress` has reached.
 
     Args:
-      opt_state: the loop's optimiser state, which may hold the adaptor's anywhere inside (``optax.chain``).
-      compressor: the one that :func:`compress` was given.
+      opt_state: the loop's optimiser state, which may hold the adaptor's anywhere inside (``optax.chain``,
+        ``optax.masked``, ``optax.partition``, ``optax.MultiSteps``, ``nnx.Optimizer``), or as the dictionaries that
+        ``nnx.state`` and checkpoints make of it.
+      compressor: the one that :func:`compress` was given; :func:`jaxcomp.identity` for the parameters behind the view.
+      params: the loop's parameters; needed where the adaptor was given a part of them, and for dictionaries: what the
+        adaptor does not hold comes from here.
 
     Returns:
-      The compressed parameters, in arrays of their own: the loop may go on and donate its state.
+      The compressed parameters, in the structure of ``params`` if they are given, in arrays of their own: the loop may
+      go on and donate its state.
 
     Raises:
-      ArgumentError: if the state holds no adaptor, or more than one.
+      ArgumentError: if the state holds no adaptor, or more than one; if parameters are missing; if the adaptor's
+        compressor was another one.
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxcomp as jc
-      >>> prune = jc.prune.magnitude(0.5)
-      >>> opt_state = compress(optax.sgd(0.1), prune).init({"w": jnp.array([1.0, -2.0])})
-      >>> finalize(opt_state, prune)["w"].tolist()
-      [0.0, -2.0]
+      >>> prune, params = jc.prune.magnitude(0.5), {"bias": jnp.ones(2), "kernel": jnp.array([1.0, -2.0])}
+      >>> tx = optax.masked(compress(optax.sgd(0.1), prune), {"bias": False, "kernel": True})
+      >>> view = finalize(tx.init(params), prune, params)
+      >>> view["bias"].tolist(), view["kernel"].tolist()
+      ([1.0, 1.0], [0.0, -2.0])
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, CompressState))
-    found = [node for node in nodes if isinstance(node, CompressState)]
+    behind, state = _adaptor(opt_state, params)
+    left = [paths.path_string(path) for path, leaf in _flatten(behind, leaves.left_out) if leaves.left_out(leaf)]
+    if left and params is None:
+        raise ArgumentError(
+            f"the optimiser gives jaxcomp.optim.compress a part of the parameters, without {', '.join(left)}: call "
+            "finalize(opt_state, recipe, params) with the loop's parameters, of which these are taken"
+        )
+    view = compressor.apply(behind, _own_state(compressor, behind, state))
+    if params is not None:
+        named, known = paths.named_leaves(view), paths.named_leaves(params)
+        missing = sorted(named.keys() - known.keys())
+        if missing:
+            raise ArgumentError(f"params must be the loop's, which hold {', '.join(missing)}; got {', '.join(known)}")
+        view = paths.replace_leaves(params, named)
+    return jax.tree.map(jnp.copy, view)
+
+
+def _flatten(tree: Any, is_leaf: Callable[[Any], bool]) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
+
+
+def _is_adaptor(node: Any) -> bool:
+    fields = set(CompressState._fields)
+    return isinstance(node, CompressState) or (isinstance(node, Mapping) and set(node) == fields)
+
+
+def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State]:
+    """The parameters behind the view and the compressor's state, of the only adaptor in an optimiser's state."""
+    found = [(jax.tree_util.keystr(path), node) for path, node in _flatten(opt_state, _is_adaptor) if _is_adaptor(node)]
     if len(found) != 1:
-        raise ArgumentError(f"the optimiser state must hold one state of jaxcomp.optim.compress, it holds {len(found)}")
-    return jax.tree.map(jnp.copy, compressor.apply(found[0].params, found[0].compressor))
+        places = " and ".join(place for place, _ in found)
+        hint = f", at {places}: finalize one part with its recipe and params, the next with what came back for params"
+        none = ": give what tx.init and tx.update return, of an optimiser made with compress(...)"
+        raise ArgumentError(
+            f"the optimiser state must hold one state of jaxcomp.optim.compress, it holds {len(found)}"
+            + (hint if found else none)
+        )
+    ((_, node),) = found
+    if isinstance(node, CompressState):
+        return node.params, node.compressor
+    if params is None:
+        raise ArgumentError(
+            "the optimiser state is made of dictionaries, in which the structure of the parameters is lost: call "
+            "finalize(opt_state, recipe, params) with the loop's parameters"
+        )
+    held = paths.named_leaves(node["params"])
+    behind = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: held.get(paths.path_string(path), optax.MaskedNode()), params
+    )
+    return behind, node["compressor"]
+
+
+def _own_state(compressor: Compressor, params: Params, state: State) -> State:
+    """A state, however its arrays are wrapped, in the structure that its compressor gives it.
+
+    Raises:
+      ArgumentError: if it is the state of another compressor.
+    """
+    wanted = jax.eval_shape(compressor.init, params)
+    needed, held = (
+        {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in paths.named_leaves(tree).items()}
+        for tree in (wanted, state)
+    )
+    if needed and needed != held:
+        raise ArgumentError(
+            "finalize needs the recipe that jaxcomp.optim.compress was given, and the state of this one is another: "
+            f"this one's holds {_listed(needed, held)}; the optimiser's {_listed(held, needed)}"
+        )
+    own = paths.named_leaves(state)
+    return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(own[path]) for path in needed])
+
+
+def _listed(held: dict[str, Any], other: dict[str, Any], most: int = 4) -> str:
+    own = [
+        f"{path!r} {dtype}{list(shape)}" for path, (shape, dtype) in held.items() if other.get(path) != (shape, dtype)
+    ]
+    return (", ".join(own[:most]) or "nothing else") + (f" and {len(own) - most} more" if len(own) > most else "")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
@@ -227,3 +227,81 @@ def test_finalize_needs_exactly_one_adaptor(count):
     tx = optax.chain(*[compress(optax.sgd(0.1), jc.identity())] * count, optax.clip(1.0))
     with pytest.raises(ArgumentError, match=f"must hold one state of jaxcomp.optim.compress, it holds {count}"):
         finalize(tx.init({"w": jnp.ones(2)}), jc.identity())
+
+
+def parts(tx, labels=None):
+    return optax.partition({0: tx, 1: optax.sgd(0.1)}, labels or {"kernel": 0, "head": 1})
+
+
+NESTINGS = {
+    "masked": lambda tx: optax.masked(tx, {"kernel": True, "head": False}),
+    "partition": parts,
+    "chain": lambda tx: optax.named_chain(("clip", optax.clip(1.0)), ("parts", parts(tx))),
+    "multi-steps": lambda tx: optax.MultiSteps(parts(tx), 1).gradient_transformation(),
+    "inject": lambda tx: optax.inject_hyperparams(lambda rate: optax.chain(parts(tx), optax.scale(rate)))(rate=1.0),
+    "if-finite": lambda tx: optax.apply_if_finite(parts(tx), 2),
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+def test_what_the_adaptor_was_not_given_comes_from_the_parameters(nesting):
+    recipe, (params, value_and_grad, _) = jc.quant.fake(4, axis=-1), problem()
+    tx = NESTINGS[nesting](compress(optax.sgd(0.1), recipe))
+    opt_state = tx.init(params)
+    updates, opt_state = tx.update(value_and_grad(params)[1], opt_state, params)
+    params = optax.apply_updates(params, updates)
+    with pytest.raises(ArgumentError, match=r"a part of the parameters, without head: .*\(opt_state, recipe, params\)"):
+        finalize(opt_state, recipe)
+    view = finalize(opt_state, recipe, params)
+    np.testing.assert_array_equal(view["head"], params["head"])
+    np.testing.assert_allclose(view["kernel"], params["kernel"], rtol=1e-5, atol=1e-6)
+    assert len(np.unique(view["kernel"][:, 0])) <= 15
+    assert view["head"] is not params["head"]
+    jax.tree.map(np.testing.assert_array_equal, finalize(serialization.to_state_dict(opt_state), recipe, params), view)
+
+
+def test_what_was_excluded_as_a_subtree_comes_back_in_its_own_structure():
+    params = {"body": {"kernel": jnp.arange(4.0)}, "head": [jnp.ones(2), {"count": jnp.array(3)}]}
+    tx = optax.masked(compress(optax.sgd(0.1), jc.prune.magnitude(0.5)), {"body": True, "head": False})
+    view = finalize(tx.init(params), jc.prune.magnitude(0.5), params)
+    assert jax.tree.structure(view) == jax.tree.structure(params)
+    assert view["body"]["kernel"].tolist() == [0.0, 0.0, 2.0, 3.0]
+
+
+def test_each_part_with_a_recipe_of_its_own_is_finalized_in_turn():
+    params, prune, quant = problem()[0], jc.prune.magnitude(0.5), jc.quant.fake(2)
+    tx = optax.partition(
+        {0: compress(optax.sgd(0.1), prune), 1: compress(optax.sgd(0.1), quant)}, {"kernel": 0, "head": 1}
+    )
+    opt_state = tx.init(params)
+    with pytest.raises(
+        ArgumentError, match=r"it holds 2, at .inner_states\[0\].* and .inner_states\[1\].*: finalize one part"
+    ):
+        finalize(opt_state, prune, params)
+    view = finalize(opt_state.inner_states[1], quant, finalize(opt_state.inner_states[0], prune, params))
+    assert (int((view["kernel"] == 0).sum()), len(np.unique(view["head"]))) == (20, 2)
+
+
+def test_another_recipe_is_refused_with_what_both_hold():
+    params = problem()[0]
+    opt_state = compress(optax.sgd(0.1), jc.prune.magnitude(0.5)).init(params)
+    for other in (jc.quant.fake(4), jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4))):
+        with pytest.raises(
+            ArgumentError, match=r"this one's holds .*scale.* float32\[1\].*; the optimiser's 'head' bool\[5\]"
+        ):
+            finalize(opt_state, other)
+    jax.tree.map(np.testing.assert_array_equal, finalize(opt_state, jc.identity()), params)
+    with pytest.raises(ArgumentError, match=r"params must be the loop's, which hold head; got kernel"):
+        finalize(opt_state, jc.prune.magnitude(0.5), {"kernel": params["kernel"]})
+
+
+def test_the_optimizer_of_nnx_is_a_state_like_any_other():
+    recipe, model = jc.partition([(".*kernel", jc.quant.fake(4, axis=-1))]), nnx.Linear(8, 6, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.chain(compress(optax.adam(0.1), recipe)), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    views = [finalize(held, recipe, params) for held in (optimizer.opt_state, optimizer, nnx.state(optimizer))]
+    for view in views:
+        assert jax.tree.structure(view) == jax.tree.structure(params)
+        jax.tree.map(np.testing.assert_array_equal, view, recipe.apply(params, recipe.init(params)))
+    with pytest.raises(ArgumentError, match="made of dictionaries"):
+        finalize(nnx.state(optimizer), recipe)
