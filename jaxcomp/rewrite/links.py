@@ -175,7 +175,9 @@ class _Search:
         return "" if left[0] is None else left[0]
 
     def _operand(self, value: Value) -> Any:
-        """A constant as it is, random numbers for what depends on parameters and inputs; None for whole numbers."""
+        """A constant as it is, random numbers for what depends on parameters and inputs; None for what has no unit."""
+        if not compat.is_number(value.dtype):
+            return None
         if value.const is not None:
             return np.asarray(value.const)
         if value.dtype == np.bool_:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.packed import Indices, Packed
 
@@ -69,7 +70,7 @@ def _dot(node: Node, x: Any, weight: Packed, side: int) -> Any:
         h = lax.dot_general(h.astype(dtype), part, ((dims[0], dims[1]), (dims[2], dims[3])), **settings)
         rest = [name for name in here if name is None]
         here = [*batch, *rest, *(name for name in names if name not in (*link, *batch))]
-    return _arranged(h, here, batch, free, side).reshape(node.outs[0].shape)
+    return _arranged(h, here, batch, free, side).reshape(node.outs[0].dims)
 
 
 def _pairs(left: Sequence[int], right: Sequence[int], side: int) -> list[tuple[int, int]]:
@@ -100,14 +101,14 @@ def _conv(node: Node, x: Any, weight: Packed) -> Any:
     places = [_part_of(parts, axis) for axis in window]
     if None in places:
         return None
-    sizes, numbers, dtype = weight.sizes, params["dimension_numbers"], x.dtype
+    sizes, dtype = weight.sizes, x.dtype
     for i, (part, names) in enumerate(parts):
         into = reads if i == 0 else _link(names, parts[i - 1][1])
         made = out if i == len(parts) - 1 else _link(names, parts[i + 1][1])
         spots = [axis if place == i else () for axis, place in zip(window, places, strict=True)]
         kernel = _kernel(part, names, [*spots, into, made], sizes)
         last = i == len(parts) - 1
-        x = _stage(x.astype(dtype), kernel, params, [place == i for place in places], numbers, last)
+        x = _stage(x.astype(dtype), kernel, node, [place == i for place in places], last)
     return x
 
 
@@ -130,23 +131,23 @@ def _kernel(part: Any, names: Indices, groups: Sequence[Indices], sizes: dict[in
     return jnp.transpose(part, order).reshape([math.prod(sizes[name] for name in group) for group in groups])
 
 
-def _stage(x: Any, kernel: Any, params: dict[str, Any], moves: Sequence[bool], numbers: Any, last: bool) -> Any:
+def _stage(x: Any, kernel: Any, node: Node, moves: Sequence[bool], last: bool) -> Any:
     """One convolution of a chain: with the site's strides, padding and dilations along the axes that are its own."""
-    n = len(moves)
+    n, params, numbers = len(moves), node.params, node.params["dimension_numbers"]
 
     def mine(setting: str, neutral: Any) -> list[Any]:
         return [own if move else neutral for own, move in zip(params[setting], moves, strict=True)]
 
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        mine("window_strides", 1),
-        mine("padding", (0, 0)),
-        mine("lhs_dilation", 1),
-        mine("rhs_dilation", 1),
-        lax.ConvDimensionNumbers(
+    # By its primitive: the function of that name refuses a padding of which the size has a name.
+    (made,) = compat.bind(
+        node.equation,
+        [x, kernel],
+        window_strides=tuple(mine("window_strides", 1)),
+        padding=tuple(mine("padding", (0, 0))),
+        lhs_dilation=tuple(mine("lhs_dilation", 1)),
+        rhs_dilation=tuple(mine("rhs_dilation", 1)),
+        dimension_numbers=lax.ConvDimensionNumbers(
             numbers.lhs_spec, (n + 1, n, *range(n)), numbers.out_spec if last else numbers.lhs_spec
         ),
-        precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
     )
+    return made

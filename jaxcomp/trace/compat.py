@@ -54,6 +54,11 @@ def is_inexact(dtype: Any) -> bool:
     return jax.dtypes.issubdtype(dtype, np.inexact)
 
 
+def is_number(dtype: Any) -> bool:
+    """Whether NumPy knows a dtype: not that of random keys, nor any other extended one."""
+    return jax.dtypes.issubdtype(dtype, np.generic) and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+
+
 def derivative(equation: Equation) -> Any:
     """The jaxpr of a ``custom_jvp`` call's own rule.
 

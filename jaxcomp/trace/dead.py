@@ -39,7 +39,7 @@ def zero_if(*deads: Dead) -> Dead:
 
 
 def times(count: Any, dead: Dead) -> Dead:
-    """The sum of ``count`` equal values; of a symbolic count, only zeros have a known one."""
+    """The sum of ``count`` equal values; of a count with a name, only zeros have a known one."""
     if compat.is_symbolic(count):
         return zero_if(dead)
     return tidy(np.multiply(dead, float(count)))
@@ -55,7 +55,7 @@ def constant(value: Any) -> float:
     if isinstance(value, bool | int | float):
         return float(value)
     dtype = getattr(value, "dtype", None)
-    if dtype is None or value.size == 0 or compat.is_tracer(value) or not jax.dtypes.issubdtype(dtype, np.generic):
+    if dtype is None or value.size == 0 or compat.is_tracer(value) or not compat.is_number(dtype):
         return UNKNOWN
     array = np.asarray(value)
     if not (array == array.flat[0]).all() or jax.dtypes.issubdtype(dtype, np.complexfloating):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis
 from jaxcomp.trace.interpreter import Interpreter, Keep
@@ -46,17 +47,13 @@ class Emitter(Interpreter):
             self._of_labels[id(labels)] = None if mask.all() else mask
         return self._of_labels[id(labels)]
 
-    def shape(self, value: Value) -> tuple[int, ...]:
-        """The shape of a value once it was cut."""
-        return tuple(
-            n if keep is None else int(keep.sum()) for n, keep in zip(value.shape, self.keeps(value), strict=True)
-        )
-
     def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
         """Takes of a value's axes what is kept of the axes that they meet; an axis that broadcasts stays."""
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
             if target is not None and target is not own and len(target) == value.shape[axis]:
-                x = pick(x, axis, np.flatnonzero(target if own is None else target[own]))
+                left = target if own is None else target[own]
+                named = compat.is_symbolic(x.shape[axis])
+                x = pick_alike(x, axis, left) if named else pick(x, axis, np.flatnonzero(left))
         return x
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
@@ -81,3 +78,32 @@ def pick(x: Any, axis: int, index: np.ndarray) -> Any:
             return x
         return lax.slice_in_dim(jnp.asarray(x), int(index[0]), int(index[-1]) + 1, axis=axis)
     return jnp.take(jnp.asarray(x), index, axis=axis, mode="clip")
+
+
+def pick_alike(x: Any, axis: int, keep: np.ndarray) -> Any:
+    """The kept entries of an axis whose size has a name: heads merged with a batch, of each example the same.
+
+    Args:
+      x: an array.
+      axis: its axis, of a multiple of some number of entries, the same of which are kept of each run.
+      keep: ``bool``, what is kept of such an axis of another size.
+
+    Raises:
+      ArgumentError: if what is kept follows no such rule.
+    """
+    size = x.shape[axis]
+    for run in range(1, len(keep)):
+        if len(keep) % run or size % run != 0:
+            continue
+        for inner, base in ((True, keep[:run]), (False, keep[:: len(keep) // run])):
+            times = len(keep) // run
+            if np.array_equal(keep, np.tile(base, times) if inner else np.repeat(base, times)):
+                split = (size // run, run) if inner else (run, size // run)
+                parts = x.reshape(*x.shape[:axis], *split, *x.shape[axis + 1 :])
+                parts = pick(parts, axis + inner, np.flatnonzero(base))
+                kept = int(base.sum()) * (size // run)
+                return parts.reshape(*x.shape[:axis], kept, *x.shape[axis + 1 :])
+    raise ArgumentError(
+        f"of an axis of {size} entries, a size that has a name, others are kept than the same of each run: call the "
+        "shrunk function, or export it, for a size that is a number"
+    )

@@ -149,10 +149,10 @@ def _cast(packed: Packed, node: Node, place: int, others: list[Any]) -> Packed |
 
 _PASS: dict[str, Callable[[Packed, Node, int, list[Any]], Packed | None]] = {
     "transpose": lambda packed, node, *_: packed.transposed(node.params["permutation"]),
-    "reshape": lambda packed, node, *_: packed.reshaped(node.outs[0].shape),
+    "reshape": lambda packed, node, *_: packed.reshaped(node.outs[0].dims),
     "squeeze": lambda packed, node, *_: packed.squeezed(node.params["dimensions"]),
     "broadcast_in_dim": lambda packed, node, *_: packed.expanded(
-        node.outs[0].shape, node.params["broadcast_dimensions"]
+        node.outs[0].dims, node.params["broadcast_dimensions"]
     ),
     "convert_element_type": _cast,
     "copy": lambda packed, *_: packed,

@@ -5,7 +5,7 @@ Flattening inlines plain calls and gives every value of every call an identity o
 remat and functions with a derivative of their own stay nodes, with frames for their bodies.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 
 from jaxcomp.core.paths import path_string
 from jaxcomp.trace import compat
+from jaxcomp.trace.symbols import Numbers
 
 MATMULS = ("dot_general", "conv_general_dilated")
 """The primitives whose weights can be packed, factorised and rounded."""
@@ -26,14 +27,16 @@ class Value:
     """One array in one call of a function; compared by identity.
 
     Attributes:
-      shape: its shape in the function as it was traced.
+      shape: its shape in the function as it was traced, with a number for each size that has a name.
       dtype: its dtype.
       const: what it holds, for a literal or a closed-over constant.
+      dims: its shape with the names.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     const: Any = None
+    dims: tuple[Any, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +59,7 @@ class Node:
       scope: the module path in which it was traced, if any.
       frames: the bodies: ``[body]`` for scan and remat, ``[condition, body]`` for while, one a branch for
         cond, ``[function, derivative]`` for custom_jvp, ``[function]`` for custom_vjp.
+      numbers: those that stand in for named sizes.
     """
 
     op: str
@@ -64,6 +68,7 @@ class Node:
     equations: tuple[Any, ...]
     scope: str
     frames: list[Frame] = field(default_factory=list)
+    numbers: Numbers = field(default_factory=Numbers)
 
     @property
     def equation(self) -> Any:
@@ -80,6 +85,11 @@ class Node:
     def params(self) -> dict[str, Any]:
         """The primitive's parameters."""
         return self.equation.params
+
+    @property
+    def sized(self) -> Mapping[str, Any]:
+        """The primitive's parameters, with a number for each size that has a name."""
+        return {name: self.numbers.within(setting) for name, setting in self.equation.params.items()}
 
 
 class Program(NamedTuple):
@@ -121,8 +131,10 @@ def trace(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Program:
     """
     closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(params, *example)
     jaxpr, consts = compat.opened(closed)
-    ins = [_fresh(var) for var in jaxpr.invars]
-    frame = _frame(jaxpr, consts, ins, _Call({}))
+    call = _Call({}, _Sizes())
+    ins = [call.sizes.fresh(var) for var in jaxpr.invars]
+    frame = _frame(jaxpr, consts, ins, call)
+    call.sizes.settle()
     paths = [path_string(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     outs, out_tree = jax.tree_util.tree_flatten_with_path(shapes)
     return Program(frame, tuple(paths), tuple(path_string(path) for path, _ in outs), out_tree)
@@ -136,18 +148,37 @@ def all_nodes(frame: Frame) -> Iterator[Node]:
             yield from all_nodes(inner)
 
 
-def _fresh(var: Any) -> Value:
-    return Value(tuple(var.aval.shape), var.aval.dtype)
+class _Sizes:
+    """Makes values; those of named sizes get numbers once all are made."""
 
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self._named: list[Value] = []
 
-def _constant(value: Any, aval: Any) -> Value:
-    return Value(tuple(aval.shape), aval.dtype, value)
+    def fresh(self, var: Any) -> Value:
+        """The value of a variable."""
+        return self.constant(None, var.aval)
+
+    def constant(self, value: Any, aval: Any) -> Value:
+        """The value of a constant."""
+        dims = tuple(aval.shape)
+        made = Value(dims, aval.dtype, value, dims)
+        if any(map(compat.is_symbolic, dims)):
+            self._named.append(made)
+        return made
+
+    def settle(self) -> None:
+        """Gives numbers to the sizes that have names."""
+        self.numbers.settle([n for value in self._named for n in value.dims if compat.is_symbolic(n)])
+        for value in self._named:
+            value.shape = self.numbers.shape(value.dims)
 
 
 class _Call(NamedTuple):
     """Where a jaxpr is flattened: derivatives known so far, the module, the equations around it, whether to derive."""
 
     known: dict[Any, Any]
+    sizes: _Sizes
     scope: str = ""
     callers: tuple[Any, ...] = ()
     derivatives: bool = True
@@ -165,10 +196,10 @@ def _frame(jaxpr: Any, consts: Sequence[Any], ins: list[Value], call: _Call) -> 
 
 def _inline(jaxpr: Any, consts: Sequence[Any], ins: Sequence[Value], call: _Call, nodes: list[Node]) -> list[Value]:
     env: dict[Any, Value] = dict(zip(jaxpr.invars, ins, strict=True))
-    env |= {var: _constant(value, var.aval) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+    env |= {var: call.sizes.constant(value, var.aval) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
     def read(atom: Any) -> Value:
-        return _constant(atom.val, atom.aval) if compat.is_literal(atom) else env[atom]
+        return call.sizes.constant(atom.val, atom.aval) if compat.is_literal(atom) else env[atom]
 
     for equation in jaxpr.eqns:
         op, operands = equation.primitive.name, [read(atom) for atom in equation.invars]
@@ -177,8 +208,9 @@ def _inline(jaxpr: Any, consts: Sequence[Any], ins: Sequence[Value], call: _Call
             body, held = compat.opened(equation.params[compat.INLINED.get(op, "call_jaxpr")])
             outs = _inline(body, held, operands, here, nodes)
         else:
-            outs = [_fresh(var) for var in equation.outvars]
-            nodes.append(Node(op, operands, outs, here.callers, here.scope, _bodies(op, equation, here)))
+            outs = [call.sizes.fresh(var) for var in equation.outvars]
+            bodies = _bodies(op, equation, here)
+            nodes.append(Node(op, operands, outs, here.callers, here.scope, bodies, call.sizes.numbers))
         env.update(zip(equation.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -188,7 +220,7 @@ def _bodies(op: str, equation: Any, call: _Call) -> list[Frame]:
 
     def body(jaxpr: Any, derivatives: bool = call.derivatives) -> Frame:
         inner, consts = compat.opened(jaxpr)
-        ins = [_fresh(var) for var in inner.invars]
+        ins = [call.sizes.fresh(var) for var in inner.invars]
         return _frame(inner, consts, ins, call._replace(derivatives=derivatives))
 
     if op == "scan" or op in compat.REMAT:

@@ -58,7 +58,7 @@ class Origins:
         match node.op:
             case "scan":
                 first, carried = compat.scan_counts(node.params)
-                return self._loop(node.frames[0], ins, first, carried, calls * node.params["length"])
+                return self._loop(node.frames[0], ins, first, carried, calls * node.numbers(node.params["length"]))
             case "while":
                 heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
                 outs = self._loop(node.frames[1], ins[heads:], first, len(ins) - heads - first, calls)

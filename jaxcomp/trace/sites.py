@@ -140,7 +140,7 @@ def weight_of(node: Node, origins: Origins) -> Value | None:
 
 def macs(node: Node) -> int:
     """Multiply-accumulates of one run of a matmul or convolution."""
-    lhs, rhs = (value.shape for value in node.ins[:2])
+    lhs, rhs = (value.dims for value in node.ins[:2])
     if node.op == "ragged_dot_general":
         numbers = node.params["ragged_dot_dimension_numbers"]
         (_, summed), (_, batch) = numbers.dot_dimension_numbers
@@ -152,7 +152,7 @@ def macs(node: Node) -> int:
     else:
         out_axis = node.params["dimension_numbers"].rhs_spec[0]
         terms = math.prod(size for axis, size in enumerate(rhs) if axis != out_axis)
-    return math.prod(node.outs[0].shape) * terms
+    return math.prod(node.outs[0].dims) * terms
 
 
 def check_reads(program: Program) -> None:
@@ -180,9 +180,9 @@ def _site(program: Program, origins: Origins, node: Node, weight: Value) -> Site
         paths=paths,
         op=node.op,
         scope=node.scope or paths[0].rpartition("/")[0],
-        lhs=node.ins[0].shape,
-        rhs=node.ins[1].shape,
-        out=node.outs[0].shape,
+        lhs=node.ins[0].dims,
+        rhs=node.ins[1].dims,
+        out=node.outs[0].dims,
         weight=weight.shape,
         calls=origins.calls[node],
         macs=macs(node) * origins.calls[node],

@@ -132,5 +132,5 @@ def uses_of(program: Program) -> dict[str, Uses]:
         outs = probe.body(program.frame, [*packed, *leaves[len(packed) :]])
         return [probe.dense(out, None) for out in outs]
 
-    jax.eval_shape(run, *(jax.ShapeDtypeStruct(value.shape, value.dtype) for value in program.frame.ins))
+    jax.eval_shape(run, *(jax.ShapeDtypeStruct(value.dims, value.dtype) for value in program.frame.ins))
     return probe.uses

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,3 +81,9 @@ def test_each_index_has_its_own() -> None:
 )
 def test_constants(value: Any, expected: float) -> None:
     assert dead.same(dead.constant(value), expected)
+
+
+def test_random_keys_are_no_numbers() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    assert np.isnan(dead.constant(keys))
+    assert np.isnan(dead.constant(keys[0]))

@@ -38,9 +38,8 @@ def _labelled(analysis: Analysis, value: Value, facts: Facts) -> Facts:
     return Facts(tuple(_labelled_axis(analysis, n, axis) for n, axis in pairs), facts.fill)
 
 
-def _labelled_axis(analysis: Analysis, size: Any, axis: Axis) -> Axis:
-    # A parameter's axis has a number for its size: what it meets has, too.
-    if axis.labels is not None or compat.is_symbolic(size) or size == 1:
+def _labelled_axis(analysis: Analysis, size: int, axis: Axis) -> Axis:
+    if axis.labels is not None or size == 1:
         return axis
     return Axis(analysis.labels.fresh(size), axis.dead)
 

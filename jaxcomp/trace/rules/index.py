@@ -21,7 +21,7 @@ def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
     axes = list(whole(out, facts.fill).axes)
     windows = [i for i in range(len(table.shape)) if i not in dropped]
     for i, j in zip(windows, numbers.offset_dims, strict=True):
-        if node.params["slice_sizes"][i] == table.shape[i]:
+        if node.sized["slice_sizes"][i] == table.shape[i]:
             axes[j] = facts.axes[i]
         else:
             analysis.freeze(node, facts.axes[i], INDEXED)
@@ -32,7 +32,7 @@ def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
 
 def label_dynamic_slice(analysis: Analysis, node: Node) -> list[Facts]:
     """Axes that are taken whole pass."""
-    facts, sizes = analysis[node.ins[0]], node.params["slice_sizes"]
+    facts, sizes = analysis[node.ins[0]], node.sized["slice_sizes"]
     axes = []
     for axis, part, size in zip(facts.axes, sizes, node.ins[0].shape, strict=True):
         if part != size:
@@ -43,8 +43,8 @@ def label_dynamic_slice(analysis: Analysis, node: Node) -> list[Facts]:
 
 def emit_sizes(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same slice of what is kept."""
-    old, new = node.ins[0].shape, emitter.shape(node.ins[0])
-    sizes = tuple(m if part == n else part for part, n, m in zip(node.params["slice_sizes"], old, new, strict=True))
+    parts = zip(node.params["slice_sizes"], operands[0].shape, emitter.keeps(node.ins[0]), strict=True)
+    sizes = tuple(part if keep is None else size for part, size, keep in parts)
     return compat.bind(node.equation, operands, slice_sizes=sizes)
 
 

@@ -30,7 +30,11 @@ def label_broadcast(analysis: Analysis, node: Node) -> list[Facts]:
 
 def emit_broadcast(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same broadcast to the sizes that are kept."""
-    return compat.bind(node.equation, operands, shape=emitter.shape(node.outs[0]))
+    shape = list(node.outs[0].dims)
+    for i, j in enumerate(node.params["broadcast_dimensions"]):
+        if emitter.keeps(node.outs[0])[j] is not None:
+            shape[j] = operands[0].shape[i]
+    return compat.bind(node.equation, operands, shape=tuple(shape))
 
 
 def label_transpose(analysis: Analysis, node: Node) -> list[Facts]:
@@ -55,7 +59,7 @@ def label_rev(analysis: Analysis, node: Node) -> list[Facts]:
 def label_tile(analysis: Analysis, node: Node) -> list[Facts]:
     """Repeated axes have repeated labels."""
     facts = analysis[node.ins[0]]
-    sizes = [np.tile(np.arange(n), times) for n, times in zip(node.ins[0].shape, node.params["reps"], strict=True)]
+    sizes = [np.tile(np.arange(n), times) for n, times in zip(node.ins[0].shape, node.sized["reps"], strict=True)]
     return [Facts(tuple(axis.take(index) for axis, index in zip(facts.axes, sizes, strict=True)), facts.fill)]
 
 
@@ -79,7 +83,7 @@ def emit_slice(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def _parts(node: Node) -> list[slice]:
-    params = node.params
+    params = node.sized
     strides = params["strides"] or [1] * len(params["start_indices"])
     return [slice(*each) for each in zip(params["start_indices"], params["limit_indices"], strides, strict=True)]
 
@@ -129,23 +133,25 @@ def emit_concatenate(emitter: Emitter, node: Node, operands: list[Any]) -> list[
 def label_split(analysis: Analysis, node: Node) -> list[Facts]:
     """Each part has its part of the labels."""
     facts, along, start, outs = analysis[node.ins[0]], node.params["axis"], 0, []
-    for size in node.params["sizes"]:
-        part = facts.axes[along].take(slice(start, start + int(size)))
+    for size in node.sized["sizes"]:
+        part = facts.axes[along].take(slice(start, start + size))
         outs.append(Facts((*facts.axes[:along], part, *facts.axes[along + 1 :]), facts.fill))
-        start += int(size)
+        start += size
     return outs
 
 
 def emit_split(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same split at the sizes that are kept."""
     along = node.params["axis"]
-    return compat.bind(node.equation, operands, sizes=tuple(emitter.shape(value)[along] for value in node.outs))
+    kept = [emitter.keeps(value)[along] for value in node.outs]
+    sizes = (size if keep is None else int(keep.sum()) for size, keep in zip(node.params["sizes"], kept, strict=True))
+    return compat.bind(node.equation, operands, sizes=tuple(sizes))
 
 
 def label_pad(analysis: Analysis, node: Node) -> list[Facts]:
     """Padding has labels of its own; a cut off edge takes its labels with it."""
     facts, padding = (analysis[value] for value in node.ins)
-    config = node.params["padding_config"]
+    config = node.sized["padding_config"]
     padded = any(config_i != (0, 0, 0) for config_i in map(tuple, config))
     fill = join(facts.fill, padding.fill) if padded else facts.fill
     axes = []
@@ -174,10 +180,12 @@ def _pad_axis(analysis: Analysis, axis: Axis, low: int, high: int, fill: Dead) -
 def emit_pad(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same padding, as much of it as is kept."""
     (x, padding), (value, _), (out,) = operands, node.ins, node.outs
-    config = [tuple(map(int, each)) for each in node.params["padding_config"]]
+    config, sized = list(map(tuple, node.params["padding_config"])), node.sized["padding_config"]
     kept = zip(emitter.keeps(value), emitter.keeps(out), strict=True)
     for i, (inner, outer) in enumerate(kept):
-        low, high, _ = config[i]
+        if inner is None and outer is None:
+            continue
+        low, high, _ = sized[i]
         if inner is not None:
             x = pick(x, i, _places(inner, slice(max(-low, 0), value.shape[i] - max(-high, 0))))
             low, high = max(low, 0), max(high, 0)

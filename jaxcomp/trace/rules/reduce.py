@@ -14,7 +14,7 @@ from jaxcomp.trace.ir import Node
 def label_sum(analysis: Analysis, node: Node) -> list[Facts]:
     """The other axes pass; a sum of n equal values is n times as large."""
     facts, axes = analysis[node.ins[0]], node.params["axes"]
-    count = math.prod(node.ins[0].shape[i] for i in axes)
+    count = math.prod(node.ins[0].dims[i] for i in axes)
     for i in axes:
         analysis.need_zero(node, facts.axes[i], facts.axes[i].dead, facts.axes[i])
     return [_rest(facts, axes, lambda value: dead.times(count, value))]
@@ -48,7 +48,7 @@ def label_along(analysis: Analysis, node: Node) -> list[Facts]:
 
 def label_window(analysis: Analysis, node: Node) -> list[Facts]:
     """A pool: the axes under the window stay whole."""
-    facts, params, out = analysis[node.ins[0]], node.params, node.outs[0]
+    facts, params, out = analysis[node.ins[0]], node.sized, node.outs[0]
     settings = zip(
         params["window_dimensions"], params["window_strides"], params["padding"],
         params["base_dilation"], params["window_dilation"], strict=True,

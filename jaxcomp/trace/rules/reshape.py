@@ -86,7 +86,15 @@ def _dead(dead: Dead, sizes: list[int], place: int, parts: list[int], target: in
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same reshape to the sizes that are kept."""
-    return compat.bind(node.equation, operands, new_sizes=emitter.shape(node.outs[0]))
+    value, out, (x,) = node.ins[0], node.outs[0], operands
+    keeps = emitter.keeps(out)
+    sizes = [n if keep is None else int(keep.sum()) for n, keep in zip(out.dims, keeps, strict=True)]
+    for ins, outs in blocks(value.shape, out.shape):
+        for j in outs:
+            if keeps[j] is not None and compat.is_symbolic(out.dims[j]):
+                rest = [sizes[k] for k in outs if k != j]
+                sizes[j] = math.prod(x.shape[i] for i in ins) // math.prod(rest)
+    return compat.bind(node.equation, operands, new_sizes=tuple(sizes))
 
 
 RULES = {"reshape": Rule(label, emit)}
