@@ -186,7 +186,7 @@ class _Search:
         return self._numbers(value.shape).astype(value.dtype) if floats else None
 
     def _result(self, node: Node, operands: list[Any]) -> np.ndarray:
-        (result,) = compat.bind(node.equation, [jax.numpy.asarray(x) for x in operands])
+        (result,) = compat.bind(node.equation, compat.laid_out(node.equation, operands))
         return np.asarray(result, np.float64)
 
     def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:

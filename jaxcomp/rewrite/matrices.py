@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.core.meshes import replicated
 from jaxcomp.trace.packed import Indices
 from jaxcomp.trace.uses import Use
 
@@ -56,7 +57,7 @@ def unmatrix(use: Use, weight: Any, shape: Sequence[int]) -> np.ndarray:
 
 def output_rows(use: Use, result: Any) -> jax.Array:
     """A site's result as ``[batch of the matmul, places, features]``, in float32."""
-    result = result.astype(jnp.float32)
+    result = replicated(result).astype(jnp.float32)
     if use.is_conv:
         rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
         return rows.reshape(1, -1, use.size(use.free))
@@ -76,7 +77,7 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
     Of a convolution these are the patches under its window, one a place of its result; if each result has more than
     ``places`` of those, every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
     """
-    x = x.astype(jnp.float32)
+    x = replicated(x).astype(jnp.float32)
     size = use.size(reduction(use))
     if use.is_conv:
         patches = _patches(use, x, places)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import export
 from jax.extend import core, source_info_util
+from jax.sharding import AxisType, NamedSharding
 
 Equation = Any
 """A ``jax.extend.core.JaxprEqn``."""
@@ -49,6 +50,19 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
     return list(out) if equation.primitive.multiple_results else [out]
 
 
+def laid_out(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
+    """Concrete operands for an equation, on devices as its types have them under Explicit axes."""
+    return [_placed(jax.numpy.asarray(x), atom.aval) for x, atom in zip(operands, equation.invars, strict=True)]
+
+
+def _placed(x: jax.Array, aval: Any) -> jax.Array:
+    mesh = aval.sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return x
+    mesh = jax.make_mesh(mesh.axis_sizes, mesh.axis_names, axis_types=mesh.axis_types)
+    return jax.device_put(x, NamedSharding(mesh, aval.sharding.spec))
+
+
 def is_inexact(dtype: Any) -> bool:
     """Whether a dtype has tangents: floating point or complex."""
     return jax.dtypes.issubdtype(dtype, np.inexact)
@@ -82,7 +96,9 @@ def derivative(equation: Equation) -> Any:
 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
+    # Under Explicit axes a layout is part of the type, as a shape is.
+    sharding = None if aval.sharding.mesh.empty else aval.sharding
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False), sharding=sharding)
 
 
 def scope(equation: Equation) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import automatic
 from jaxcomp.trace import bodies, compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value
@@ -76,7 +77,7 @@ class Observer(Interpreter):
 
     def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
         for value in self.held(frame):
-            self.seen[self._number[value]] = self._probes[self._number[value]](read(value))
+            self.seen[self._number[value]] = automatic(self._probes[self._number[value]], read(value))
 
     def note(self, seen: dict[Any, Any], scan: Node | None = None) -> None:
         for i, sums in seen.items():
