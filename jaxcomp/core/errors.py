@@ -9,6 +9,10 @@ class ArgumentError(JaxcompError, ValueError):
     """An argument outside its range, or of a kind that the function does not take."""
 
 
+class CallError(ArgumentError, TypeError):
+    """A function that cannot be called as it is to be: with other arguments, or no function at all."""
+
+
 class PathError(JaxcompError, ValueError):
     """A tree whose leaves cannot be told apart by their path strings."""
 

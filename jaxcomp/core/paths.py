@@ -83,6 +83,29 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
+def leaves_of(tree: Any, paths: Iterable[str], whose: str = "the parameters") -> list[Any]:
+    """The leaves of a tree in the order of paths, whatever container they come in (dict, NamedTuple, nnx.State, ...).
+
+    Args:
+      tree: any pytree.
+      paths: those of all its leaves.
+      whose: what it is, for the error.
+
+    Raises:
+      PathError: for leaves of other paths; the first is named.
+
+    Example:
+      >>> leaves_of({"a": 1.0, "b": 2.0}, ["b", "a"])
+      [2.0, 1.0]
+    """
+    named, paths = named_leaves(tree), list(paths)
+    missing, others = [path for path in paths if path not in named], sorted(named.keys() - set(paths))
+    if missing or others:
+        lost = f"have no leaf {missing[0]!r}" if missing else f"have a leaf {others[0]!r} too many"
+        raise PathError(f"{whose} {lost}: give the same leaves, under the same paths; these are {', '.join(named)}")
+    return [named[path] for path in paths]
+
+
 def replace_leaves(tree: Any, named: dict[str, Any]) -> Any:
     """The tree with the leaves named in ``named`` replaced, all others as they were."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: named.get(path_string(path), leaf), tree)

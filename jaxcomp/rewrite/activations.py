@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
+from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, inputs_of
 from jaxcomp.trace.groups import Group, Groups
 from jaxcomp.trace.ir import Value
 from jaxcomp.trace.observe import Observer, observable
@@ -16,14 +19,18 @@ from jaxcomp.trace.sites import weight_of
 
 STATISTICS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "activation": lambda x: jnp.abs(x).astype(jnp.float32),
-    "apoz": lambda x: (x != 0).astype(jnp.float32),
+    "apoz": lambda x: jnp.where(jnp.isfinite(x), x != 0, jnp.nan).astype(jnp.float32),
 }
 _Views = dict[tuple[Value, int], np.ndarray]
 """For each axis of a value that holds channels of a group, which: ``int [size]``, -1 for none."""
 
 
 def activations(
-    groups: Groups, params: Params, batches: Iterable[tuple[Any, ...]], statistic: str = "activation"
+    groups: Groups,
+    params: Params,
+    batches: Iterable[Any],
+    statistic: str = "activation",
+    select: Select | None = None,
 ) -> dict[str, np.ndarray]:
     """The mean of a statistic over each channel's values, as the matmuls and convolutions that read it are fed them.
 
@@ -33,14 +40,16 @@ def activations(
     Args:
       groups: of :func:`jaxcomp.trace.groups`.
       params: the parameters that they are groups of.
-      batches: calibration batches, each the tuple of the function's other arguments, of the example's shapes.
+      batches: calibration batches, each the tuple of the function's other arguments (or the single one), of the
+        example's shapes.
       statistic: ``"activation"``: \\|a\\|; ``"apoz"``: 1 where a is not 0.
+      select: what of each batch are those arguments: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       ``{group: float64 [size]}``.
 
     Raises:
-      ArgumentError: if there is no batch, or one of other shapes than the example's.
+      ArgumentError: if there is no batch, or one of other shapes than the example's, or a channel is not finite.
 
     Example:
       >>> import jaxcomp.trace
@@ -60,8 +69,8 @@ def activations(
     observer = Observer(groups.coupling.program, probes)
     run = jax.jit(lambda leaves: observer(leaves)[1])
     total: Any = None
-    for batch in batches:
-        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), run(_leaves(groups, params, batch)))
+    for inputs in inputs_of(lambda inputs: _leaves(groups, params, inputs), batches, select):
+        sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), run(_leaves(groups, params, inputs)))
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     if total is None:
         raise ArgumentError("batches= gave no batch: give at least one tuple of the function's other arguments")
@@ -70,7 +79,9 @@ def activations(
         for value, (by_axis, counts) in zip(probes, total, strict=True)
         for axis, sums in by_axis.items()
     }
-    return {group.name: _combined(views[group.name], means, group.size) for group in groups}
+    found = {group.name: _combined(views[group.name], means, group.size) for group in groups}
+    check_finite(found, "on the data the activation of group ")
+    return found
 
 
 def _views(groups: Groups, group: Group) -> _Views:
@@ -124,8 +135,8 @@ def _combined(views: _Views, means: dict[tuple[Value, int], np.ndarray], size: i
     return total / seen
 
 
-def _leaves(groups: Groups, params: Params, batch: tuple[Any, ...]) -> list[Any]:
-    leaves = jax.tree.leaves((params, *batch))
+def _leaves(groups: Groups, params: Params, inputs: tuple[Any, ...]) -> list[Any]:
+    leaves = [*leaves_of(params, groups.coupling.program.paths), *jax.tree.leaves(inputs)]
     wanted = [value.shape for value in groups.coupling.program.frame.ins]
     given = [np.shape(leaf) for leaf in leaves]
     if wanted != given:

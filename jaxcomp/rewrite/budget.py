@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
+
 
 class Choices(NamedTuple):
     """What one site can choose from.
@@ -32,11 +35,18 @@ def best_choices(sites: Sequence[Choices], budget: float) -> list[int] | None:
     Returns:
       For each site the index of its choice; None if the cheapest choices cost more than the budget.
 
+    Raises:
+      ArgumentError: for costs, gains or a budget that are NaN, and costs or gains that are infinite.
+
     Example:
       >>> one = Choices(np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.9, 1.0]))
       >>> best_choices([one, one], 5.0)
       [1, 1]
     """
+    for i, site in enumerate(sites):
+        check_finite({"cost": site.cost, "gain": site.gain}, f"of choice {i} the ", "by which nothing can be chosen")
+    if np.isnan(budget):
+        raise ArgumentError(f"the budget must be a number, got {budget!r}")
     fronts = [_front(site) for site in sites]
     chosen = [0] * len(sites)
     left = budget - sum(site.cost[front[0]] for site, front in zip(sites, fronts, strict=True))

@@ -12,7 +12,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
-from jaxcomp.rewrite.moments import checked_batches
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.schemes import INT8, Shared, find_targets
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.observe import Observer, observable
@@ -30,6 +30,7 @@ def calibrate(
     fit: Fit | None = None,
     momentum: float | None = None,
     bins: int = 2048,
+    select: Select | None = None,
 ) -> dict[str, Grid]:
     """The grids of what quantised sites read, from the ranges that it takes on data.
 
@@ -46,6 +47,7 @@ def calibrate(
         for 8 bits, least squared error for fewer.
       momentum: of the moving average of the batches' whole ranges, in their order, in [0, 1): in place of ``fit``.
       bins: of the histograms.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
@@ -68,7 +70,7 @@ def calibrate(
         raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
     if bins < 2:
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     targets, within = find_targets(program, scheme, params), observable(program.frame)
     groups = [group for group in targets.shared if within.issuperset(group.values)]

@@ -43,7 +43,8 @@ def choose(
 
     Args:
       fraction: of channels to cut, in [0, 1): of each group, or of all groups' channels ranked together.
-      score: a score of :func:`importance`, or a function ``(groups, params) -> {group: [size]}``; NaN is never cut.
+      score: a score of :func:`importance`, or a function ``(groups, params) -> {group: [size]}``: channels of
+        infinity are never cut, and NaN is refused.
       macs, parameters, bytes: what may be left: up to 1, the fraction of the whole function's; above, the number.
         Counts are those of ``groups.costs()``.
       latency: what may be left of the whole function's run time, measured on the present device with inputs of the
@@ -65,8 +66,8 @@ def choose(
       ``(groups, params) -> {group: bool [size]}``.
 
     Raises:
-      ArgumentError: for arguments outside their ranges; from the choice: for scores that do not fit, and for a target
-        that cannot be reached, with what can.
+      ArgumentError: for arguments outside their ranges; from the choice: for scores that do not fit or are NaN, and for
+        a target that cannot be reached, with what can.
       RuleError: (from the choice) for a rule that names no group.
 
     Example:

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.finite import check_finite
+from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
 from jaxcomp.rewrite.matrices import matrix
-from jaxcomp.rewrite.moments import checked_batches, observer, unseen
+from jaxcomp.rewrite.moments import observer, unseen
 from jaxcomp.rewrite.schemes import find_targets
 from jaxcomp.rewrite.site_inputs import altered_inputs
 from jaxcomp.rewrite.walk import Walk
@@ -61,6 +63,7 @@ def correct_biases(
     *,
     method: Literal["exact", "fast"] = "exact",
     ranges: Mapping[str, Grid] | None = None,
+    select: Select | None = None,
 ) -> Corrected:
     r"""Gives the results of each layer the means that they had before its weights were rounded (or cut, or factorised).
 
@@ -78,13 +81,14 @@ def correct_biases(
       scheme: whose inputs are quantised, as of :func:`quantize`; None: none are.
       method: see above.
       ranges: of static inputs.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       ``changed`` with other biases, and a report that prints as a table.
 
     Raises:
-      ArgumentError: for another method, no batch, batches of several shapes, or static inputs without a range;
-        RuleError: for a rule that applies to no weight.
+      ArgumentError: for another method, no batch, batches of several shapes, static inputs without a range, weights or
+        corrections that are not finite (with the path); RuleError: for a rule that applies to no weight.
 
     Example:
       >>> layer = lambda p, x: x @ p["w"] + p["bias"]
@@ -101,9 +105,12 @@ def correct_biases(
     """
     if method not in ("exact", "fast"):
         raise ArgumentError(f"method must be 'exact' or 'fast', got {method!r}")
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
+    now = leaves_of(changed, program.paths, "the changed parameters")
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    for tree in (params, changed):
+        check_finite({path: named_leaves(tree)[path] for path in uses}, why="whose results have no means")
     found = find_biases(program, uses)
     biases, missing = [bias for own in found.of.values() for bias in own], dict(found.missing)
     if method == "fast":
@@ -113,7 +120,8 @@ def correct_biases(
     else:
         altered = {} if scheme is None else altered_inputs(find_targets(program, scheme), uses, ranges or {})
         walk = Walk(program, {}, lambda *_: None, None, altered, biases)
-        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], jax.tree.leaves(changed))
+        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
+    check_finite(new, "on the data the corrected bias ", "as do the results that it is added to")
     rows = [
         (path, "" if path in missing else ", ".join(bias.path for bias in found.of[path]), missing.get(path, ""))
         for path in program.paths

@@ -1,6 +1,7 @@
 """Curvature: the diagonal of the loss's Hessian, estimated, and how outputs bend to parameters."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -8,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcomp.core.calls import check_function
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import is_real, map_real, wide
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, called, check_iterable, inputs_of
 
 
 def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, samples: int = 16) -> Params:
@@ -39,6 +42,7 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
     Reference: Hutchinson, A stochastic estimator of the trace, 1990; Bekas et al., An estimator for the diagonal of a
     matrix, 2007; Yao et al., AdaHessian, 2021.
     """
+    check_function(loss, "loss(params)")
     if samples < 1:
         raise ArgumentError(f"samples must be at least 1, got {samples!r}")
     real, rebuild = _real_leaves(params)
@@ -72,6 +76,7 @@ def fisher(grads: Iterable[Params]) -> Params:
 
     Reference: Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018.
     """
+    check_iterable(grads, "grads", "trees of gradients")
     total = None
     for each in grads:
         squares = jax.tree.map(_squared, each)
@@ -89,7 +94,12 @@ def _squared(gradient: Any) -> Any:
 
 
 def output_gradients(
-    apply_fn: Callable[..., Any], params: Params, batches: Iterable[tuple[Any, ...]], seed: int = 0
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    seed: int = 0,
+    *,
+    select: Select | None = None,
 ) -> Iterator[Params]:
     r"""Gradients of the outputs in random directions: of :math:`\sum_i v_i f_i(w)`, v of random signs, one a batch.
 
@@ -102,11 +112,12 @@ def output_gradients(
       apply_fn: ``(params, *inputs) -> outputs``, any tree of arrays; in training mode, batch norm is seen to adapt.
       params: where; any tree, in which leaves that are not real are held fixed. In inference mode, batch statistics in
         it have gradients too and would vote in :func:`importance`: leave them out of what it is given.
-      batches: the other arguments, a tuple a batch, all of the same shapes.
+      batches: batches, each the tuple of the other arguments (or the single one), at best all of the same shapes.
       seed: of the signs.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
-    Yields:
-      Trees like ``params``; ``optax.MaskedNode`` in place of leaves that are not real.
+    Returns:
+      An iterator of trees like ``params``; ``optax.MaskedNode`` in place of leaves that are not real.
 
     Example:
       >>> some = output_gradients(lambda p, x: p["w"] * x, {"w": jnp.ones(2)}, [(jnp.array([3.0, 4.0]),)])
@@ -116,10 +127,12 @@ def output_gradients(
     Reference: Schraudolph, Fast curvature matrix-vector products, 2002; Molchanov et al., Importance estimation for
     neural network pruning, 2019.
     """
-
-    for number, batch in enumerate(batches):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        yield _in_place(params, _signed_gradient(apply_fn, params, batch, key))
+    given = inputs_of(called(apply_fn, params), batches, select)
+    keys = (jax.random.fold_in(jax.random.key(seed), number) for number in itertools.count())
+    return (
+        _in_place(params, _signed_gradient(apply_fn, params, batch, key))
+        for batch, key in zip(given, keys, strict=False)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.links import Link, Reader, find_links, groups_of
 from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
-from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.affine import input_axes
 from jaxcomp.trace.ir import Program, trace
@@ -97,7 +98,7 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
       The parameters, and a report that prints as a table.
 
     Raises:
-      ArgumentError: for less than one round.
+      ArgumentError: for less than one round, and weights that are not finite (the first is named).
 
     Example:
       >>> layers = lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"]
@@ -123,7 +124,12 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
 
 
 def migrate(
-    apply_fn: Callable[..., Any], params: Params, batches: Iterable[Any], *, strength: float = 0.5
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    *,
+    strength: float = 0.5,
+    select: Select | None = None,
 ) -> Equalized:
     r"""SmoothQuant: moves the ranges of what layers read into their weights; the function stays.
 
@@ -137,12 +143,14 @@ def migrate(
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       strength: :math:`\alpha` in [0, 1]: how much of the range goes over.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The parameters, and a report that prints as a table.
 
     Raises:
-      ArgumentError: for a strength outside [0, 1], no batch, or batches of several shapes.
+      ArgumentError: for a strength outside [0, 1], no batch, batches of several shapes, and weights or what they read
+        on the data that is not finite (the first is named).
 
     Example:
       >>> layer = lambda p, x: (x * p["scale"]) @ p["w"]
@@ -155,7 +163,7 @@ def migrate(
     """
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must be in [0, 1], got {strength!r}")
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     program, links, left = _found(apply_fn, params, given[0])
     reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given])
     leaves, total = _Leaves(named_leaves(params)), {}
@@ -199,7 +207,9 @@ def _reaches(program: Program, links: Sequence[Link], batches: Sequence[Any]) ->
     for link in links:
         reach = np.zeros(link.size)
         for reader in link.readers:
-            np.maximum.at(reach, reader.channels, largest[_operand(reader)[0]])
+            own = largest[_operand(reader)[0]]
+            check_finite({reader.path: own}, "on the data, channel by channel, the input of ", "which has no range")
+            np.maximum.at(reach, reader.channels, own)
         found.append(reach)
     return found
 
@@ -217,7 +227,10 @@ class _Leaves:
         self._named, self._now = named, dict[str, np.ndarray]()
 
     def _get(self, path: str) -> np.ndarray:
-        return self._now.setdefault(path, np.asarray(self._named[path], np.float64))
+        if path not in self._now:
+            check_finite({path: self._named[path]}, why="which has no range")
+            self._now[path] = np.asarray(self._named[path], np.float64)
+        return self._now[path]
 
     def reach(self, link: Link) -> np.ndarray:
         """The largest weight that makes each channel."""

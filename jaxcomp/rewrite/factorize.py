@@ -9,6 +9,7 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select
 from jaxcomp.rewrite.factors import Factors, Target, choose_factors
 from jaxcomp.rewrite.moments import second_moments
 from jaxcomp.rewrite.packed_function import PackedFunction
@@ -28,6 +29,7 @@ def factorize(
     method: MethodName | Sequence[tuple[str, MethodName]] | None = None,
     data: Iterable[Any] | None = None,
     cheaper: bool = True,
+    select: Select | None = None,
 ) -> tuple["Factorized", Params]:
     r"""Writes weights as products of smaller ones, and computes with those.
 
@@ -56,6 +58,7 @@ def factorize(
         outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
         branches count as often as they run; the report names the weights that were factorised without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
+      select: what of each batch of data the function is given: :mod:`jaxcomp.rewrite.batches`.
 
     ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
     and what none matches stays dense (or, of ``method``, is chosen as if none were named).
@@ -66,7 +69,8 @@ def factorize(
 
     Raises:
       ArgumentError: for none or several of the four targets, a value out of range, a budget that cannot be reached
-        (with what can), parameters without values; RuleError: for a rule that applies to nothing.
+        (with what can), parameters without values, or with NaN or infinity (with the path and how many); RuleError: for
+        a rule that applies to nothing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,7 +110,7 @@ def factorize(
     ):
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
     program = trace(apply_fn, params, *example)
-    moments = None if data is None else second_moments(apply_fn, params, data)
+    moments = None if data is None else second_moments(apply_fn, params, data, select=select)
     found = choose_factors(program, named, target, method, moments, cheaper)
     return Factorized(apply_fn, params, found), replace_leaves(params, dict(found.packed))
 

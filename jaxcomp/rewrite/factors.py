@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.rewrite.budget import Choices, best_choices
 from jaxcomp.rewrite.methods import METHODS, Call, Method, Rank, method
@@ -259,6 +260,7 @@ def _with_methods(
     names = [name] if name else ["svd"] if moments is not None or not windowed else list(METHODS)
     if target.kind == "rank" and name is None and len(names) > 1:
         names = ["tucker"]
+    check_finite({weight.path: leaf}, why="of which there are no factors")
     moment = None if moments is None else moments.of.get(weight.path)
     found = [method(each, weight.path, leaf, weight.calls, moment) for each in names]
     usable = tuple(each for each in found if not isinstance(each, str))

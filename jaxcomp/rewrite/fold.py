@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
@@ -108,6 +109,7 @@ class Folded:
         program: Program,
     ):
         """Takes what was found in a program, what finds it in another, and the function that this is done by."""
+        self.__wrapped__ = apply_fn
         self._apply_fn, self._find, self._maker = apply_fn, find, maker
         told = FoldReport(found.rows).told
         self.report = FoldReport(found.rows, left_out(program, told))
@@ -116,7 +118,8 @@ class Folded:
         self._made = found.made
         self._plans = Plans(self._plan)
 
-    def __call__(self, params: Params, *inputs: Any) -> Any:
+    def __call__(self, *args: Any, **by_name: Any) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, by_name)
         checked_leaves(params, self._small, "folded", self._maker)
         program, found = self._plans(inputs)
         named = named_leaves(params)

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.prune import saliency
 from jaxcomp.prune.saliency import Combine, Normalize, Sources
 from jaxcomp.rewrite.activations import STATISTICS, activations
+from jaxcomp.rewrite.batches import Select
 from jaxcomp.trace.groups import Groups
 
 Scores = dict[str, np.ndarray]
@@ -23,10 +25,11 @@ def importance(
     *,
     grads: Params | Iterator[Params] | None = None,
     curvature: Params | None = None,
-    batches: Iterable[tuple[Any, ...]] | None = None,
+    batches: Iterable[Any] | None = None,
     combine: Combine = "mean",
     normalize: Normalize | None = None,
     seed: int = 0,
+    select: Select | None = None,
 ) -> Scores:
     """Scores every channel that can be cut; a low score says that it matters little.
 
@@ -62,20 +65,22 @@ def importance(
       grads: for ``taylor*``: gradients of the loss, of the structure of ``params`` (or of those leaves that have any);
         or an iterator of them, one a batch, over which scores are averaged.
       curvature: for ``hessian``: the Hessian's diagonal likewise, by :func:`hutchinson` or :func:`fisher`.
-      batches: for ``activation`` and ``apoz``: calibration batches, each the tuple of the function's other arguments,
-        of the example's shapes.
+      batches: for ``activation`` and ``apoz``: calibration batches, each the tuple of the function's other arguments
+        (or the single one), of the example's shapes.
       combine: how members are combined: ``"mean"``, ``"sum"``, ``"max"`` or ``"product"`` of their scores; ``"joint"``
         takes a channel's entries in all members for one vector (with l2: DepGraph's group norm).
       normalize: how groups are made comparable: divided by their ``"mean"`` or ``"max"``, ``"gaussian"`` (less the
         mean, over the standard deviation), ``"lamp"``, or ``"none"``. Unless given: none for ``taylor*`` and
         ``hessian`` (whose unit is the loss), ``apoz`` and ``random``, lamp for ``lamp``, else mean.
       seed: for ``random``.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       ``{group: float64 [size]}``.
 
     Raises:
-      ArgumentError: for an unknown name, or when what the score needs is missing.
+      ArgumentError: for an unknown name, or when what the score needs is missing or holds NaN or infinity (the path and
+        how many).
 
     Example:
       >>> import jax.numpy as jnp, jaxcomp.trace
@@ -98,7 +103,7 @@ def importance(
         rng = np.random.default_rng(seed)
         raw = {group.name: rng.uniform(size=group.size) for group in groups}
     elif score in STATISTICS:
-        raw = activations(groups, params, _given(batches, score, "batches"), score)
+        raw = activations(groups, params, _given(batches, score, "batches"), score, select)
     else:
         raw = _by_entries(groups, params, score, grads, curvature, combine)
     unit: Normalize | None = "none" if score in ("apoz", "random") else None
@@ -114,7 +119,7 @@ def _by_entries(
     total: Scores = {}
     count = 0
     for each in slopes if isinstance(slopes, Iterator) else [slopes]:
-        of = Sources(_Host(params), _Host(each), _Host(bends))
+        of = Sources(_Host(params), _Host(each, "the gradient of "), _Host(bends, "the curvature of "))
         for group in groups:
             own = saliency.saliency(group, groups.weights, score, of, combine, np)
             total[group.name] = total.get(group.name, 0) + own
@@ -125,13 +130,16 @@ def _by_entries(
 
 
 class _Host(dict[str, Any]):
-    """The leaves of a tree by path, each fetched as float64 when it is read."""
+    """The leaves of a tree by path, each fetched as float64 when it is read, and refused if it is not finite."""
 
-    def __init__(self, tree: Any):
+    def __init__(self, tree: Any, whose: str = ""):
         super().__init__(named_leaves(tree))
+        self._whose = whose
 
     def __getitem__(self, path: str) -> np.ndarray:
-        return np.asarray(super().__getitem__(path), np.float64)
+        leaf = super().__getitem__(path)
+        check_finite({path: leaf}, self._whose)
+        return np.asarray(leaf, np.float64)
 
 
 def _given(value: Any, score: str, name: str) -> Any:

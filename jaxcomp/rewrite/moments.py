@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Batches, Select, called, inputs_of, kind_of
 from jaxcomp.rewrite.matrices import feature_groups, input_rows, output_rows, reduction
 from jaxcomp.trace.ir import Program, Value, all_nodes, trace
 from jaxcomp.trace.observe import Observer, observable
@@ -38,7 +40,12 @@ class Moments(NamedTuple):
 
 
 def second_moments(
-    apply_fn: Callable[..., Any], params: Params, data: Iterable[Any], of: End = "outputs", places: int | None = None
+    apply_fn: Callable[..., Any],
+    params: Params,
+    data: Iterable[Any],
+    of: End = "outputs",
+    places: int | None = None,
+    select: Select | None = None,
 ) -> Moments:
     """Second moments at each parameter's sites, summed over batches.
 
@@ -49,16 +56,17 @@ def second_moments(
       of: ``"outputs"``: of what the sites compute; ``"inputs"``: of what they multiply the parameter by, of a
         convolution the patches under its window.
       places: of a convolution's inputs, how many places of each result count at most.
+      select: what of each batch the function is given: :mod:`jaxcomp.rewrite.batches`.
 
     Raises:
-      ArgumentError: if there is no batch.
+      ArgumentError: if there is no batch, and for moments that are not finite (the parameter is named).
     """
     sums: dict[str, np.ndarray] = {}
     missing: dict[str, str] = {}
     runs: dict[Any, Any] = {}
-    for batch in data:
-        inputs = batch if isinstance(batch, tuple) else (batch,)
-        key = jax.tree.structure(inputs), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(inputs))
+    given = data if isinstance(data, Batches) else inputs_of(called(apply_fn, params), data, select, name="data")
+    for inputs in given:
+        key = kind_of(inputs)
         if key not in runs:
             run, unseen = _observed(apply_fn, params, inputs, of, places)
             runs[key] = jax.jit(run)
@@ -67,9 +75,10 @@ def second_moments(
             sums[path] = sums.get(path, 0) + np.asarray(moment, np.float64)
     if not runs:
         raise ArgumentError("data= gave no batch: give at least one (a generator can be read only once)")
+    check_finite(sums, f"on the data the {of[:-1]} of ")
     what = "computes" if of == "outputs" else "reads"
-    empty = {path for path, moment in sums.items() if not (np.isfinite(moment).all() and moment.any())}
-    missing |= dict.fromkeys(empty, f"what it {what} on the data is 0 or not finite")
+    empty = {path for path, moment in sums.items() if not moment.any()}
+    missing |= dict.fromkeys(empty, f"what it {what} on the data is 0")
     return Moments({path: moment for path, moment in sums.items() if path not in missing}, missing)
 
 
@@ -161,21 +170,3 @@ def gram(rows: Any, others: Any = None) -> Any:
     if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
         return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
     return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")
-
-
-def checked_batches(batches: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """Calibration batches as tuples of arguments.
-
-    Raises:
-      ArgumentError: for none, or several structures, shapes or dtypes.
-    """
-    given = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-    if not given:
-        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
-    kinds = {
-        (jax.tree.structure(batch), tuple((np.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(batch)))
-        for batch in given
-    }
-    if len(kinds) > 1:
-        raise ArgumentError("batches= must all be of one structure, shapes and dtypes: drop the last, smaller one")
-    return given

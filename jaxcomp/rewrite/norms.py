@@ -8,15 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.matrices import feature_groups, unmatrix
-from jaxcomp.rewrite.moments import checked_batches, observer, unseen
+from jaxcomp.rewrite.moments import observer, unseen
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.uses import Use, uses_of
 
 
 def input_norms(
-    apply_fn: Callable[..., Any], params: Params, batches: Iterable[Any], *, places: int | None = None
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    *,
+    places: int | None = None,
+    select: Select | None = None,
 ) -> dict[str, jax.Array]:
     r"""The norm of what each weight is multiplied by, :math:`\sqrt{\sum x^2}` over all places of all batches.
 
@@ -28,13 +35,14 @@ def input_norms(
       params: those that are pruned, so that the paths agree: ``lambda p, x: model.apply({"params": p, **rest}, x)``.
       batches: calibration batches of one shape, each the tuple of the other arguments, or the single one.
       places: of each result of a convolution, how many pixels count at most; None: all.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       ``{path: norms}``, float32 of the weight's rank, of size 1 along the axes of its outputs. Weights that no matmul
-      or convolution reads, or that read nothing but 0 or what is not finite, have none.
+      or convolution reads, or that read nothing but 0, have none.
 
     Raises:
-      ArgumentError: for no batch, or batches of several shapes.
+      ArgumentError: for no batch, batches of several shapes, and what is not finite (the weight is named).
 
     Example:
       >>> import jaxcomp as jc
@@ -48,7 +56,7 @@ def input_norms(
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
     sites = [
@@ -62,7 +70,8 @@ def input_norms(
     for batch in given:
         for (path, _), own in zip(sites, run(jax.tree.leaves((params, *batch))), strict=True):
             sums[path] = sums.get(path, 0) + np.asarray(own, np.float64)
-    known = {path: own for path, own in sums.items() if np.isfinite(own).all() and own.any()}
+    check_finite(sums, "on the data the input of ")
+    known = {path: own for path, own in sums.items() if own.any()}
     return {path: jnp.asarray(_in_place(uses[path].sites[0], np.sqrt(own)), jnp.float32) for path, own in known.items()}
 
 

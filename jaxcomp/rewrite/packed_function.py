@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.plans import Plans, checked_leaves
@@ -23,13 +24,15 @@ class PackedFunction:
 
     def __init__(self, apply_fn: Callable[..., Any], params: Params, packed: Mapping[str, Packed]):
         """Takes the function, its parameters as they were, and the packed leaves, arrays or shapes, by path."""
+        self.__wrapped__ = apply_fn
         self._full = jax.eval_shape(lambda tree: tree, params)
         whole = replace_leaves(self._full, dict(packed))
         self._small = {path: leaf.shape for path, leaf in named_leaves(whole).items()}
         self._structure = jax.tree.structure(whole)
         self._plans = programs(apply_fn, params, self.prepared)
 
-    def __call__(self, params: Params, *inputs: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, named)
         given = checked_leaves(params, self._small, *self.made)
         leaves: list[Any] = []
         packed = jax.tree.unflatten(self._structure, given)

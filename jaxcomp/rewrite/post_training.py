@@ -11,11 +11,11 @@ from jaxcomp.core.tables import with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.ranges import Fit, mse
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.fold import Folded, fold_batch_norm
 from jaxcomp.rewrite.fold_weights import fold_weights
 from jaxcomp.rewrite.folding import FoldReport
-from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.quant_report import QuantReport
 from jaxcomp.rewrite.quantize import Quantized, quantize
 from jaxcomp.rewrite.rounders import MethodName
@@ -85,6 +85,7 @@ def post_training(
     biases: bool = True,
     damping: float = 0.01,
     places: int | None = 256,
+    select: Select | None = None,
 ) -> PostTrained:
     """Quantises a trained function on some hundred examples, without labels and without training.
 
@@ -110,6 +111,7 @@ def post_training(
       input_fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
       biases: whether they take up the mean of the error.
       damping, places: of the layers' second moments: see :func:`round_weights`.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The integer function, its parameters, and a report that prints as tables.
@@ -129,7 +131,7 @@ def post_training(
 
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
     function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])
     if inputs is None:

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Grid, Params
@@ -12,9 +13,9 @@ from jaxcomp.quant.granularity import block_of
 from jaxcomp.quant.ranges import Fit, grid_between
 from jaxcomp.quant.slopes import Estimator, Slope, settled
 from jaxcomp.rewrite import steps
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode_to_train
-from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.packed_function import programs, run_packed
 from jaxcomp.rewrite.plans import checked_leaves
 from jaxcomp.rewrite.quant_report import QuantReport
@@ -35,6 +36,7 @@ def qat(
     start: Fit | None = None,
     fit: Fit | None = None,
     momentum: float = 0.99,
+    select: Select | None = None,
 ) -> tuple["QuantizedTraining", dict[str, Any]]:
     r"""Rounds weights, and what their sites read, as integers will, in a function to be trained.
 
@@ -62,6 +64,7 @@ def qat(
         more the whole range.
       fit: where those of inputs begin, as of :func:`calibrate`.
       momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The new function and its parameters. Its ``report`` says what is quantised, and what not and why.
@@ -85,7 +88,7 @@ def qat(
     Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     _check(weights, inputs, momentum)
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit) if targets.shared else {}
     shapes = jax.eval_shape(lambda tree: tree, params)
@@ -149,7 +152,7 @@ class QuantizedTraining:
 
     def __init__(self, apply_fn: Callable[..., Any], params: Params, method: Method, report: QuantReport):
         """Takes the function, the shapes of its parameters, and how they are rounded."""
-        self.report = report
+        self.report, self.__wrapped__ = report, apply_fn
         self._apply_fn, self._full, self._method = apply_fn, params, method
         self._shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
         self._blocks = {
@@ -160,28 +163,30 @@ class QuantizedTraining:
 
     def __call__(
         self,
-        params: Params,
-        *inputs: Any,
+        *args: Any,
         slope: Slope | None = None,
         grids: Mapping[str, Grid] | None = None,
+        **named: Any,
     ) -> Any:
         """What the function returns, of rounded weights and inputs.
 
         Args:
-          params: ``{"params": ..., "steps": ..., "ranges": ...}``, as made by :func:`qat`.
-          *inputs: the other arguments.
+          *args: the parameters, ``{"params": ..., "steps": ..., "ranges": ...}``, as made by :func:`qat`, then the
+            function's other arguments.
           slope: of the signs of 1-bit weights and inputs, in units of their scale: :func:`jaxcomp.quant.clipped`,
             :func:`jaxcomp.quant.approximate_sign`, or ``jaxcomp.quant.annealed(step / steps)``.
           grids: of weights that a recipe's view has put on a grid of its own: they are not rounded to another.
+          **named: arguments under the names that the function itself has for them.
         """
+        params, inputs = arguments(self.__wrapped__, args, named)
         return self._run(params, inputs, slope, grids, watch=False)[0]
 
     def observed(
         self,
-        params: Params,
-        *inputs: Any,
+        *args: Any,
         slope: Slope | None = None,
         grids: Mapping[str, Grid] | None = None,
+        **named: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """The same, and the ranges moved towards what sites read in this call: ``params["ranges"]`` of the next.
 
@@ -191,6 +196,7 @@ class QuantizedTraining:
         Returns:
           ``(what the function returns, {path: {"low": ..., "high": ...}})``.
         """
+        params, inputs = arguments(self.__wrapped__, args, named)
         out, seen = self._run(params, inputs, slope, grids, watch=True)
         keep, ranges = self._method.momentum, {}
         for path, old in params["ranges"].items():

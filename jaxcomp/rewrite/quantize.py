@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.encode import encode, encode_to_train
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
@@ -176,21 +177,23 @@ class FakeQuantized:
         grids: dict[str, Grid],
     ):
         """Takes what is quantised, and on which grids."""
+        self.__wrapped__ = apply_fn
         self._targets, self._ranges, self._grids = targets, ranges, grids
         self._plans = programs(apply_fn, params, sites_in)
 
     def __call__(
         self,
-        params: Params,
-        *inputs: Any,
+        *args: Any,
         ranges: Mapping[str, Grid] | None = None,
         grids: Mapping[str, Grid] | None = None,
+        **named: Any,
     ) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, named)
         (program, sites), weights = self._plans(inputs), self._targets.weights
         ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
         leaves = [
             encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
-            for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
+            for path, leaf in zip(program.paths, leaves_of(params, program.paths), strict=True)
         ]
         return run_packed(program, QuantizedRun(sites), leaves, inputs)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxcomp.core.errors import ArgumentError
+
 Keep = dict[str, np.ndarray]
 """``{group: bool [size]}``, True for the channels that stay."""
 
@@ -31,20 +33,29 @@ class Ranking:
           scope: ``"global"`` compares scores; ``"group"`` lets all groups go down by the same fraction.
           cost: for each group, by what scores are divided before they are compared.
           multiple: kept counts are rounded up to it.
+
+        Raises:
+          ArgumentError: for scores that are NaN, with the group and how many.
         """
+        for name, own in scores.items():
+            lost = int(np.isnan(own).sum())
+            if lost:
+                raise ArgumentError(
+                    f"the scores of group {name!r} hold NaN in {lost:,} of {own.size:,} channels, by which none can be "
+                    "chosen: mend what they are computed of, or give infinity for a channel that must stay"
+                )
         self._multiple = multiple
         self._least = {name: least[name] for name in scores}
-        clean = {name: np.where(np.isnan(own), np.inf, own) for name, own in scores.items()}
         # Among equals the first is kept: in a group, and of two groups.
-        self._order = {name: np.argsort(-own, kind="stable") for name, own in clean.items()}
+        self._order = {name: np.argsort(-own, kind="stable") for name, own in scores.items()}
         self._names = list(scores)
         keys, owners = [np.zeros(0)], [np.zeros(0, int)]
-        lowest = min((own[np.isfinite(own)].min(initial=0.0) for own in clean.values()), default=0.0)
+        lowest = min((own[np.isfinite(own)].min(initial=0.0) for own in scores.values()), default=0.0)
         for i, name in enumerate(self._names):
-            size = len(clean[name])
+            size = len(scores[name])
             places = np.arange(size - 1, self._least[name] - 1, -1)
             # None negative, or what costs more would be cut later for it.
-            ranked = clean[name][self._order[name]][places] - lowest
+            ranked = scores[name][self._order[name]][places] - lowest
             keys.append((size - places - 0.5) / size if scope == "group" else ranked / max(cost[name], 1))
             owners.append(np.full(len(places), i))
         flat, owner = np.concatenate(keys), np.concatenate(owners)

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real, wide
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.units import host_unit
+from jaxcomp.rewrite.batches import Select
 
 
-def recalibrate(update: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any]) -> Any:
+def recalibrate(
+    update: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any], *, select: Select | None = None
+) -> Any:
     r"""Replaces moving averages by plain ones, in which every batch counts alike.
 
     A batch norm's training step moves its statistics to :math:`m s + (1 - m) b`, b being the batch's own. Fed with
@@ -26,6 +30,8 @@ def recalibrate(update: Callable[[Any, Any], Any], stats: Any, batches: Iterable
       stats: the statistics, any tree (``variables["batch_stats"]``). Leaves that are no floating-point numbers
         (counters, keys) are left as they are, and so are averages that do not move.
       batches: what ``update`` takes, one after another; all of one shape.
+      select: what of each batch ``update`` takes, a key or a function of it; None: the whole batch, or, where it cannot
+        take that, the first entry of a tuple or dict.
 
     Returns:
       The new statistics, of the structure and types of ``stats``.
@@ -85,6 +91,7 @@ def _moved(
         return jnp.full_like(leaf, start.get(path_string(path), 0.0)) if is_real(leaf) else leaf
 
     moved = named_leaves(update(jax.tree_util.tree_map_with_path(filled, stats), batch))
+    check_finite(moved, "update's statistic ", "of which there is no mean")
     return {path: np.asarray(leaf, np.float64) for path, leaf in moved.items() if is_real(leaf)}
 
 

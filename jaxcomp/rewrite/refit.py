@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.matrices import matrix, unmatrix
-from jaxcomp.rewrite.moments import checked_batches, unseen
+from jaxcomp.rewrite.moments import unseen
 from jaxcomp.rewrite.shrink import mask
 from jaxcomp.rewrite.walk import Seen, Walk
 from jaxcomp.trace.groups import Groups
@@ -28,6 +30,7 @@ def refit(
     *,
     damping: float = 0.01,
     places: int | None = None,
+    select: Select | None = None,
 ) -> Params:
     r"""Parameters whose cut channels are 0, as of :func:`mask`, and whose others make up for them, layer by layer.
 
@@ -48,12 +51,14 @@ def refit(
       keep: ``{group: bool [size]}``, as for :func:`shrink`.
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       A tree like ``params``. A parameter that something else than matmuls and convolutions reads is masked, no more.
 
     Raises:
-      ArgumentError: for no batch, batches of several shapes, a negative damping, or as :func:`mask` does.
+      ArgumentError: for no batch, batches of several shapes, a negative damping, weights or inputs of
+        them that are not finite (the weight is named), or as :func:`mask` does.
 
     Example:
       >>> import jaxcomp as jc
@@ -67,9 +72,9 @@ def refit(
 
     Reference: He et al., Channel pruning for accelerating very deep neural networks, 2017; Luo et al., ThiNet, 2017.
     """
-    if damping < 0:
+    if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     masked, named = mask(groups, params, keep), named_leaves(params)
     kept = _kept(groups, named, keep)
     program = trace(apply_fn, params, *given[0])
@@ -79,8 +84,11 @@ def refit(
         if own.sites and not own.other and not unseen(own, program, "inputs")
     }
 
+    check_finite({path: named[path] for path in fitted}, why="to which nothing can be fitted")
+
     def solve(path: str, use: Use, seen: Seen) -> Any:
         leaf = named[path]
+        check_finite({path: seen.now}, "on the data the input of ", "to which nothing can be fitted")
         new = _fitted(matrix(use, leaf), matrix(use, kept[path]) > 0, seen, damping)
         return jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
 

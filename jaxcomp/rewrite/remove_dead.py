@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.shrink import Shrunk, mask, shrink
@@ -33,7 +34,7 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
       :func:`shrink`: its ``keep``, given to :func:`shrink` with ``lenient=True``, makes it again.
 
     Raises:
-      ArgumentError: for parameters without values; as :func:`shrink`.
+      ArgumentError: for parameters without values, or with NaN or infinity; as :func:`shrink`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -59,6 +60,8 @@ def alive(groups: Groups, params: Params) -> dict[str, np.ndarray]:
       groups: of :func:`jaxcomp.trace.groups` with ``lenient=True``.
       params: the parameters that they are groups of.
     """
+    named, members = named_leaves(params), {member.path for group in groups for member in group.members}
+    check_finite({path: named[path] for path in members}, why="which times 0 is not 0, so that no channel is dead")
     keep: dict[str, np.ndarray] = {}
     while True:
         readings = groups.coupling.where(_zeros(mask(groups, params, keep)))

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
-from jaxcomp.rewrite.moments import checked_batches, unseen
+from jaxcomp.rewrite.moments import unseen
 from jaxcomp.rewrite.rounders import MethodName, Settings, nearest, rounded
 from jaxcomp.rewrite.schemes import INT8, find_targets
 from jaxcomp.rewrite.site_inputs import altered_inputs
@@ -100,6 +102,7 @@ def round_weights(
     sweeps: int = 4,
     steps: int = 500,
     places: int | None = None,
+    select: Select | None = None,
 ) -> Rounded:
     r"""Rounds weights layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
 
@@ -129,14 +132,15 @@ def round_weights(
       sweeps: of ``gptq``: code by code, over all inputs.
       steps: of ``adaround``.
       places: of each result of a convolution, how many pixels count at most; None: all.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The parameters, their grids (``quantize(..., grids=rounded.grids)`` ships these very numbers), and a report that
       prints as a table.
 
     Raises:
-      ArgumentError: for an argument out of range, static inputs without a range, no batch, or batches of several
-        shapes; RuleError: for a rule that applies to no weight.
+      ArgumentError: for an argument out of range, static inputs without a range, no batch, batches of several
+        shapes, and what is not finite (the weight is named); RuleError: for a rule that applies to no weight.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,7 +157,7 @@ def round_weights(
     Reference: Frantar et al., GPTQ, 2023; Behdin et al., QuantEase, 2023; Nagel et al., Up or down?, 2020 (AdaRound),
     and Data-free quantization through weight equalization and bias correction, 2019.
     """
-    given, named = checked_batches(batches), named_leaves(params)
+    given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])
     targets, uses, fixed = find_targets(program, scheme, params), uses_of(program), dict(grids or {})
@@ -164,8 +168,9 @@ def round_weights(
 
     def solve(path: str, use: Use, seen: Seen) -> Any:
         target, leaf, grid = targets.weights[path], named[path], fixed.get(path)
-        if not (np.isfinite(seen.now).all() and seen.now.any()):
-            blind[path] = "what it reads on the data is 0 or not finite"
+        check_finite({path: seen.now}, "on the data the input of ")
+        if not seen.now.any():
+            blind[path] = "what it reads on the data is 0"
             found[path] = nearest(target, leaf, grid)
         else:
             seen = seen.centred() if path in means.of else seen
@@ -208,7 +213,7 @@ def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps:
     ):
         if value not in known:
             raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-    if damping < 0:
+    if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     for name, number in (("sweeps", sweeps), ("steps", steps)):
         if not isinstance(number, int) or number < (name == "steps"):

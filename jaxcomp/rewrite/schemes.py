@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.quant.formats import Format, as_format, check_integer_form
@@ -144,7 +142,7 @@ def find_targets(program: Program, scheme: Any, params: Params = None) -> Target
     named = named_leaves(params)
     for path, each in schemes.items():
         _check(path, each)
-        _check_values(path, named.get(path))
+        check_finite({path: named.get(path)}, why="for which no grid has a place")
     shared = _shared(program, {path: uses[path] for path, each in schemes.items() if each.inputs == "static"})
     stacks = {path: group.scans for group in shared for path in group.paths}
     weights = {
@@ -173,6 +171,7 @@ def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[l
       reads on. What is in loops and branches is neither.
 
     Example:
+      >>> import jax
       >>> layers = lambda p, x: jax.nn.relu(jax.nn.relu(x @ p["a"]) @ p["b"]) @ p["c"]
       >>> first, last = ends(layers, dict.fromkeys("abc", jax.numpy.ones((2, 2))), jax.numpy.ones((1, 2)))
       >>> first, last
@@ -205,12 +204,6 @@ def _check(path: str, scheme: Any) -> None:
         )
     if scheme.inputs not in (None, "static", "dynamic"):
         raise ArgumentError(f"inputs must be 'static', 'dynamic' or None, got {scheme.inputs!r} for {path!r}")
-
-
-def _check_values(path: str, leaf: Any) -> None:
-    known = leaf is not None and not isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer)
-    if known and not bool(jnp.isfinite(leaf).all()):
-        raise ArgumentError(f"{path!r} holds NaN or infinity, for which no grid has a place: mend it first")
 
 
 def _axes(uses: Uses, scheme: Scheme) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.plans import Plans, checked_leaves
@@ -188,14 +189,15 @@ class Shrunk:
         report: ShrinkReport,
     ):
         """Takes what :func:`shrink` decided."""
-        self.report = report
+        self.report, self.__wrapped__ = report, apply_fn
         self._apply_fn, self.keep, self.masks = apply_fn, dict(keep), dict(masks)
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
         self._plans = Plans(self._plan)
 
-    def __call__(self, params: Params, *inputs: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, named)
         leaves = checked_leaves(params, self._small, "shrunk", "shrink")
         return self._plans(inputs).run([*leaves, *jax.tree.leaves(inputs)])
 

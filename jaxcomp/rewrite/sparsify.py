@@ -12,14 +12,16 @@ import optax
 
 from jaxcomp.core import quadratic
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 from jaxcomp.core.types import Params, State
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.patterns import Pattern
 from jaxcomp.rewrite import sparsities
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.factors import by_rule
 from jaxcomp.rewrite.matrices import matrix, unmatrix
-from jaxcomp.rewrite.moments import checked_batches, second_moments, unseen
+from jaxcomp.rewrite.moments import second_moments, unseen
 from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
 from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
 from jaxcomp.rewrite.walk import Seen, Walk
@@ -119,6 +121,7 @@ def sparsify(
     damping: float = 0.01,
     places: int | None = None,
     maximum: float = 0.99,
+    select: Select | None = None,
 ) -> Sparsified:
     r"""Prunes layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
 
@@ -158,12 +161,14 @@ def sparsify(
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
       maximum: the sparsity that global distribution exceeds in no layer.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The parameters, their masks, and a report that prints as a table.
 
     Raises:
-      ArgumentError: for an argument out of range or missing, no batch, or batches of several shapes; RuleError: for a
+      ArgumentError: for an argument out of range or missing, no batch, batches of several shapes, and weights, what
+        they read on the data, or Fisher information that is not finite (with the path and how many); RuleError: for a
         rule that applies to nothing.
 
     Example:
@@ -181,7 +186,7 @@ def sparsify(
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
     """
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
     program = trace(apply_fn, params, *given[0])
@@ -195,6 +200,7 @@ def sparsify(
         moments = second_moments(apply_fn, params, given, "inputs", places)
         left |= {path: why for path in goals if (why := moments.why_not(path))}
         goals = {path: goal for path, goal in goals.items() if path not in left}
+    check_finite({path: named[path] for path in goals})
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
     if not recipe.pattern:
@@ -202,8 +208,9 @@ def sparsify(
     found: dict[str, _Pruned] = {}
 
     def solve(path: str, use: Use, seen: Seen) -> Any:
-        if seen.now is not None and not (np.isfinite(seen.now).all() and seen.now.any()):
-            left[path] = "what it reads on the data is 0 or not finite"
+        check_finite({path: seen.now}, "on the data the input of ")
+        if seen.now is not None and not seen.now.any():
+            left[path] = "what it reads on the data is 0"
             return named[path]
         found[path] = recipe.solve(path, use, named[path], seen, goals[path])
         return found[path].leaf
@@ -282,6 +289,7 @@ def _check_fisher(recipe: _Recipe, goals: Mapping[str, Any], named: Mapping[str,
                 f"fisher= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
                 f"{named[path].shape}: give a tree like params, jaxcomp.rewrite.fisher(grads)"
             )
+        check_finite({path: recipe.fisher.get(path)}, "the Fisher information of ")
 
 
 def _n_of_m(path: str, pattern: Any) -> tuple[int, int]:
@@ -308,7 +316,7 @@ def _recipe(
         raise ArgumentError(
             f"a pattern has one sparsity in all layers: distribution={distribution!r} has no part in it"
         )
-    if damping < 0:
+    if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     squares = {} if fisher is None else named_leaves(fisher)
     return _Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)

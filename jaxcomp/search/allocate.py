@@ -1,5 +1,6 @@
 """Allocation: the choice for each layer that harms least within a budget."""
 
+import math
 import re
 from typing import Any
 
@@ -19,8 +20,9 @@ def allocate(
 ) -> list[tuple[str, Any]]:
     """Chooses for every weight so that all together cost no more than a budget and harm least.
 
-    Harms are taken to add up. Steps along the convex hulls of the layers' choices, what saves most harm per cost first
-    (the Lagrangian's optimum), then what is left of the budget, one choice after the other.
+    Harms are taken to add up, and what harms without limit is not chosen. Steps along the convex hulls of the layers'
+    choices, what saves most harm per cost first (the Lagrangian's optimum), then what is left of the budget, one choice
+    after the other.
 
     Args:
       found: of :func:`sensitivity`.
@@ -34,7 +36,8 @@ def allocate(
       reach of grids is then found on data, by the error of layers' outputs.
 
     Raises:
-      ArgumentError: for none or several budgets, or one that the cheapest choices exceed.
+      ArgumentError: for none or several budgets, or one that the cheapest choices exceed; for a harm that is NaN, and a
+        weight all of whose choices harm without limit (the weight is named).
 
     Example:
       >>> from jaxcomp.rewrite import Scheme
@@ -55,18 +58,46 @@ def allocate(
             f"allocate needs one budget, either bytes or bit_operations or file_bytes; got {len(given)}"
         )
     ((name, budget),) = given.items()
-    by_path: dict[str, list[Any]] = {}
-    for row in found.rows:
-        by_path.setdefault(row.path, []).append(row)
+    if not budget >= 0:
+        raise ArgumentError(f"{name} must be at least 0, got {budget!r}")
+    by_path = _usable(found)
     costs = [np.array([float(getattr(row, name)) for row in rows]) for rows in by_path.values()]
-    most, least = sum(float(cost.max()) for cost in costs), sum(float(cost.min()) for cost in costs)
+    dearest: dict[str, float] = {}
+    for row in found.rows:
+        dearest[row.path] = max(dearest.get(row.path, 0.0), float(getattr(row, name)))
+    most, least = sum(dearest.values()), sum(float(cost.min()) for cost in costs)
     limit = budget * most if isinstance(budget, float) and budget < 1 else float(budget)
     gains = [np.array([-row.harm for row in rows]) for rows in by_path.values()]
     chosen = best_choices([Choices(*pair) for pair in zip(costs, gains, strict=True)], limit)
     if chosen is None:
         raise ArgumentError(
             f"{name}={budget!r} asks for {limit:,.0f}, and the cheapest choices take {least:,.0f}: "
-            "ask for more, or give options of fewer bits"
+            "ask for more, or give options of fewer bits" + _unusable(found)
         )
     pairs = zip(by_path.values(), chosen, strict=True)
     return [(re.escape(rows[place].path), rows[place].scheme) for rows, place in pairs]
+
+
+def _usable(found: Sensitivity) -> dict[str, list[Any]]:
+    """The choices for each weight that do not harm without limit."""
+    by_path: dict[str, list[Any]] = {}
+    for row in found.rows:
+        if math.isnan(row.harm):
+            raise ArgumentError(
+                f"the harm of {row.option!r} to {row.path!r} is NaN: nothing can be chosen by it; measure it anew "
+                "(jaxcomp.search.sensitivity), or leave that choice out"
+            )
+        by_path.setdefault(row.path, []).append(row)
+    for path, rows in by_path.items():
+        by_path[path] = [row for row in rows if math.isfinite(row.harm)]
+        if not by_path[path]:
+            raise ArgumentError(
+                f"each choice for {path!r} ({', '.join(row.option for row in rows)}) does infinite harm: give it an "
+                "option of more bits, or None, which leaves it as it is"
+            )
+    return by_path
+
+
+def _unusable(found: Sensitivity) -> str:
+    lost = [f"{row.option!r} for {row.path!r}" for row in found.rows if not math.isfinite(row.harm)]
+    return f" (left out, as their harm is infinite: {', '.join(lost)})" if lost else ""

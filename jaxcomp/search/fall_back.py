@@ -1,14 +1,18 @@
 """Fallback: quantise everything, then give the most harmful layers back until the function is as good as asked."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
-from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.schemes import Scheme
+from jaxcomp.search.harms import usual_harm
 from jaxcomp.search.sensitivity import Sensitivity, sensitivity
 from jaxcomp.search.switched import Switched
 
@@ -44,6 +48,7 @@ def fall_back(
     scheme: Scheme = Scheme(),  # noqa: B008 - a value
     instead: Scheme | None = None,
     found: Sensitivity | None = None,
+    select: Select | None = None,
 ) -> Fallback:
     """Gives back as few layers, by their harm, as it takes to lose no more than asked.
 
@@ -58,10 +63,13 @@ def fall_back(
       drop: by how much the score may fall below that of the function as it is.
       scheme: how all weights are quantised to begin with; inputs static or None.
       instead: what harmful layers get; None: they stay in floating point.
-      found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL.
+      found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL,
+        or by squared error where the outputs are no single array of logits.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Raises:
-      ArgumentError: if the drop is exceeded even with every layer given back, or is negative.
+      ArgumentError: if the drop is exceeded even with every layer given back, or is negative; if the score of the
+        function as it is is no finite number. A later score of NaN falls short, as -inf.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,10 +82,12 @@ def fall_back(
 
     Reference: Neural Network Compression Framework, accuracy-aware quantisation, 2020 onwards.
     """
-    if drop < 0:
+    if not drop >= 0:
         raise ArgumentError(f"drop must be at least 0, got {drop!r}")
-    given = checked_batches(batches)
-    found = found or sensitivity(apply_fn, params, given, {"all": scheme})
+    given = checked_batches(apply_fn, params, batches, select)
+    if found is None:
+        harm = usual_harm(jax.eval_shape(apply_fn, params, *given[0]))
+        found = sensitivity(apply_fn, params, given, {"all": scheme}, harm=harm)
     ranked = list(found.of(found.options[0]))
     switched = Switched(apply_fn, params, *given[0])
     choices = [each for each in (scheme, instead) if each is not None]
@@ -92,9 +102,15 @@ def fall_back(
         known = {path: grid for path, grid in own.items() if grid is not None}
         switches = switched.switched(switched.off(), targets, known)
         held = switched.rounded(params, targets, {})
-        return float(score(lambda params, *inputs: switched(params, switches, *inputs), held))
+        reached = float(score(lambda params, *inputs: switched(params, switches, *inputs), held))
+        return -math.inf if math.isnan(reached) else reached  # what is no number is never good enough
 
     whole = float(score(apply_fn, params))
+    if not math.isfinite(whole):
+        raise ArgumentError(
+            f"the score of the function as it is is {whole!r}, from which no drop can be counted: give a score that is "
+            "a number, and parameters and data on which it is one"
+        )
     tried: dict[int, float] = {0: scored(0)}
     low, high = 0, len(ranked)  # low falls short, once tried; high does not, as far as is known
     if tried[0] < whole - drop:

@@ -2,29 +2,28 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode
-from jaxcomp.rewrite.moments import checked_batches
 from jaxcomp.rewrite.schemes import Scheme, Target
+from jaxcomp.search.harms import HARMS, Harm, check_outputs
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.sites import sites
-
-Harm = Callable[[Any, Any], Any]
-"""``(outputs before, outputs after) -> scalar``."""
 
 
 class SensitivityRow(NamedTuple):
@@ -77,30 +76,13 @@ class Sensitivity:
         if option not in self.options:
             raise ArgumentError(f"no option is called {option!r}; there are {', '.join(self.options)}")
         own = [row for row in self.rows if row.option == option]
-        return {row.path: row for row in sorted(own, key=lambda row: -row.harm)}
+        # What is no number is the worst that can be known of it.
+        return {row.path: row for row in sorted(own, key=lambda row: -math.inf if math.isnan(row.harm) else -row.harm)}
 
     def __str__(self) -> str:
         by_path = {path: list(rows) for path, rows in itertools.groupby(self.rows, lambda row: row.path)}
         lines = [[path, dims(rows[0].shape), *(f"{row.harm:.3g}" for row in rows)] for path, rows in by_path.items()]
         return with_left_out(table(["weight", "shape", *self.options], lines), self.left_out)
-
-
-def divergence(before: Any, after: Any) -> Any:
-    r"""The mean :math:`\mathrm{KL}(p \| q)` of the softmax of logits ``[..., classes]``."""
-    p, q = (jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1) for logits in (before, after))
-    return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
-
-
-def squared_error(before: Any, after: Any) -> Any:
-    """Squared differences of all outputs over their squares."""
-    sums = [
-        (jnp.sum(jnp.square((b - a).astype(jnp.float32))), jnp.sum(jnp.square(b.astype(jnp.float32))))
-        for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    ]
-    return sum(lost for lost, _ in sums) / jnp.maximum(sum(whole for _, whole in sums), 1e-30)
-
-
-HARMS: dict[str, Harm] = {"kl": divergence, "error": squared_error}
 
 
 def sensitivity(
@@ -111,6 +93,7 @@ def sensitivity(
     *,
     harm: str | Harm = "kl",
     curvature: Params | None = None,
+    select: Select | None = None,
 ) -> Sensitivity:
     r"""Quantises one layer at a time, by every choice, and measures what is lost.
 
@@ -123,19 +106,23 @@ def sensitivity(
       options: by name, the schemes that each weight can choose from; None: it stays as it is. Inputs are static
         integers (their ranges are calibrated on the batches) or not quantised.
       harm: ``"kl"``: :math:`\mathrm{KL}(p \| q)` of the softmax of logits, before and after; ``"error"``: squared error
-        of all outputs over their squares; or ``(outputs before, outputs after) -> scalar``: its mean over the batches.
+        of all outputs, of any types, over their squares; or ``(outputs before, outputs after) -> scalar``: its mean
+        over the batches. Where both are the same infinity nothing is lost; where only what comes after is no number, or
+        what a function gives is none, the harm is infinite.
       curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.rewrite.hutchinson`, or
         :func:`jaxcomp.rewrite.fisher` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
       The table, which :func:`allocate` and :func:`fall_back` read; ``jaxcomp.measure.layer_sensitivity`` draws it.
 
     Raises:
-      ArgumentError: for no option or batch, a measure of another name, logits that are none, inputs that cannot be
-        switched; as :func:`jaxcomp.rewrite.quantize`.
+      ArgumentError: for no option or batch, a measure of another name, logits that are none, outputs or curvature that
+        hold NaN (with the path and how many), inputs that cannot be switched; as :func:`jaxcomp.rewrite.quantize`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layers = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
       >>> params = {"a": jnp.array([[1.0, -0.4], [0.3, 1.0]]), "b": jnp.eye(2)}
       >>> data = [jnp.array([[1.0, 0.5], [-0.2, 0.7]])]
@@ -150,12 +137,13 @@ def sensitivity(
         raise ArgumentError(f"harm must be one of {', '.join(HARMS)} or a function, got {harm!r}")
     if not options:
         raise ArgumentError("sensitivity needs at least one option, {name: Scheme}")
-    given = checked_batches(batches)
+    given = checked_batches(apply_fn, params, batches, select)
     switched = Switched(apply_fn, params, *given[0])
     run = jax.jit(switched)
     dense = [run(params, switched.off(), *batch) for batch in given]
-    if measure is divergence and len(jax.tree.leaves(dense[0])) != 1:
-        raise ArgumentError('harm="kl" compares one array of logits: give harm="error", or a function of the outputs')
+    for outputs in dense if curvature is None else ():
+        check_outputs(outputs, measure)
+    bent = None if curvature is None else _curvatures(curvature, params, switched.paths)
     compare, costs = jax.jit(measure), _costs(apply_fn, params, given[0])
     found: dict[tuple[str, str], SensitivityRow] = {}
     ranges_of: dict[Any, Any] = {None: {}}  # choices of weights' bits read the same
@@ -168,20 +156,43 @@ def sensitivity(
         for path in switched.paths:
             one = targets._replace(weights={path: targets.weights[path]} if scheme else {})
             changed, lost = switched.rounded(params, one, {}), 0.0
-            if scheme is not None and curvature is not None:
-                lost = _second_order(path, params, changed, curvature)
+            if scheme is not None and bent is not None:
+                lost = _second_order(path, params, changed, bent[path])
             elif scheme is not None:
                 switches = switched.switched(switched.off(), one, ranges)
                 after = (run(changed, switches, *batch) for batch in given)
-                lost = float(np.mean([compare(b, a) for b, a in zip(dense, after, strict=True)]))
+                lost = _mean([compare(b, a) for b, a in zip(dense, after, strict=True)])
             target = one.weights.get(path)
             found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
     rows = tuple(found[path, name] for path in switched.paths for name in options)
     return Sensitivity(rows, left_out(trace(apply_fn, params, *given[0]), switched.paths))
 
 
-def _second_order(path: str, params: Params, changed: Params, curvature: Params) -> float:
-    before, after, bent = (np.asarray(named_leaves(tree)[path], np.float64) for tree in (params, changed, curvature))
+def _mean(harms: list[Any]) -> float:
+    """Over batches; infinite if one of them is no number."""
+    if any(np.shape(harm) for harm in harms):
+        raise ArgumentError(f"harm must give a number, got an array of shape {np.shape(harms[0])}: take its mean")
+    mean = float(np.mean([np.asarray(harm, np.float64) for harm in harms]))
+    return math.inf if math.isnan(mean) else mean
+
+
+def _curvatures(curvature: Params, params: Params, paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """That of each weight, whatever container it comes in."""
+    given, named = named_leaves(curvature), named_leaves(params)
+    for path in paths:
+        shape = np.shape(given[path]) if path in given else None
+        if shape != np.shape(named[path]):
+            raise ArgumentError(
+                f"curvature= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
+                f"{np.shape(named[path])}: give a tree like params (jaxcomp.rewrite.hutchinson or fisher)"
+            )
+    own = {path: given[path] for path in paths}
+    check_finite(own, "the curvature of ", "by which no harm can be measured")
+    return {path: np.asarray(leaf, np.float64) for path, leaf in own.items()}
+
+
+def _second_order(path: str, params: Params, changed: Params, bent: np.ndarray) -> float:
+    before, after = (np.asarray(named_leaves(tree)[path], np.float64) for tree in (params, changed))
     return float(0.5 * np.sum(bent * (before - after) ** 2))
 
 

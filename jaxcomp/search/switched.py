@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.rewrite.packed_function import programs, run_packed
@@ -61,7 +61,7 @@ class Switched:
         program, _ = self._plans(inputs)
         leaves = [
             _leaf(self._base.weights[path], leaf, switches[path]) if path in switches else leaf
-            for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)
+            for path, leaf in zip(program.paths, leaves_of(params, program.paths), strict=True)
         ]
         return run_packed(program, _Rounding(), leaves, inputs)
 

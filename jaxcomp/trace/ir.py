@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxcomp.core.calls import check_function, explained
 from jaxcomp.core.paths import path_string
 from jaxcomp.trace import compat
 from jaxcomp.trace.symbols import Numbers
@@ -123,13 +124,18 @@ def trace(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Program:
     Returns:
       The flattened function.
 
+    Raises:
+      CallError: for what is no function, and for whatever it raises when it is called with these arguments.
+
     Example:
       >>> import jax.numpy as jnp
       >>> program = trace(lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, jnp.ones((1, 3)))
       >>> program.paths, [node.op for node in program.frame.nodes]
       (('w',), ['dot_general'])
     """
-    closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(params, *example)
+    check_function(apply_fn)
+    with explained("apply_fn(params, *inputs)", params, example):
+        closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(params, *example)
     jaxpr, consts = compat.opened(closed)
     call = _Call({}, _Sizes())
     ins = [call.sizes.fresh(var) for var in jaxpr.invars]

@@ -138,15 +138,18 @@ def test_per_cost_cuts_what_saves_most_first() -> None:
     assert counts(choose(0.25, scores, scope="global", per="bytes")(found, params)) == {"a": 8, "b": 1}
 
 
-def test_what_is_not_a_number_is_never_cut() -> None:
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_infinite_scores_stay_or_go_and_what_is_not_a_number_is_refused(scope: Any) -> None:
     found, params = prepared("cnn")
 
-    def scores(found: Groups, params: Any) -> dict[str, np.ndarray]:
-        return {g.name: np.array([-np.inf, 1.0, np.nan, *np.ones(g.size - 3)]) for g in found}
+    def scores(special: float) -> Any:
+        return lambda found, params: {g.name: np.array([-np.inf, 1.0, special, *np.ones(g.size - 3)]) for g in found}
 
-    for scope in ("group", "global"):
-        keep = choose(0.5, scores, scope=scope)(found, params)
-        assert all(mask[2] and not mask[0] for mask in keep.values())
+    keep = choose(0.5, scores(np.inf), scope=scope)(found, params)
+    assert all(mask[2] and not mask[0] for mask in keep.values())
+    for asked in ({"fraction": 0.5}, {"macs": 0.5}):
+        with pytest.raises(ArgumentError, match=r"the scores of group '\w+/.*' hold NaN in 1 of \d+ channels"):
+            choose(**asked, score=scores(np.nan), scope=scope)(found, params)
 
 
 def test_a_target_out_of_reach_says_what_can_be_had() -> None:

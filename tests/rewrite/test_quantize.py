@@ -451,7 +451,7 @@ def test_what_cannot_be_asked_for(scheme: Any, message: str) -> None:
     ],
 )
 def test_weights_that_are_not_finite_are_named(call: Callable[[Any], Any], bad: float) -> None:
-    with pytest.raises(ArgumentError, match="'b' holds NaN or infinity, for which no grid has a place"):
+    with pytest.raises(ArgumentError, match="'b' holds NaN or infinity, for which no grid has a place: 1 of "):
         call({**PARAMS, "b": PARAMS["b"].at[2, 1].set(bad)})
 
 

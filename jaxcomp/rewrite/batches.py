@@ -1,0 +1,183 @@
+"""Batches of data: what of each a function is given, checked in one place.
+
+A batch is the tuple of all of the function's inputs, or its single one (an array, or any tree). Where the function
+cannot be called so, a tuple or dict is taken for examples that come with labels, and its first entry is the input:
+``(image, label)``, ``{"image": ..., "label": ...}``. ``select=`` says otherwise: a key, or a function of the batch that
+gives the input or the tuple of all of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.calls import check_function, described, explained
+from jaxcomp.core.errors import ArgumentError, JaxcompError
+from jaxcomp.core.types import Params
+
+Select = Callable[[Any], Any] | str | int
+"""What of a batch a function is given: a key, or a function of the batch."""
+
+
+Check = Callable[[tuple[Any, ...]], Any]
+"""Raises an error of the library for inputs that a function cannot be called with."""
+
+
+class Batches(list):
+    """Tuples of a function's inputs, of one structure, shapes and dtypes."""
+
+
+def checked_batches(
+    apply_fn: Callable[..., Any], params: Params, batches: Iterable[Any], select: Select | None = None
+) -> Batches:
+    """Calibration batches as tuples of arguments: all of them, so that they can be read more than once.
+
+    Args:
+      apply_fn: the function that they are for.
+      params: its parameters.
+      batches: an iterable of batches, read once.
+      select: what of each the function is given; None: see above.
+
+    Raises:
+      ArgumentError: for none, for one array or dict in place of batches, an empty batch, several structures, shapes or
+        dtypes; CallError: for a function that cannot be called with them.
+    """
+    if isinstance(batches, Batches):
+        return batches
+    given = Batches(inputs_of(called(apply_fn, params), batches, select))
+    if not given:
+        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
+    kinds = list(dict.fromkeys(map(kind_of, given)))
+    if len(kinds) > 1:
+        odd = next(batch for batch in given if kind_of(batch) == kinds[1])
+        raise ArgumentError(
+            "batches= must all be of one structure, shapes and dtypes: drop the last, smaller one (a tuple that is "
+            f"itself one batch goes into a list, [batch]); got {_shown(given[0])} and then {_shown(odd)}"
+        )
+    return given
+
+
+def called(apply_fn: Callable[..., Any], params: Params, form: str = "apply_fn(params, *inputs)") -> Check:
+    """The check that a function can be called with its parameters and inputs; nothing is computed.
+
+    Raises:
+      CallError: for what is no function.
+    """
+    check_function(apply_fn, form)
+
+    def check(inputs: tuple[Any, ...]) -> None:
+        with explained(form, params, inputs):
+            jax.eval_shape(apply_fn, params, *inputs)
+
+    return check
+
+
+def inputs_of(
+    check: Check, batches: Iterable[Any], select: Select | None = None, *, name: str = "batches", single: bool = False
+) -> Iterator[tuple[Any, ...]]:
+    """The inputs of each batch, one after another, whatever their shapes; see :func:`checked_batches`.
+
+    Args:
+      check: raises an error of the library for inputs that the function cannot be called with.
+      batches, select: see there.
+      name: the argument's, for errors.
+      single: whether a tuple is one input, not all of them.
+    """
+    check_iterable(batches, name)
+    return _each(check, batches, select, name, single)
+
+
+def _each(
+    check: Check, batches: Iterable[Any], select: Select | None, name: str, single: bool
+) -> Iterator[tuple[Any, ...]]:
+    whole: bool | None = None
+    for number, batch in enumerate(batches):
+        inputs = _inputs(batch, select, single)
+        if whole is None:
+            whole = select is not None or _takes(check, inputs, batch, single)
+        if not whole:
+            inputs = _inputs(_first(batch), None, single)
+        _check_numbers(inputs, f"batch {number} of {name}=")
+        yield inputs
+
+
+def check_iterable(batches: Any, name: str = "batches", of: str = "batches") -> None:
+    """Refuses one array, one dict, and what cannot be iterated, in place of several.
+
+    Raises:
+      ArgumentError: with what to give instead.
+    """
+    one = hasattr(batches, "shape") and hasattr(batches, "dtype")
+    if one or isinstance(batches, Mapping | str | bytes) or not isinstance(batches, Iterable):
+        what = f"one {described(batches)}, which would be taken apart" if one else described(batches)
+        instead = f": give [{name}]" if one or isinstance(batches, Mapping) else ""
+        raise ArgumentError(f"{name}= must be a list of {of} (or any iterable of them), got {what}{instead}")
+
+
+def kind_of(inputs: tuple[Any, ...]) -> Any:
+    """Structure, shapes and dtypes."""
+    leaves, tree = jax.tree.flatten(inputs)
+    return tree, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+
+
+def _inputs(batch: Any, select: Select | None, single: bool) -> tuple[Any, ...]:
+    if select is not None:
+        try:
+            if not callable(select) and hasattr(batch, "dtype"):
+                raise TypeError("an array has no entries to choose from")
+            batch = select(batch) if callable(select) else batch[select]
+        except (LookupError, TypeError) as error:
+            raise ArgumentError(
+                f"select={select!r} chooses nothing of a batch, {described(batch)}: give one of its keys, or a "
+                "function of the batch that gives the input, or the tuple of all inputs"
+            ) from error
+    return jax.tree.map(_array, batch if isinstance(batch, tuple) and not single else (batch,))
+
+
+def _array(leaf: Any) -> Any:
+    """Tensors of other libraries as NumPy arrays."""
+    known = isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex)
+    return leaf if known or not hasattr(leaf, "__array__") else np.asarray(leaf)
+
+
+def _first(batch: Any) -> Any:
+    return next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
+
+
+def _takes(check: Check, inputs: tuple[Any, ...], batch: Any, single: bool) -> bool:
+    """Whether a function takes a whole batch; False: its first entry. A list is one input."""
+    if not ((isinstance(batch, Mapping) and batch) or (isinstance(batch, tuple) and len(batch) > 1)):
+        return True
+    try:
+        check(inputs)
+    except JaxcompError:
+        if _passes(check, _inputs(_first(batch), None, single)):
+            return False
+        raise  # what went wrong with the whole batch is told
+    return True
+
+
+def _passes(check: Check, inputs: tuple[Any, ...]) -> bool:
+    try:
+        check(inputs)
+    except JaxcompError:
+        return False
+    return True
+
+
+def _check_numbers(inputs: tuple[Any, ...], which: str) -> None:
+    leaves = jax.tree.leaves(inputs)
+    for leaf in leaves:
+        kind = getattr(getattr(leaf, "dtype", None), "kind", "")
+        if isinstance(leaf, str | bytes) or not (kind or isinstance(leaf, int | float | complex)) or kind in "OSUMm":
+            raise ArgumentError(
+                f"{which} holds what is no array of numbers: {_shown(inputs)}; choose the inputs with select="
+            )
+    if leaves and not any(np.size(leaf) for leaf in leaves):
+        raise ArgumentError(f"{which} holds no example: {_shown(inputs)}")
+
+
+def _shown(inputs: tuple[Any, ...]) -> str:
+    return ", ".join(map(described, inputs))
