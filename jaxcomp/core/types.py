@@ -1,10 +1,12 @@
 """The vocabulary of the library: the :class:`Compressor` and what it says of each parameter."""
 
+import functools
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
+
+from jaxcomp.core.arrays import held
 
 Params = Any
 """Any pytree of arrays: dict, FrozenDict, tuple, ``nnx.State``, ..."""
@@ -32,7 +34,7 @@ class Block(NamedTuple):
     axes: tuple[int, ...]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("scale", "zero_point"), meta_fields=("block",))
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("scale", "zero_point"), meta_fields=("block",))
 class Grid(NamedTuple):
     """The numbers that a quantised tensor can hold: ``level(code - zero_point) * scale``; of integers, level(c) = c.
 
@@ -92,7 +94,15 @@ def _nothing(params: Params, state: State, step: Step) -> dict[str, Note]:
     return {}
 
 
-class Compressor(NamedTuple):
+class _Functions(NamedTuple):
+    init: Callable[[Params], State]
+    update: Callable[..., State]
+    apply: Callable[[Params, State], Params]
+    describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing
+    kept: Callable[[Params, State], Params] | None = None
+
+
+class Compressor(_Functions):
     """A view: pure functions that show parameters as if they were compressed, without changing a shape.
 
     ``apply`` inside the loss is reparameterisation (gradients flow through it), after
@@ -120,8 +130,32 @@ class Compressor(NamedTuple):
       [0.5, 1.0]
     """
 
-    init: Callable[[Params], State]
-    update: Callable[..., State]
-    apply: Callable[[Params, State], Params]
-    describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing
-    kept: Callable[[Params, State], Params] | None = None
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        init: Callable[[Params], State],
+        update: Callable[..., State],
+        apply: Callable[[Params, State], Params],
+        describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing,
+        kept: Callable[[Params, State], Params] | None = None,
+    ) -> Self:
+        """Lets the functions take numbers among the parameters (Python's, NumPy's): they are given arrays."""
+        mask = None if kept is None else _of_arrays(kept)
+        functions = (_of_arrays(each) for each in (init, update, apply, describe))
+        return super().__new__(cls, *functions, mask)  # type: ignore[call-arg]
+
+
+def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose trees of parameters, and of gradients, hold arrays in place of numbers."""
+    if hasattr(function, "takes_numbers"):
+        return function
+
+    @functools.wraps(function)
+    def of_arrays(params: Params, *args: Any, **extra: Any) -> Any:
+        if "grads" in extra:
+            extra["grads"] = held(extra["grads"])
+        return function(held(params), *args, **extra)
+
+    of_arrays.takes_numbers = True  # type: ignore[attr-defined]
+    return of_arrays

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format
@@ -70,6 +71,7 @@ def calibrate(
         raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
     if bins < 2:
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     targets, within = find_targets(program, scheme, params), observable(program.frame)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -111,6 +112,7 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
     """
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds!r}")
+    params = as_arrays(params)
     program, links, left = _found(apply_fn, params, example)
     links = [link for link in links if link.use is not None]
     leaves = _Leaves(named_leaves(params))
@@ -163,6 +165,7 @@ def migrate(
     """
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must be in [0, 1], got {strength!r}")
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     program, links, left = _found(apply_fn, params, given[0])
     reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given])

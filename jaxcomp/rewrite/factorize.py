@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
@@ -103,6 +104,7 @@ def factorize(
     Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
     convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
     """
+    params = as_arrays(params)
     target = Target.of(rank, energy, macs, bytes)
     named = named_leaves(params)
     if any(

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
@@ -55,6 +56,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
+    params = as_arrays(params)
     program = trace(apply_fn, params, *example)
     check_reads(program)
     folds = find_folds(program)
@@ -122,7 +124,7 @@ class Folded:
         params, inputs = arguments(self.__wrapped__, args, by_name)
         checked_leaves(params, self._small, "folded", self._maker)
         program, found = self._plans(inputs)
-        named = named_leaves(params)
+        named = named_leaves(as_arrays(params))
         leaves = [named.get(path) for path in program.paths]
         run = FoldedRun(program, found.changes, found.live)
         return jax.tree.unflatten(program.out_tree, run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)]))

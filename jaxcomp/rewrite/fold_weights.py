@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.fold import Folded, evaluated
@@ -56,6 +57,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     Reference: Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019;
     Salimans and Kingma, Weight normalization, 2016.
     """
+    params = as_arrays(params)
     program = trace(apply_fn, params, *example)
     check_reads(program)
     found = find_weights(program)
@@ -251,6 +253,7 @@ def _carrier(program: Program, bodies: _Bodies, each: Computed, live: set[Value]
         for value in each.frame.ins
         if bodies.image.get(value) in set(each.paths) - taken
         and bodies.scans(value) == each.stacked
+        and compat.is_inexact(value.dtype)
         and params[bodies.image[value]] not in live
     ]
 

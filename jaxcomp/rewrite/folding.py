@@ -221,6 +221,7 @@ def _carrier(
         if value in known
         and known[value][0] in order.keys() - taken
         and known[value][1] == fold.chain.lengths
+        and compat.is_inexact(value.dtype)  # a whole number would round what it is to hold
         and params[known[value][0]] not in live
     ]
     size = math.prod(fold.shape)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
@@ -95,6 +96,7 @@ def importance(
     neural network pruning, 2019 (taylor*); LeCun et al., Optimal brain damage, 1990 (hessian); Hu et al., Network
     trimming, 2016 (apoz); Fang et al., DepGraph, 2023 (members combined).
     """
+    params = as_arrays(params)
     names = (*saliency.NAMES, *STATISTICS, "random")
     if score not in names:
         raise ArgumentError(f"score must be one of {', '.join(names)}; got {score!r}")

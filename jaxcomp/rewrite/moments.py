@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
@@ -61,6 +62,7 @@ def second_moments(
     Raises:
       ArgumentError: if there is no batch, and for moments that are not finite (the parameter is named).
     """
+    params = as_arrays(params)
     sums: dict[str, np.ndarray] = {}
     missing: dict[str, str] = {}
     runs: dict[Any, Any] = {}

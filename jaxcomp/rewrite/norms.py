@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
@@ -56,6 +57,7 @@ def input_norms(
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     uses = {path: own for path, own in uses_of(program).items() if own.sites}

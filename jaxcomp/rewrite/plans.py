@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
+from jaxcomp.core.arrays import as_array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.trace import compat
@@ -46,7 +47,7 @@ def checked_leaves(params: Any, wanted: dict[str, tuple[int, ...]], function: st
     named = named_leaves(params)
     given = {path: np.shape(leaf) for path, leaf in named.items()}
     if given == wanted:
-        return [named[path] for path in wanted]
+        return [as_array((jax.tree_util.DictKey(path),), named[path]) for path in wanted]
     path = next(path for path in sorted(given | wanted) if given.get(path) != wanted.get(path))
     needed, came = wanted.get(path), given.get(path)
     raise ArgumentError(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import with_left_out
@@ -131,6 +132,7 @@ def post_training(
 
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
     function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
@@ -88,6 +89,7 @@ def qat(
     Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     _check(weights, inputs, momentum)
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit) if targets.shared else {}

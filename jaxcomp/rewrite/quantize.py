@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
@@ -80,6 +81,7 @@ def quantize(
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
+    params = as_arrays(params)
     named = named_leaves(params)
     program, targets = _targets(apply_fn, params, example, scheme)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
@@ -161,6 +163,7 @@ def fake_quantize(
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
+    params = as_arrays(params)
     _, targets = _targets(apply_fn, params, example, scheme)
     return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
 
@@ -193,7 +196,7 @@ class FakeQuantized:
         ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
         leaves = [
             encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
-            for path, leaf in zip(program.paths, leaves_of(params, program.paths), strict=True)
+            for path, leaf in zip(program.paths, leaves_of(as_arrays(params), program.paths), strict=True)
         ]
         return run_packed(program, QuantizedRun(sites), leaves, inputs)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real, wide
@@ -45,7 +46,8 @@ def recalibrate(
       >>> recalibrate(move, {"mean": jnp.array(7.0)}, [jnp.array([1.0, 2.0]), jnp.array([5.0])])["mean"].round(2).item()
       3.25
     """
-    update, given = jax.jit(update), stats
+    update, stats = jax.jit(update), as_arrays(stats)
+    given = stats
     count, sums, keeps = 0, {}, {}
     for batch in batches:
         if not count:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -74,6 +75,7 @@ def refit(
     """
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     masked, named = mask(groups, params, keep), named_leaves(params)
     kept = _kept(groups, named, keep)

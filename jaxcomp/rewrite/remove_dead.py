@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
@@ -44,6 +45,7 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
       >>> small["up"].shape, small["down"].shape, new.keep["up"].tolist()
       ((4, 2), (2, 1), [True, False, True])
     """
+    params = as_arrays(params)
     for path, leaf in named_leaves(params).items():
         if isinstance(leaf, jax.ShapeDtypeStruct) or compat.is_tracer(leaf):
             raise ArgumentError(

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -157,6 +158,7 @@ def round_weights(
     Reference: Frantar et al., GPTQ, 2023; Behdin et al., QuantEase, 2023; Nagel et al., Up or down?, 2020 (AdaRound),
     and Data-free quantization through weight equalization and bias correction, 2019.
     """
+    params = as_arrays(params)
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])

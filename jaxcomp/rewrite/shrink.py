@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
@@ -69,6 +70,7 @@ def shrink(
       >>> again(saved["params"], jnp.ones((3, 4))).shape
       (3, 2)
     """
+    params = as_arrays(params)
     found = Groups(couple(trace(apply_fn, params, *example), lenient))
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)
@@ -110,6 +112,7 @@ def mask(groups: Groups, params: Params, keep: Keep) -> Params:
       >>> masked["up"].tolist(), masked["down"].tolist()
       ([[1.0, 0.0]], [[1.0], [1.0]])
     """
+    params = as_arrays(params)
     masks = groups.masks(keep(groups, params) if callable(keep) else keep)
     zeroed = {(m.path, m.axis) for group in groups for m in group.members if groups.zeroes(m)}
     return _masked(params, {key: kept for key, kept in masks.items() if key in zeroed})

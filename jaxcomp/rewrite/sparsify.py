@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxcomp.core import quadratic
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
@@ -186,6 +187,7 @@ def sparsify(
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
     """
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
@@ -137,6 +138,7 @@ def sensitivity(
         raise ArgumentError(f"harm must be one of {', '.join(HARMS)} or a function, got {harm!r}")
     if not options:
         raise ArgumentError("sensitivity needs at least one option, {name: Scheme}")
+    params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     switched = Switched(apply_fn, params, *given[0])
     run = jax.jit(switched)
