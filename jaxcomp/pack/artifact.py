@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ def save(
     Args:
       path: the file; its folder exists.
       params: any pytree of concrete arrays of any shapes: the view to ship, ``recipe.apply(params, state)``.
-      notes: ``{path: note}``, as ``recipe.describe(params, state, step)`` returns.
+      notes: ``{path: note}``, as ``recipe.describe(params, state, step)`` returns. If they tell of another state's
+        grids than the view has, these are found anew; where there are none, a warning names the tensors.
       metadata: a JSON-able dict, kept as JSON keeps it (tuples become lists, keys strings).
 
     Returns:
@@ -62,6 +64,7 @@ def save(
     arrays = [fetch(leaf) for leaf in full]
     said = [notes.get(leaf.note, Note()) for leaf in full]
     coded = [coding.encode(array, note.grid, note.format) for array, note in zip(arrays, said, strict=True)]
+    _warn_of([leaf.name for leaf, c in zip(full, coded, strict=True) if c.off_grid])
     header: dict[str, Any] = {
         "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
         "off_grid": [i for i, c in enumerate(coded) if c.off_grid],
@@ -83,6 +86,16 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
             f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
         )
     container.check_metadata(metadata)
+
+
+def _warn_of(off_grid: list[str]) -> None:
+    if off_grid:
+        warnings.warn(
+            f"notes give grids for {_listing(off_grid)} on which the values do not lie: these are stored whole, which "
+            "takes several times the bytes. Save the view, recipe.apply(params, state), with the notes of the same "
+            "state, recipe.describe(params, state, step)",
+            stacklevel=3,
+        )
 
 
 def _check_structure(leaves: list[layout.Leaf]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcomp.core.types import Block, Grid
 from jaxcomp.pack import fields
+from jaxcomp.pack.regrid import levels_of, nearest, regrid
 from jaxcomp.quant.formats import named
 from jaxcomp.quant.granularity import grid_shape, spread
 
@@ -23,7 +24,7 @@ class Coded(NamedTuple):
       kind: ``plain``, ``ints`` or ``codes``, with ``+mask`` or ``+gaps`` where zeros are left out.
       args: JSON numbers that the kind needs.
       streams: the positions (where zeros are left out), then what the kind holds.
-      off_grid: True where a grid was given on which the values do not lie, bit for bit.
+      off_grid: True where a grid was given and the values lie on none of its kind, bit for bit.
     """
 
     kind: str
@@ -55,7 +56,8 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
     """Codes a tensor in the smallest form that gives back its very bits.
 
     With a grid, the codes of the levels nearest to ``array / scale``, kept only if ``level * scale``, in float32
-    (float64 for float64) and cast to the tensor's dtype, is the tensor again.
+    (float64 for float64) and cast to the tensor's dtype, is the tensor again. Of values that lie on another grid of the
+    same granularity and format, that one is found.
 
     Args:
       array: ``[...]``, of a dtype that JAX knows.
@@ -80,7 +82,7 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
     if not stored.all():
         where, stream = fields.pack_mask(stored)
         selections.append((f"+{where}", stored, [stream]))
-    lattice = None if grid is None else _lattice(array, grid, format)
+    lattice = None if grid is None else _lattice(array, grid, format) or _found_lattice(array, grid, format)
     forms = []
     for suffix, chosen, positions in selections:
         forms.append(Coded(f"plain{suffix}", [], [*positions, fields.pack_items(flat[chosen])]))
@@ -127,11 +129,11 @@ def _lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | No
     full = np.broadcast_to(spread(scale, array.shape, grid.block), array.shape).reshape(-1)
     flat = array.reshape(-1)
     with np.errstate(all="ignore"):
-        steps = _nearest(flat.astype(np.float64) / full.astype(np.float64), format)
+        steps = nearest(flat.astype(np.float64) / full.astype(np.float64), format)
     if not (np.abs(steps) < 2**31).all():
         return None
     steps = steps.astype(np.int64)
-    again = _values_at(_levels(steps, format), full, array.dtype)
+    again = _values_at(levels_of(steps, format), full, array.dtype)
     same = (again.view(np.uint8) == flat.view(np.uint8)).reshape(flat.size, -1).all(axis=1)
     if not (same | ((steps == 0) & (flat == 0))).all():
         return None
@@ -141,28 +143,22 @@ def _lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | No
     return _with_zero_points(steps, array.shape, grid, scale, more)
 
 
+def _found_lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | None:
+    """The lattice of values that lie on another grid than was told, of the same granularity and format."""
+    scale = np.asarray(grid.scale)
+    placed = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
+    if not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating) or not _fits(placed, array.shape, grid):
+        return None
+    found = regrid(array, grid, format, _working_dtype(array.dtype))
+    return None if found is None else _lattice(array, found, format)
+
+
 def _fits(scale: np.ndarray, shape: tuple[int, ...], grid: Grid) -> bool:
     if scale.ndim != len(shape):
         return False
     if grid.block is not None:
         return scale.shape == grid_shape(shape, grid.block)
     return all(s in (1, n) for s, n in zip(scale.shape, shape, strict=True))
-
-
-def _nearest(x: np.ndarray, format: str | None) -> np.ndarray:
-    """Codes of the nearest levels; which of two equally near ones is checked, not chosen, here."""
-    if format is None:
-        return np.rint(x)
-    found = named(format)
-    levels = np.asarray(found.levels)
-    return np.searchsorted((levels[1:] + levels[:-1]) / 2, x) + found.bottom
-
-
-def _levels(steps: np.ndarray, format: str | None) -> np.ndarray:
-    if format is None:
-        return steps
-    found = named(format)
-    return np.asarray(found.levels)[np.clip(steps, found.bottom, found.top) - found.bottom]
 
 
 def _with_zero_points(
@@ -257,7 +253,7 @@ def _from_codes(
     if shift is not None:
         steps = steps - full(fields.unpack_ints(shift, shifts[0], math.prod(numbers_shape)))
     _check_steps(steps, format)
-    values = _values_at(_levels(steps, format), scale, dtype)
+    values = _values_at(levels_of(steps, format), scale, dtype)
     if keep is not None:
         values[steps == 0] = -0.0
     return values

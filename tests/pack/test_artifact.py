@@ -125,7 +125,10 @@ def test_notes_turn_into_codes_whatever_the_container(path):
 def test_inspect_tells_every_tensor_and_adds_up(path):
     params = layers()
     grid = Grid(np.float32([[[[0.1]]]]), np.int32([[[[0]]]]))
-    size = pack.save(path, params, notes={"Conv_0/kernel": Note(grid=grid)}, metadata={"seed": 3})
+    with pytest.warns(
+        UserWarning, match=r"notes give grids for Conv_0/kernel .* recipe.describe\(params, state, step\)"
+    ):
+        size = pack.save(path, params, notes={"Conv_0/kernel": Note(grid=grid)}, metadata={"seed": 3})
     contents = pack.inspect(path)
     assert contents.overhead + sum(t.stored for t in contents.tensors) == size
     assert [(t.path, t.shape, t.dtype) for t in contents.tensors] == [
