@@ -2,28 +2,43 @@
 
 import hashlib
 import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from train.errors import UserError
+from train import sealed
+from train.errors import GO_ON, UserError, disk_is_full, first_line, is_full
+from train.signals import postponed
 
 
 class Checkpoints:
     """The last checkpoints of one phase of a run, in a folder of its own.
 
     Orbax writes a checkpoint under a temporary name and renames it when it is whole. Beside the arrays stands a
-    digest of them, so that a damaged file is told from a good one. Arrays are kept as the host has them: a run may
-    go on with another number of devices. With several hosts, all of them call, and the first writes.
+    digest of them, and what else a run must know, under a checksum: a damaged file is told from a good one. Arrays are
+    kept as the host has them: a run may go on with another number of devices. With several hosts, all of them call,
+    and the first writes.
+
+    Attributes:
+      records: of the phase's metrics up to the last step; saved and restored with it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, of: Mapping[str, str] | None = None) -> None:
+        """Opens a folder, which may be new.
+
+        Args:
+          folder: where checkpoints are.
+          of: what they belong to, such as ``{"data": digest}``: checkpoints of anything else are refused.
+        """
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._ocp, self.folder = ocp, folder.absolute()
+        self._ocp, self.folder, self._of = ocp, folder.absolute(), dict(of or {})
+        self.records: list[dict[str, Any]] = []
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -38,39 +53,79 @@ class Checkpoints:
           step: its name; a step that is there already is left as it is.
           tree: any pytree of arrays, the same on every host.
           seconds: the time that the run has taken so far.
+
+        Raises:
+          UserError: if it cannot be written; what is kept is said.
         """
         if step == self.latest():
             return
         args, tree = self._ocp.args, _on_host(tree)
-        meta = {"digest": digest(tree), "seconds": seconds}
-        self._manager.save(step, args=args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(meta)))
+        meta = {"step": step, "digest": digest(tree), "seconds": seconds, "records": self.records, "of": self._of}
+        meta[sealed.KEY] = sealed.digest(meta)
+        saved = args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(meta))
+        try:
+            with postponed(alone=jax.process_count() == 1):
+                self._manager.save(step, args=saved)
+        except Exception as error:  # Orbax's, TensorStore's and the system's
+            raise UserError(self._unwritten(step, error)) from error
 
     def restore(self, like: Any) -> tuple[Any, float]:
         """The newest checkpoint as NumPy arrays in the structure of ``like``, and the seconds that it had taken.
 
         Raises:
-          UserError: if it cannot be read, or is not what was written; the folder to delete is named.
+          UserError: if it cannot be read, is not what was written, or belongs to something else; the folder to delete
+            is named.
         """
         step, args = self.latest(), self._ocp.args
         try:
-            found = self._manager.restore(
-                step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
-            )
+            with postponed(alone=jax.process_count() == 1):
+                found = self._manager.restore(
+                    step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
+                )
         except Exception as error:  # whatever a damaged file makes Orbax raise; its words are kept
-            words = (str(error).splitlines() or [""])[0][:300]
-            raise UserError(self._damaged(step, f"{type(error).__name__}: {words}")) from error
-        if found.meta.get("digest") != digest(found.state):
+            raise UserError(self._damaged(step, first_line(error))) from error
+        meta = found.meta
+        if not isinstance(meta, dict) or meta.pop(sealed.KEY, None) != sealed.digest(meta):
+            raise UserError(self._damaged(step, "what it says of itself is not what was saved"))
+        if meta["step"] != step:
+            raise UserError(self._damaged(step, f"it is that of step {meta['step']}"))
+        if meta["digest"] != digest(found.state):
             raise UserError(self._damaged(step, "its arrays differ from those that were saved"))
-        return found.state, float(found.meta["seconds"])
+        if other := [name for name, ours in self._of.items() if meta["of"].get(name, ours) != ours]:
+            raise UserError(self._foreign(step, other))
+        self.records = meta["records"]
+        return found.state, float(meta["seconds"])
 
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()
 
+    def _whole(self) -> list[int]:
+        """The steps of the checkpoints that are in the folder: a failed save leaves Orbax's own list astray."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in found if path.name.isdigit())
+
     def _damaged(self, step: int | None, why: str) -> str:
-        older = [s for s in self._manager.all_steps() if s != step]
+        older = [s for s in self._whole() if s != step]
         then = f"to continue from step {max(older)}" if older else "to start this phase again"
         return f"checkpoint {self.folder / str(step)} is damaged ({why}).\nDelete that folder {then}."
+
+    def _foreign(self, step: int | None, other: list[str]) -> str:
+        """What a checkpoint belongs to that is not what was given."""
+        return (
+            f"checkpoint {self.folder / str(step)} was saved with another {' and another '.join(other)} than is given "
+            f"now.\nGive what it was saved with to continue from it, or name another --workdir."
+        )
+
+    def _unwritten(self, step: int, error: Exception) -> str:
+        for torn in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # it takes what little space is left
+            shutil.rmtree(torn, ignore_errors=True)
+        whole = [s for s in self._whole() if s != step]
+        kept = f"the checkpoint of step {whole[-1]} is kept" if whole else "no checkpoint was saved before"
+        path = self.folder / str(step)
+        if is_full(error):
+            return f"{disk_is_full(f'checkpoint {path}')}; {kept}. Free some space, then {GO_ON}."
+        return f"checkpoint {path} could not be written ({first_line(error)}); {kept}. Mend that, then {GO_ON}."
 
 
 def _on_host(tree: Any) -> Any:

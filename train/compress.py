@@ -5,6 +5,17 @@
 A run that was stopped goes on when the same command is given again, and ends as if it had not been stopped.
 """
 
+# ruff: noqa: E402 -- what needs neither JAX nor data is answered before they are imported
+
+from absl import flags
+
+from train import config as command_line
+
+flags.adopt_module_key_flags(command_line)  # so that --helpshort lists them
+
+if __name__ == "__main__":
+    command_line.run("train.compress")  # which is this file, imported under its own name
+
 import functools
 import json
 import os
@@ -17,20 +28,16 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from absl import flags
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import named_leaves
-from train import config as command_line
-from train import data, evaluate, models, report
-from train.errors import UserError
+from train import data, evaluate, lock, models, report, sealed
+from train.errors import UserError, first_line
 from train.loop import Phase, fit
 from train.parallel import DataParallel, data_parallel
 from train.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
-
-flags.adopt_module_key_flags(command_line)  # so that --helpshort lists them
+from train.workdir import SEALED, checksums
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
@@ -78,8 +85,7 @@ def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: 
     try:
         shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
     except Exception as error:  # Flax has many words for what does not fit; the first line says it
-        words = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise UserError(refusal + words) from error
+        raise UserError(refusal + first_line(error)) from error
     empty = [f"{path} would be of shape {leaf.shape}" for path, leaf in named_leaves(shapes).items() if not leaf.size]
     if empty:  # newer Flax says nothing
         raise UserError(refusal + empty[0])
@@ -200,6 +206,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "image_size": config.image_size,
     }
     notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
+    lock.check(workdir)
     compressed_bytes = ship(workdir / "model.jcz", student, view, notes, metadata)
     there = score_in_new_process(workdir / "model.jcz")
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -221,9 +228,11 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "train_seconds": teacher_seconds + student_seconds,
         "wall_seconds": time.monotonic() - began,
     }
-    write_atomically(workdir / "summary.json", json.dumps(summary, indent=2).encode())
     layers = jc.measure.summary(view["params"], notes=notes)
+    lock.check(workdir)
     report.write(workdir, summary, layers, before=frozen["params"], after=view["params"], config=config.to_dict())
+    summary["files"] = checksums(workdir, SEALED)
+    sealed.write(workdir / "summary.json", summary)  # the last: with it the run is finished
     report.show(summary, layers, workdir)
 
 
@@ -234,16 +243,9 @@ def main(config: ConfigDict) -> None:
         command_line.join_hosts()
     if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
-    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None)
+    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None).read_all()
     for phase in ("teacher", "student"):
         make_classifier(config, phase, dataset)
-    workdir = Path(command_line.WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
+    workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
-    try:
-        job(config, dataset, workdir)
-    except OSError as error:
-        raise UserError(f"{error}\nWhat {workdir} holds is kept: mend that, and run the same command") from error
-
-
-if __name__ == "__main__":
-    command_line.run(main)
+    job(config, dataset, workdir)

@@ -1,6 +1,10 @@
-"""The command line: a Python file of defaults, and an override for every field of it."""
+"""The command line: a Python file of defaults, and an override for every field of it.
+
+JAX is imported where it is used: a mistake, a folder in use and a finished run are answered for before it starts.
+"""
 
 import difflib
+import importlib
 import itertools
 import json
 import re
@@ -10,15 +14,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
-from jaxcomp.core.errors import JaxcompError
-from jaxcomp.core.files import write_atomically
-from train.errors import UserError, exit_status
+from train import lock, results, sealed
+from train import workdir as folders
+from train.errors import UserError, exit_status, first_line
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -107,11 +109,11 @@ def _check_fields(file: str, config: Any) -> None:
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
     """Values by field, without the options of the models, which are each model's own."""
-    return {key: value for key, value in _flat(config.to_dict()).items() if ".options" not in key}
+    return {key: value for key, value in folders.flat(config.to_dict()).items() if ".options" not in key}
 
 
 def _check_overrides(argv: list[str], config: dict[str, Any]) -> None:
-    known = _flat(config)
+    known = folders.flat(config)
     groups = {key.rsplit(".", n)[0] for key in known for n in (1, 2) if key.count(".") >= n}
     for argument in argv:
         if not (match := re.match(r"--?(?:no)?config\.([^=\[]*)", argument)):
@@ -137,11 +139,13 @@ def join_hosts() -> None:
     Raises:
       UserError: if they cannot be found.
     """
+    import jax
+
     try:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--multihost: {(str(error).splitlines() or [''])[0]} On a machine that does not say by itself who takes "
+            f"--multihost: {first_line(error)} On a machine that does not say by itself who takes "
             "part, give every process --coordinator=HOST:PORT --num_processes=N and its own --process_id."
         ) from error
 
@@ -179,64 +183,76 @@ def _need(holds: bool, field: str, value: Any, what: str) -> None:
         raise UserError(f"--config.{field} must be {what}, got {value!r}")
 
 
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """A configuration as ``config.json`` holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
 def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes the configuration into a new workdir, or checks that an old one holds the same.
+    """Takes a run folder: writes the configuration into a new one, or checks that an old one holds the same.
+
+    Of several hosts the first holds the folder; all of them call.
 
     Raises:
-      UserError: if the workdir cannot be written, or holds a run of another configuration; the fields that
-        differ are listed.
+      UserError: if the workdir cannot be written, is in use, or holds a run of another configuration; the fields
+        that differ are listed.
     """
-    path, ours = workdir / "config.json", json.loads(config.to_json_best_effort())
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    known = folders.check_settings(workdir, fields(config))
+    multihost_utils.sync_global_devices("every host has looked before one writes")
+    refusal = _prepare(workdir, None if known else config) if jax.process_index() == 0 else ""
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(refusal))) and not refusal:
+        refusal = f"process 0 could not take {workdir}: it says why"
+    if refusal:
+        raise UserError(refusal)
+
+
+def _prepare(workdir: Path, config: ConfigDict | None) -> str:
+    """Locks a folder, clears it of torn files and writes the configuration, if given; returns why it could not."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        theirs = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"--workdir={workdir} cannot be used ({error}): name another") from error
-    if theirs not in (None, ours):
-        mine, found = _flat(ours), _flat(theirs)
-        differ = [key for key in sorted(mine | found) if mine.get(key) != found.get(key)]
-        listing = "\n".join(f"  {key}: {found.get(key)!r} there, {mine.get(key)!r} now" for key in differ)
-        raise UserError(
-            f"{workdir} holds a run of another configuration:\n{listing}\n"
-            "Name another --workdir, or delete that folder to start again in it."
-        )
-    multihost_utils.sync_global_devices("every host has looked before one writes")
-    if jax.process_index() == 0:
-        try:
-            for name in ("config.json", "metrics.jsonl", "cut.jcz", "model.jcz", "summary.json", "report.html"):
-                for torn in workdir.glob(f".{name}.????????.tmp"):  # of a run that was killed while it wrote
-                    torn.unlink()
-            if theirs is None:
-                write_atomically(path, json.dumps(ours, indent=2).encode())
-        except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be written ({error}): name another") from error
+        lock.take(workdir)
+        for torn in (torn for name in folders.FILES for torn in workdir.glob(f".{name}.????????.tmp")):
+            torn.unlink()  # of a run that was killed while it wrote
+        if config is not None:
+            sealed.write(workdir / "config.json", fields(config))
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"--workdir={workdir} cannot be used ({error}): name another"
+    return ""
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def workdir_of(config: ConfigDict) -> Path:
+    """The run folder that the command line names."""
+    return Path(WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
 
 
-def run(main: Any) -> None:
-    """Runs ``main(config)`` under absl's flags.
+def run(module: str) -> None:
+    """Runs ``main(config)`` of a module under absl's flags, unless the run folder is refused, or finished already.
 
-    It ends as :func:`train.errors.exit_status` has it; a Ctrl-C with status 130.
+    It ends as :func:`train.errors.exit_status` has it.
     """
-    try:
+
+    def job() -> None:
         holder = define_config_flag(sys.argv[1:])
-        app.run(lambda argv: _entry(main, holder, argv))
-    except (UserError, JaxcompError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command to continue from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        app.run(lambda argv: _entry(module, holder, argv))
+
+    sys.exit(exit_status(job))
 
 
-def _entry(main: Any, holder: Any, argv: list[str]) -> int:
+def _entry(module: str, holder: Any, argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --, as in --config.seed=1")
     absl_logging.set_verbosity(absl_logging.WARNING)
-    return exit_status(lambda: main(holder.value))
+    config = resolve(holder.value)
+    workdir = workdir_of(config)
+    if summary := folders.finished(workdir, fields(config)):
+        print(results.sentence(summary, workdir))
+        return
+    if not MULTIHOST.value:  # of several hosts it is not known yet which is the first
+        folders.open_existing(workdir, fields(config))
+    importlib.import_module(module).main(config)

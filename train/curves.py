@@ -11,7 +11,6 @@ Every point is written when it is known, and a run that was stopped goes on with
 import argparse
 import functools
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -25,12 +24,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
 from jaxcomp.measure import tradeoff_curves
 from train import config as command_line
-from train import data, evaluate
+from train import data, evaluate, sealed
 from train.errors import exit_status
 from train.models.lenet import LeNet5, LeNet300
+from train.published import REMADE
 from train.scratch import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
 from train.step import Classifier
 from train.until import Rewind, prune_until
@@ -178,7 +177,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: str(value) for name, value in vars(args).items() if name not in ("sparsities", "methods", "seeds")}
     command_line.claim(args.workdir, ConfigDict(given | {"workdir": "", "data_dir": ""}))
     path = args.workdir / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": given, "rows": []}
+    summary: dict[str, Any] = sealed.read(path, REMADE) if path.exists() else {"settings": given, "rows": []}
     began = time.monotonic()
 
     def known(method: str, asked: float, seed: int) -> bool:
@@ -189,7 +188,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         if not known(method, asked, seed):
             row = {"method": method, "asked": asked, "sparsity": float(sparsity_of(view)), "error": bench.error(view)}
             summary["rows"].append(row | {"seed": seed, "seconds": time.monotonic() - began})
-            write_atomically(path, json.dumps(summary, indent=1).encode())
+            sealed.write(path, summary)
             print(_line(summary["rows"][-1]), flush=True)
         began = time.monotonic()
 

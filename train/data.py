@@ -3,15 +3,17 @@
 import dataclasses
 import difflib
 import functools
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train.errors import UserError
+from train.checks import ANEW, check_labels, check_shards, readable, usable
+from train.errors import UserError, first_line
 
 EVAL_BATCH = 500
 MEMORY_LIMIT = 4 * 2**30
@@ -19,13 +21,28 @@ MEMORY_LIMIT = 4 * 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images ``[n, height, width, channels]`` uint8, in memory or on disk, and labels ``[n]`` int32."""
+    """Images ``[n, height, width, channels]`` uint8, in memory or on disk, and labels ``[n]`` int32.
+
+    Attributes:
+      stored: SHA-256 of the records that they were read from, if they come from disk.
+    """
 
     images: Any
     labels: np.ndarray
+    stored: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all images and labels, by which a set that was replaced is known."""
+        if self.stored:
+            return self.stored
+        total = hashlib.sha256(f"{np.shape(self.images)}".encode())
+        total.update(np.ascontiguousarray(self.images[:]).data)
+        total.update(np.ascontiguousarray(self.labels).data)
+        return total.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +61,37 @@ class Dataset:
 
     @functools.cached_property
     def train(self) -> Split:
-        """What models learn from."""
-        return self.read("train")
+        """What models learn from.
+
+        Raises:
+          UserError: if it cannot be read, a label is none of the classes, or nothing can be learnt from it.
+        """
+        return usable(self.name, "train", self.read("train"), self.classes, learnt=True)
 
     @functools.cached_property
     def test(self) -> Split:
-        """What they are scored on."""
-        return self.read("test")
+        """What they are scored on.
+
+        Raises:
+          UserError: if it cannot be read, or a label is none of the classes.
+        """
+        return usable(self.name, "test", self.read("test"), self.classes)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of both splits."""
+        return hashlib.sha256(f"{self.classes} {self.train.digest} {self.test.digest}".encode()).hexdigest()
+
+    def read_all(self) -> "Dataset":
+        """Reads both splits now, so that what is wrong with them is told before anything is computed; returns itself.
+
+        Raises:
+          UserError: if they cannot be used, or are not of images of one kind.
+        """
+        train, test = (split.images[:1].shape[1:] for split in (self.train, self.test))
+        if train != test:
+            raise UserError(f"dataset {self.name!r} has images of {train} for training and of {test} for testing")
+        return self
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the training pixels in [0, 1], per channel (of the first 32,768 images)."""
@@ -72,8 +113,8 @@ def load(name: str, data_dir: str | None = None, image_size: int | None = None) 
       The data set.
 
     Raises:
-      UserError: for a set that is unknown, not prepared, or not of images with class labels; on reading, for
-        images of several sizes.
+      UserError: for a set that is unknown, not prepared, not whole, or not of images with class labels; on reading,
+        for records that cannot be read, labels out of range, and images of several sizes.
     """
     if name == "digits":
         return Dataset(name, 10, _read_digits)
@@ -100,39 +141,63 @@ def _open_tfds(name: str, data_dir: str | None, image_size: int | None) -> Datas
     logging.getLogger("absl").setLevel(logging.ERROR)  # its words are in our errors
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-        builder.as_data_source(split="train")
-    except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(
-            name.split(":")[0], tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5
-        )
-        raise UserError(
-            f"unknown dataset {name!r}: give 'digits' (embedded) or a name of TensorFlow Datasets"
-            f"{', such as ' + ', '.join(near) if near else ''}"
-        ) from error
+        image, label = builder.info.supervised_keys or ("image", "label")
+        features, splits = builder.info.features, builder.info.splits
+        if "train" in splits and _declared(splits, "train") != 0:
+            builder.as_data_source(split="train")
     except Exception as error:  # whatever TFDS raises here, the remedy is the same, and the message keeps its words
-        raise UserError(_how_to_prepare(name, data_dir, error)) from error
-    image, label = builder.info.supervised_keys or ("image", "label")
-    features, splits = builder.info.features, builder.info.splits
+        unknown = isinstance(error, tfds.core.DatasetNotFoundError) and not (_root(data_dir) / _plain(name)).is_dir()
+        raise UserError(_unknown(name) if unknown else _how_to_prepare(name, data_dir, error)) from error
     has = image in features and label in features and hasattr(features[label], "num_classes")
     if not has or len(features[image].shape or ()) != 3:
         raise UserError(f"dataset {name!r} is not one of images with class labels: its features are {dict(features)}")
+    if (kind := np.dtype(getattr(features[image], "np_dtype", np.uint8))) != np.uint8:
+        raise UserError(f"dataset {name!r} has {kind} images: uint8 is needed")
     test = next((split for split in ("test", "validation") if split in splits), None)
-    if test is None:
-        raise UserError(f"dataset {name!r} has no test or validation split, only {sorted(splits)}")
+    if "train" not in splits or test is None:
+        missing = "test or validation" if "train" in splits else "train"
+        raise UserError(f"dataset {name!r} has no {missing} split, only {sorted(splits)}")
+    classes = features[label].num_classes
 
     def read(split: str) -> Split:
-        return _read_tfds(builder, image, label, image_size, test if split == "test" else split)
+        return _read_tfds(builder, (image, label), image_size, test if split == "test" else split, classes)
 
-    return Dataset(name, features[label].num_classes, read)
+    return Dataset(name, classes, read)
+
+
+def _declared(splits: Any, split: str) -> int | None:
+    """How many records the data set says that a split holds; None if it does not say."""
+    return getattr(splits[split], "num_examples", None) if isinstance(splits, dict) else None
+
+
+def _root(data_dir: str | None) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _plain(name: str) -> str:
+    """A data set's name without version and configuration."""
+    return name.split(":")[0].split("/")[0]
+
+
+def _unknown(name: str) -> str:
+    import tensorflow_datasets as tfds
+
+    near = difflib.get_close_matches(_plain(name), tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5)
+    return (
+        f"unknown dataset {name!r}: give 'digits' (embedded) or a name of TensorFlow Datasets"
+        f"{', such as ' + ', '.join(near) if near else ''}"
+    )
 
 
 def _how_to_prepare(name: str, data_dir: str | None, error: Exception) -> str:
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = _root(data_dir)
     held = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if _plain(name) in held:
+        what = f"in {folder / _plain(name)} cannot be used, as it is damaged, or prepared otherwise"
+    else:
+        what = f"is not prepared in {folder}, which {'holds ' + ', '.join(held) if held else 'holds no data set'}"
     return (
-        f"dataset {name!r} is not prepared in {folder}, which "
-        f"{'holds ' + ', '.join(held) if held else 'holds no data set'} "
-        f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}).\n"
+        f"dataset {name!r} {what} ({first_line(error)}).\n"
         "Prepare it once, on a machine with a network (this step alone needs TensorFlow):\n"
         "  pip install tensorflow tensorflow-datasets\n"
         f"  tfds build {name} --file_format=array_record --data_dir={folder}\n"
@@ -140,30 +205,69 @@ def _how_to_prepare(name: str, data_dir: str | None, error: Exception) -> str:
     )
 
 
-def _read_tfds(builder: Any, image: str, label: str, image_size: int | None, split: str) -> Split:
+def _read_tfds(builder: Any, keys: tuple[str, str], image_size: int | None, split: str, classes: int) -> Split:
     """Decodes a split into memory if it fits there, else leaves it on disk to be decoded batch by batch."""
     import tensorflow_datasets as tfds
 
-    raw = builder.as_data_source(split=split, decoders={image: tfds.decode.SkipDecoding()})
-    labels = np.array([record[label] for record in raw], np.int32)
-    stored = _Stored(builder.as_data_source(split=split), image, builder.info.name, image_size)
-    if len(labels) * stored[:1].nbytes > MEMORY_LIMIT:
-        return Split(stored, labels)
-    return Split(np.concatenate([stored[at : at + 1024] for at in range(0, len(labels), 1024)]), labels)
+    where, about = f"dataset {builder.info.name!r}, split {split!r}", builder.info.splits
+    if _declared(about, split) == 0:
+        raise UserError(f"{where} is empty: images with labels are needed")
+    if _declared(about, split) is not None:
+        check_shards(where, about[split])
+    raw = readable(where, lambda: builder.as_data_source(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}))
+    source = readable(where, lambda: builder.as_data_source(split=split))
+    labels, digest = _labels(raw, keys, where)
+    check_labels(where, labels, classes)
+    images: Any = _Stored(source, keys[0], where, image_size)
+    if len(labels) and len(labels) * images[:1].nbytes <= MEMORY_LIMIT:
+        images = np.concatenate([images[at : at + _CHUNK] for at in range(0, len(labels), _CHUNK)])
+    return Split(images, labels.astype(np.int32), digest)
+
+
+_CHUNK = 1024  # records read at once: one by one costs three times as much
+
+
+def _labels(raw: Any, keys: tuple[str, str], where: str) -> tuple[np.ndarray, str]:
+    """The labels of records whose images are not decoded, and the SHA-256 of both."""
+    labels, total = np.zeros(len(raw), np.int64), hashlib.sha256()
+    for at in range(0, len(raw), _CHUNK):
+        for number, record in enumerate(_records(raw, range(at, min(at + _CHUNK, len(raw))), where), at):
+            encoded, label = (record.get(key) for key in keys)
+            if encoded is None or label is None:
+                raise UserError(f"{where}: record {number} has no {keys[0] if encoded is None else keys[1]}: {ANEW}")
+            if bytes(encoded[:4]) == b"\x89PNG" and encoded[24] > 8:  # decoders would keep the lower 8 bits
+                raise UserError(f"{where}: record {number} is a PNG of {encoded[24]} bits a channel: 8 are needed")
+            labels[number] = label
+            total.update(f"{label} ".encode())
+            total.update(np.ascontiguousarray(encoded).data if isinstance(encoded, np.ndarray) else encoded)
+    return labels, total.hexdigest()
+
+
+def _records(source: Any, numbers: Sequence[int], where: str) -> list[dict[str, Any]]:
+    """Records of a split by their numbers.
+
+    Raises:
+      UserError: if one cannot be read; it is named.
+    """
+    try:
+        return source.__getitems__(list(numbers))
+    except Exception:  # whatever ArrayRecord, the decoder or the system says: one by one they say of which record
+        one_by_one = (functools.partial(source.__getitems__, [number]) for number in numbers)
+        return [readable(f"{where}: record {n}", read)[0] for n, read in zip(numbers, one_by_one, strict=True)]
 
 
 class _Stored:
     """Images on disk, indexed like an array: decoded, and resized if asked, when they are read."""
 
-    def __init__(self, source: Any, key: str, name: str, size: int | None) -> None:
-        self.source, self.key, self.name, self.size = source, key, name, size
+    def __init__(self, source: Any, key: str, where: str, size: int | None) -> None:
+        self.source, self.key, self.where, self.size = source, key, where, size
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        records = self.source.__getitems__(np.arange(len(self.source))[index].tolist())
+        records = _records(self.source, np.arange(len(self.source))[index].tolist(), self.where)
         images = [self._fit(record[self.key]) for record in records]
         if len(shapes := {image.shape for image in images}) != 1:
             raise UserError(
-                f"dataset {self.name!r} has images of several sizes ({sorted(shapes)[0]}, {sorted(shapes)[-1]}, ...): "
+                f"{self.where} has images of several sizes ({sorted(shapes)[0]}, {sorted(shapes)[-1]}, ...): "
                 "name one to which all are resized, with --config.image_size=224"
             )
         return np.stack(images)

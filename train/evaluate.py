@@ -4,17 +4,20 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves
 from train import data, models
-from train.errors import UserError, exit_status
+from train.errors import UserError, exit_status, first_line
 from train.integers import IntegerClassifier, restored
-from train.step import Classifier, Model, ShrunkClassifier, make_eval
+from train.step import Classifier, Model, ShrunkClassifier, Variables, make_eval
 
 Scored = Model | IntegerClassifier
 """What can be scored."""
@@ -47,23 +50,106 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
 
     Raises:
       ArtifactError: if the file is damaged or no artefact.
-      UserError: if it does not say what model it is, or the data set is not there.
+      UserError: if its metadata do not say what model it is, or say what cannot be, if it does not hold the parameters
+        of that model, if a number in it is not finite, or if the data set is not there.
     """
     saved, metadata = jc.pack.load(path)
-    if missing := {"model", "options", "classes", "mean", "std", "dataset"} - set(metadata):
-        raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(sorted(missing))}")
-    module = models.create(metadata["model"], metadata["classes"], metadata["options"])
-    model = Classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
-    dataset = data.load(metadata["dataset"], data_dir, metadata.get("image_size") or None)
-    example = data.pad(next(data.eval_batches(dataset.test, 2)), 1)  # shapes alone: no value of it is read
-    if "integers" in metadata:
-        return score(restored(model, metadata["integers"], example["image"]), saved, dataset.test)
-    if set(saved) != {"variables", "keep"}:
-        return score(model, saved, dataset.test)
+    about = described_model(path, metadata)
+    if broken := not_finite(saved):
+        raise UserError(f"{path}: {', '.join(broken[:6])}: NaN or infinity, which no score stands for")
+    try:
+        module = models.create(about["model"], about["classes"], about["options"])
+    except UserError as error:
+        raise UserError(f"{path}: its metadata name a model that cannot be made: {error}") from error
+    model = Classifier(module, tuple(about["mean"]), tuple(about["std"]))
+    dataset = data.load(about["dataset"], data_dir, about["image_size"] or None)
+    if dataset.classes != about["classes"]:
+        raise UserError(f"{path} tells {about['classes']} classes apart, and {dataset.name!r} has {dataset.classes}")
+    channels = dataset.test.images[:1].shape[-1]
+    if len(about["mean"]) not in (1, channels):
+        raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
+    try:
+        return score(*_restored(model, about, saved, dataset.test), dataset.test)
+    except (UserError, jc.JaxcompError, MemoryError):
+        raise
+    except Exception as error:  # what Flax and JAX say of parameters, shapes and options that do not go together
+        raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
+
+
+def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What an artefact's metadata say of its model, every field of the right kind.
+
+    Raises:
+      UserError: for fields that are missing or cannot be; they are named with what they hold.
+    """
+    if missing := sorted(set(FIELDS) - {"image_size", "integers"} - set(metadata)):
+        raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(missing)}")
+    about = {"image_size": 0, "integers": None, **metadata}
+    about["image_size"] = about["image_size"] or 0
+    for field, (what, holds) in FIELDS.items():
+        if not holds(about[field]):
+            raise UserError(f"{path}: its metadata are not sound: {field} must be {what}, and is {about[field]!r:.200}")
+    if len(about["mean"]) != len(about["std"]):
+        raise UserError(f"{path}: its metadata are not sound: mean and std are of different lengths")
+    return about
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _numbers(value: Any, above: float) -> bool:
+    numbers = isinstance(value, (list, tuple)) and all(type(x) in (int, float) for x in value)
+    return bool(value) and numbers and all(above < x < math.inf for x in value)
+
+
+def _plain(value: Any) -> bool:
+    """Whether an option is of JSON, its whole numbers of a size that a layer may have."""
+    if isinstance(value, (list, tuple)):
+        return len(value) < 1000 and all(map(_plain, value))
+    return isinstance(value, (str, bool, float)) or value is None or _whole(value, -(2**16), 2**16)
+
+
+Check = tuple[str, Callable[[Any], bool]]
+FIELDS: dict[str, Check] = {
+    "model": ("a model's name", lambda value: isinstance(value, str)),
+    "options": (
+        "a dict of its options",
+        lambda value: isinstance(value, dict) and all(isinstance(k, str) and _plain(x) for k, x in value.items()),
+    ),
+    "classes": ("a number of classes", lambda value: _whole(value, 1, 2**24)),
+    "mean": ("a list of finite numbers", lambda value: _numbers(value, -math.inf)),
+    "std": ("a list of finite numbers above 0", lambda value: _numbers(value, 0)),
+    "dataset": ("a data set's name", lambda value: isinstance(value, str) and bool(value)),
+    "image_size": ("a side in pixels, or 0", lambda value: _whole(value, 0, 2**14)),
+    "integers": ("a dict of folded and rules", lambda value: value is None or isinstance(value, dict)),
+}
+"""What metadata need, and the kind of each field."""
+
+
+def not_finite(variables: Any) -> list[str]:
+    """The paths of floating-point leaves that hold NaN or infinity."""
+    found = named_leaves(variables).items()
+    floats = {path: np.asarray(x) for path, x in found if jax.numpy.issubdtype(np.asarray(x).dtype, np.inexact)}
+    return [path for path, x in floats.items() if not np.isfinite(x.astype(np.float32)).all()]
+
+
+def _restored(model: Classifier, about: dict[str, Any], saved: Any, test: data.Split) -> tuple[Scored, Variables]:
+    """The functions of an artefact and its variables."""
+    example = data.pad(next(data.eval_batches(test, 2)), 1)  # shapes alone: no value of it is read
+    if about["integers"] is not None:
+        return restored(model, about["integers"], example["image"]), saved
     batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
     whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
-    small_model, _ = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
-    return score(small_model, saved["variables"], dataset.test)
+    if set(saved) == {"variables", "keep"}:
+        small_model, _ = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
+        return small_model, saved["variables"]
+    needed, held = ({path: np.shape(x) for path, x in named_leaves(tree).items()} for tree in (whole, saved))
+    for path in sorted(needed.keys() | held.keys()):
+        if needed.get(path) != held.get(path):
+            own, other = (shapes.get(path, "missing") for shapes in (held, needed))
+            raise UserError(f"its metadata do not fit what it holds: {path} is {own}, and the model's is {other}")
+    return model, saved
 
 
 def main() -> int:

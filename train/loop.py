@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -13,13 +12,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxcomp.core.files import write_atomically
+from jaxcomp.core.files import naming, write_atomically
 from jaxcomp.core.paths import named_leaves
-from train import data
+from train import data, lock, sealed
 from train.checkpoints import Checkpoints
-from train.errors import Stopped, UserError
+from train.errors import GO_ON, UserError
 from train.parallel import DataParallel
 from train.progress import Progress
+from train.signals import Stopped
 from train.step import TrainState
 
 
@@ -72,20 +72,22 @@ def fit(
 
     Raises:
       Stopped: on SIGTERM, once the state is saved.
-      UserError: when loss or parameters are no longer finite, or a checkpoint is damaged.
+      UserError: when loss or parameters are no longer finite, a checkpoint is damaged, cannot be written or is of
+        other data or another configuration, ``metrics.jsonl`` is damaged, or the workdir was removed or taken over.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints" / phase.name)
+    checkpoints = Checkpoints(workdir / "checkpoints" / phase.name, _origin(workdir, dataset))
     names = ["loss", *named_leaves(start.params)]
     began, before = time.monotonic(), 0.0
     state = start
     if checkpoints.latest() is not None:
         state, before = checkpoints.restore(start)
     at = int(state.step)
-    metrics = Metrics(workdir / "metrics.jsonl", phase.name, at)
+    metrics = Metrics(workdir / "metrics.jsonl", phase.name, checkpoints.records)
     compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
 
     def save(state: TrainState) -> None:
         _check_finite(state, names, phase, checkpoints)
+        lock.check(workdir)
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
 
     with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop:
@@ -99,6 +101,7 @@ def fit(
                 state = parallel.get(shared)
                 _check_finite(state, names, phase, checkpoints)
                 record = _record(state, phase.name) | score(state)
+                lock.check(workdir)
                 metrics.append(record)
                 progress.show(record)
                 save(state)
@@ -106,9 +109,16 @@ def fit(
             if asked_to_stop():
                 save(parallel.get(shared))
                 checkpoints.close()
-                raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; run the same command to continue")
+                raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; {GO_ON}")
     checkpoints.close()
     return parallel.get(shared), before + time.monotonic() - began
+
+
+def _origin(workdir: Path, dataset: data.Dataset) -> dict[str, str]:
+    """What checkpoints belong to: the records of the data set, and the configuration that the run folder holds."""
+    path = workdir / "config.json"
+    settings = {"configuration": sealed.digest(sealed.read(path, f"{GO_ON}."))} if path.exists() else {}
+    return {"data set": dataset.digest, **settings}
 
 
 def _record(state: TrainState, phase: str) -> dict[str, Any]:
@@ -136,30 +146,49 @@ def _check_finite(state: TrainState, names: list[str], phase: Phase, checkpoints
 
 
 class Metrics:
-    """``metrics.jsonl``: one record a line, holding nothing that differs from one run of the same job to the next."""
+    """``metrics.jsonl``: one record a line, holding nothing that differs from one run of the same job to the next.
 
-    def __init__(self, path: Path, phase: str, step: int) -> None:
-        """Opens the file for a phase that goes on after ``step``: later records, and a torn line, are dropped."""
-        self.path = path
+    Attributes:
+      records: of the phase, so far.
+    """
+
+    def __init__(self, path: Path, phase: str, records: list[dict[str, Any]]) -> None:
+        """Opens the file for a phase that goes on after these records: it then holds them, and no others of the phase.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
+        self.path, self.records = path, records
         if jax.process_index() == 0:
-            kept = [r for r in read_metrics(path) if r["phase"] != phase or r["step"] <= step]
-            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            found = read_metrics(path)
+            first = next((i for i, record in enumerate(found) if record["phase"] == phase), len(found))
+            before, after = ([r for r in part if r["phase"] != phase] for part in (found[:first], found[first:]))
+            write_atomically(path, "".join(map(sealed.line, [*before, *records, *after])).encode())
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record, and hands it to the system at once."""
+        self.records.append(record)
         if jax.process_index() == 0:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with naming(self.path), self.path.open("a") as file:
+                file.write(sealed.line(record))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``, without a last line that a kill has torn."""
+    """The records of a ``metrics.jsonl``, without a last line that a kill has torn; none, where there is no file.
+
+    Raises:
+      UserError: if another line is not what was written.
+    """
+    *lines, _torn = path.read_bytes().split(b"\n") if path.exists() else [b""]
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            records.append(sealed.unlined(line.decode()))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged (line {number}: {error}).\nDelete that file: {GO_ON}; checkpoints hold the records "
+                "of their own phase."
+            ) from error
     return records
 
 

@@ -9,7 +9,6 @@ in training. Every point is written when it is known, and a run that was stopped
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -17,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
 from jaxcomp.measure import tradeoff_curves
+from train import sealed
 from train.errors import exit_status
 from train.published import add_held_out, add_options, load, recalibrated, resumed
 from train.step import Classifier, Variables
+
+FREE = ("sparsities", "methods")  # what may change from one run in a folder to the next
 
 METHODS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
@@ -46,9 +47,9 @@ def information(model: Classifier, variables: Variables, some: Iterable[Any]) ->
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every method at every sparsity; returns the table."""
-    whole = load(args)
+    whole = load(args, *FREE)
     model, variables = whole.model, whole.variables
-    path, summary = resumed(args, "sparsities", "methods")
+    path, summary = resumed(args, *FREE)
 
     def scored(variables: Variables) -> dict[str, float]:
         fresh = recalibrated(model, variables, whole.take(args, args.recalibration, 2))
@@ -71,7 +72,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         seconds = time.monotonic() - began
         row = {"method": name, "asked": sparsity, "sparsity": sparse.report.sparsity, "seconds": seconds}
         summary["rows"].append(row | scored(sparse.params))
-        write_atomically(path, json.dumps(summary, indent=2).encode())
+        sealed.write(path, summary)
         print(_line(summary["rows"][-1]), flush=True)
     return summary
 

@@ -9,15 +9,13 @@ the floor. A run that was stopped goes on when the same command is given again.
 
 import argparse
 import functools
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
-from train import finetune
+from train import finetune, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
 from train.published import Published, add_options, claim, load, recalibrated
@@ -26,6 +24,7 @@ from train.until import Rewind, Round, geometric, prune_until
 
 REWIND: dict[str, Rewind] = {"none": None, "weights": "weights", "learning_rate": "learning rate"}
 REASONS = {"target": "the target is met", "enough": "it is small enough", "floor": "the next is below the floor"}
+FREE = ("floor", "bytes")  # what may change from one run in a folder to the next
 LAST_RATE = 0.1  # of the learning rate at its peak: where a schedule that is not rewound goes on
 
 
@@ -52,9 +51,9 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     asked = geometric(args.target, args.share)
     if args.rewind == "weights" and args.early is None:
         raise UserError("--rewind weights needs --early FILE: the network as it was early in its training")
-    whole = load(args)
+    whole = load(args, *FREE)
     early = None if args.early is None else Published.read(args.early, whole.dataset).variables
-    claim(args, "floor", "bytes")
+    claim(args, *FREE)
 
     def save(one: Round) -> int:
         metadata = {**whole.about, "asked": one.asked, "accuracy": one.score}
@@ -80,7 +79,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     size = save(outcome.best)
     summary = {"rounds": outcome.rounds, "why": outcome.why, "bytes": size, "seconds": time.monotonic() - began}
     summary |= {"sparsity": outcome.best.asked, "accuracy": outcome.best.score}
-    write_atomically(args.workdir / "summary.json", json.dumps(summary, indent=2).encode())
+    sealed.write(args.workdir / "summary.json", summary)
     print(
         f"best: {outcome.best.asked:.2%} pruned, {outcome.best.score:.2%}, {size:,} bytes in "
         f"{args.workdir / 'model.jcz'}; {REASONS[outcome.why]}; {summary['seconds']:.0f} s"

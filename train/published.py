@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,13 @@ from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from train import config as command_line
-from train import data, evaluate
-from train.errors import UserError
+from train import data, evaluate, sealed
+from train.errors import GO_ON, UserError
 from train.models import pretrained
 from train.step import Classifier, Model, Variables
+from train.workdir import open_existing
 
+REMADE = f"{GO_ON}, and it is made again."
 SHIFT, FLIP = 4, True  # black borders, mirror images: other images would move the batch statistics
 
 
@@ -83,13 +84,15 @@ class Published(NamedTuple):
         return evaluate.score(self.model, variables, self.dataset.test)["accuracy"]
 
 
-def load(args: argparse.Namespace) -> Published:
-    """The network and the data set of the options.
+def load(args: argparse.Namespace, *free: str) -> Published:
+    """The network and the data set of the options; a run folder that is there already is taken first: :func:`claim`.
 
     Raises:
-      UserError: if they cannot be used or do not fit each other, or if no image is left of ``--held_out``.
+      UserError: if they cannot be used or do not fit each other, if no image is left of ``--held_out``, or if the
+        folder is refused.
     """
-    dataset = data.load(args.dataset, args.data_dir)
+    open_existing(args.workdir, fixed(args, *free))
+    dataset = data.load(args.dataset, args.data_dir).read_all()
     if kept := getattr(args, "held_out", 0):
         if not 0 < kept < len(dataset.train):
             raise UserError(f"--held_out must leave some of the {len(dataset.train):,} training images, got {kept}")
@@ -124,7 +127,7 @@ def resumed(args: argparse.Namespace, *free: str) -> tuple[Path, dict[str, Any]]
     """The table that the run folder holds, ``{"rows": []}`` at first, and its path: :func:`claim`."""
     claim(args, *free)
     path = args.workdir / "summary.json"
-    return path, json.loads(path.read_text()) if path.exists() else {"rows": []}
+    return path, sealed.read(path, REMADE) if path.exists() else {"rows": []}
 
 
 def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:

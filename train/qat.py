@@ -8,7 +8,6 @@ layer have 8 bits. A run that was stopped goes on when the same command is given
 """
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -20,13 +19,12 @@ import jax
 import numpy as np
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import path_string
-from train import data, evaluate, finetune
+from train import data, evaluate, finetune, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
 from train.integers import IntegerClassifier, described
-from train.published import Published, add_options, claim, load, recalibrated
+from train.published import REMADE, Published, add_options, claim, load, recalibrated
 from train.step import Batch, QuantizedClassifier, Variables
 
 BATCH_NORM = ("live", "frozen", "folded")
@@ -98,7 +96,7 @@ class Stages:
     def __init__(self, path: Path, test: data.Split) -> None:
         """Goes on where the file ends."""
         self.path, self._test = path, test
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text())["stages"] if path.exists() else []
+        self.rows: list[dict[str, Any]] = sealed.read(path, REMADE)["stages"] if path.exists() else []
 
     def score(self, name: str, model: evaluate.Scored, variables: Callable[[], Variables]) -> dict[str, Any]:
         """Scores a stage, prints it and writes it down."""
@@ -106,7 +104,7 @@ class Stages:
         if not found:
             scored = evaluate.score(model, variables(), self._test)
             self.rows.append({"stage": name, "accuracy": scored["accuracy"], "predictions": scored["predictions"]})
-            write_atomically(self.path, json.dumps({"stages": self.rows}, indent=2).encode())
+            sealed.write(self.path, {"stages": self.rows})
         row = (found or self.rows)[-1]
         drop = 100 * (self.rows[0]["accuracy"] - row["accuracy"])
         print(f"{name:<12} {row['accuracy']:7.2%}  {drop:+6.2f} points lost", flush=True)
@@ -135,7 +133,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     size = jc.pack.save(args.workdir / "model.jcz", packed, metadata=about)
     same = agreement(functions, after, deployed, packed, test)
     summary = {"stages": stages.rows, "bytes": size, **same, "seconds": time.monotonic() - began}
-    write_atomically(stages.path, json.dumps(summary, indent=2).encode())
+    sealed.write(stages.path, summary)
     print(integers.report)
     print(
         f"{size:,} bytes in {args.workdir / 'model.jcz'}; the integers' logits are within "

@@ -10,7 +10,6 @@ that was stopped goes on with the next.
 """
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
-from train import evaluate
+from train import evaluate, sealed
 from train.errors import UserError, exit_status
 from train.integers import IntegerClassifier, described
 from train.published import Published, add_held_out, add_options, load, resumed
@@ -128,7 +127,7 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every setting; returns the table."""
     settings = {name: Setting.of(name) for name in args.settings}
-    whole = load(args)
+    whole = load(args, "settings")
     path, summary = resumed(args, "settings")
     if "dense" not in summary:
         summary["dense"] = whole.accuracy(whole.variables)
@@ -155,7 +154,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         row["peer"], row["peer_accuracy"] = peers.get(name, ("", None))
         summary["rows"].append(row)
         write_atomically(args.workdir / f"{name}.txt", f"{new.report}\n".encode())
-        write_atomically(path, json.dumps(summary, indent=2).encode())
+        sealed.write(path, summary)
         print(f"{name:<8}{accuracy:>8.2%}{100 * row['drop']:>7.2f}{seconds:>6.0f} s", flush=True)
     return summary
 

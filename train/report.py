@@ -10,6 +10,7 @@ import jaxcomp as jc
 from jaxcomp import measure
 from jaxcomp.core.paths import named_leaves
 from train.loop import read_metrics
+from train.results import sentence
 
 
 def write(
@@ -99,13 +100,8 @@ def write_shrunk(
 
 def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> None:
     """Prints the result: tables on a terminal, one line elsewhere."""
-    line = (
-        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes, "
-        f"compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes "
-        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
-    )
     if not sys.stdout.isatty():
-        print(line)
+        print(sentence(summary, workdir))
         return
     from rich.console import Console
     from rich.table import Table

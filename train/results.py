@@ -1,28 +1,42 @@
 """A table of finished runs, with mean and spread: ``python -m train.results runs/digits-*``. Prints Markdown."""
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.errors import UserError, exit_status
+from train import sealed
+from train.errors import GO_ON, UserError, exit_status
 
 COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
+
+NEEDED = ("seed", "teacher_accuracy", "compressed_accuracy", "compressed_bytes", "ratio", "sparsity")
 
 
 def load(workdir: Path) -> dict[str, Any]:
     """The ``summary.json`` of a finished run.
 
     Raises:
-      UserError: if the run is not finished.
+      UserError: if the run is not finished, or the file is damaged.
     """
     path = workdir / "summary.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no summary.json: give the command that started the run again to finish it")
-    return json.loads(path.read_text())
+    summary = sealed.read(path, f"{GO_ON}, and it is written again.")
+    if missing := [name for name in NEEDED if name not in summary]:
+        raise UserError(f"{path} is not of train.compress: it has no {', '.join(missing)}")
+    return summary
+
+
+def sentence(summary: dict[str, Any], workdir: Path) -> str:
+    """What a finished job says where nobody watches."""
+    return (
+        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes, "
+        f"compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes "
+        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
+    )
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:

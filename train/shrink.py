@@ -9,7 +9,6 @@ as the teacher. A run that was stopped goes on when the same command is given ag
 import argparse
 import functools
 import itertools
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
-from train import data, evaluate, finetune, report
+from train import data, evaluate, finetune, report, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
 from train.progress import Progress
@@ -164,7 +162,7 @@ def job(args: argparse.Namespace) -> None:
     size = jc.pack.save(path, {"variables": small, "keep": keep}, metadata=whole.about)
     seconds, reduction = time.monotonic() - began, found.macs() / found.macs(keep)
     summary = {"stages": stages, "reduction": reduction, "bytes": size, "seconds": seconds}
-    write_atomically(args.workdir / "summary.json", json.dumps(summary, indent=2).encode())
+    sealed.write(args.workdir / "summary.json", summary)
     report.write_shrunk(args.workdir, summary, found, keep, fixed(args))
     print(f"{reduction:.2f}x fewer MACs; {size:,} bytes; {seconds:.0f} s; see {args.workdir / 'report.html'}")
 

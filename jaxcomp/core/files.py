@@ -1,13 +1,41 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxcomp.core.errors import ArgumentError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
+    """Gives the system's errors in the block the name of the file that it writes: of a write they have none.
+
+    Args:
+      path: the file.
+      kept: of a full disk: what is left, and what to do.
+
+    Example:
+      >>> import errno
+      >>> with naming("note.txt", "; the old note is kept"):
+      ...     raise OSError(errno.ENOSPC, "No space left on device")
+      Traceback (most recent call last):
+      OSError: [Errno 28] No space left on device; the old note is kept: 'note.txt'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = os.fspath(path)
+        if error.errno in _FULL:
+            error.strerror = f"{error.strerror}{kept}"
+        raise
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -22,7 +50,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
       ArgumentError: if there is no folder to hold it, or it is a folder or a device.
-      OSError: if it cannot be written.
+      OSError: if it cannot be written; it names ``path``.
 
     Example:
       >>> import pathlib, tempfile
@@ -31,7 +59,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
       >>> file.read_bytes()
       b'whole'
     """
-    path = Path(os.path.realpath(path))
+    given, path = path, Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         kind = "a folder: give the name of a file in it" if path.is_dir() else "a device or a pipe: give another name"
         raise ArgumentError(f"{path}: needs to be a file and is {kind}")
@@ -39,12 +67,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise ArgumentError(f"{path}: cannot be written, there is no folder {path.parent}: create it first")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb", opener=_as_private_as(path)) as file:
-            _keep_mode(path, temporary)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(given, "; what stood there before is as it was: free some space and write it again"):
+            with open(temporary, "xb", opener=_as_private_as(path)) as file:
+                _keep_mode(path, temporary)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
