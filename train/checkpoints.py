@@ -13,15 +13,17 @@ import numpy as np
 from train import sealed
 from train.errors import GO_ON, UserError, disk_is_full, first_line, is_full
 from train.signals import postponed
+from train.workdir import check_checkpoint, damaged, whole_steps, write_checksums
 
 
 class Checkpoints:
     """The last checkpoints of one phase of a run, in a folder of its own.
 
     Orbax writes a checkpoint under a temporary name and renames it when it is whole. Beside the arrays stands a
-    digest of them, and what else a run must know, under a checksum: a damaged file is told from a good one. Arrays are
-    kept as the host has them: a run may go on with another number of devices. With several hosts, all of them call,
-    and the first writes.
+    digest of them, and what else a run must know, under a checksum: a damaged file is told from a good one. Last,
+    checksums of all files are put beside them, so that Orbax is not given a damaged one to read; a kill may come
+    before that. Arrays are kept as the host has them: a run may go on with another number of devices. With several
+    hosts, all of them call, and the first writes.
 
     Attributes:
       records: of the phase's metrics up to the last step; saved and restored with it.
@@ -66,6 +68,8 @@ class Checkpoints:
         try:
             with postponed(alone=jax.process_count() == 1):
                 self._manager.save(step, args=saved)
+                if jax.process_index() == 0:
+                    write_checksums(self.folder / str(step))
         except Exception as error:  # Orbax's, TensorStore's and the system's
             raise UserError(self._unwritten(step, error)) from error
 
@@ -76,21 +80,23 @@ class Checkpoints:
           UserError: if it cannot be read, is not what was written, or belongs to something else; the folder to delete
             is named.
         """
-        step, args = self.latest(), self._ocp.args
+        args, step = self._ocp.args, self.latest()
+        assert step is not None, "nothing was saved"
+        check_checkpoint(self.folder, step)
         try:
             with postponed(alone=jax.process_count() == 1):
                 found = self._manager.restore(
                     step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
                 )
         except Exception as error:  # whatever a damaged file makes Orbax raise; its words are kept
-            raise UserError(self._damaged(step, first_line(error))) from error
+            raise UserError(damaged(self.folder, step, first_line(error))) from error
         meta = found.meta
         if not isinstance(meta, dict) or meta.pop(sealed.KEY, None) != sealed.digest(meta):
-            raise UserError(self._damaged(step, "what it says of itself is not what was saved"))
+            raise UserError(damaged(self.folder, step, "what it says of itself is not what was saved"))
         if meta["step"] != step:
-            raise UserError(self._damaged(step, f"it is that of step {meta['step']}"))
+            raise UserError(damaged(self.folder, step, f"it is that of step {meta['step']}"))
         if meta["digest"] != digest(found.state):
-            raise UserError(self._damaged(step, "its arrays differ from those that were saved"))
+            raise UserError(damaged(self.folder, step, "its arrays differ from those that were saved"))
         if other := [name for name, ours in self._of.items() if meta["of"].get(name, ours) != ours]:
             raise UserError(self._foreign(step, other))
         self.records = meta["records"]
@@ -99,16 +105,6 @@ class Checkpoints:
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()
-
-    def _whole(self) -> list[int]:
-        """The steps of the checkpoints that are in the folder: a failed save leaves Orbax's own list astray."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted(int(path.name) for path in found if path.name.isdigit())
-
-    def _damaged(self, step: int | None, why: str) -> str:
-        older = [s for s in self._whole() if s != step]
-        then = f"to continue from step {max(older)}" if older else "to start this phase again"
-        return f"checkpoint {self.folder / str(step)} is damaged ({why}).\nDelete that folder {then}."
 
     def _foreign(self, step: int | None, other: list[str]) -> str:
         """What a checkpoint belongs to that is not what was given."""
@@ -120,7 +116,7 @@ class Checkpoints:
     def _unwritten(self, step: int, error: Exception) -> str:
         for torn in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # it takes what little space is left
             shutil.rmtree(torn, ignore_errors=True)
-        whole = [s for s in self._whole() if s != step]
+        whole = [s for s in whole_steps(self.folder) if s != step]
         kept = f"the checkpoint of step {whole[-1]} is kept" if whole else "no checkpoint was saved before"
         path = self.folder / str(step)
         if is_full(error):

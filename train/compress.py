@@ -37,7 +37,7 @@ from train.errors import UserError, first_line
 from train.loop import Phase, fit
 from train.parallel import DataParallel, data_parallel
 from train.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
-from train.workdir import SEALED, checksums
+from train.workdir import sealing
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
@@ -231,8 +231,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     layers = jc.measure.summary(view["params"], notes=notes)
     lock.check(workdir)
     report.write(workdir, summary, layers, before=frozen["params"], after=view["params"], config=config.to_dict())
-    summary["files"] = checksums(workdir, SEALED)
-    sealed.write(workdir / "summary.json", summary)  # the last: with it the run is finished
+    sealed.write(workdir / "summary.json", summary | sealing(workdir))  # the last: with it the run is finished
     report.show(summary, layers, workdir)
 
 

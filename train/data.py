@@ -143,7 +143,7 @@ def _open_tfds(name: str, data_dir: str | None, image_size: int | None) -> Datas
         builder = tfds.builder(name, data_dir=data_dir)
         image, label = builder.info.supervised_keys or ("image", "label")
         features, splits = builder.info.features, builder.info.splits
-        if "train" in splits and _declared(splits, "train") != 0:
+        if not splits or ("train" in splits and _declared(splits, "train") != 0):
             builder.as_data_source(split="train")
     except Exception as error:  # whatever TFDS raises here, the remedy is the same, and the message keeps its words
         unknown = isinstance(error, tfds.core.DatasetNotFoundError) and not (_root(data_dir) / _plain(name)).is_dir()

@@ -29,7 +29,7 @@ def _compiled(model: Scored) -> Any:
 
 
 def predictions(model: Scored, variables: Any, split: data.Split) -> np.ndarray:
-    """The class predicted for each image of a split, in order: ``[n]`` int32."""
+    """The class predicted for each image of a split, in order, -1 where a logit is NaN: ``[n]`` int32."""
     evaluate = _compiled(model)
     # One batch shape compiles once: the last batch is padded, and what padding predicts is dropped.
     size = min(data.EVAL_BATCH, len(split))
@@ -38,11 +38,14 @@ def predictions(model: Scored, variables: Any, split: data.Split) -> np.ndarray:
 
 
 def score(model: Scored, variables: Any, split: data.Split) -> dict[str, Any]:
-    """Accuracy, and a digest of every prediction by which two runs are compared exactly."""
+    """Accuracy, how many images have no answer (a logit is NaN), which counts as wrong, and a digest of every
+    prediction by which two runs are compared exactly."""
     predicted = predictions(model, variables, split)
     correct = int((predicted == split.labels).sum())
     digest = hashlib.sha256(predicted.astype("<i4").tobytes()).hexdigest()
-    return {"accuracy": correct / len(split), "correct": correct, "examples": len(split), "predictions": digest}
+    undefined = int((predicted < 0).sum())
+    counts = {"correct": correct, "undefined": undefined, "examples": len(split)}
+    return {"accuracy": correct / len(split), **counts, "predictions": digest}
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
@@ -69,11 +72,14 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     if len(about["mean"]) not in (1, channels):
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
-        return score(*_restored(model, about, saved, dataset.test), dataset.test)
+        scored = score(*_restored(path, model, about, saved, dataset.test), dataset.test)
     except (UserError, jc.JaxcompError, MemoryError):
         raise
     except Exception as error:  # what Flax and JAX say of parameters, shapes and options that do not go together
         raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
+    if scored["undefined"]:
+        raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
+    return scored
 
 
 def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _plain(value: Any) -> bool:
     """Whether an option is of JSON, its whole numbers of a size that a layer may have."""
     if isinstance(value, (list, tuple)):
         return len(value) < 1000 and all(map(_plain, value))
-    return isinstance(value, (str, bool, float)) or value is None or _whole(value, -(2**16), 2**16)
+    return isinstance(value, (str, bool, float)) or value is None or _whole(value, -(2**12), 2**12)
 
 
 Check = tuple[str, Callable[[Any], bool]]
@@ -119,7 +125,7 @@ FIELDS: dict[str, Check] = {
     ),
     "classes": ("a number of classes", lambda value: _whole(value, 1, 2**24)),
     "mean": ("a list of finite numbers", lambda value: _numbers(value, -math.inf)),
-    "std": ("a list of finite numbers above 0", lambda value: _numbers(value, 0)),
+    "std": ("a list of finite numbers above 1e-6", lambda value: _numbers(value, 1e-6)),
     "dataset": ("a data set's name", lambda value: isinstance(value, str) and bool(value)),
     "image_size": ("a side in pixels, or 0", lambda value: _whole(value, 0, 2**14)),
     "integers": ("a dict of folded and rules", lambda value: value is None or isinstance(value, dict)),
@@ -134,7 +140,9 @@ def not_finite(variables: Any) -> list[str]:
     return [path for path, x in floats.items() if not np.isfinite(x.astype(np.float32)).all()]
 
 
-def _restored(model: Classifier, about: dict[str, Any], saved: Any, test: data.Split) -> tuple[Scored, Variables]:
+def _restored(
+    path: str, model: Classifier, about: dict[str, Any], saved: Any, test: data.Split
+) -> tuple[Scored, Variables]:
     """The functions of an artefact and its variables."""
     example = data.pad(next(data.eval_batches(test, 2)), 1)  # shapes alone: no value of it is read
     if about["integers"] is not None:
@@ -142,14 +150,21 @@ def _restored(model: Classifier, about: dict[str, Any], saved: Any, test: data.S
     batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
     whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
     if set(saved) == {"variables", "keep"}:
-        small_model, _ = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
+        small_model, small = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
+        _check_shapes(path, saved["variables"], small)
         return small_model, saved["variables"]
-    needed, held = ({path: np.shape(x) for path, x in named_leaves(tree).items()} for tree in (whole, saved))
-    for path in sorted(needed.keys() | held.keys()):
-        if needed.get(path) != held.get(path):
-            own, other = (shapes.get(path, "missing") for shapes in (held, needed))
-            raise UserError(f"its metadata do not fit what it holds: {path} is {own}, and the model's is {other}")
+    _check_shapes(path, saved, whole)
     return model, saved
+
+
+def _check_shapes(path: str, saved: Any, needed: Any) -> None:
+    held, wanted = ({name: np.shape(x) for name, x in named_leaves(tree).items()} for tree in (saved, needed))
+    for name in sorted(held.keys() | wanted.keys()):
+        if held.get(name) != wanted.get(name):
+            own, other = (shapes.get(name, "missing") for shapes in (held, wanted))
+            raise UserError(
+                f"{path}: its metadata do not fit what it holds: {name} is {own} in the file, and {other} in the model"
+            )
 
 
 def main() -> int:

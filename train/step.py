@@ -206,9 +206,14 @@ def distillation_loss(teacher: Classifier, temperature: float, alpha: float) -> 
 
 
 def make_eval(model: Any) -> Callable[[Variables, Batch], jax.Array]:
-    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32, by a model's ``logits``."""
+    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32, by a model's ``logits``.
+
+    Where a logit is NaN the class is -1: the largest number is not known.
+    """
 
     def evaluate(variables: Variables, batch: Batch) -> jax.Array:
-        return jnp.argmax(model.logits(variables, batch["image"]), axis=-1).astype(jnp.int32)
+        logits = model.logits(variables, batch["image"])
+        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return jnp.where(jnp.isnan(logits).any(axis=-1), jnp.int32(-1), best)
 
     return evaluate

@@ -66,13 +66,68 @@ def open_existing(workdir: Path, ours: dict[str, Any]) -> None:
             raise UserError(f"--workdir={workdir} cannot be written ({error}): name another") from error
 
 
-def checksums(workdir: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of files, by name."""
-    return {name: hashlib.sha256((workdir / name).read_bytes()).hexdigest() for name in names}
+CHECKSUMS = "checksums.json"
+"""In each checkpoint: of all its files."""
+
+
+def write_checksums(checkpoint: Path) -> None:
+    """Puts checksums of a checkpoint's files beside them, so that a damaged one is known before anything reads it."""
+    sealed.write(checkpoint / CHECKSUMS, _checksums(checkpoint))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files in a folder but the list of them, by their paths in it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def whole_steps(phase: Path) -> list[int]:
+    """The steps of the checkpoints in a phase's folder, in order."""
+    found = phase.iterdir() if phase.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def check_checkpoint(phase: Path, step: int) -> None:
+    """Makes sure that the files of a checkpoint are those that were saved, as far as that was written down.
+
+    Raises:
+      UserError: if not; the folder to delete is named.
+    """
+    path = phase / str(step) / CHECKSUMS
+    if not path.exists():  # a kill came first: the digest of the arrays tells
+        return
+    try:
+        listed, found = sealed.unsealed(path.read_bytes()), _checksums(path.parent)
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(damaged(phase, step, f"{CHECKSUMS}: {error}")) from error
+    for name, checksum in listed.items():
+        if found.get(name) != checksum:
+            raise UserError(damaged(phase, step, f"{name} is {'altered' if name in found else 'missing'}"))
+
+
+def damaged(phase: Path, step: int, why: str) -> str:
+    """The words for a checkpoint that cannot be used."""
+    older = [other for other in whole_steps(phase) if other != step]
+    then = f"to continue from step {max(older)}" if older else "to start this phase again"
+    return f"checkpoint {phase / str(step)} is damaged ({why}).\nDelete that folder {then}."
 
 
 SEALED = ("config.json", "metrics.jsonl", "model.jcz", "report.html")
 """The files whose checksums the summary of a finished main job holds."""
+
+
+def sealing(workdir: Path) -> dict[str, dict[str, Any]]:
+    """What the summary of a finished job says of its folder: checksums of files, and each phase's last step."""
+    phases = sorted(path for path in (workdir / "checkpoints").iterdir() if whole_steps(path))
+    return {
+        "files": {name: _sha256(workdir / name) for name in SEALED},
+        "checkpoints": {path.name: whole_steps(path)[-1] for path in phases},
+    }
 
 
 def finished(workdir: Path, ours: dict[str, Any]) -> dict[str, Any] | None:
@@ -84,12 +139,17 @@ def finished(workdir: Path, ours: dict[str, Any]) -> dict[str, Any] | None:
     if not check_settings(workdir, ours) or not (workdir / "summary.json").exists():
         return None
     summary = sealed.read(workdir / "summary.json", f"{GO_ON}, and it is written again.")
-    if not all((workdir / name).exists() for name in SEALED):
+    last = {workdir / "checkpoints" / phase: step for phase, step in summary.get("checkpoints", {}).items()}
+    if not all(
+        path.exists() for path in (*(workdir / name for name in SEALED), *(p / str(s) for p, s in last.items()))
+    ):
         return None
-    for name, checksum in checksums(workdir, SEALED).items():
-        if summary.get("files", {}).get(name) != checksum:
+    for name in SEALED:
+        if _sha256(workdir / name) != summary.get("files", {}).get(name):
             raise UserError(
                 f"{workdir / name} is damaged (it is not the file that the run wrote).\n"
                 f"Delete that file: {GO_ON}, and it is written again."
             )
+    for phase, step in last.items():
+        check_checkpoint(phase.absolute(), step)
     return summary

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from train import config as command_line
-from train import models
+from train import lock, models
 from train.configs import default
 from train.errors import UserError
 
@@ -153,11 +153,12 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path: Path) -> None:
     (workdir / ".summary.json.0a1b2c3d.tmp").write_text("torn")
     (workdir / ".mine.tmp").write_text("the user's own")
     command_line.claim(workdir, changed())  # the same one goes on
-    assert sorted(path.name for path in workdir.iterdir()) == [".mine.tmp", "config.json"]
+    assert sorted(path.name for path in workdir.iterdir()) == [".lock", ".mine.tmp", "config.json"]
     before = (workdir / "config.json").read_bytes()
     with pytest.raises(UserError) as caught:
         command_line.claim(workdir, changed(seed=3, student__options=ConfigDict({"widths": (8,)})))
     assert "  seed: 0 there, 3 now\n  student.options.widths: [32, 64, 128] there, [8] now\n" in str(caught.value)
+    lock.release(workdir)
     assert sorted(path.name for path in workdir.iterdir()) == [".mine.tmp", "config.json"]
     assert (workdir / "config.json").read_bytes() == before
     assert json.loads(before)["student"]["bits"] == 8
@@ -167,6 +168,3 @@ def test_a_workdir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be used .*: name another"):
         command_line.claim(tmp_path / "file" / "run", changed())
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be used"):
-        command_line.claim(tmp_path, changed())

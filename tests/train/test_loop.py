@@ -1,6 +1,5 @@
 """The loop itself: it records, it stops with an explanation when numbers are no longer finite."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from train.checkpoints import Checkpoints
 from train.errors import UserError
 from train.loop import Metrics, Phase, fit, read_metrics
 from train.parallel import data_parallel
+from train.sealed import line
 from train.step import Classifier, TrainState, hard_loss, init_state, make_step
 
 DATASET = data.load("digits")
@@ -83,7 +83,7 @@ def test_no_checkpoint_was_saved_yet(tmp_path: Path) -> None:
 def test_metrics_drop_what_comes_after_the_checkpoint_and_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     kept = [{"phase": "teacher", "step": 9}, {"phase": "student", "step": 4}]
-    path.write_text("".join(json.dumps(r) + "\n" for r in [*kept, {"phase": "student", "step": 8}]) + '{"phase": "st')
-    Metrics(path, "student", 4).append({"phase": "student", "step": 8, "loss": 1.0})
+    path.write_text("".join(map(line, [*kept, {"phase": "student", "step": 8}])) + '{"phase": "st')
+    Metrics(path, "student", kept[1:]).append({"phase": "student", "step": 8, "loss": 1.0})
     assert read_metrics(path) == [*kept, {"phase": "student", "step": 8, "loss": 1.0}]
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
