@@ -1,13 +1,15 @@
-"""Files are replaced whole, and stay as private, as owned and as linked as they were."""
+"""Files are replaced whole, and stay as private, as owned and as linked as they were; a failure names its file."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.files import write_atomically
+from jaxcomp.core.files import naming, write_atomically
 
 
 def mode(path: Path) -> int:
@@ -68,3 +70,35 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is a folder"):
         write_atomically(tmp_path, b"new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The system lets no file grow beyond 1,000 bytes: the limit ends as a full disk does."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path, small_files: None) -> None:
+    path = tmp_path / "note.txt"
+    write_atomically(path, b"old")
+    with pytest.raises(OSError, match="what stood there before is as it was: free some space") as caught:
+        write_atomically(path, b"new" * 1000)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_any_failure_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"Input/output error: '{tmp_path / 'note.txt'}'"):
+        write_atomically(tmp_path / "note.txt", b"new")
+    with pytest.raises(OSError, match="mine"), naming("mine", "; kept"):
+        fail()
+    assert not list(tmp_path.iterdir())
