@@ -1,9 +1,11 @@
 """Checkpoints that survive a kill at any moment, and that say so when they were damaged."""
 
+import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ class Checkpoints:
         meta[sealed.KEY] = sealed.digest(meta)
         saved = args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(meta))
         try:
-            with postponed(alone=jax.process_count() == 1):
+            with _alone():
                 self._manager.save(step, args=saved)
                 if jax.process_index() == 0:
                     write_checksums(self.folder / str(step))
@@ -84,7 +86,7 @@ class Checkpoints:
         assert step is not None, "nothing was saved"
         check_checkpoint(self.folder, step)
         try:
-            with postponed(alone=jax.process_count() == 1):
+            with _alone():
                 found = self._manager.restore(
                     step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
                 )
@@ -122,6 +124,28 @@ class Checkpoints:
         if is_full(error):
             return f"{disk_is_full(f'checkpoint {path}')}; {kept}. Free some space, then {GO_ON}."
         return f"checkpoint {path} could not be written ({first_line(error)}); {kept}. Mend that, then {GO_ON}."
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Lets no signal cut through Orbax, and lets errors alone speak of what went wrong.
+
+    Beside the error that it raises, Orbax logs a traceback for each of its threads, and TensorStore's threads, calling
+    back into an event loop that the error has closed, one for each array: also later, when all is over.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level = logger.level
+
+    def without_closed_loops(said: Any) -> None:
+        if not (said.exc_type is RuntimeError and str(said.exc_value) == "Event loop is closed"):
+            hook(said)
+
+    sys.unraisablehook = without_closed_loops
+    logger.setLevel(logging.CRITICAL)
+    with postponed(alone=jax.process_count() == 1):
+        yield
+    sys.unraisablehook = hook  # after an error it stays
+    logger.setLevel(level)
 
 
 def _on_host(tree: Any) -> Any:

@@ -73,9 +73,11 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
         scored = score(*_restored(path, model, about, saved, dataset.test), dataset.test)
-    except (UserError, jc.JaxcompError, MemoryError):
+    except (UserError, MemoryError):
         raise
-    except Exception as error:  # what Flax and JAX say of parameters, shapes and options that do not go together
+    except (
+        Exception
+    ) as error:  # what Flax, JAX and jaxcomp say of parameters, shapes and options that do not go together
         raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
     if scored["undefined"]:
         raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
@@ -91,7 +93,7 @@ def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
     if missing := sorted(set(FIELDS) - {"image_size", "integers"} - set(metadata)):
         raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(missing)}")
     about = {"image_size": 0, "integers": None, **metadata}
-    about["image_size"] = about["image_size"] or 0
+    about["image_size"] = 0 if about["image_size"] is None else about["image_size"]
     for field, (what, holds) in FIELDS.items():
         if not holds(about[field]):
             raise UserError(f"{path}: its metadata are not sound: {field} must be {what}, and is {about[field]!r:.200}")
