@@ -77,7 +77,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
         raise
     except (
         Exception
-    ) as error:  # what Flax, JAX and jaxcomp say of parameters, shapes and options that do not go together
+    ) as error:  # whatever says that parameters, shapes and options do not go together
         raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
     if scored["undefined"]:
         raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
