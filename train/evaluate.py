@@ -75,9 +75,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
         scored = score(*_restored(path, model, about, saved, dataset.test), dataset.test)
     except (UserError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # whatever says that parameters, shapes and options do not go together
+    except Exception as error:  # whatever says that parameters, shapes and options do not go together
         raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
     if scored["undefined"]:
         raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
