@@ -40,8 +40,10 @@ class FoldedRun(Interpreter):
             return [None] * len(node.outs)
         fold, axes = self._changes.adds.get(node, (None, ()))
         bias: Any = operands.pop() if fold is not None else None
-        if node in self._changes.passes or node in self._changes.stands:
+        if node in self._changes.passes:
             outs = [operands[0].astype(node.outs[0].dtype)]
+        elif node in self._changes.stands:
+            outs = [jnp.broadcast_to(operands[0].astype(node.outs[0].dtype), node.outs[0].dims)]
         elif node in self._rebuilt:
             outs = bodies.EMIT[node.op](self, node, operands)
         else:

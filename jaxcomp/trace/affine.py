@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcomp.trace import compat, dead
+from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Program, Value
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.rules.reshape import blocks
+from jaxcomp.trace.variation import Variation
 
 AFFINE = ("add", "sub", "mul", "div", "neg")
 
@@ -137,7 +138,7 @@ class _Frame:
     """One body: who makes and who reads each of its values."""
 
     def __init__(self, frame: Frame, origins: Origins):
-        self._origins = origins
+        self._origins, self._variation = origins, Variation([frame])
         self._maker = {value: node for node in frame.nodes for value in node.outs}
         self._readers: dict[Value, list[Node]] = {}
         for node in frame.nodes:
@@ -203,31 +204,10 @@ class _Frame:
             return "it is divided by"
         if node.outs[0].shape != value.shape:
             return f"{node.op} broadcasts it"
-        varies = self._varies(by)
+        varies = self._variation[by]
         if by.shape and any(varies[i] for i in range(len(by.shape)) if i not in axes):
             return f"what {node.op} takes with it varies along other axes than its features"
         return Step(node, place, by, axes)
-
-    def _varies(self, value: Value) -> list[bool]:
-        """Along which axes a value may hold different numbers."""
-        node, every = self._maker.get(value), [n > 1 for n in value.shape]
-        if node is None or not any(every):
-            return every
-        if node.op == "broadcast_in_dim":
-            inner, out = self._varies(node.ins[0]), [False] * len(every)
-            for i, j in enumerate(node.params["broadcast_dimensions"]):
-                out[j] = inner[i]
-            return out
-        if node.op == "reshape":
-            inner, out = self._varies(node.ins[0]), [False] * len(every)
-            for ins, outs in blocks(node.ins[0].shape, value.shape):
-                for j in outs:
-                    out[j] = any(inner[i] for i in ins)
-            return out
-        if node.op in dead.ELEMENTWISE:
-            found = [self._varies(operand) for operand in node.ins if operand.shape]
-            return [any(each) for each in zip(*found, strict=True)] if found else every
-        return every
 
 
 def _moved(node: Node, axes: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -84,7 +84,6 @@ CASES = {
     "read by two": Case(
         lambda p, x: (x @ (t := jnp.tanh(p["w"]))) @ t.T, of(w=(6, 5)), X, {"w": (6, 5)}
     ),
-    "of a vector": Case(lambda p, x: x @ jnp.outer(p["a"], p["b"]), of(a=(6,), b=(5,)), X, {"a": (6, 5)}),
     "in remat": Case(
         lambda p, x: jax.checkpoint(block)(p, x), of(w=(6, 5), gain=(5,), bias=(5,)), X, {"w": (6, 5), "bias": (5,)}
     ),
@@ -124,6 +123,9 @@ LEFT: dict[str, tuple[Callable[..., Any], str]] = {
     "a part of it": (lambda p, x: (x @ p["w"][:, :3], x @ p["w"][:, 3:]), "becomes free"),
     "computed of inputs": (lambda p, x: x @ (p["w"] * x.mean()), ""),
     "carried": (lambda p, x: lax.fori_loop(0, 3, lambda i, w: jnp.tanh(x.T @ (x @ w)), p["w"]), ""),
+    "another for each batch": (lambda p, x: x @ jnp.tanh(p["w"] / len(x)), "sizes of the inputs"),
+    "for batches of four": (lambda p, x: x @ (jnp.tanh if len(x) > 2 else jnp.sin)(p["w"]), "sizes of the inputs"),
+    "larger": (lambda p, x: x @ jnp.outer(p["w"][:, 0], jnp.tanh(jnp.tile(p["w"][0], 8))), "is larger than"),
     "in a branch": (lambda p, x: lax.cond(x.sum() > 0, lambda: x @ jnp.tanh(p["w"]), lambda: x[:, :5]), ""),
 }
 
@@ -144,12 +146,10 @@ def test_weights_that_change_with_the_shape_are_refused() -> None:
     scaled = lambda p, x: x @ (jnp.tanh(p["w"]) / len(x))  # noqa: E731
     new, folded = fold_weights(scaled, params, X)
     assert distance(scaled(params, X[:2]), new(folded, X[:2])) <= 1e-6  # by a number, which stays where it is
-    new, folded = fold_weights(lambda p, x: x @ jnp.tanh(p["w"] / len(x)), params, X)
+    many = jnp.stack([X, X, X])
+    new, folded = fold_weights(lambda p, x: x @ jnp.tanh(p["w"] / x.shape[1]), params, many)
     with pytest.raises(ArgumentError, match=r"other scales and shifts, or weights, .* call fold_weights"):
-        new(folded, X[:2])
-    new, folded = fold_weights(lambda p, x: x @ (jnp.tanh if len(x) > 2 else jnp.sin)(p["w"]), params, X)
-    with pytest.raises(ArgumentError, match="call fold_weights with an example of these shapes"):
-        new(folded, X[:2])
+        new(folded, many[:, :2])
     with pytest.raises(ArgumentError, match="needs the parameters that fold_weights returned"):
         new({**folded, "w": folded["w"][1:]}, X)
 
@@ -210,3 +210,55 @@ def test_pruned_weights_stay_pruned() -> None:
     params = {"w": normal(6, 5), "mask": (normal(6, 5) > 0).astype(jnp.int32)}
     _, folded = fold_weights(lambda p, x: x @ (p["w"] * p["mask"]), params, X)
     assert np.array_equal(np.asarray(folded["w"]) != 0, np.asarray(params["mask"]) != 0)
+
+
+IMAGES = normal(6, 8, 4, seed=2)
+PLACES = np.arange(8)[:, None] - np.arange(8) + 7
+FOR_A_BATCH: dict[str, tuple[Callable[..., Any], Any, bool]] = {
+    # a function, its parameters, and whether a weight is folded
+    "queries tiled": (
+        lambda p, x: jnp.einsum("bqd,bnd->bqn", jnp.tile(p["query"], (len(x), 1, 1)) @ p["w"], x),
+        of(query=(1, 3, 4), w=(4, 4)), True,
+    ),
+    "one probe broadcast": (
+        lambda p, x: jnp.einsum("bd,bnd->bn", jnp.broadcast_to(jnp.tanh(p["probe"]), (len(x), 4)), x),
+        of(probe=(4,)), True,
+    ),
+    "tokens repeated": (
+        lambda p, x: jnp.einsum("bd,bnd->bn", jnp.repeat(p["token"], len(x), 0) @ p["w"] + p["bias"], x),
+        of(token=(1, 4), w=(4, 4), bias=(4,)), True,
+    ),
+    "a row for each example": (
+        lambda p, x: jnp.einsum("bd,bnd->bn", p["table"][jnp.arange(len(x)) % 3] @ p["w"], x),
+        of(table=(3, 4), w=(4, 4)), False,
+    ),
+    "queries merged with the batch": (
+        lambda p, x: (jnp.tile(p["query"], (len(x), 1)) @ p["w"]).reshape(len(x), -1, 4) @ x.swapaxes(1, 2),
+        of(query=(3, 4), w=(4, 4)), False,
+    ),
+    "so many places": (
+        lambda p, x: jnp.einsum("nd,bnd->bn", p["places"][: x.shape[1]] @ p["w"], x),
+        of(places=(16, 4), w=(4, 4)), False,
+    ),
+    "the last places": (
+        lambda p, x: jnp.einsum("d,bnd->bn", jnp.tanh(p["places"][x.shape[1] - 1]) @ p["w"], x),
+        of(places=(16, 4), w=(4, 4)), False,
+    ),
+    "relative places": (
+        lambda p, x: jnp.einsum("bnd,nmd->bnm", x, (p["table"] @ p["w"])[PLACES]), of(table=(15, 4), w=(4, 4)), False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOR_A_BATCH)
+def test_no_weight_is_made_for_one_batch(name: str) -> None:
+    function, params, folds = FOR_A_BATCH[name]
+    new, folded = fold_weights(function, params, IMAGES)
+    assert any(not row.left for row in new.report.rows) == folds
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, folded)]
+    assert sizes[1] <= sizes[0]
+    for x in (IMAGES, IMAGES[:1], jnp.concatenate([IMAGES, IMAGES]), IMAGES[:, :5]):
+        if x.shape[1] == 8 or "relative" not in name:
+            assert distance(function(params, x), new(folded, x)) <= 1e-5
+    one, same = fold_weights(function, params, IMAGES[:1])
+    assert distance(function(params, IMAGES), one(same, IMAGES)) <= 1e-5
