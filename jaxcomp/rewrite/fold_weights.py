@@ -12,6 +12,7 @@ from jaxcomp.rewrite.computed import Bodies, Candidates, Computed, Key, candidat
 from jaxcomp.rewrite.fold import Folded, evaluated
 from jaxcomp.rewrite.folded import Evaluation
 from jaxcomp.rewrite.folding import Changes, Row
+from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Program, Value, trace
 from jaxcomp.trace.liveness import live_values
 from jaxcomp.trace.sites import check_reads
