@@ -150,13 +150,14 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
 
 
 def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = None) -> Compressor:
-    """Updates a compressor at step 0 and at steps begin, begin + n, ... up to end; between them its state stands.
+    """Updates a compressor at step 0, at steps begin, begin + n, ... and at end; between and after, its state stands.
 
     Args:
       n: steps from one update to the next, 1 or more.
       compressor: what to update.
       begin: the first step that is counted from.
-      end: the last step at which it is updated; None: there is no last.
+      end: the last step at which it is updated, a multiple or not, so that a schedule that ends there arrives; None:
+        there is no last.
 
     Returns:
       A compressor with the same state.
@@ -176,8 +177,8 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
 
     def is_due(step: Step) -> Any:
         since = step - begin
-        counted = (since >= 0) & (since % n == 0)
-        return (step == 0) | (counted if end is None else counted & (step <= end))
+        counted = since % n == 0
+        return (step == 0) | (since >= 0) & (counted if end is None else counted & (step <= end) | (step == end))
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
         if not isinstance(step, jax.core.Tracer):  # a branch outside jit would be compiled anew each time

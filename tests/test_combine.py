@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxcomp as jc
@@ -215,6 +216,17 @@ def test_a_whole_training_loop_is_one_scan():
     )
     assert losses[-1] < 0.1 * losses[0]
     assert int(jnp.sum(recipe.apply(params, state)["conv"]["kernel"] == 0)) == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda update: update, jax.jit], ids=["python", "traced"])
+def test_a_schedule_arrives_at_the_end_of_every_whatever_its_steps(wrap):
+    params, schedule = jnp.arange(1.0, 11.0), optax.linear_schedule(0.0, 0.8, 11)
+    sometimes = jc.every(4, jc.prune.magnitude(schedule), begin=1, end=11)
+    state, update, kept = sometimes.init(params), wrap(sometimes.update), []
+    for step in range(1, 14):
+        state = update(params, state, step)
+        kept.append(int(state.sum()))
+    assert kept == [9, 9, 9, 9, 6, 6, 6, 6, 3, 3, 2, 2, 2]
 
 
 def test_every_begins_and_ends_where_it_is_told():

@@ -283,10 +283,11 @@ def _total(sparsity: Any, layers: Sequence[Layer], name: str) -> Any:
 
 
 def fill(total: Any, slopes: Sequence[float], least: Sequence[int], most: Sequence[int]) -> Array:
-    r"""Counts :math:`k_l = \mathrm{clip}(\lfloor \epsilon a_l \rfloor, least, most)` whose sum is exactly the total.
+    r"""Counts :math:`k_l = \mathrm{clip}(\mathrm{round}(\epsilon a_l), least, most)` whose sum is exactly the total.
 
-    What one :math:`\epsilon` leaves over goes to the first layers that the next larger one would serve. So no count
-    falls when the total rises, which rounding by largest remainders does not promise.
+    Where the quotas' nearest integers have that sum, they are the counts. What one :math:`\epsilon` leaves over goes to
+    the first layers that the next larger one would serve. So no count falls when the total rises, which rounding by
+    largest remainders does not promise: masks nest.
 
     Args:
       total: integer, at least the sum of ``least`` and at most that of ``most``; may be traced.
@@ -299,6 +300,8 @@ def fill(total: Any, slopes: Sequence[float], least: Sequence[int], most: Sequen
     Example:
       >>> fill(7, [1.0, 1.0, 4.0], [1, 1, 1], [9, 9, 3]).tolist()
       [2, 2, 3]
+
+    Reference: Balinski and Young, Fair representation, 1982: Webster's method.
     """
     bounds = np.asarray(least, np.uint32), np.asarray(most, np.uint32)
     return _fill(jnp.asarray(total, jnp.uint32), np.asarray(slopes, np.float32), *bounds)
@@ -310,7 +313,7 @@ def _fill(total: Array, slopes: Array, least: Array, most: Array) -> Array:
 
     def counts(bits: Array) -> Array:
         epsilon = jax.lax.bitcast_convert_type(bits, jnp.float32)
-        wanted = jnp.floor(jnp.minimum(epsilon * slopes, limit)).astype(jnp.uint32)
+        wanted = jnp.round(jnp.minimum(epsilon * slopes, limit)).astype(jnp.uint32)
         return jnp.clip(wanted, least, most)
 
     def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:

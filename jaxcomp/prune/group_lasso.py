@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
+from jaxcomp.core.units import unit
 from jaxcomp.prune.saliency import Sources, saliency
 
 
@@ -38,10 +39,15 @@ def group_lasso(groups: Any, params: Params) -> Array:
     paths = {m.path for group in groups for m in group.members if m.path in groups.weights}
     weights = {path: named[path].astype(jnp.float32) for path in paths}
     ones = {path: jnp.ones_like(leaf) for path, leaf in weights.items()}
-    total = jnp.zeros(())
+    total = jnp.zeros((), jnp.float32)
     for group in groups:
-        squares, entries = (saliency(group, groups.weights, "lamp", Sources(of), "joint") for of in (weights, ones))
+        own = sorted({member.path for member in group.members} & paths)
+        largest = [jnp.max(jnp.abs(weights[path]), initial=0) for path in own]
+        # Squares of 1e-20 are 0 in float32, of 1e20 infinite.
+        common = unit(lax.stop_gradient(jnp.max(jnp.stack([jnp.float32(0), *largest]))))
+        scaled = {path: weights[path] / common for path in own}
+        squares, entries = (saliency(group, groups.weights, "lamp", Sources(of), "joint") for of in (scaled, ones))
         # The root's slope at 0 is infinite; times the 0 of the squares it would be NaN.
         norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-        total += jnp.sum(jnp.sqrt(entries) * norms)
+        total += common * jnp.sum(jnp.sqrt(entries) * norms)
     return total

@@ -12,6 +12,7 @@ from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.types import Params, Schedule
+from jaxcomp.core.units import unit
 from jaxcomp.prune.patterns import Pattern, filters, fitted
 
 
@@ -96,12 +97,22 @@ def proximal_group_lasso(
 
     def shrunk(path: str, values: Array, level: Any) -> Array:
         fitted(of, path, values.shape)
-        assert of.pool is not None
-        mean = jnp.sqrt(of.pool(jnp.square(values)))  # the norm over the root of the number
-        factor = jnp.maximum(1 - level / jnp.where(mean > 0, mean, 1), 0)
-        return values * of.spread(factor, values.shape)
+        norm = _root_mean_square(of, values)  # the norm over the root of the number
+        factor = jnp.where(norm > level, 1 - level / jnp.where(norm > 0, norm, 1), 0)
+        # Where nothing is asked for, not even a norm too small for its type is cut.
+        return values * of.spread(jnp.where(level > 0, factor, 1), values.shape)
 
     return _proximal(strength, learning_rate, shrunk)
+
+
+def _root_mean_square(pattern: Pattern, values: Array) -> Array:
+    """Of each unit, whatever the weights' own unit: a square of 1e-20 is 0 in float32, one of 1e20 infinite."""
+    assert pattern.pool is not None
+    common = unit(jnp.max(jnp.abs(values), initial=0))
+    scaled = values / common
+    mean = unit(pattern.pool(jnp.abs(scaled)))
+    squares = pattern.pool(jnp.square(scaled / pattern.spread(mean, values.shape)))
+    return jnp.sqrt(squares) * mean * common
 
 
 def _proximal(
@@ -120,7 +131,8 @@ def _proximal(
                 return move
             wide = leaves.wide(weight.dtype)
             arrived = weight.astype(wide) + move.astype(wide)
-            return shrunk(path_string(path), arrived, rate * strength).astype(weight.dtype) - weight
+            level = jnp.asarray(rate * strength, wide)
+            return shrunk(path_string(path), arrived, level).astype(weight.dtype) - weight
 
         return jax.tree_util.tree_map_with_path(change, params, updates), ProximalState(state.step + 1)
 

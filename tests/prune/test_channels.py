@@ -244,6 +244,14 @@ def test_group_lasso_is_the_sum_of_weighted_norms(name: str) -> None:
     assert float(jax.jit(functools.partial(jc.prune.group_lasso, groups))(params)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_group_lasso_is_the_same_in_any_unit(scale: float) -> None:
+    step = jax.jit(jax.value_and_grad(functools.partial(jc.prune.group_lasso, found("strict"))))
+    (value, slope), (wanted, slopes) = step(jax.tree.map(lambda leaf: leaf * scale, PARAMS)), step(PARAMS)
+    assert float(value) / scale == pytest.approx(float(wanted), rel=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), slope, slopes)
+
+
 def test_group_lasso_has_a_gradient_where_a_channel_is_zero() -> None:
     dead = jc.rewrite.mask(found("lenient"), PARAMS, {"a": np.arange(8) > 1})
     value, slope = jax.jit(jax.value_and_grad(functools.partial(jc.prune.group_lasso, found("lenient"))))(dead)

@@ -54,6 +54,23 @@ def test_erk_of_resnet_50_is_exact_at_full_size():
             assert count == pytest.approx(wanted * layer.units, rel=1e-6, abs=2)
 
 
+def test_quotas_are_rounded_to_the_nearest(rng):
+    """Wherever the nearest integers have the total's sum, and by less than a unit everywhere else."""
+    assert fill(29, [3.0, 2.0], [1, 1], [99, 99]).tolist() == [17, 12]  # 17.4 and 11.6
+    exact = 0
+    for _ in range(60):
+        slopes = rng.uniform(0.2, 9, int(rng.integers(2, 7))).astype(np.float32)
+        total = int(rng.integers(len(slopes) * 8, 400))
+        quotas = total * np.float64(slopes) / np.float64(slopes).sum()
+        counts = np.asarray(fill(total, slopes, [0] * len(slopes), [999] * len(slopes)), int)
+        nearest = np.rint(quotas).astype(int)
+        assert counts.sum() == total
+        assert (np.abs(counts - quotas) < 1).all()
+        exact += nearest.sum() == total
+        assert nearest.sum() != total or (counts == nearest).all()
+    assert 20 < exact < 60
+
+
 def test_no_count_falls_when_the_total_rises(rng):
     slopes, most = rng.uniform(0.1, 9, 6), np.array([3, 17, 40, 2, 9, 25])
     rows = np.stack([fill(total, slopes, [1] * 6, most) for total in range(6, most.sum() + 1)])

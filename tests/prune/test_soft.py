@@ -56,6 +56,24 @@ def test_the_group_lasso_step_is_the_closed_form(rng, pattern, axes):
     assert 0 < (factor == 0).mean() < 1
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
+@pytest.mark.parametrize("pattern", [None, blocks((2, 2))], ids=["filters", "blocks"])
+def test_proximal_steps_are_the_same_in_any_unit(rng, scale, pattern):
+    """Exactly 0 below the level, the rest shrunk by the same factor; where nothing is asked for nothing changes."""
+    weights = jnp.asarray(rng.normal(size=(4, 5)) * np.array([0.02, 0.5, 1, 2, 0]), jnp.float32)
+    for make, level in ((lambda level: proximal_group_lasso(level, 1.0, pattern), 0.3), (proximal_l1_at, 0.3)):
+        wanted, _ = stepped(make(level), weights, jnp.zeros((4, 5)))
+        got, _ = stepped(make(level * scale), weights * scale, jnp.zeros((4, 5)))
+        np.testing.assert_allclose(np.float64(got) / scale, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(got == 0, wanted == 0)
+        assert not stepped(make(0.1), weights * jnp.float32(1e-20), jnp.zeros((4, 5)))[0].any()
+        np.testing.assert_array_equal(stepped(make(0.0), weights * scale, jnp.zeros((4, 5)))[0], weights * scale)
+
+
+def proximal_l1_at(level):
+    return proximal_l1(level, 1.0)
+
+
 def test_a_proximal_step_follows_the_learning_rates_schedule():
     tx, params = proximal_l1(1.0, optax.piecewise_constant_schedule(0.5, {1: 0.5})), jnp.array([2.0])
     params, state = stepped(tx, params, jnp.zeros(1))
