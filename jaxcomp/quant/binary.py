@@ -11,7 +11,7 @@ from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fit_grid, note_of
-from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for
+from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for, usual_size
 from jaxcomp.quant.ranges import grid_between, mean_of
 from jaxcomp.quant.slopes import Slope
 from jaxcomp.quant.views import quantizer
@@ -133,6 +133,7 @@ def _balanced_fit(w: Array, axis: Axes) -> tuple[Grid, Array]:
     mean = mean_of(laid.values, laid, kept)
     size = mean_of(jnp.abs(laid.values - mean), laid, kept)
     size = jnp.where(size > 0, size, jnp.abs(mean))
+    size = jnp.where(size == 0, usual_size(w.shape), size)  # of what is to become of zeros
     power = _nearest_power(jnp.maximum(size, jnp.finfo(size.dtype).tiny))
     return grid_between(-power, power, formats.one_bit()), jnp.clip(mean, -power / 2, power / 2)
 

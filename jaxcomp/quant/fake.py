@@ -9,7 +9,7 @@ from jaxcomp.core import leaves
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
-from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place
+from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, usual_size
 from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
 from jaxcomp.quant.views import quantizer
 
@@ -46,7 +46,8 @@ def fit_grid(
       fit: how far the grid reaches; None: :func:`min_max`, of one bit :func:`mean_size`.
 
     Returns:
-      A grid in float32 (float64 for float64 weights), 1 along every axis that shares a scale.
+      A grid in float32 (float64 for float64 weights), 1 along every axis that shares a scale. Weights that are all 0
+      have one for such as layers begin with (:func:`jaxcomp.quant.granularity.usual_size`): they can learn.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,7 +57,7 @@ def fit_grid(
     format = as_format(bits, symmetric)
     cut = block_of(w.shape, axis, block)
     low, high = (fit or default_fit(format))(groups(w.astype(leaves.wide(w.dtype)), axis, cut), format)
-    return placed(grid_between(low, high, format), w.shape, cut)
+    return placed(grid_between(low, high, format, usual_size(w.shape)), w.shape, cut)
 
 
 def default_fit(format: Format) -> Fit:

@@ -97,6 +97,30 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
     return Groups(values, (1,), jnp.asarray(real, w.dtype))
 
 
+def usual_size(shape: Shape) -> float:
+    r"""The size of the weights with which a layer begins: :math:`1 / \sqrt{n}` of n inputs, all axes but the last.
+
+    What a grid of zeros goes by, which is none.
+
+    Example:
+      >>> usual_size((4, 4, 7)), usual_size((4,))
+      (0.25, 0.5)
+    """
+    return 1 / math.sqrt(max(math.prod(shape[:-1] if len(shape) > 1 else shape), 1))
+
+
+def all_zero(w: Array, axis: Axes = None, block: int | None = None) -> Array:
+    """Where all weights that share a scale are 0, in the layout of a grid.
+
+    Example:
+      >>> all_zero(jnp.array([[0.0, 1.0], [0.0, 0.0]]), axis=-1).tolist()
+      [[True, False]]
+    """
+    cut = block_of(w.shape, axis, block)
+    laid = groups(w, axis, cut)
+    return place(jnp.all(laid.values == 0, axis=laid.shared, keepdims=True), w.shape, cut)
+
+
 def grid_shape(shape: Shape, block: Block) -> Shape:
     """The shape of the scales of a tensor in blocks: a scale a block along the axis that is cut, else shared.
 

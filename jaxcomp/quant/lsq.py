@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
-from jaxcomp.quant.fake import fit_grid, note_of
+from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
-from jaxcomp.quant.granularity import Axes, check_block
+from jaxcomp.quant.granularity import Axes, all_zero, check_block
 from jaxcomp.quant.ranges import Fit, mean_size, min_max
 from jaxcomp.quant.slopes import members, rounded_levels, settled
 from jaxcomp.quant.views import quantizer
@@ -24,7 +24,9 @@ class Steps(NamedTuple):
     """The state of a tensor with a learned grid.
 
     Attributes:
-      scale: learned, of the tensor's rank; its size counts, not its sign.
+      scale: learned, of the tensor's rank; its size counts, not its sign. 0 where weights were all 0: there is nothing
+        yet to begin with. No gradient moves it; the view goes by a grid fitted to the weights, until ``update`` meets
+        some that are not 0, and the scale begins there.
       offset: of affine formats the learned number that code 0 stands for; else an empty node.
       block: as of a grid.
     """
@@ -70,7 +72,8 @@ def lsq(
     r"""LSQ and LSQ+: quantised weights whose step sizes are trained: :func:`learned_quantize`.
 
     Gradients to the scale are multiplied by :math:`1/\sqrt{N p}`, N weights that share it and p the largest level. How
-    to train it: :func:`jaxcomp.learned`. ``update`` leaves the grids alone.
+    to train it: :func:`jaxcomp.learned`. ``update`` leaves the grids alone, but for those of weights that began as 0
+    (:class:`Steps`).
 
     Args:
       bits: bits of integers, 1 to 8, or any format.
@@ -100,21 +103,41 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
     """A compressor with learned grids; ``view(w, grid, format, gradient_scale=...)`` shows a tensor on its grid."""
     check_block(block)
 
-    def fit(w: Array) -> Steps:
-        grid = fit_grid(w, format, axis, block=block, fit=start)
-        if not format.affine:
-            return Steps(Learned(grid.scale), optax.MaskedNode(), grid.block)
+    def fitted(w: Array, fit: Fit) -> Steps:
+        grid = fit_grid(w, format, axis, block=block, fit=fit)
         offset = -grid.zero_point.astype(grid.scale.dtype) * grid.scale
-        return Steps(Learned(grid.scale), Learned(offset), grid.block)
+        return Steps(Learned(grid.scale), Learned(offset) if format.affine else optax.MaskedNode(), grid.block)
+
+    def fit(w: Array) -> Steps:
+        steps, idle = fitted(w, start), all_zero(w, axis, block)
+        return jax.tree.map(lambda number: jnp.where(idle, 0, number), steps)
+
+    def cheaply(w: Array) -> Steps:
+        return fitted(w, default_fit(format))
+
+    def begun(w: Array, steps: Steps) -> Steps:
+        waits = jnp.any(steps.scale.value == 0)
+        if isinstance(waits, jax.core.Tracer):
+            return _in_place_of_zeros(steps, lax.cond(waits, fit, cheaply, w))
+        return _in_place_of_zeros(steps, fit(w)) if waits else steps
+
+    def settled(w: Array, steps: Steps) -> Steps:
+        return _in_place_of_zeros(steps, cheaply(w))
 
     def show(w: Array, steps: Steps) -> Array:
-        grid = learning_grid(steps)
+        grid = learning_grid(settled(w, steps))
         return view(w, grid, format, gradient_scale=1 / math.sqrt(members(w, grid) * format.levels[-1]))
 
     def note(steps: Steps) -> Note:
         return note_of(grid_of(steps, format), format)._replace(remark="scale learned")
 
-    return quantizer(fit, show, note, lambda w, steps: steps)
+    return quantizer(fit, show, note, begun, settled)
+
+
+def _in_place_of_zeros(steps: Steps, fitted: Steps) -> Steps:
+    """Steps, those that have not begun replaced."""
+    waits = steps.scale.value == 0
+    return jax.tree.map(lambda old, new: jnp.where(waits, new, old), steps, lax.stop_gradient(fitted))
 
 
 def learning_grid(steps: Steps) -> Grid:

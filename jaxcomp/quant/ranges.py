@@ -182,15 +182,17 @@ def mean_of(values: Array, groups: Groups, where: Array) -> Array:
     return steady_sum(values * chosen, groups.shared) / jnp.maximum(steady_sum(chosen, groups.shared), 1)
 
 
-def grid_between(low: Array, high: Array, format: Format) -> Grid:
+def grid_between(low: Array, high: Array, format: Format, idle: float = 1.0) -> Grid:
     """The grid whose levels reach from low to high, and always through 0.
 
     Symmetric: ``scale = max(high, -low) / largest level``, ``zero_point = 0``. Affine: ``scale = (high - low) /
-    (top - bottom)``, ``zero_point`` the code nearest to ``bottom - low / scale``.
+    (top - bottom)``, ``zero_point`` the code nearest to ``bottom - low / scale``. Where both ends are 0 any grid holds
+    what there is, and the one from -idle to idle does not clip what it becomes: zeros can learn.
 
     Args:
       low, high: of one shape, low <= 0 <= high; of activations, a scalar or one per channel.
       format: any.
+      idle: how far the grid of nothing but zeros reaches.
 
     Raises:
       ArgumentError: if an end is not finite; under jit it cannot be seen, and shows in the values.
@@ -204,7 +206,8 @@ def grid_between(low: Array, high: Array, format: Format) -> Grid:
     for end in (low, high):
         if not isinstance(end, jax.core.Tracer) and not bool(jnp.isfinite(end).all()):
             raise ArgumentError("the range of the values is not finite: they hold NaN or infinity; mend them first")
-    tiny = jnp.finfo(low.dtype).tiny
+    nothing, tiny = (low == 0) & (high == 0), jnp.finfo(low.dtype).tiny
+    low, high = jnp.where(nothing, -idle, low), jnp.where(nothing, idle, high)
     if not format.affine:
         # jit turns division by a constant into this product
         per_level = 1 / max(format.levels[-1], -format.levels[0])

@@ -12,7 +12,7 @@ from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.fake import note_of, placed
 from jaxcomp.quant.formats import integer
-from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, spread
+from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, spread, usual_size
 from jaxcomp.quant.ranges import grid_between, mean_of
 from jaxcomp.quant.views import quantizer
 
@@ -64,8 +64,9 @@ def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0
         cut = block_of(w.shape, axis, block)
         laid = groups(w.astype(wide(w.dtype)), axis, cut)
         size = jnp.abs(laid.values)
-        level = threshold * mean_of(size, laid, jnp.ones(size.shape, bool))
-        scale = mean_of(size, laid, size > level)
+        mean = mean_of(size, laid, jnp.ones(size.shape, bool))
+        level = threshold * jnp.where(mean == 0, usual_size(w.shape), mean)  # of what is to become of zeros
+        scale = jnp.where(mean == 0, usual_size(w.shape), mean_of(size, laid, size > level))
         return Thirds(placed(grid_between(-scale, scale, format), w.shape, cut), place(level, w.shape, cut))
 
     def view(w: Array, state: Thirds) -> Array:

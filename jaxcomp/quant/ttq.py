@@ -19,7 +19,8 @@ class Levels(NamedTuple):
     """The state of a tensor with two learned levels.
 
     Attributes:
-      positive, negative: their sizes, scalars.
+      positive, negative: their sizes, scalars. 0: of no weight yet. No gradient moves it; the view shows the largest
+        size on that side, until ``update`` meets some, and the level begins at their mean.
       threshold: above which a weight is not 0.
     """
 
@@ -65,9 +66,18 @@ def ttq(threshold: float = 0.05) -> Compressor:
         high, low = (mean_of(sign * laid.values, laid, sign * laid.values > level).reshape(()) for sign in (1, -1))
         return Levels(Learned(high), Learned(low), level)
 
+    def begun(w: Array, state: Levels) -> Levels:
+        new = lax.stop_gradient(fit(w))
+        sides = zip(state[:2], new[:2], strict=True)
+        high, low = (jnp.where(old.value == 0, mean.value, old.value) for old, mean in sides)
+        return Levels(Learned(high), Learned(low), new.threshold)
+
     def view(w: Array, state: Levels) -> Array:
         level, real = state.threshold, w.astype(state.threshold.dtype)
-        high, low = (jnp.maximum(jnp.abs(side.value), 1.01 * level) for side in (state.positive, state.negative))
+        largest = (jnp.max(side, initial=0) for side in (lax.stop_gradient(real), -lax.stop_gradient(real)))
+        sides = zip(state[:2], largest, strict=True)
+        sizes = (jnp.where(side.value == 0, most, jnp.abs(side.value)) for side, most in sides)
+        high, low = (jnp.maximum(size, 1.01 * level) for size in sizes)
         above, below = real > level, real < -level
         values = jnp.where(above, high, jnp.where(below, -low, jnp.where(jnp.isnan(real), lax.stop_gradient(real), 0)))
         slope = lax.stop_gradient(jnp.where(above, high, jnp.where(below, low, 1)))
@@ -77,4 +87,4 @@ def ttq(threshold: float = 0.05) -> Compressor:
         high, low = (abs(float(side.value)) for side in (state.positive, state.negative))
         return Note(bits=2, remark=f"levels learned, now {-low:.4g}, 0, {high:.4g}")
 
-    return quantizer(fit, view, note, lambda w, state: state._replace(threshold=limit(w)))
+    return quantizer(fit, view, note, begun)

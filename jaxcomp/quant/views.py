@@ -17,6 +17,7 @@ def quantizer(
     view: Callable[[Array, Any], Array],
     note: Callable[[Any], Note],
     refit: Callable[[Array, Any], Any] | None = None,
+    settle: Callable[[Array, Any], Any] = lambda tensor, node: node,
 ) -> Compressor:
     """A compressor that treats each floating-point tensor by itself.
 
@@ -25,6 +26,7 @@ def quantizer(
       view: ``(tensor, its state) -> tensor``.
       note: ``its state -> note``.
       refit: ``(tensor, its state) -> its state``; None: fit it anew.
+      settle: ``(tensor, its state) -> the state`` that ``view`` goes by, for the note.
     """
 
     def at(path: Any, function: Callable[..., Any], *args: Any) -> Any:
@@ -44,9 +46,10 @@ def quantizer(
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step
+        settled = leaves.map_states(lambda path, leaf, node: settle(leaf, node), params, state)
         return {
             path: Note(skipped=leaves.NOT_REAL) if leaves.left_out(node) else note(node)
-            for path, node in leaves.named_states(params, state).items()
+            for path, node in leaves.named_states(params, settled).items()
         }
 
     return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe, everything)

@@ -32,6 +32,7 @@ def calibrate(
     momentum: float | None = None,
     bins: int = 2048,
     select: Select | None = None,
+    zeros: bool = False,
 ) -> dict[str, Grid]:
     """The grids of what quantised sites read, from the ranges that it takes on data.
 
@@ -49,14 +50,16 @@ def calibrate(
       momentum: of the moving average of the batches' whole ranges, in their order, in [0, 1): in place of ``fit``.
       bins: of the histograms.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
+      zeros: whether an input that is 0 on all batches has a grid nevertheless, from -1 to 1: for training, in which it
+        may not stay so (behind a layer that begins as zeros).
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
       :func:`quantize`.
 
     Raises:
-      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is 0 or not
-        finite on the data (the weight is named); RuleError: for a rule that applies to no weight.
+      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is 0 (without
+        ``zeros``) or not finite on the data (the weight is named); RuleError: for a rule that applies to no weight.
 
     Example:
       >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
@@ -78,7 +81,7 @@ def calibrate(
     groups = [group for group in targets.shared if within.issuperset(group.values)]
     leaves = [jax.tree.leaves((params, *batch)) for batch in given]
     ranges = list(zip(*_ranges(program, groups, leaves), strict=True))
-    seen = [_checked(group, own) for group, own in zip(groups, ranges, strict=True)]
+    seen = [_checked(group, own, zeros) for group, own in zip(groups, ranges, strict=True)]
     if momentum is not None:
         seen = [_moving_average(own, momentum) for own in ranges]
     formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
@@ -114,9 +117,9 @@ def _fitted(fit: Fit, format: Format, edges: jax.Array, rows: jax.Array) -> tupl
     return jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
 
 
-def _checked(group: Shared, ranges: Sequence[Range]) -> Range:
+def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range:
     low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).all()):
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (zeros or (high > low).all())):
         what = "0 on all batches" if np.isfinite(low).all() and np.isfinite(high).all() else "not finite"
         raise ArgumentError(
             f"what {' and '.join(map(repr, group.paths))} is multiplied by is {what}: give batches that reach it, or a "
@@ -160,7 +163,7 @@ def _histograms(
 
     def counter(low: float, high: float) -> Callable[[jax.Array], Any]:
         def count(x: jax.Array) -> Any:
-            place = (x.astype(jnp.float32).reshape(-1) - low) * (bins / (high - low))
+            place = (x.astype(jnp.float32).reshape(-1) - low) * (bins / ((high - low) or 1.0))
             return jnp.zeros(bins, jnp.int32).at[jnp.clip(place, 0, bins - 1).astype(jnp.int32)].add(1)
 
         return count

@@ -59,11 +59,13 @@ def qat(
       weights: how their grids move: ``"lsq"``: learned (:func:`jaxcomp.quant.learned_quantize`; affine ones as LSQ+
         has it, but those of inputs that are never negative keep their zero point); ``"pact"``: a learned clip
         (:func:`jaxcomp.quant.clip_quantize`); ``"fit"``: fitted at every call to the weights, by the scheme's fit.
+        Layers and channels that begin as zeros have nothing to learn from: their step is 0 and stays so, and stands for
+        the whole range of the weights at each call.
       inputs: how those of static inputs do: likewise, or ``"average"``: moving averages, by
         :meth:`QuantizedTraining.observed`; frozen by not calling that.
       start: where learned grids of weights begin; None: the scheme's fit, or the least squared error, of 8 bits and
         more the whole range.
-      fit: where those of inputs begin, as of :func:`calibrate`.
+      fit: where those of inputs begin, as of :func:`calibrate`; of inputs that are 0 on all batches, at -1 and 1.
       momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
@@ -92,7 +94,7 @@ def qat(
     params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
-    grids = calibrate(apply_fn, params, given, scheme, fit=fit) if targets.shared else {}
+    grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True) if targets.shared else {}
     shapes = jax.eval_shape(lambda tree: tree, params)
     owners = steps.owners(targets)
     method = Method(
@@ -232,9 +234,7 @@ class QuantizedTraining:
           *example: the other arguments, or their shapes.
         """
         self._leaves(params)
-        grids, ranges = jax.jit(lambda tree: (self.weight_grids(tree), self.input_grids(tree)))(
-            {"steps": params["steps"], "ranges": params["ranges"]}
-        )
+        grids, ranges = jax.jit(lambda tree: (self.weight_grids(tree), self.input_grids(tree)))(dict(params))
         return quantize(
             self._apply_fn, params["params"], *example, scheme=self._method.scheme, ranges=ranges, grids=grids
         )
@@ -267,7 +267,11 @@ class QuantizedTraining:
 
     def _weights(self, params: Params) -> dict[str, Grid]:
         """The grid of each weight with a learned one, with its gradients."""
-        return {path: steps.grid(step, self._blocks[path]) for path, step in params["steps"]["weights"].items()}
+        leaves, targets = named_leaves(params["params"]), self._method.targets.weights
+        return {
+            path: steps.grid_of_weight(step, leaves[path], targets[path], self._blocks[path])
+            for path, step in params["steps"]["weights"].items()
+        }
 
     def _inputs(self, params: Params) -> dict[str, Grid]:
         """The grid of what each weight's sites read, with its gradients."""

@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Block, Grid, Params
 from jaxcomp.quant.fake import default_fit, fit_grid
 from jaxcomp.quant.formats import Format
+from jaxcomp.quant.granularity import all_zero
 from jaxcomp.quant.ranges import Fit, mse
-from jaxcomp.rewrite.schemes import Targets
+from jaxcomp.rewrite.schemes import Target, Targets
 
 Step = dict[str, Any]
 """``"scale"``, and ``"offset"`` if the number that code 0 stands for is learned too."""
@@ -31,6 +33,14 @@ def grid(step: Mapping[str, Any], block: Block | None = None, shift: int = 0) ->
     return Grid(scale, step["offset"] if "offset" in step else jnp.full(scale.shape, shift, jnp.int32), block)
 
 
+def grid_of_weight(own: Step, weight: Any, target: Target, block: Block | None) -> Grid:
+    """That of a weight's step; where this is 0, as of weights that began so, a constant one fitted to them now."""
+    format, size = target.scheme.format, target.scheme.block
+    now = fit_grid(lax.stop_gradient(weight), format, target.axes, block=size, fit=default_fit(format))
+    fitted = lax.stop_gradient(step(now, format.affine))
+    return grid({key: jnp.where(own["scale"] == 0, fitted[key], number) for key, number in own.items()}, block)
+
+
 def reach(grid: Grid, format: Format) -> dict[str, Any]:
     """The ends of a grid, ``"low"`` and ``"high"``."""
     zero = grid.zero_point.astype(grid.scale.dtype)
@@ -45,7 +55,8 @@ def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str,
         own = target.scheme
         fit = start or own.fit or _least_error(own.format)
         first = _fitted(named[path], own.format, target.axes, own.block, fit)
-        found[path] = step(first, own.format.affine)
+        idle = all_zero(named[path], target.axes, own.block)  # nothing shows yet how far they will reach
+        found[path] = {key: jnp.where(idle, 0, number) for key, number in step(first, own.format.affine).items()}
     return found
 
 

@@ -1,0 +1,147 @@
+"""The law that zeros learn: what is zero when training begins loses its loss as the unquantised network does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.quant.granularity import usual_size
+
+from . import zeros
+
+RECIPES = {
+    "lsq": lambda: jc.quant.lsq(4),
+    "lsq-channel": lambda: jc.quant.lsq(8, axis=-1),
+    "lsq-plus": lambda: jc.quant.lsq(4, symmetric=False),
+    "lsq-blocks": lambda: jc.quant.lsq(4, block=4),
+    "pact": lambda: jc.quant.pact(4, axis=-1),
+    "fake-every": lambda: jc.every(7, jc.quant.fake(4, axis=-1)),
+    "fake-mse": lambda: jc.quant.fake(4, fit=jc.quant.mse(10)),
+    "binary": lambda: jc.quant.binary(axis=-1),
+    "balanced": lambda: jc.quant.binary(balanced=True),
+    "ternary": lambda: jc.quant.ternary(axis=-1),
+    "ttq": jc.quant.ttq,
+    "frozen": lambda: jc.every(1, jc.quant.fake(8), end=0),
+    "pruned": lambda: jc.chain(jc.prune.magnitude(0.25), jc.quant.lsq(4, axis=-1)),
+}
+OFTEN = ("lsq", "pact", "fake-every", "ttq")
+
+
+@functools.cache
+def unquantised(dtype):
+    x, y = zeros.data(dtype)
+    loss = lambda params, state: zeros.losses(zeros.outputs(params, x), y)  # noqa: E731
+    before = zeros.begin(dtype), ()
+    return zeros.drop(loss, before, zeros.trained(loss, before[0]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.exhaustive) for name in RECIPES]
+)
+def test_zeros_learn_behind_every_recipe(name, dtype):
+    recipe = jc.partition([(".*/w", RECIPES[name]())])
+    x, y = zeros.data(dtype)
+
+    def loss(both, state):
+        params, values = both
+        view = recipe.apply(params, jc.with_learned(state, values))
+        return zeros.losses(zeros.outputs(view, x), y)
+
+    def moved(both, state, i):
+        return recipe.update(both[0], jc.with_learned(state, both[1]), i)
+
+    params = zeros.begin(dtype)
+    state = recipe.init(params)
+    both = params, jc.learned(state)
+
+    after = zeros.trained(loss, both, moved, state)
+    least = 0.6 if name in ("binary", "balanced", "ternary") else 0.8  # of three levels at most
+    assert (zeros.drop(loss, (both, state), after) >= least * unquantised(dtype)).all()
+
+
+@pytest.mark.parametrize("make", [jc.quant.lsq, jc.quant.pact])
+def test_steps_of_zeros_begin_with_the_first_weights_and_are_learned_from_there(make):
+    quant, w = make(4, axis=-1), jnp.array([[0.0, 1.0, 0.0], [0.0, -0.5, 0.0]])
+    state = quant.init(w)
+    assert (np.asarray(state.scale.value)[0] == 0).tolist() == [True, False, True]
+    moved = w.at[:, 0].set(jnp.array([0.07, -0.01]))
+    grads = jax.grad(lambda state: quant.apply(moved, state).sum())(state).scale.value
+    assert (grads[0, 0], grads[0, 2]) == (0, 0)
+    np.testing.assert_allclose(quant.apply(moved, state)[:, 0], moved[:, 0], atol=1e-7)  # on the grid of the weights
+    begun = quant.update(moved, state, 1)
+    assert begun.scale.value[0, 0] > 0
+    assert (begun.scale.value[0, 1], begun.scale.value[0, 2]) == (state.scale.value[0, 1], 0)
+    later = quant.update(moved * 3, begun, 2)
+    assert jnp.array_equal(later.scale.value, begun.scale.value)
+    assert quant.describe(moved, state, 0)[""].grid.scale[0, 0] == pytest.approx(0.01)
+
+
+def test_levels_without_weights_begin_when_there_are_some():
+    quant, w = jc.quant.ttq(0.1), jnp.array([0.0, 0.0, 0.5])
+    state = quant.init(w)
+    assert (state.positive.value, state.negative.value) == (0.5, 0)
+    moved = jnp.array([-0.2, -0.4, 0.5])
+    assert quant.apply(moved, state).tolist() == pytest.approx([-0.4, -0.4, 0.5])
+    assert float(quant.update(moved, state, 1).negative.value) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("fit", [None, jc.quant.mse(5), jc.quant.percentile(0.9), jc.quant.deviations()])
+def test_a_grid_of_zeros_is_that_of_a_layer_that_begins(symmetric, fit):
+    w = jnp.zeros((9, 4)).at[:, 0].set(1.0)
+    grid = jc.quant.fit_grid(w, 8, -1, symmetric, fit=fit)
+    for channel in (1, 2, 3):
+        top = float(grid.scale[0, channel]) * (127 - int(grid.zero_point[0, channel]))
+        assert top == pytest.approx(usual_size(w.shape), rel=0.02)
+    assert not jc.quant.fake_quantize(w, grid, 8, symmetric)[:, 1:].any()
+
+
+def _qat(dtype, **options):
+    x, y = zeros.data(dtype)
+    params = zeros.begin(dtype)
+    fn, both = jc.rewrite.qat(zeros.outputs, params, [x], **options)
+    loss = lambda both, state: zeros.losses(fn(both, x), y)  # noqa: E731
+    after = zeros.trained(loss, both)
+    return fn, x, zeros.drop(loss, (both, ()), after), after[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [
+        ("lsq", 8),
+        ("pact", 4),
+        pytest.param("fit", 8, marks=pytest.mark.exhaustive),
+        pytest.param("lsq", 4, marks=pytest.mark.exhaustive),
+        pytest.param("pact", 8, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_zeros_learn_in_quantisation_aware_training(weights, bits, dtype):
+    """And the integer network computes what was trained."""
+    fn, x, lost, both = _qat(dtype, weights=weights, scheme=jc.rewrite.Scheme(bits))
+    assert (lost >= 0.8 * unquantised(dtype)).all()
+    integers, packed = fn.quantized(both, x)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(integers)(packed, x), jax.jit(fn)(both, x))
+
+
+@pytest.mark.parametrize("inputs", ["lsq", pytest.param("average", marks=pytest.mark.exhaustive)])
+def test_inputs_that_are_zero_on_the_first_batches_learn(inputs):
+    """A layer that reads one of zeros: its range is not known yet."""
+    x, y = zeros.data()
+    rng = np.random.default_rng(2)
+    params = {"a": jnp.zeros((6, 8)), "b": jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)}
+    network = lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"]  # noqa: E731
+    fn, both = jc.rewrite.qat(network, params, [x], inputs=inputs)
+
+    def loss(run):
+        return lambda params, state: jnp.mean(jnp.square(run(params, x) - y))[None]
+
+    lost = zeros.drop(loss(fn), (both, ()), zeros.trained(loss(fn), both))
+    wanted = zeros.drop(loss(network), (params, ()), zeros.trained(loss(network), params))
+    assert lost >= 0.8 * wanted
+    with pytest.raises(jc.JaxcompError, match="0 on all batches"):
+        jc.rewrite.calibrate(network, params, [x])
