@@ -1,7 +1,8 @@
 """Checkpoints come back bit by bit, or say that they are damaged, and which folder to delete."""
 
+import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,97 @@ def test_damage_is_told_and_the_older_one_still_serves(saved: Path, damage: str)
     assert (saved / "2").is_dir()  # nothing is deleted unasked
     shutil.rmtree(saved / "2")
     assert_restores(saved, 1)
+
+
+def flips(path: Path, every: int) -> Iterator[None]:
+    """One bit of every so many bytes of a file flipped in turn; in the end it is as it was."""
+    content = path.read_bytes()
+    for at in range(0, len(content), every):
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
+        yield
+    path.write_bytes(content)
+
+
+def test_an_altered_byte_of_any_file_is_told(saved: Path) -> None:
+    checkpoints = Checkpoints(saved)
+    for path in [path for path in (saved / "2").rglob("*") if path.is_file()]:
+        for _ in flips(path, every=61):
+            with pytest.raises(UserError, match=f"^checkpoint {saved / '2'} is damaged "):
+                checkpoints.restore(tree(0))
+    checkpoints.close()
+    assert_restores(saved, 2)
+
+
+def test_without_checksums_a_digest_tells(saved: Path) -> None:
+    """A kill may come between the checkpoint and the checksums of its files."""
+    (saved / "2" / "checksums.json").unlink()
+    assert_restores(saved, 2)
+    checkpoints = Checkpoints(saved)
+    for _ in flips(saved / "2" / "meta" / "metadata", every=5):
+        with pytest.raises(UserError, match=f"^checkpoint {saved / '2'} is damaged "):
+            checkpoints.restore(tree(0))
+
+
+def test_a_checkpoint_under_another_name_is_told(saved: Path) -> None:
+    (saved / "2" / "checksums.json").unlink()
+    (saved / "2").rename(saved / "7")
+    with pytest.raises(UserError, match=r"checkpoint .*7 is damaged \(it is that of step 2\)"):
+        Checkpoints(saved).restore(tree(0))
+
+
+def test_what_it_belongs_to_is_told_from_another(tmp_path: Path) -> None:
+    ours = {"data set": "a", "configuration": "b"}
+    checkpoints = Checkpoints(tmp_path / "phase", ours)
+    checkpoints.records.append({"phase": "teacher", "step": 1, "loss": 0.1})
+    checkpoints.save(1, tree(1), seconds=10.0)
+    checkpoints.close()
+    for of in (ours, {"data set": "a"}, {}):
+        again = Checkpoints(tmp_path / "phase", of)
+        again.restore(tree(0))
+        assert again.records == [{"phase": "teacher", "step": 1, "loss": 0.1}]
+    for of, words in (({"data set": "c"}, "another data set"), ({"configuration": "c"}, "another configuration")):
+        with pytest.raises(UserError, match=f"^checkpoint {tmp_path / 'phase' / '1'} was saved with {words} than is"):
+            Checkpoints(tmp_path / "phase", ours | of).restore(tree(0))
+
+
+FULL = {
+    "the system": OSError(errno.ENOSPC, "No space left on device"),
+    "a quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "TensorStore": ValueError('RESOURCE_EXHAUSTED: Error writing "a/0": [OS error 28: No space left on device]\nmore'),
+}
+
+
+@pytest.mark.parametrize("words", FULL)
+def test_a_full_disk_is_one_sentence_and_what_was_saved_is_kept(
+    saved: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(saved)
+
+    def fail(step: int, **_: Any) -> None:
+        (saved / f"{step}.orbax-checkpoint-tmp").mkdir()
+        raise FULL[words]
+
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    with pytest.raises(UserError) as caught:
+        checkpoints.save(3, tree(3), seconds=30.0)
+    assert str(caught.value) == (
+        f"the disk is full, or the quota used up: checkpoint {saved / '3'} could not be written; the checkpoint of "
+        "step 2 is kept. Free some space, then run the same command to continue."
+    )
+    assert sorted(path.name for path in saved.iterdir()) == ["1", "2"]  # the torn one takes no space
+
+
+def test_a_write_that_the_system_refuses(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    checkpoints = Checkpoints(tmp_path / "phase")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"could not be written; no checkpoint was saved before\. Free some"):
+            checkpoints.save(1, tree(1), seconds=10.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "phase").iterdir())
 
 
 def test_the_only_one_is_damaged(saved: Path) -> None:

@@ -1,5 +1,8 @@
 """The loop itself: it records, it stops with an explanation when numbers are no longer finite."""
 
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import optax
 import pytest
 
 import jaxcomp as jc
-from train import data, models
+from train import data, lock, models
 from train.checkpoints import Checkpoints
 from train.errors import UserError
 from train.loop import Metrics, Phase, fit, read_metrics
@@ -23,9 +26,13 @@ MODEL = Classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
 PHASE = Phase("teacher", steps=10, record_every=4, batch_size=16, seed=0, shift=0, flip=False)
 
 
-def run(workdir: Path, optimizer: optax.GradientTransformation) -> tuple[TrainState, float]:
+def run(
+    workdir: Path,
+    optimizer: optax.GradientTransformation,
+    score: Callable[[TrainState], dict[str, float]] = lambda state: {},
+) -> tuple[TrainState, float]:
     step = make_step(MODEL, jc.identity(), optimizer, hard_loss, record_every=PHASE.record_every)
-    return fit(PHASE, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, lambda state: {})
+    return fit(PHASE, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, score)
 
 
 def start(optimizer: optax.GradientTransformation) -> TrainState:
@@ -78,6 +85,63 @@ def test_what_is_not_finite_is_named_and_the_last_good_checkpoint_is_kept(tmp_pa
 def test_no_checkpoint_was_saved_yet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Dense_0/bias at teacher step 0\.\nNo checkpoint was saved yet"):
         run(tmp_path, breaking_at(0))
+
+
+def test_history_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, optax.sgd(0.1))
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.unlink()
+    run(tmp_path, optax.sgd(0.1))
+    assert path.read_bytes() == whole
+    shutil.rmtree(tmp_path / "checkpoints" / "teacher" / "10")
+    path.write_bytes(whole[: len(whole) // 2])
+    run(tmp_path, optax.sgd(0.1))
+    assert path.read_bytes() == whole
+
+
+def test_an_altered_line_is_told_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    kept = [{"phase": "teacher", "step": 4, "loss": 0.25}, {"phase": "student", "step": 4, "loss": 0.5}]
+    lines = [line(record).encode() for record in kept]
+    for at in range(len(lines[0]) - 1):
+        altered = lines[0][:at] + bytes([lines[0][at] ^ (1 << at % 8)]) + lines[0][at + 1 :]
+        path.write_bytes(altered + lines[1])
+        for read in (read_metrics, lambda path: Metrics(path, "student", [])):
+            with pytest.raises(UserError, match=rf"^{path} is damaged \(line 1: .*\nDelete that file: run the same"):
+                read(path)
+        assert path.read_bytes() == altered + lines[1]
+    path.write_bytes(lines[0] + b"garbage\n" + lines[1])
+    with pytest.raises(UserError, match="line 2"):
+        read_metrics(path)
+    path.write_bytes(b"".join(lines)[:-1])  # only what follows the last end of a line may be torn
+    assert read_metrics(path) == kept[:1]
+
+
+def test_a_data_set_that_was_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, optax.sgd(0.1))
+    labels = DATASET.train.labels.copy()
+    labels[-1] = (labels[-1] + 1) % 10
+    splits = {"train": data.Split(DATASET.train.images, labels), "test": DATASET.test}
+    monkeypatch.setattr(sys.modules[__name__], "DATASET", data.Dataset("digits", 10, splits.__getitem__))
+    with pytest.raises(UserError, match=r"teacher/10 was saved with another data set than is given now"):
+        run(tmp_path, optax.sgd(0.1))
+
+
+def test_a_folder_that_is_removed_under_it_ends_the_run(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    lock.take(workdir)
+
+    def removing(state: TrainState) -> dict[str, float]:
+        if int(state.step) == 8:
+            shutil.rmtree(workdir)
+        return {}
+
+    with pytest.raises(UserError, match=f"^{workdir} was removed, replaced, or taken over"):
+        run(workdir, optax.sgd(0.1), removing)
+    assert not workdir.exists()
+    lock.release(workdir)
 
 
 def test_metrics_drop_what_comes_after_the_checkpoint_and_a_torn_line(tmp_path: Path) -> None:
