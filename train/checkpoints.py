@@ -118,7 +118,7 @@ class Checkpoints:
     def _unwritten(self, step: int, error: Exception) -> str:
         for torn in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):  # it takes what little space is left
             shutil.rmtree(torn, ignore_errors=True)
-        whole = [s for s in whole_steps(self.folder) if s != step]
+        whole = whole_steps(self.folder)  # also this one, if no space was left for its checksums alone
         kept = f"the checkpoint of step {whole[-1]} is kept" if whole else "no checkpoint was saved before"
         path = self.folder / str(step)
         if is_full(error):

@@ -19,7 +19,7 @@ import jaxcomp as jc
 from jaxcomp.measure import tradeoff_curves
 from train import sealed
 from train.errors import exit_status
-from train.published import add_held_out, add_options, load, recalibrated, resumed
+from train.published import add_held_out, add_options, load, recalibrated, reopen, resumed
 from train.step import Classifier, Variables
 
 FREE = ("sparsities", "methods")  # what may change from one run in a folder to the next
@@ -47,7 +47,8 @@ def information(model: Classifier, variables: Variables, some: Iterable[Any]) ->
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every method at every sparsity; returns the table."""
-    whole = load(args, *FREE)
+    reopen(args, *FREE)
+    whole = load(args)
     model, variables = whole.model, whole.variables
     path, summary = resumed(args, *FREE)
 

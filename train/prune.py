@@ -18,7 +18,7 @@ import jaxcomp as jc
 from train import finetune, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
-from train.published import Published, add_options, claim, load, recalibrated
+from train.published import Published, add_options, claim, load, recalibrated, reopen
 from train.step import Variables
 from train.until import Rewind, Round, geometric, prune_until
 
@@ -51,7 +51,8 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     asked = geometric(args.target, args.share)
     if args.rewind == "weights" and args.early is None:
         raise UserError("--rewind weights needs --early FILE: the network as it was early in its training")
-    whole = load(args, *FREE)
+    reopen(args, *FREE)
+    whole = load(args)
     early = None if args.early is None else Published.read(args.early, whole.dataset).variables
     claim(args, *FREE)
 

@@ -84,14 +84,12 @@ class Published(NamedTuple):
         return evaluate.score(self.model, variables, self.dataset.test)["accuracy"]
 
 
-def load(args: argparse.Namespace, *free: str) -> Published:
-    """The network and the data set of the options; a run folder that is there already is taken first: :func:`claim`.
+def load(args: argparse.Namespace) -> Published:
+    """The network and the data set of the options.
 
     Raises:
-      UserError: if they cannot be used or do not fit each other, if no image is left of ``--held_out``, or if the
-        folder is refused.
+      UserError: if they cannot be used or do not fit each other, or if no image is left of ``--held_out``.
     """
-    open_existing(args.workdir, fixed(args, *free))
     dataset = data.load(args.dataset, args.data_dir).read_all()
     if kept := getattr(args, "held_out", 0):
         if not 0 < kept < len(dataset.train):
@@ -108,6 +106,11 @@ def _held_out(dataset: data.Dataset, kept: int, split: str) -> data.Split:
 def fixed(args: argparse.Namespace, *free: str) -> dict[str, str]:
     """The options that a run folder holds fast: all but those named, where it is, and where the data are."""
     return {name: str(value) for name, value in vars(args).items() if name not in (*free, "workdir", "data_dir")}
+
+
+def reopen(args: argparse.Namespace, *free: str) -> None:
+    """Takes a run folder that is there already, before anything is read that takes time: as :func:`claim`."""
+    open_existing(args.workdir, fixed(args, *free))
 
 
 def claim(args: argparse.Namespace, *free: str) -> None:

@@ -24,7 +24,7 @@ from train import data, evaluate, finetune, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
 from train.integers import IntegerClassifier, described
-from train.published import REMADE, Published, add_options, claim, load, recalibrated
+from train.published import REMADE, Published, add_options, claim, load, recalibrated, reopen
 from train.step import Batch, QuantizedClassifier, Variables
 
 BATCH_NORM = ("live", "frozen", "folded")
@@ -116,6 +116,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     if args.batch_norm not in BATCH_NORM:
         raise UserError(f"--batch_norm must be one of {', '.join(BATCH_NORM)}, got {args.batch_norm}")
+    reopen(args)
     whole = load(args)
     test = whole.dataset.test
     claim(args)

@@ -21,7 +21,7 @@ from jaxcomp.core.files import write_atomically
 from train import evaluate, sealed
 from train.errors import UserError, exit_status
 from train.integers import IntegerClassifier, described
-from train.published import Published, add_held_out, add_options, load, resumed
+from train.published import Published, add_held_out, add_options, load, reopen, resumed
 
 SETTINGS = ("w8a8", "w8a8d", "w4", "w4a8", "w4a4", "w3", "w3a8", "w2")
 PEERS: dict[str, dict[str, tuple[str, float]]] = {
@@ -127,7 +127,8 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every setting; returns the table."""
     settings = {name: Setting.of(name) for name in args.settings}
-    whole = load(args, "settings")
+    reopen(args, "settings")
+    whole = load(args)
     path, summary = resumed(args, "settings")
     if "dense" not in summary:
         summary["dense"] = whole.accuracy(whole.variables)

@@ -24,7 +24,7 @@ from train import data, evaluate, finetune, report, sealed
 from train.errors import UserError, exit_status
 from train.finetune import distilled
 from train.progress import Progress
-from train.published import Published, add_options, batches, claim, fixed, load, recalibrated
+from train.published import Published, add_options, batches, claim, fixed, load, recalibrated, reopen
 from train.step import Batch, Classifier, Model, ShrunkClassifier, Variables
 
 NEED_GRADIENTS = ("taylor", "taylor_abs", "taylor_squared")
@@ -149,6 +149,7 @@ def job(args: argparse.Namespace) -> None:
     began = time.monotonic()
     if not 0 < args.macs <= 1 or args.rounds < 1:
         raise UserError(f"--macs must be in (0, 1] and --rounds at least 1, got {args.macs} and {args.rounds}")
+    reopen(args)
     whole = load(args)
     test = whole.dataset.test
     found = jc.trace.groups(whole.model.logits, whole.variables, test.images[:1])
