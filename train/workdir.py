@@ -1,6 +1,7 @@
 """The run folder before anything heavy is imported: whose configuration it holds, and whether the run is finished."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ def check_settings(workdir: Path, ours: dict[str, Any]) -> bool:
       UserError: if it holds another; the fields that differ are listed.
     """
     theirs = settings(workdir)
-    if theirs in (None, ours):
-        return theirs is not None
+    if theirs is None:
+        _check_checkpoints(workdir, ours)
+        return False
+    if theirs == ours:
+        return True
     mine, found = flat(ours), flat(theirs)
     differ = [key for key in sorted(mine | found) if mine.get(key) != found.get(key)]
     listing = "\n".join(f"  {key}: {found.get(key)!r} there, {mine.get(key)!r} now" for key in differ)
@@ -42,6 +46,21 @@ def check_settings(workdir: Path, ours: dict[str, Any]) -> bool:
         f"{workdir} holds a run of another configuration:\n{listing}\n"
         "Name another --workdir, or delete that folder to start again in it."
     )
+
+
+def _check_checkpoints(workdir: Path, ours: dict[str, Any]) -> None:
+    """Refuses a folder whose ``config.json`` was deleted and whose checkpoints are of another configuration."""
+    for path in sorted((workdir / "checkpoints").glob("*/*/meta/metadata")):
+        try:
+            of = json.loads(path.read_bytes())["of"].get("configuration")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
+            continue  # damaged: restoring it says so
+        if of not in (None, sealed.digest(ours)):
+            raise UserError(
+                f"checkpoint {path.parents[1]} is of another configuration than is given, and {workdir} has no "
+                "config.json that says which.\nGive the command of that run, name another --workdir, or delete that "
+                "folder to start again in it."
+            )
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One process at a time has a run folder; the lock ends with its process, and the second is told whose it is."""
 
+import errno
 import json
 import os
 import shutil
@@ -97,10 +98,9 @@ def test_a_file_system_without_locks_warns(tmp_path: Path, monkeypatch: pytest.M
     fcntl = pytest.importorskip("fcntl")
 
     def unsupported(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    monkeypatch.setattr(lock.errno, "EOPNOTSUPP", 95, raising=False)
     lock.take(tmp_path)
     assert f"warning: {tmp_path} cannot be locked" in capsys.readouterr().err
     lock.release(tmp_path)

@@ -1,5 +1,6 @@
 """A run folder answers before JAX starts: finished, of another configuration, in use, or damaged."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,9 @@ import pytest
 from absl import flags
 
 from train import config as command_line
-from train import lock, sealed
+from train import lock, results, sealed
 from train.errors import UserError
-from train.results import sentence
-from train.workdir import check_checkpoint, finished, open_existing, sealing, settings, write_checksums
+from train.workdir import check_checkpoint, check_settings, finished, open_existing, sealing, settings, write_checksums
 
 ROOT = Path(__file__).parents[2]
 SUMMARY = {"dataset": "digits", "seed": 0, "teacher_accuracy": 0.98, "compressed_accuracy": 0.97, "sparsity": 0.94}
@@ -119,6 +119,33 @@ def test_a_configuration_that_is_none_is_damaged(workdir: Path, content: bytes) 
         settings(workdir)
 
 
+def test_checkpoints_tell_whose_they_are_when_the_configuration_is_gone(workdir: Path) -> None:
+    (workdir / "config.json").unlink()
+    assert not check_settings(workdir, OURS)  # they do not say
+    metadata = workdir / "checkpoints" / "student" / "6" / "meta" / "metadata"
+    metadata.write_text(json.dumps({"of": {"configuration": sealed.digest(OURS)}}))
+    assert not check_settings(workdir, OURS)
+    with pytest.raises(UserError, match=f"^checkpoint {metadata.parents[1]} is of another configuration than is given"):
+        check_settings(workdir, {**OURS, "seed": 1})
+    for damaged in ("{", "[1]", '{"of": 1}', "{}"):
+        metadata.write_text(damaged)
+        assert not check_settings(workdir, OURS)
+
+
+def test_a_table_takes_whole_summaries_alone(workdir: Path) -> None:
+    assert results.load(workdir)["seed"] == 0
+    path = workdir / "summary.json"
+    path.write_text(path.read_text().replace("0.98", "0.99"))
+    with pytest.raises(UserError, match=f"^{path} is damaged"):
+        results.load(workdir)
+    sealed.write(path, {"stages": []})
+    with pytest.raises(UserError, match=f"^{path} is not of train.compress: it has no seed, "):
+        results.load(workdir)
+    path.unlink()
+    with pytest.raises(UserError, match=r"holds no summary\.json"):
+        results.load(workdir)
+
+
 def without_jax(workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The main job where JAX, Flax and data cannot be imported."""
     code = (
@@ -137,7 +164,7 @@ def test_the_command_answers_before_jax_starts(tmp_path: Path) -> None:
     config = command_line.load(str(command_line.CONFIGS / "digits.py"))
     workdir = run_folder(tmp_path / "run", command_line.fields(command_line.resolve(config)))
     done = without_jax(workdir)
-    assert (done.returncode, done.stdout) == (0, sentence(SUMMARY, workdir) + "\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, results.sentence(SUMMARY, workdir) + "\n"), done.stderr
     refused = without_jax(workdir, "--config.seed=1")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: {workdir} holds a run of another configuration:\n  seed: 0 there, 1 now")
