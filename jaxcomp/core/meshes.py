@@ -1,6 +1,7 @@
 """Layouts on a mesh of Explicit axes, where nothing is gathered or spread unasked. Elsewhere these do nothing."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -72,9 +73,40 @@ def automatic(function: Callable[..., Any], *args: Any, out: Any = None) -> Any:
     return jax.sharding.auto_axes(function, axes=mesh.axis_names, out_sharding=out)(*args)
 
 
+def layout_of_part(x: Any, axis: int, size: int) -> Any:
+    """The layout of an array of which an axis is cut to a size: its own, the axis in full if devices do not divide it.
+
+    Returns:
+      A ``NamedSharding``; None for an array without Explicit axes.
+    """
+    if not is_explicit(x):
+        return None
+    own = jax.typeof(x).sharding
+    names = own.spec[axis] or ()
+    over = math.prod(own.mesh.shape[name] for name in (names if isinstance(names, tuple) else (names,)))
+    spec = [None if i == axis and size % over else entry for i, entry in enumerate(own.spec)]
+    return NamedSharding(own.mesh, PartitionSpec(*spec))
+
+
 def explicit_mesh(tree: Any) -> Any:
     """The mesh with Explicit axes that holds an array of a tree; None without one."""
     return next((_mesh(x) for x in jax.tree.leaves(tree) if is_explicit(x)), None)
+
+
+def layouts(leaves: Sequence[Any], *others: Any) -> tuple[NamedSharding, ...] | None:
+    """The layout of each leaf on the mesh with Explicit axes that holds one of all arguments; None without one.
+
+    What is no array on the mesh counts as held in full by every device.
+
+    Example:
+      >>> layouts([jnp.ones(2)]) is None
+      True
+    """
+    mesh = explicit_mesh((leaves, others))
+    if mesh is None:
+        return None
+    whole = NamedSharding(mesh, PartitionSpec())
+    return tuple(jax.typeof(x).sharding if is_explicit(x) else whole for x in leaves)
 
 
 def is_explicit(x: Any) -> bool:

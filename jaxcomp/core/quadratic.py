@@ -28,7 +28,7 @@ def damped(moment: Array, damping: float = 0.01) -> Array:
     mean = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1))
     # A float32 sum is never exact to more than that: what is less than it cannot be told from a singular matrix.
     raised = jnp.where(mean > 0, max(damping, 1e-6) * mean, 1)
-    return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)
+    return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)[None]
 
 
 def output_error(weight: Array, other: Array, moment: Array) -> Array:

@@ -293,6 +293,6 @@ def best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Arra
     before = jnp.zeros(groups.shape, jnp.uint32)
     for i in range(m):
         other = groups[:, i : i + 1]
-        before += (other > groups) | ((other == groups) & (place > i))
+        before += ((other > groups) | ((other == groups) & (place > i))).astype(jnp.uint32)
     best = (before < n).reshape(-1, flat.shape[1])[:length]
     return best.reshape(turned.shape).transpose(np.argsort(order))

@@ -81,7 +81,9 @@ def adaround(
 
     def step(carry: tuple[Array, optax.OptState], i: Array) -> tuple[tuple[Array, optax.OptState], None]:
         v, state = carry
-        changes, state = optimizer.update(jax.grad(loss)(v, i), state)
+        slope = jax.grad(loss)(v, i)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to a whole number of steps
+            changes, state = optimizer.update(slope, state)
         return (v + changes, state), None
 
     v = jax.scipy.special.logit((share + 0.1) / 1.2)

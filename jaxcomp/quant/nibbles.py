@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.meshes import replicated
+
 
 def codes_per_byte(bits: int) -> int:
     """How many codes a byte holds: fields of 2, 4 or 8 bits, whatever their codes use of them.
@@ -32,7 +34,7 @@ def to_bytes(codes: Array, bits: int) -> Array:
       [241, 7]
     """
     count = codes_per_byte(bits)
-    flat = lax.bitcast_convert_type(codes.reshape(-1), jnp.uint8)
+    flat = lax.bitcast_convert_type(replicated(codes).reshape(-1), jnp.uint8)
     fields = jnp.pad(flat, (0, -flat.size % count)).reshape(-1, count)
     whole = jnp.zeros(len(fields), jnp.uint8)
     for i in range(count):

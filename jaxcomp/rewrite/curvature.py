@@ -49,7 +49,7 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
 
     def add(total: list[Any], key: jax.Array) -> tuple[list[Any], None]:
         keys = jax.random.split(key, max(len(real), 1))[: len(real)]
-        signs = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, real, strict=True)]
+        signs = [_signs(k, leaf) for k, leaf in zip(keys, real, strict=True)]
         bent = jax.jvp(jax.grad(lambda some: loss(rebuild(some))), (real,), (signs,))[1]
         return [t + (v * b).astype(t.dtype) for t, v, b in zip(total, signs, bent, strict=True)], None
 
@@ -84,6 +84,11 @@ def fisher(grads: Iterable[Params]) -> Params:
     if total is None:
         raise ArgumentError("fisher needs at least one tree of gradients, and was given none")
     return total
+
+
+def _signs(key: jax.Array, leaf: Any) -> jax.Array:
+    """Plus or minus 1 like a leaf: as of ``jax.random.rademacher``, whose draws in float64 mode are others."""
+    return (2 * jax.random.bernoulli(key, jnp.float32(0.5), leaf.shape).astype(jnp.int32) - 1).astype(leaf.dtype)
 
 
 def _squared(gradient: Any) -> Any:
@@ -142,7 +147,7 @@ def _signed_gradient(apply_fn: Callable[..., Any], params: Params, batch: tuple[
     def signed(some: list[Any]) -> jax.Array:
         outputs = [leaf for leaf in jax.tree.leaves(apply_fn(rebuild(some), *batch)) if is_real(leaf)]
         keys = jax.random.split(key, max(len(outputs), 1))[: len(outputs)]
-        signs = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, outputs, strict=True)]
+        signs = [_signs(k, leaf) for k, leaf in zip(keys, outputs, strict=True)]
         sums = [jnp.sum(v * leaf).astype(jnp.float32) for v, leaf in zip(signs, outputs, strict=True)]
         return sum(sums, jnp.zeros((), jnp.float32))
 

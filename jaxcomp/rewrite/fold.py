@@ -115,22 +115,22 @@ class Folded:
         self._apply_fn, self._find, self._maker = apply_fn, find, maker
         told = FoldReport(found.rows).told
         self.report = FoldReport(found.rows, left_out(program, told))
-        self._full = jax.eval_shape(lambda tree: tree, params)
+        self._paths = tuple(named_leaves(params))
         self._small = {path: leaf.shape for path, leaf in named_leaves(small).items()}
         self._made = found.made
-        self._plans = Plans(self._plan)
+        self._plans = Plans(params, self._plan)
 
     def __call__(self, *args: Any, **by_name: Any) -> Any:
         params, inputs = arguments(self.__wrapped__, args, by_name)
         checked_leaves(params, self._small, "folded", self._maker)
-        program, found = self._plans(inputs)
         named = named_leaves(as_arrays(params))
-        leaves = [named.get(path) for path in program.paths]
+        leaves = [named.get(path) for path in self._paths]
+        program, found = self._plans(leaves, inputs)
         run = FoldedRun(program, found.changes, found.live)
         return jax.tree.unflatten(program.out_tree, run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)]))
 
-    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Found]]:
-        program = trace(self._apply_fn, self._full, *inputs)
+    def _plan(self, full: Params, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Found]]:
+        program = trace(self._apply_fn, full, *inputs)
         found = self._find(program)
         if found.made != self._made:
             raise ArgumentError(

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxcomp.core.calls import arguments
+from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.plans import Plans, checked_leaves
@@ -37,7 +38,7 @@ class PackedFunction:
         leaves: list[Any] = []
         packed = jax.tree.unflatten(self._structure, given)
         jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, packed)  # a packed leaf is one
-        program, prepared = self._plans(inputs)
+        program, prepared = self._plans(leaves, inputs)
         return run_packed(program, self.interpreter(prepared), [self.opened(leaf) for leaf in leaves], inputs)
 
     def prepared(self, program: Program) -> Any:
@@ -57,16 +58,19 @@ def programs(
     apply_fn: Callable[..., Any], params: Params, prepare: Callable[[Program], Prepared]
 ) -> Plans[tuple[Program, Prepared]]:
     """A function as it is traced, and what is prepared of that, once for each shape of its inputs."""
-    full = jax.eval_shape(lambda tree: tree, params)
 
-    def traced(inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Prepared]]:
+    def traced(full: Params, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Prepared]]:
         program = trace(apply_fn, full, *inputs)
         return program, (program, prepare(program))
 
-    return Plans(traced)
+    return Plans(params, traced)
 
 
 def run_packed(program: Program, run: Interpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
-    """Runs a program on the leaves of its parameters, some of them packed, and on its other arguments."""
+    """Runs a program on the leaves of its parameters, some of them packed, and on its other arguments.
+
+    Under Explicit axes every device holds the packed ones in full: what they stand for was traced so.
+    """
+    leaves = [jax.tree.map(replicated, leaf) if isinstance(leaf, Packed) else leaf for leaf in leaves]
     outs = run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)])
     return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])

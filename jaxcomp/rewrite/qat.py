@@ -8,6 +8,7 @@ import jax
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.granularity import block_of
@@ -242,8 +243,9 @@ class QuantizedTraining:
     def _run(
         self, params: Params, inputs: tuple[Any, ...], slope: Slope | None, grids: Any, watch: bool
     ) -> tuple[Any, dict[str, Any]]:
-        own, leaves = self._method, self._leaves(params)
-        program, (sites, apart) = self._plans(inputs)
+        own, named = self._method, zip(self._shapes, self._leaves(params), strict=True)
+        leaves = [replicated(leaf) if path in own.targets.weights else leaf for path, leaf in named]
+        program, (sites, apart) = self._plans(leaves, inputs)
         learning, ranges, fixed = self._weights(params), self._inputs(params), dict(grids or {})
 
         def packed(path: str, leaf: Any) -> Any:

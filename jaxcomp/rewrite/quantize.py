@@ -10,6 +10,7 @@ import numpy as np
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.encode import encode, encode_to_train
@@ -182,6 +183,7 @@ class FakeQuantized:
         """Takes what is quantised, and on which grids."""
         self.__wrapped__ = apply_fn
         self._targets, self._ranges, self._grids = targets, ranges, grids
+        self._paths = tuple(named_leaves(params))
         self._plans = programs(apply_fn, params, sites_in)
 
     def __call__(
@@ -192,11 +194,14 @@ class FakeQuantized:
         **named: Any,
     ) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
-        (program, sites), weights = self._plans(inputs), self._targets.weights
+        weights, paths = self._targets.weights, self._paths
+        pairs = list(zip(paths, leaves_of(as_arrays(params), paths), strict=True))
+        given = [replicated(leaf) if path in weights else leaf for path, leaf in pairs]
+        program, sites = self._plans(given, inputs)
         ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
         leaves = [
             encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
-            for path, leaf in zip(program.paths, leaves_of(as_arrays(params), program.paths), strict=True)
+            for path, leaf in zip(paths, given, strict=True)
         ]
         return run_packed(program, QuantizedRun(sites), leaves, inputs)
 

@@ -158,7 +158,7 @@ def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) 
         return best, None
 
     columns = (len(layer.old), 1, layer.old.shape[2])
-    start = jnp.full(columns, jnp.inf), layer.old, jnp.ones(columns)
+    start = jnp.full(columns, jnp.inf, layer.old.dtype), layer.old, jnp.ones(columns, layer.old.dtype)
     (_, values, ratio), _ = lax.scan(better, start, ratios)
     grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
     if settings.method == "adaround":

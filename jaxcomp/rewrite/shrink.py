@@ -197,12 +197,12 @@ class Shrunk:
         self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
         self._full = jax.eval_shape(lambda tree: tree, params)
         self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
-        self._plans = Plans(self._plan)
+        self._plans = Plans(params, self._plan)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
         leaves = checked_leaves(params, self._small, "shrunk", "shrink")
-        return self._plans(inputs).run([*leaves, *jax.tree.leaves(inputs)])
+        return self._plans(leaves, inputs).run([*leaves, *jax.tree.leaves(inputs)])
 
     def cut(self, tree: Any) -> Any:
         """Cuts whatever is laid out like the parameters: gradients, an optimiser's moments, a compressor's masks.
@@ -231,7 +231,7 @@ class Shrunk:
                 masks |= {(path, axis): kept for (name, axis), kept in self.masks.items() if name == owner}
         return cut(tree, masks)
 
-    def _plan(self, inputs: tuple[Any, ...]) -> tuple[Program, Plan]:
-        program = trace(self._apply_fn, self._full, *inputs)
+    def _plan(self, full: Params, inputs: tuple[Any, ...]) -> tuple[Program, Plan]:
+        program = trace(self._apply_fn, full, *inputs)
         coupling = couple(program, self._lenient, self._readers)
         return program, Plan(coupling, Emitter(coupling.cut(self.masks)))

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.fake import fake_quantize, fit_grid
@@ -58,10 +59,13 @@ class Switched:
         return find_targets(self._program, scheme, self._shapes)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
-        program, _ = self._plans(inputs)
+        paths = tuple(named_leaves(self._shapes))
+        pairs = zip(paths, leaves_of(params, paths), strict=True)
+        given = [replicated(leaf) if path in switches else leaf for path, leaf in pairs]
+        program, _ = self._plans(given, inputs)
         leaves = [
             _leaf(self._base.weights[path], leaf, switches[path]) if path in switches else leaf
-            for path, leaf in zip(program.paths, leaves_of(params, program.paths), strict=True)
+            for path, leaf in zip(paths, given, strict=True)
         ]
         return run_packed(program, _Rounding(), leaves, inputs)
 
@@ -93,7 +97,7 @@ class Switched:
             grid, old = ranges[path], switches[path]
             scale = jnp.broadcast_to(grid.scale, old.scale.shape).astype(old.scale.dtype)
             zero = jnp.broadcast_to(grid.zero_point, old.scale.shape).astype(jnp.int32)
-            ends = (jnp.asarray(float(code)) for code in (format.bottom, format.top))
+            ends = (jnp.float32(code) for code in (format.bottom, format.top))
             changed[path] = Switch(jnp.ones((), bool), scale, zero, *ends)
         return changed
 

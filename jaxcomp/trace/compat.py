@@ -50,6 +50,11 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
     return list(out) if equation.primitive.multiple_results else [out]
 
 
+def is_whole(equation: Equation) -> bool:
+    """Whether every device holds an equation's result in full, as its type says."""
+    return all(entry is None for entry in equation.outvars[0].aval.sharding.spec)
+
+
 def laid_out(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
     """Concrete operands for an equation, on devices as its types have them under Explicit axes."""
     return [_placed(jax.numpy.asarray(x), atom.aval) for x, atom in zip(operands, equation.invars, strict=True)]

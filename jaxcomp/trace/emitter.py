@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import automatic, layout_of_part
 from jaxcomp.trace import compat
 from jaxcomp.trace.analysis import Analysis
 from jaxcomp.trace.interpreter import Interpreter, Keep
@@ -73,6 +74,10 @@ def both(a: Keep, b: Keep) -> Keep:
 
 def pick(x: Any, axis: int, index: np.ndarray) -> Any:
     """The entries of an axis at a fixed index: a slice where they stand side by side."""
+    return automatic(lambda x: _picked(x, axis, index), x, out=layout_of_part(x, axis, index.size))
+
+
+def _picked(x: Any, axis: int, index: np.ndarray) -> Any:
     if index.size and index[-1] - index[0] + 1 == index.size and np.all(np.diff(index) == 1):
         if index.size == x.shape[axis]:
             return x

@@ -156,6 +156,7 @@ _PASS: dict[str, Callable[[Packed, Node, int, list[Any]], Packed | None]] = {
     ),
     "convert_element_type": _cast,
     "copy": lambda packed, *_: packed,
+    "reshard": lambda packed, node, *_: packed if compat.is_whole(node.equation) else None,
     "neg": lambda packed, *_: packed.scaled(-1),
     "mul": _scale,
     "div": _scale,

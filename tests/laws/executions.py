@@ -118,8 +118,8 @@ def sharded(kind: AxisType) -> Callable[..., Iterator[Pair]]:
 
 
 def shard(leaf: Any, mesh: Mesh) -> Any:
-    """Split along the first axis that eight devices divide; replicated without one, or without elements."""
-    split = [axis for axis, size in enumerate(leaf.shape) if leaf.size and size % 8 == 0][:1]
+    """Split along the first axis that the devices divide; replicated without one, or without elements."""
+    split = [axis for axis, size in enumerate(leaf.shape) if leaf.size and size % mesh.size == 0][:1]
     spec = PartitionSpec(*["x" if axis in split else None for axis in range(leaf.ndim)])
     return jax.device_put(leaf, NamedSharding(mesh, spec))
 
