@@ -50,7 +50,8 @@ def not_a_number(leaf: Any) -> int:
 def _count(leaf: Any, test: str, bad: bool) -> int:
     if leaf is None or isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
         return 0
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
         return 0
     remote = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
     xp: Any = jnp if remote else np

@@ -22,6 +22,7 @@ def everything(params: Params, state: State = None) -> Params:
 
 def by_mask(params: Params, masks: State) -> Params:
     """A mask per real leaf, as pruners hold them, True for the leaves that they leave out."""
+    leaves.check_alike(params, masks)
     return jax.tree.map(lambda leaf, mask: _true(leaf) if leaves.left_out(mask) else mask, params, masks)
 
 

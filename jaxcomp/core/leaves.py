@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcomp.core.errors import PathError
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.types import Params, State
 
@@ -40,6 +41,7 @@ def map_real(function: Callable[..., Any], params: Params) -> State:
 
 def map_states(function: Callable[..., Any], params: Params, state: State) -> State:
     """``function(path, leaf, its state)`` for every leaf that has a state, ``optax.MaskedNode()`` elsewhere."""
+    check_alike(params, state)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, node: node if left_out(node) else function(path, leaf, node), params, state
     )
@@ -47,11 +49,30 @@ def map_states(function: Callable[..., Any], params: Params, state: State) -> St
 
 def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
     """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are."""
+    check_alike(params, state)
     return jax.tree.map(lambda leaf, node: leaf if left_out(node) else function(leaf, node), params, state)
 
 
 def named_states(params: Params, state: State) -> dict[str, Any]:
     """``{path: what the state holds for it}``, for every leaf of the parameters."""
+    check_alike(params, state)
     named: dict[str, Any] = {}
     jax.tree_util.tree_map_with_path(lambda path, _, node: named.update({path_string(path): node}), params, state)
     return named
+
+
+def check_alike(params: Params, state: State) -> None:
+    """Refuses a state of another container than the parameters', in which nothing says what belongs to which leaf.
+
+    Raises:
+      PathError: with the two containers, or the leaves in which they differ.
+    """
+    try:
+        jax.tree.map(lambda *_: None, params, state)
+    except ValueError as error:
+        kinds = [type(tree).__name__ for tree in (params, state)]
+        where = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise PathError(
+            f"the parameters ({kinds[0]}) are not laid out as those that the state ({kinds[1]}) was made for: {where}. "
+            "Give the same container as to init (jax.tree.unflatten puts leaves into it), or a state made for these"
+        ) from error

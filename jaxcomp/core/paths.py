@@ -106,6 +106,22 @@ def leaves_of(tree: Any, paths: Iterable[str], whose: str = "the parameters") ->
     return [named[path] for path in paths]
 
 
+def in_container(tree: Any, like: Any, whose: str) -> Any:
+    """A tree's leaves in the container of another, matched by path; the tree itself if it is in that already.
+
+    Raises:
+      PathError: for leaves of other paths; the first is named.
+
+    Example:
+      >>> in_container({"0": 1.0, "1": 2.0}, [3.0, 4.0], "the masks")
+      [1.0, 2.0]
+    """
+    structure: Any = jax.tree.structure(like)
+    if jax.tree.structure(tree) == structure:
+        return tree
+    return jax.tree.unflatten(structure, leaves_of(tree, named_leaves(like), whose))
+
+
 def replace_leaves(tree: Any, named: dict[str, Any]) -> Any:
     """The tree with the leaves named in ``named`` replaced, all others as they were."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: named.get(path_string(path), leaf), tree)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import not_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Note, Params
@@ -194,7 +195,8 @@ def _row(path: str, leaf: Any, notes: Mapping[str, Note] | None) -> Row:
     dense, coded = _bytes(parameters, width), _bytes(parameters, bits)
     ideal = min(coded, _bytes(parameters, 1) + _bytes(nonzeros, bits))
     sparsity = _zeros(parameters, nonzeros)
-    remark = _remark(note, parameters, nonzeros)
+    lost = f"{not_finite(leaf):,} are NaN or infinite" if not_finite(leaf) else ""
+    remark = "; ".join(filter(None, (lost, _remark(note, parameters, nonzeros))))
     return Row(path, shape, dtype, parameters, nonzeros, asked, sparsity, bits, dense, ideal, remark)
 
 

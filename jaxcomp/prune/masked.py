@@ -10,7 +10,7 @@ import optax
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import kept as kept_by
-from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.paths import in_container, named_leaves, path_string
 from jaxcomp.core.types import Compressor, Params, State
 
 KeyPath = tuple[Any, ...]
@@ -67,7 +67,7 @@ def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
     def decayed(leaf: Any, mask: Any) -> Any:
         return jnp.where(mask, leaf, leaf * jnp.asarray(factor, leaf.dtype)) if leaves.is_real(leaf) else leaf
 
-    return jax.tree.map(decayed, params, masks)
+    return jax.tree.map(decayed, params, in_container(masks, params, "the masks"))
 
 
 def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -94,12 +94,13 @@ def _each(
 ) -> Iterator[tuple[Any, ...]]:
     whole: bool | None = None
     for number, batch in enumerate(batches):
-        inputs = _inputs(batch, select, single)
+        inputs, which = _inputs(batch, select, single), f"batch {number} of {name}="
         if whole is None:
-            whole = select is not None or _takes(check, inputs, batch, single)
+            first = _inputs(_first(batch), None, single) if select is None and _has_first(batch) else None
+            whole = _takes(check, inputs, first, which)
         if not whole:
             inputs = _inputs(_first(batch), None, single)
-        _check_numbers(inputs, f"batch {number} of {name}=")
+        _check_numbers(inputs, which)
         yield inputs
 
 
@@ -146,14 +147,19 @@ def _first(batch: Any) -> Any:
     return next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
 
 
-def _takes(check: Check, inputs: tuple[Any, ...], batch: Any, single: bool) -> bool:
-    """Whether a function takes a whole batch; False: its first entry. A list is one input."""
-    if not ((isinstance(batch, Mapping) and batch) or (isinstance(batch, tuple) and len(batch) > 1)):
-        return True
+def _has_first(batch: Any) -> bool:
+    """Whether a batch may be an input and what belongs to it; a list is one input."""
+    return (isinstance(batch, Mapping) and bool(batch)) or (isinstance(batch, tuple) and len(batch) > 1)
+
+
+def _takes(check: Check, inputs: tuple[Any, ...], first: tuple[Any, ...] | None, which: str) -> bool:
+    """Whether a function takes a whole batch; False: its first entry."""
+    if first is None:
+        _check_numbers(inputs, which)
     try:
         check(inputs)
     except JaxcompError:
-        if _passes(check, _inputs(_first(batch), None, single)):
+        if first is not None and _passes(check, first):
             return False
         raise  # what went wrong with the whole batch is told
     return True

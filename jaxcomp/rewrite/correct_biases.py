@@ -122,7 +122,8 @@ def correct_biases(
     else:
         altered = {} if scheme is None else altered_inputs(find_targets(program, scheme), uses, ranges or {})
         walk = Walk(program, {}, lambda *_: None, None, altered, biases)
-        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
+        with np.errstate(invalid="ignore"):  # what is not finite is named below
+            new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
     check_finite(new, "on the data the corrected bias ", "as do the results that it is added to")
     rows = [
         (path, "" if path in missing else ", ".join(bias.path for bias in found.of[path]), missing.get(path, ""))

@@ -12,6 +12,7 @@ from jax import lax
 from jaxcomp.core.calls import check_function
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import is_real, map_real, wide
+from jaxcomp.core.paths import in_container
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, called, check_iterable, inputs_of
 
@@ -65,10 +66,10 @@ def fisher(grads: Iterable[Params]) -> Params:
       grads: gradients of the loss of one batch (at best of one example) each.
 
     Returns:
-      A tree like each of them, in float32 or wider: half precision would lose small squares and sums of many.
+      A tree like the first of them, in float32 or wider: half precision would lose small squares and sums of many.
 
     Raises:
-      ArgumentError: if there are none.
+      ArgumentError: if there are none; PathError: if they have other leaves than the first.
 
     Example:
       >>> fisher([{"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 0.0])}])["w"].tolist()
@@ -80,7 +81,8 @@ def fisher(grads: Iterable[Params]) -> Params:
     total = None
     for each in grads:
         squares = jax.tree.map(_squared, each)
-        total = squares if total is None else jax.tree.map(jnp.add, total, squares)
+        others = None if total is None else in_container(squares, total, "the gradients of a later batch")
+        total = squares if total is None else jax.tree.map(jnp.add, total, others)
     if total is None:
         raise ArgumentError("fisher needs at least one tree of gradients, and was given none")
     return total

@@ -13,7 +13,7 @@ from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real, wide
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.units import host_unit
-from jaxcomp.rewrite.batches import Select
+from jaxcomp.rewrite.batches import Select, called, inputs_of
 
 
 def recalibrate(
@@ -46,10 +46,11 @@ def recalibrate(
       >>> recalibrate(move, {"mean": jnp.array(7.0)}, [jnp.array([1.0, 2.0]), jnp.array([5.0])])["mean"].round(2).item()
       3.25
     """
+    data = inputs_of(called(update, stats, "update(stats, batch)"), batches, select, single=True)
     update, stats = jax.jit(update), as_arrays(stats)
     given = stats
     count, sums, keeps = 0, {}, {}
-    for batch in batches:
+    for (batch,) in data:
         if not count:
             stats = _widened(update, stats, batch)
         fresh = _moved(update, stats, batch, {})

@@ -144,6 +144,7 @@ def test_asked_and_reached_are_over_the_leaves_that_were_asked():
 def test_not_a_number_is_no_zero():
     (row,) = summary([jnp.array([jnp.nan, jnp.inf, 0.0])]).rows
     assert row.nonzeros == 2
+    assert row.note == "2 are NaN or infinite"
 
 
 def test_text_lists_every_row_once_in_aligned_columns():
