@@ -19,6 +19,16 @@ def is_real(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf holds floating-point numbers, real or complex."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def single(dtype: Any) -> Any:
+    """The single precision of a type's kind: float32, or complex64."""
+    return jnp.dtype(jnp.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float32)
+
+
 def wide(*dtypes: Any) -> Any:
     """The type in which numbers of these types are computed with: float32, or float64 where one of them is that.
 

@@ -184,7 +184,7 @@ def _places(groups: Any) -> Places:
 def _scored(
     groups: Any, score: str, params: Params, grads: Params | None, combine: Combine, normalize: Normalize | None
 ) -> dict[str, Array]:
-    of = Sources(_float32(params), _float32(grads))
+    of = Sources(_single(params), _single(grads))
     raw = {group.name: saliency(group, groups.weights, score, of, combine) for group in groups}
     return {name: normalized(own, score, normalize) for name, own in raw.items()}
 
@@ -213,8 +213,10 @@ def _check_members(groups: Any, params: Params) -> None:
             )
 
 
-def _float32(tree: Params | None) -> dict[str, Array]:
-    return {path: leaf.astype(jnp.float32) for path, leaf in named_leaves(tree).items() if leaves.is_real(leaf)}
+def _single(tree: Params | None) -> dict[str, Array]:
+    """The leaves that are numbers with a modulus, in single precision."""
+    inexact = {path: leaf for path, leaf in named_leaves(tree).items() if leaves.is_inexact(leaf)}
+    return {path: leaf.astype(leaves.single(leaf.dtype)) for path, leaf in inexact.items()}
 
 
 def _notes(params: Params, places: Places, rates: np.ndarray) -> dict[str, Note]:
@@ -222,6 +224,6 @@ def _notes(params: Params, places: Places, rates: np.ndarray) -> dict[str, Note]
     notes = {}
     for path, leaf in named_leaves(params).items():
         kept = [1 - rates[owner].mean() for _, owner in places.get(path, [])]
-        why = "it makes no channel that can be cut" if leaves.is_real(leaf) else leaves.NOT_REAL
+        why = "it makes no channel that can be cut" if leaves.is_inexact(leaf) else leaves.NOT_REAL
         notes[path] = Note(sparsity=float(1 - np.prod(kept))) if kept else Note(skipped=why)
     return notes

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.leaves import single
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import unit
@@ -37,8 +38,8 @@ def group_lasso(groups: Any, params: Params) -> Array:
     """
     named = named_leaves(params)
     paths = {m.path for group in groups for m in group.members if m.path in groups.weights}
-    weights = {path: named[path].astype(jnp.float32) for path in paths}
-    ones = {path: jnp.ones_like(leaf) for path, leaf in weights.items()}
+    weights = {path: named[path].astype(single(named[path].dtype)) for path in paths}
+    ones = {path: jnp.ones(leaf.shape, jnp.float32) for path, leaf in weights.items()}
     total = jnp.zeros((), jnp.float32)
     for group in groups:
         own = sorted({member.path for member in group.members} & paths)

@@ -44,19 +44,25 @@ class Score(NamedTuple):
 
 
 def _slope(xp: Any, of: Sources, path: str) -> Any:
-    return of.weights[path] * of.grads[path]
+    # Of complex numbers JAX's gradient g is such that the loss moves by the real part of g times the change.
+    return xp.real(of.weights[path] * of.grads[path])
+
+
+def _square(xp: Any, x: Any) -> Any:
+    """The square of the modulus, which has a slope at 0."""
+    return xp.real(x) ** 2 + xp.imag(x) ** 2 if xp.iscomplexobj(x) else x**2
 
 
 SCORES: dict[str, Score] = {
     "l1": Score(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean"),
-    "l2": Score(lambda xp, of, path: of.weights[path] ** 2, lambda xp, s: xp.sqrt(s), "mean"),
-    "lamp": Score(lambda xp, of, path: of.weights[path] ** 2, lambda xp, s: s, "lamp"),
+    "l2": Score(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: xp.sqrt(s), "mean"),
+    "lamp": Score(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: s, "lamp"),
     "norm_scale": Score(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean", on="scales"),
     "taylor": Score(_slope, lambda xp, s: xp.abs(s), "none", "grads", "given"),
     "taylor_squared": Score(_slope, lambda xp, s: s**2, "none", "grads", "given"),
     "taylor_abs": Score(lambda *of: of[0].abs(_slope(*of)), lambda xp, s: s, "none", "grads", "given"),
     "hessian": Score(
-        lambda xp, of, path: of.curvature[path] * of.weights[path] ** 2 / 2,
+        lambda xp, of, path: xp.real(of.curvature[path]) * _square(xp, of.weights[path]) / 2,
         lambda xp, s: xp.maximum(s, 0),
         "none",
         "curvature",
@@ -159,8 +165,12 @@ def _sums(xp: Any, member: Any, terms: Any) -> Any:
 
 def _rows(xp: Any, member: Any, leaf: Any) -> Any:
     """``[channels, entries]``."""
-    flat = xp.moveaxis(replicated(leaf), member.axis, 0).reshape(leaf.shape[member.axis], -1)
-    return xp.where(_first(member)[:, :, None], flat[member.indices], 0).reshape(len(member.indices), -1)
+    size = leaf.shape[member.axis]
+    flat = xp.moveaxis(replicated(leaf), member.axis, 0).reshape(size, leaf.size // size)
+    if xp.iscomplexobj(flat):
+        flat = xp.concatenate([xp.real(flat), xp.imag(flat)], axis=1)
+    rows = xp.where(_first(member)[:, :, None], flat[member.indices], 0)
+    return rows.reshape(len(rows), rows.shape[1] * rows.shape[2])
 
 
 def _distances(xp: Any, rows: Any) -> Any:

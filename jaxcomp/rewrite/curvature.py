@@ -94,6 +94,8 @@ def _signs(key: jax.Array, leaf: Any) -> jax.Array:
 
 
 def _squared(gradient: Any) -> Any:
+    if jnp.iscomplexobj(gradient):
+        return jnp.real(gradient) ** 2 + jnp.imag(gradient) ** 2
     if not is_real(gradient):
         return gradient * gradient
     wider = gradient.astype(wide(gradient.dtype))

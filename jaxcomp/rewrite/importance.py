@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
@@ -34,7 +35,8 @@ def importance(
 ) -> Scores:
     """Scores every channel that can be cut; a low score says that it matters little.
 
-    Of w, the entries that a channel owns in one member, g = dL/dw and h = d2L/dw2:
+    Of w, the entries that a channel owns in one member, g = dL/dw and h = d2L/dw2 (of complex ones the modulus counts,
+    and the real part of w g):
 
     ==================  ===========================================================================================
     ``l1``              sum of \\|w\\|
@@ -132,7 +134,7 @@ def _by_entries(
 
 
 class _Host(dict[str, Any]):
-    """The leaves of a tree by path, each fetched as float64 when it is read, and refused if it is not finite."""
+    """The leaves of a tree by path, in double precision as each is read, and refused if not finite."""
 
     def __init__(self, tree: Any, whose: str = ""):
         super().__init__(named_leaves(tree))
@@ -141,7 +143,7 @@ class _Host(dict[str, Any]):
     def __getitem__(self, path: str) -> np.ndarray:
         leaf = super().__getitem__(path)
         check_finite({path: leaf}, self._whose)
-        return np.asarray(leaf, np.float64)
+        return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
 
 
 def _given(value: Any, score: str, name: str) -> Any:

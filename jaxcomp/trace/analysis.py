@@ -105,7 +105,7 @@ class Analysis:
     def need_zero(self, node: Node, axis: Axis, dead: Dead, source: Axis) -> None:
         """Keeps the indices of an axis that is summed over whose dead values, read from ``source``, are not 0."""
         off = ~np.equal(dead, 0)
-        if axis.labels is not None and np.any(off):
+        if axis.labels is not None and axis.labels.size and np.any(off):
             found = np.broadcast_to(dead, axis.labels.shape)[np.broadcast_to(off, axis.labels.shape)][0]
             text = f"it sums over them, and a masked one would be {found:.4g}, not 0"
             if np.isnan(found):

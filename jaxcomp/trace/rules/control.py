@@ -39,7 +39,7 @@ def _labelled(analysis: Analysis, value: Value, facts: Facts) -> Facts:
 
 
 def _labelled_axis(analysis: Analysis, size: int, axis: Axis) -> Axis:
-    if axis.labels is not None or size == 1:
+    if axis.labels is not None or size <= 1:
         return axis
     return Axis(analysis.labels.fresh(size), axis.dead)
 

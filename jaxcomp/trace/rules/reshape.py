@@ -89,7 +89,7 @@ def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     value, out, (x,) = node.ins[0], node.outs[0], operands
     keeps = emitter.keeps(out)
     sizes = [n if keep is None else int(keep.sum()) for n, keep in zip(out.dims, keeps, strict=True)]
-    for ins, outs in blocks(value.shape, out.shape):
+    for ins, outs in blocks(value.shape, out.shape) if 0 not in out.shape else ():
         for j in outs:
             if keeps[j] is not None and compat.is_symbolic(out.dims[j]):
                 rest = [sizes[k] for k in outs if k != j]
