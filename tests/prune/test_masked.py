@@ -50,7 +50,7 @@ TABLE = {name: make() for name, make in OPTIMISERS.items()} | {
     for wrapper, wrap in WRAPPERS.items()
     for name in ("adam", "adafactor", "sm3")
 }
-DEFAULT = ("adafactor", "sm3", "contrib.muon", "lbfgs", "contrib.galore", *(f"{wrapper}-adam" for wrapper in WRAPPERS))
+DEFAULT = ("adafactor", "sm3", "contrib.muon", *(f"{wrapper}-adam" for wrapper in WRAPPERS))
 CASES = [pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.exhaustive) for name in TABLE]
 
 
