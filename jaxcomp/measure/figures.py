@@ -1,5 +1,6 @@
 """Figures of a compression run, drawn without a display: curves, layers, histograms."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -222,6 +223,8 @@ def layer_sparsity(summary: Summary) -> Any:
 def layer_sensitivity(rows: Sequence[Any]) -> Any:
     """Draws what each layer loses by each choice, on a logarithmic axis: a line of marks a layer, a colour a choice.
 
+    A harm that is infinite or NaN is drawn beyond all others, and named.
+
     Args:
       rows: ``jaxcomp.search.sensitivity(...).rows``, or whatever has ``path``, ``option`` and ``harm``.
 
@@ -244,13 +247,17 @@ def layer_sensitivity(rows: Sequence[Any]) -> Any:
     drawing = canvas.blank(9.6, 1.0 + 0.25 * max(len(paths), 2))
     axes = drawing.add_subplot()
     canvas.style(axes, "harm by layer")
-    least = min((row.harm for row in rows if row.harm > 0), default=1.0) / 2
+    finite = [row.harm for row in rows if math.isfinite(row.harm)]
+    least = min((harm for harm in finite if harm > 0), default=1.0) / 2
+    most = 10 * max([*finite, least])
     palette, drawn = (canvas.BLUE, canvas.ORANGE, *SPARE, canvas.INK), []
     for i, option in enumerate(options):
         own = [row for row in rows if row.option == option]
         places = [paths.index(row.path) for row in own]
-        x = [max(row.harm, least) for row in own]
+        x = [max(row.harm, least) if math.isfinite(row.harm) else most for row in own]
         drawn.append(axes.scatter(x, places, s=26, color=palette[i % len(palette)], label=str(option), zorder=3))
+    for place in {paths.index(row.path) for row in rows if not math.isfinite(row.harm)}:
+        axes.annotate("not finite", (most, place), xytext=(6, 0), textcoords="offset points", va="center")
     canvas.legend(drawing, drawn)
     axes.set_yticks(range(len(paths)), [canvas.elide(path, 48) for path in paths], parse_math=False)
     axes.set(ylim=(len(paths) - 0.4, -0.6), xscale="log")

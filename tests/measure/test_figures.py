@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,15 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.types import Note
-from jaxcomp.measure import figure, layer_sparsity, summary, tradeoff_curves, training_curves, weight_histograms
+from jaxcomp.measure import (
+    figure,
+    layer_sensitivity,
+    layer_sparsity,
+    summary,
+    tradeoff_curves,
+    training_curves,
+    weight_histograms,
+)
 
 NAN = float("nan")
 
@@ -149,6 +158,7 @@ def test_without_matplotlib_the_error_names_the_extra(draw, monkeypatch):
 def test_matplotlib_is_imported_late_and_never_pyplot():
     code = """
 import sys
+from types import SimpleNamespace
 import jaxcomp.measure as measure
 assert not {"matplotlib", "rich", "flax"} & set(sys.modules)
 measure.figure(measure.training_curves([{"step": 1, "loss": 1.0}], ["loss"]))
@@ -191,3 +201,12 @@ def test_repeated_runs_are_one_point_with_a_bar_and_points_of_others_are_marked(
     np.testing.assert_allclose(across[2] - across[1], across[1] - across[0])  # each a tenth of what is left
     assert {0.9, 0.95, 0.98, 0.99} <= set(axes.get_xticks())
     drawing.savefig(io.BytesIO())
+
+
+def test_harms_that_are_not_finite_are_beyond_all_others_and_named() -> None:
+    harms = {"a": 0.0, "b": 0.5, "c": np.inf, "d": NAN}
+    rows = [SimpleNamespace(path=path, option="4", harm=harm) for path, harm in harms.items()]
+    axes = layer_sensitivity(rows).axes[0]
+    x = axes.collections[0].get_offsets()[:, 0]
+    assert min(x[2:]) > max(x[:2])
+    assert [text.get_text() for text in axes.texts] == ["not finite", "not finite"]
