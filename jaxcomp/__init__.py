@@ -19,6 +19,7 @@ from jaxcomp.combine import straight_through as straight_through
 from jaxcomp.core.errors import JaxcompError as JaxcompError
 from jaxcomp.core.learned import learned as learned
 from jaxcomp.core.learned import with_learned as with_learned
+from jaxcomp.core.stacked import stacked as stacked
 from jaxcomp.core.types import Compressor as Compressor
 from jaxcomp.core.types import Grid as Grid
 from jaxcomp.core.types import Learned as Learned

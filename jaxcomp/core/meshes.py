@@ -121,3 +121,18 @@ def mesh_is_set() -> bool:
 
 def _mesh(x: Any) -> Any:
     return jax.typeof(x).sharding.mesh
+
+
+def unstacked(x: Any, axis: int) -> list[Any]:
+    """The slices along an axis that may be split over an Explicit mesh, laid out as ``x`` is along the others.
+
+    Example:
+      >>> [row.tolist() for row in unstacked(jnp.ones((2, 3)), 0)]
+      [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    if is_explicit(x):
+        spec = list(jax.typeof(x).sharding.spec)
+        spec += [None] * (x.ndim - len(spec))
+        spec[axis] = None
+        x = jax.reshard(x, NamedSharding(_mesh(x), PartitionSpec(*spec)))
+    return [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]

@@ -71,6 +71,9 @@ class Note(NamedTuple):
       skipped: why the parameter is left as it is.
       rank: components of the view's matrix.
       remark: what is odd about how it is treated.
+      axis: that along which layers are stacked (:func:`jaxcomp.stacked`), of which the other fields say the mean
+        sparsity, the most bits and the highest rank.
+      layers: the notes of these, without their grids.
     """
 
     sparsity: float | None = None
@@ -80,10 +83,14 @@ class Note(NamedTuple):
     skipped: str | None = None
     rank: int | None = None
     remark: str | None = None
+    axis: int | None = None
+    layers: "tuple[Note, ...] | None" = None
 
     def over(self, earlier: "Note") -> "Note":
         """This note, completed by an earlier one where this one is silent; skipped only if both skip."""
         said = {field: value for field, value in self._asdict().items() if value is not None}
+        if self.layers and earlier.layers and len(self.layers) == len(earlier.layers):
+            said["layers"] = tuple(now.over(then) for now, then in zip(self.layers, earlier.layers, strict=True))
         both = earlier._replace(**said)
         treated = both._replace(skipped=None)
         return both if treated._replace(remark=None) == Note() else treated

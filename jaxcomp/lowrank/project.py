@@ -13,6 +13,8 @@ from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything
 from jaxcomp.core.meshes import replicated, spread_like
+from jaxcomp.core.stacked import Axes
+from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 
@@ -87,7 +89,11 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
 
 
 def project(
-    rank: float | Schedule | None = None, *, energy: float | Schedule | None = None, stack: int = 0
+    rank: float | Schedule | None = None,
+    *,
+    energy: float | Schedule | None = None,
+    stack: int = 0,
+    stacked: Axes | None = None,
 ) -> Compressor:
     r"""Shows each weight as the nearest one of low rank: :math:`W \mapsto W V_r V_r^T`.
 
@@ -100,6 +106,7 @@ def project(
       rank: a whole number of components, or a fraction (a float) of them all in (0, 1], or an optax schedule of either.
       energy: instead of a rank, the share of the squared entries to keep, in (0, 1], or a schedule of it.
       stack: how many leading axes hold kernels of their own (layers stacked for a scan), which share a rank.
+      stacked: the axis that counts layers, each with a rank of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is a projector per tensor of two or more axes, ``[n, n]`` of the matrix's smaller side.
@@ -140,7 +147,8 @@ def project(
         del step
         return {path: _note(leaf, node) for path, (leaf, node) in _paired(params, state).items()}
 
-    return Compressor(lambda params: update(params, None, 0), update, apply, describe, everything)
+    made = Compressor(lambda params: update(params, None, 0), update, apply, describe, everything)
+    return layer_by_layer(stacked, made)
 
 
 def _note(leaf: Any, node: Any) -> Note:

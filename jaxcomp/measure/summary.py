@@ -17,10 +17,10 @@ from jaxcomp.measure.text import count, percent, rich_table
 
 
 class Row(NamedTuple):
-    """One parameter of a :class:`Summary`, or its totals.
+    """One parameter of a :class:`Summary`, one of the layers stacked in it, or its totals.
 
     Attributes:
-      path: the path string of the parameter.
+      path: the path string of the parameter; of stacked layers with the index of each, ``blocks/kernel[0]``.
       shape: its shape.
       dtype: its dtype, as text.
       parameters: the number of its values.
@@ -53,7 +53,7 @@ class Summary:
     """The rows of a parameter tree and their totals; ``print`` shows a table, and so does ``rich.print``.
 
     Attributes:
-      rows: one a leaf, in the tree's own order.
+      rows: one a leaf, in the tree's own order; of layers that are stacked (:func:`jaxcomp.stacked`) one each.
     """
 
     rows: tuple[Row, ...]
@@ -160,7 +160,7 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
         listed with "no rule selects it". None for a tree that was not compressed.
 
     Returns:
-      A :class:`Summary` with one :class:`Row` a leaf. Bits are those of the note, else those of the dtype.
+      A :class:`Summary` with one :class:`Row` a leaf or stacked layer. Bits are those of the note, else those of the dtype.
 
     Raises:
       ArgumentError: if a note names a path that ``params`` lacks, or a leaf has a shape but no values.
@@ -184,12 +184,19 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
             f"the notes name {strangers[0]!r} ({len(strangers)} such paths), which the parameters lack; "
             f"their paths are like {next(iter(leaves), '(none)')!r}. Describe and summarise the same tree."
         )
-    return Summary(tuple(_row(path, leaf, notes) for path, leaf in leaves.items()))
+    return Summary(tuple(row for path, leaf in leaves.items() for row in _rows(path, leaf, notes)))
 
 
-def _row(path: str, leaf: Any, notes: Mapping[str, Note] | None) -> Row:
-    dtype, shape, parameters, nonzeros, width = _count(path, leaf)
+def _rows(path: str, leaf: Any, notes: Mapping[str, Note] | None) -> list[Row]:
     note = None if notes is None else notes.get(path, Note(skipped="no rule selects it"))
+    if note is None or not note.layers or isinstance(leaf, jax.ShapeDtypeStruct):
+        return [_row(path, leaf, note)]
+    layers = np.moveaxis(np.asarray(leaf), note.axis or 0, 0)
+    return [_row(f"{path}[{i}]", *each) for i, each in enumerate(zip(layers, note.layers, strict=True))]
+
+
+def _row(path: str, leaf: Any, note: Note | None) -> Row:
+    dtype, shape, parameters, nonzeros, width = _count(path, leaf)
     asked = None if note is None or note.sparsity is None else float(note.sparsity)
     bits = width if note is None or note.bits is None else int(note.bits)
     dense, coded = _bytes(parameters, width), _bytes(parameters, bits)

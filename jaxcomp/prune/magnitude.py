@@ -7,6 +7,7 @@ from jax import Array
 from jaxcomp.core import threshold
 from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.stacked import Axes
 from jaxcomp.core.types import Compressor, Schedule
 from jaxcomp.prune.pruner import prune
 
@@ -34,7 +35,9 @@ def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer",
     return threshold.keep_largest(weights, keep, range(len(weights)))
 
 
-def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] = "layer") -> Compressor:
+def magnitude(
+    sparsity: float | Schedule, *, scope: Literal["layer", "global"] = "layer", stacked: Axes | None = None
+) -> Compressor:
     r"""Prunes the weights of smallest magnitude: :math:`w \mapsto w \cdot [|w| \ge t]`.
 
     The threshold t is exact: each update zeroes exactly ``round(sparsity * size)`` weights, of each tensor or of
@@ -45,6 +48,7 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     Args:
       sparsity: the fraction of zeros, in [0, 1), or an optax schedule of it (step -> fraction).
       scope: ``"layer"``: every tensor reaches the sparsity; ``"global"``: all together do, ranked as one.
+      stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is a boolean mask per tensor, True = kept.
@@ -65,4 +69,4 @@ def magnitude(sparsity: float | Schedule, *, scope: Literal["layer", "global"] =
     """
     if scope not in ("layer", "global"):
         raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
-    return prune(sparsity, distribution="global" if scope == "global" else "uniform")
+    return prune(sparsity, distribution="global" if scope == "global" else "uniform", stacked=stacked)

@@ -13,6 +13,8 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.paths import assign, named_leaves, path_string
+from jaxcomp.core.stacked import Axes
+from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
@@ -47,6 +49,7 @@ def prune(
     dense: Sequence[str] = (),
     minimum: int = 0,
     every: int = 1,
+    stacked: Axes | None = None,
 ) -> Compressor:
     r"""Prunes the weights that score least: :math:`w \mapsto w \cdot [s(w) \ge t]`.
 
@@ -76,6 +79,7 @@ def prune(
         :func:`jaxcomp.measure.summary` remarks on.
       every: units are ranked anew at steps 0, every, 2 every, ...; a score gathers at each. (:func:`jaxcomp.every`
         would have it pause, too.)
+      stacked: the axis that counts layers, each a tensor of its own for all of the above: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is a boolean mask per tensor, True = kept; with a score that remembers, a
@@ -114,7 +118,10 @@ def prune(
         every=every,
     )
     _check(recipe, sparsity)
-    return Compressor(lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe, _kept)
+    pruner = Compressor(
+        lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe, _kept
+    )
+    return layer_by_layer(stacked, pruner)
 
 
 def apply_masks(params: Params, state: State) -> Params:

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves
+from jaxcomp.core.stacked import Axes as Stacked
+from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
@@ -146,6 +148,7 @@ def fake(
     block: int | None = None,
     symmetric: bool = True,
     fit: Fit | None = None,
+    stacked: Stacked | None = None,
 ) -> Compressor:
     """Shows weights as codes of few bits would hold them, with straight-through gradients.
 
@@ -165,6 +168,7 @@ def fake(
       symmetric: codes evenly about 0, without zero point (weights), or affine (integers of 2 bits and more).
       fit: how far the grid reaches: :func:`min_max` if None (the mean of |w| for one bit), :func:`mse`,
         :func:`percentile`.
+      stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is a :class:`jaxcomp.Grid` per tensor.
@@ -185,11 +189,12 @@ def fake(
     """
     format = as_format(bits, symmetric)
     check_block(block)
-    return quantizer(
+    made = quantizer(
         lambda w: fit_grid(w, format, axis, block=block, fit=fit),
         lambda w, grid: fake_quantize(w, grid, format),
         lambda grid: note_of(grid, format),
     )
+    return layer_by_layer(stacked, made)
 
 
 def note_of(grid: Grid, format: Format) -> Note:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxcomp.core.stacked import Axes as Stacked
+from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
 from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
@@ -68,6 +70,7 @@ def lsq(
     block: int | None = None,
     symmetric: bool = True,
     start: Fit | None = None,
+    stacked: Stacked | None = None,
 ) -> Compressor:
     r"""LSQ and LSQ+: quantised weights whose step sizes are trained: :func:`learned_quantize`.
 
@@ -82,6 +85,7 @@ def lsq(
       symmetric: False: LSQ+ with a learned offset.
       start: where ranges begin; None: at :math:`2 \,\mathrm{mean}|w| \sqrt p`, affine ones at :func:`min_max`. That
         of LSQ+ for symmetric weights is :func:`deviations`.
+      stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is :class:`Steps` per tensor.
@@ -96,7 +100,7 @@ def lsq(
     """
     format = as_format(bits, symmetric)
     begin = start or (min_max() if format.affine else mean_size(2 * math.sqrt(format.levels[-1])))
-    return learned_grids(format, axis, block, begin, learned_quantize)
+    return layer_by_layer(stacked, learned_grids(format, axis, block, begin, learned_quantize))
 
 
 def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, view: Callable[..., Array]) -> Compressor:

@@ -2,6 +2,8 @@
 
 from jax import Array
 
+from jaxcomp.core.stacked import Axes as Stacked
+from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.granularity import Axes
@@ -39,16 +41,23 @@ def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_sc
 
 
 def pact(
-    bits: int | str | Format = 4, *, axis: Axes = None, block: int | None = None, start: Fit | None = None
+    bits: int | str | Format = 4,
+    *,
+    axis: Axes = None,
+    block: int | None = None,
+    start: Fit | None = None,
+    stacked: Stacked | None = None,
 ) -> Compressor:
     """Quantised weights whose clip is trained: :func:`clip_quantize`.
 
-    Published with weight decay on the clip. How to train it: :func:`jaxcomp.learned`; ``update`` leaves it alone.
+    Published with weight decay on the clip. How to train it: :func:`jaxcomp.learned`; ``update`` leaves it alone, as
+    :func:`lsq` does.
 
     Args:
       bits: bits of integers, 1 to 8, or any format.
       axis, block: who shares a scale: see :func:`fake`.
       start: where ranges begin; None: :func:`min_max`.
+      stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is :class:`Steps` per tensor.
@@ -62,4 +71,4 @@ def pact(
 
     Reference: Choi et al., PACT: parameterized clipping activation, 2018.
     """
-    return learned_grids(as_format(bits), axis, block, start or min_max(), clip_quantize)
+    return layer_by_layer(stacked, learned_grids(as_format(bits), axis, block, start or min_max(), clip_quantize))
