@@ -160,7 +160,7 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
         listed with "no rule selects it". None for a tree that was not compressed.
 
     Returns:
-      A :class:`Summary` with one :class:`Row` a leaf or stacked layer. Bits are those of the note, else those of the dtype.
+      A :class:`Summary` with one :class:`Row` a leaf or stacked layer. Bits are those of the note, else of the dtype.
 
     Raises:
       ArgumentError: if a note names a path that ``params`` lacks, or a leaf has a shape but no values.
