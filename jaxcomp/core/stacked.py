@@ -108,7 +108,8 @@ class _Layers:
 
     def split(self, params: Params) -> dict[str, Any]:
         """``{name: array}`` of a tree like the parameters."""
-        named, parts = named_leaves(params), {}
+        named = named_leaves(params)
+        parts: dict[str, Any] = {}
         for path in self.named:
             names = self.names(path)
             layers = _layers(named[path], self.axes[path]) if path in self.axes else [named[path]]
