@@ -189,8 +189,11 @@ def named(name: str) -> Format:
       >>> named("fp8_e4m3").bits
       8
     """
-    if name not in every_format():
-        raise ArgumentError(f"no format is called {name!r}; there are {', '.join(sorted(every_format()))}")
+    known = sorted(every_format())
+    if name not in known:
+        near = [other for other in known if name and name.lower() in other]
+        meant = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ArgumentError(f"no format is called {name!r}{meant}; there are {', '.join(known)}")
     return every_format()[name]
 
 

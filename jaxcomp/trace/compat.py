@@ -1,6 +1,9 @@
 """Every spot where JAX versions differ, and every part of an equation that is read by its name."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,6 +11,8 @@ import numpy as np
 from jax import export
 from jax.extend import core, source_info_util
 from jax.sharding import AxisType, NamedSharding
+
+source_info_util.register_exclusion(f"{Path(__file__).parents[1]}{os.sep}")  # a place is one that the user wrote
 
 Equation = Any
 """A ``jax.extend.core.JaxprEqn``."""
@@ -114,6 +119,15 @@ def scope(equation: Equation) -> str:
 def place(equation: Equation) -> str:
     """Where an equation was written, ``file.py:line (function)``; empty if JAX does not say."""
     return source_info_util.summarize(equation.source_info).rsplit("/", 1)[-1]
+
+
+def written_at(equations: Iterable[Equation]) -> Any:
+    """A context in which what is traced counts as written where the first of some equations was that says so.
+
+    So a rewrite of a rewritten function names the lines of who wrote the function, not those of the rewrite.
+    """
+    known = next((each for each in equations if place(each)), None)
+    return nullcontext() if known is None else source_info_util.user_context(known.source_info.traceback)
 
 
 def is_symbolic(size: Any) -> bool:

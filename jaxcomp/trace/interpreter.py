@@ -43,7 +43,8 @@ class Interpreter:
 
         last = self._last_uses(frame)
         for node in frame.nodes:
-            env.update(zip(node.outs, self.node(node, [read(value) for value in self.reads(node)]), strict=True))
+            with compat.written_at(node.equations):
+                env.update(zip(node.outs, self.node(node, [read(value) for value in self.reads(node)]), strict=True))
             for value in last.get(node, ()):
                 env.pop(value, None)
         self.end(frame, read)

@@ -121,6 +121,7 @@ WRONG = {
     "apot needs 3 to 6 bits, got 2": lambda: apot(2),
     "fp8 has 4 or 5 bits of exponent, got 3": lambda: fp8(3),
     "no format is called 'int9'; there are apot3": lambda: jc.quant.fake("int9"),
+    r"no format is called 'fp8' \(did you mean 'fp8_e4m3' or 'fp8_e5m2'\?\)": lambda: jc.quant.fake("fp8"),
     "nf4 has no zero point": lambda: jc.quant.fake("nf4", symmetric=False),
     "1 bit are -1 and 1 and have no zero point": lambda: integer(1, symmetric=False),
 }

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+import jaxcomp as jc
 from jaxcomp.trace.ir import all_nodes, trace
 
 X, ONE = jnp.ones((2, 3)), jnp.ones(())
@@ -48,3 +49,18 @@ def test_a_place_is_known_inside_a_library_function() -> None:
     program = trace(lambda p, x: jnp.fft.fft(x * p).real, 1.0, X)
     (node,) = (node for node in all_nodes(program.frame) if node.op == "fft")
     assert "test_ir.py" in node.place
+
+
+def test_what_a_rewrite_made_was_written_where_the_function_was() -> None:
+    """Of a second rewrite, reports name the user's lines: of integers, of calls, of what was left as it is."""
+
+    def network(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.cumsum(jax.nn.relu(x @ p["a"]) @ p["b"], axis=0)
+
+    params = {"a": jnp.eye(3, 4), "b": jnp.ones((4, 2))}
+    scheme = jc.rewrite.Scheme(8, inputs="dynamic")
+    first, packed = jc.rewrite.quantize(network, params, X, scheme=[("a", scheme)])
+    second, packed = jc.rewrite.quantize(first, packed, X, scheme=[("b", scheme)])
+    nodes = list(all_nodes(trace(second, packed, X).frame))
+    assert {"dot_general", "cumsum", "round"} <= {node.op for node in nodes}
+    assert {node.place.split(":")[0] for node in nodes} == {"test_ir.py"}
