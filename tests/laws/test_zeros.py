@@ -27,7 +27,7 @@ RECIPES = {
     "frozen": lambda: jc.every(1, jc.quant.fake(8), end=0),
     "pruned": lambda: jc.chain(jc.prune.magnitude(0.25), jc.quant.lsq(4, axis=-1)),
 }
-OFTEN = ("lsq", "pact", "fake-every", "ttq")
+OFTEN = ("lsq", "ttq")
 
 
 @functools.cache
@@ -90,7 +90,16 @@ def test_levels_without_weights_begin_when_there_are_some():
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("fit", [None, jc.quant.mse(5), jc.quant.percentile(0.9), jc.quant.deviations()])
+@pytest.mark.parametrize(
+    "fit",
+    [
+        None,
+        *(
+            pytest.param(fit, marks=pytest.mark.exhaustive)
+            for fit in (jc.quant.mse(5), jc.quant.percentile(0.9), jc.quant.deviations())
+        ),
+    ],
+)
 def test_a_grid_of_zeros_is_that_of_a_layer_that_begins(symmetric, fit):
     w = jnp.zeros((9, 4)).at[:, 0].set(1.0)
     grid = jc.quant.fit_grid(w, 8, -1, symmetric, fit=fit)
@@ -114,7 +123,7 @@ def _qat(dtype, **options):
     ("weights", "bits"),
     [
         ("lsq", 8),
-        ("pact", 4),
+        pytest.param("pact", 4, marks=pytest.mark.exhaustive),
         pytest.param("fit", 8, marks=pytest.mark.exhaustive),
         pytest.param("lsq", 4, marks=pytest.mark.exhaustive),
         pytest.param("pact", 8, marks=pytest.mark.exhaustive),
