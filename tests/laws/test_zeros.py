@@ -24,6 +24,7 @@ RECIPES = {
     "balanced": lambda: jc.quant.binary(balanced=True),
     "ternary": lambda: jc.quant.ternary(axis=-1),
     "ttq": jc.quant.ttq,
+    "dorefa": lambda: jc.quant.dorefa(4),
     "frozen": lambda: jc.every(1, jc.quant.fake(8), end=0),
     "pruned": lambda: jc.chain(jc.prune.magnitude(0.25), jc.quant.lsq(4, axis=-1)),
 }
