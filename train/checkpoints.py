@@ -44,7 +44,8 @@ class Checkpoints:
         self._ocp, self.folder, self._of = ocp, folder.absolute(), dict(of or {})
         self.records: list[dict[str, Any]] = []
         options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        with _alone():
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
