@@ -24,6 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
+from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
 from train import config as command_line
 from train import data, evaluate, sealed
@@ -87,7 +88,7 @@ class Bench(NamedTuple):
 
 def prepared(args: argparse.Namespace) -> Bench:
     """The data, on the device, and the model."""
-    dataset = data.load(args.dataset, args.data_dir)
+    dataset = data.load(args.dataset, args.data_dir).read_all()
     model = Classifier(MODELS[args.model](dataset.classes), *dataset.moments())
     images, labels = dataset.train.images, dataset.train.labels
     cut = len(labels) - args.held_out
@@ -248,7 +249,8 @@ def show(summary: dict[str, Any], model: str, workdir: Path) -> None:
     drawing = tradeoff_curves(
         rows, "sparsity", ["error"], "method", repeats="asked", marks=PUBLISHED[model], near_one=True
     )
-    drawing.savefig(workdir / "error.png", dpi=150)
+    with naming(workdir / "error.png"):
+        drawing.savefig(workdir / "error.png", dpi=150)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
+from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
 from train import sealed
 from train.errors import exit_status
@@ -86,7 +87,9 @@ def _line(row: dict[str, Any]) -> str:
 def draw(summary: dict[str, Any], path: Path) -> None:
     """Writes the figure: accuracy against sparsity, a panel raw and one recalibrated, a line a method."""
     fields = ("accuracy", "recalibrated")
-    tradeoff_curves(summary["rows"], "sparsity", fields, line="method").savefig(path, dpi=150)
+    drawing = tradeoff_curves(summary["rows"], "sparsity", fields, line="method")
+    with naming(path):
+        drawing.savefig(path, dpi=150)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

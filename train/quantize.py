@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxcomp as jc
-from jaxcomp.core.files import write_atomically
+from jaxcomp.core.files import naming, write_atomically
 from train import evaluate, sealed
 from train.errors import UserError, exit_status
 from train.integers import IntegerClassifier, described
@@ -163,7 +163,9 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 def show(found: jc.search.Sensitivity, path: Path) -> None:
     """Writes what layers lose, as a table and drawn."""
     write_atomically(path.with_suffix(".txt"), f"{found}\n".encode())
-    jc.measure.layer_sensitivity(found.rows).savefig(path.with_suffix(".png"), dpi=150)
+    drawing, path = jc.measure.layer_sensitivity(found.rows), path.with_suffix(".png")
+    with naming(path):
+        drawing.savefig(path, dpi=150)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def _check_checkpoints(workdir: Path, ours: dict[str, Any]) -> None:
     """Refuses a folder whose ``config.json`` was deleted and whose checkpoints are of another configuration."""
     for path in sorted((workdir / "checkpoints").glob("*/*/meta/metadata")):
         try:
-            of = json.loads(path.read_bytes())["of"].get("configuration")
+            said = json.loads(path.read_bytes())
+            if said.pop(sealed.KEY) != sealed.digest(said):
+                continue
+            of = said["of"].get("configuration")
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
             continue  # damaged: restoring it says so
         if of not in (None, sealed.digest(ours)):
@@ -75,14 +79,18 @@ def open_existing(workdir: Path, ours: dict[str, Any]) -> None:
     """Takes a folder that is there already for this configuration; one that is not is left to be made later.
 
     Raises:
-      UserError: if it holds another configuration, is in use, or cannot be written.
+      UserError: if it holds another configuration, is in use, or cannot be made or written.
     """
+    there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "cannot be written" if there.is_dir() else "is no folder"
+        raise UserError(f"--workdir={workdir} cannot be used ({there} {why}): name another")
     if workdir.is_dir():
         check_settings(workdir, ours)
         try:
             lock.take(workdir)
         except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be written ({error}): name another") from error
+            raise UserError(f"--workdir={workdir} cannot be used ({error}): name another") from error
 
 
 CHECKSUMS = "checksums.json"

@@ -1,6 +1,5 @@
 """A run folder answers before JAX starts: finished, of another configuration, in use, or damaged."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +111,15 @@ def test_another_configuration_is_listed_and_takes_nothing(workdir: Path) -> Non
     assert (workdir / ".lock").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=f"^--workdir={workdir} cannot be used .{tmp_path / 'file'} is no folder."):
+            open_existing(workdir, OURS)
+    open_existing(tmp_path / "deep" / "run", OURS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("content", [b"[1]", b"{", b"\xff", b'{"seed": 0}', b"1", b"null", b"[" * 100_000])
 def test_a_configuration_that_is_none_is_damaged(workdir: Path, content: bytes) -> None:
     (workdir / "config.json").write_bytes(content)
@@ -123,13 +131,14 @@ def test_checkpoints_tell_whose_they_are_when_the_configuration_is_gone(workdir:
     (workdir / "config.json").unlink()
     assert not check_settings(workdir, OURS)  # they do not say
     metadata = workdir / "checkpoints" / "student" / "6" / "meta" / "metadata"
-    metadata.write_text(json.dumps({"of": {"configuration": sealed.digest(OURS)}}))
+    metadata.write_bytes(sealed.sealed({"of": {"configuration": sealed.digest(OURS)}}))
     assert not check_settings(workdir, OURS)
     with pytest.raises(UserError, match=f"^checkpoint {metadata.parents[1]} is of another configuration than is given"):
         check_settings(workdir, {**OURS, "seed": 1})
-    for damaged in ("{", "[1]", '{"of": 1}', "{}"):
+    altered = metadata.read_text().replace("configuration", "Configuration")
+    for damaged in (altered, "{", "[1]", '{"of": 1}', "{}"):  # which restoring tells
         metadata.write_text(damaged)
-        assert not check_settings(workdir, OURS)
+        assert not check_settings(workdir, {**OURS, "seed": 1})
 
 
 def test_a_table_takes_whole_summaries_alone(workdir: Path) -> None:
