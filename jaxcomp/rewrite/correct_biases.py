@@ -23,6 +23,7 @@ from jaxcomp.rewrite.site_inputs import altered_inputs
 from jaxcomp.rewrite.walk import Walk
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
+from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Uses, uses_of
 
 
@@ -110,7 +111,8 @@ def correct_biases(
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     now = leaves_of(changed, program.paths, "the changed parameters")
-    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    known = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    uses = {path: own for path, own in known.items() if own.sites}
     for tree in (params, changed):
         check_finite({path: named_leaves(tree)[path] for path in uses}, why="whose results have no means")
     found = find_biases(program, uses)
@@ -142,7 +144,7 @@ def _input_means(
         path: own.sites[0] for path, own in uses.items() if len(own.sites) == 1 and not unseen(own, program, "inputs")
     }
     means = lambda rows: jnp.mean(rows, axis=1)[..., None]  # noqa: E731
-    run = jax.jit(observer(program, list(sites.values()), "inputs", None, means))
+    run = jax.jit(observer(program, list(sites.values()), "inputs", None, means, power=1))
     found = [run(jax.tree.leaves((params, *batch))) for batch in batches]
     columns = zip(*found, strict=True)
     return {

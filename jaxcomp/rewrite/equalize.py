@@ -21,6 +21,7 @@ from jaxcomp.trace.account import left_out
 from jaxcomp.trace.affine import input_axes
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.observe import Observer
+from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import uses_of
 
 
@@ -183,7 +184,8 @@ def _found(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
 ) -> tuple[Program, list[Link], dict[str, str]]:
     program = trace(apply_fn, params, *example)
-    links, left = find_links(program, {path: own for path, own in uses_of(program).items() if own.sites})
+    uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    links, left = find_links(program, {path: own for path, own in uses.items() if own.sites})
     return program, links, left
 
 
@@ -238,14 +240,15 @@ class _Leaves:
     def reach(self, link: Link) -> np.ndarray:
         """The largest weight that makes each channel."""
         assert link.use is not None
-        return np.abs(matrix(link.use, self._get(link.maker))).max(1).reshape(-1)
+        reach = np.abs(matrix(link.use, self._get(link.maker))).max(1).reshape(-1)
+        return reach * np.abs(link.use.factor)
 
     def read(self, link: Link) -> np.ndarray:
         """The largest weight that reads each channel."""
         largest = np.zeros(link.size)
         for reader in link.readers:
             channels = groups_of(reader)
-            own = np.abs(matrix(reader.use, self._get(reader.path))).max(2)
+            own = np.abs(matrix(reader.use, self._get(reader.path))).max(2) * np.abs(reader.use.factor)
             own = own.reshape(len(channels), -1, channels.shape[1]).max(1)
             np.maximum.at(largest, channels.ravel(), own.ravel())
         return largest

@@ -64,7 +64,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     check_reads(program)
     find = functools.partial(find_weights, sized=of_these_sizes(apply_fn, params, example, candidates(program)))
     found = find(program)
-    values = evaluated(lambda leaves: _values(program, found.weights, leaves), list(named_leaves(params).values()))
+    values = evaluated(lambda leaves: weight_values(program, found.weights, leaves), list(named_leaves(params).values()))
     small = without(replace_leaves(params, values), found.gone)
     return Folded(apply_fn, params, small, found, find, "fold_weights", program), small
 
@@ -185,7 +185,7 @@ class _Weights(Evaluation):
         self.seen |= {each.owner: each.once(read(each.value)) for each in self._of.get(id(frame), ())}
 
 
-def _values(program: Program, weights: Sequence[Computed], leaves: Sequence[Any]) -> Mapping[str, Any]:
+def weight_values(program: Program, weights: Sequence[Computed], leaves: Sequence[Any]) -> Mapping[str, Any]:
     """The weights, by path; of those that scans compute again and again, one."""
     rest = [None] * (len(program.frame.ins) - len(leaves))
     _, seen = _Weights(program, weights).watched(program.frame, [*leaves, *rest])

@@ -15,6 +15,7 @@ from jaxcomp.prune import saliency
 from jaxcomp.prune.saliency import Combine, Normalize, Sources
 from jaxcomp.rewrite.activations import STATISTICS, activations
 from jaxcomp.rewrite.batches import Select
+from jaxcomp.rewrite.effective import as_read
 from jaxcomp.trace.groups import Groups
 
 Scores = dict[str, np.ndarray]
@@ -34,6 +35,8 @@ def importance(
     select: Select | None = None,
 ) -> Scores:
     """Scores every channel that can be cut; a low score says that it matters little.
+
+    A weight counts as its matmul or convolution reads it: multiplied by a number, masked, standardised.
 
     Of w, the entries that a channel owns in one member, g = dL/dw and h = d2L/dw2 (of complex ones the modulus counts,
     and the real part of w g):
@@ -120,10 +123,13 @@ def _by_entries(
     needs = saliency.SCORES[score].needs if score in saliency.SCORES else ""
     slopes = _given(grads, score, needs) if needs == "grads" else None
     bends = _given(curvature, score, needs) if needs == "curvature" else None
+    weights = _Host(params)
+    if not needs:  # gradients and curvature are those of the parameters themselves
+        weights.update(as_read(groups.coupling.program, weights.leaves))
     total: Scores = {}
     count = 0
     for each in slopes if isinstance(slopes, Iterator) else [slopes]:
-        of = Sources(_Host(params), _Host(each, "the gradient of "), _Host(bends, "the curvature of "))
+        of = Sources(weights, _Host(each, "the gradient of "), _Host(bends, "the curvature of "))
         for group in groups:
             own = saliency.saliency(group, groups.weights, score, of, combine, np)
             total[group.name] = total.get(group.name, 0) + own
@@ -137,7 +143,8 @@ class _Host(dict[str, Any]):
     """The leaves of a tree by path, in double precision as each is read, and refused if not finite."""
 
     def __init__(self, tree: Any, whose: str = ""):
-        super().__init__(named_leaves(tree))
+        self.leaves = named_leaves(tree)
+        super().__init__(self.leaves)
         self._whose = whose
 
     def __getitem__(self, path: str) -> np.ndarray:

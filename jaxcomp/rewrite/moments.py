@@ -15,6 +15,7 @@ from jaxcomp.rewrite.batches import Batches, Select, called, inputs_of, kind_of
 from jaxcomp.rewrite.matrices import feature_groups, input_rows, output_rows, reduction
 from jaxcomp.trace.ir import Program, Value, all_nodes, trace
 from jaxcomp.trace.observe import Observer, observable
+from jaxcomp.trace.scaled import by_factor, with_factors
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 WIDEST = 8192
@@ -89,7 +90,8 @@ def _observed(
 ) -> tuple[Callable[..., dict[str, Any]], dict[str, str]]:
     """The sums for one batch as a function of it, and why there are none of some parameters."""
     program = trace(apply_fn, params, *inputs)
-    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    known = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    uses = {path: own for path, own in known.items() if own.sites}
     missing = {path: why for path, own in uses.items() if (why := unseen(own, program, of))}
     sites = [(path, use) for path, own in uses.items() if path not in missing for use in own.sites]
     observe = observer(program, [use for _, use in sites], of, places)
@@ -104,12 +106,18 @@ def _observed(
 
 
 def observer(
-    program: Program, sites: list[Use], of: End, places: int | None = None, sums: Callable[[Any], Any] | None = None
+    program: Program,
+    sites: list[Use],
+    of: End,
+    places: int | None = None,
+    sums: Callable[[Any], Any] | None = None,
+    power: int = 2,
 ) -> Callable[[list[Any]], list[Any]]:
     """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
 
     Several sites may read one value; it is observed once. ``sums``, of rows ``[batch, places, n]``, makes others than
-    :func:`gram`, of as many axes.
+    :func:`gram`, of as many axes, and ``power``: how they grow with the rows. Where the parameter is multiplied by a
+    number before its site reads it, inputs are, in its stead.
     """
     sums = sums or gram
     readers: dict[Value, list[Use]] = {}
@@ -130,7 +138,8 @@ def observer(
         for (value, own), seen in zip(readers.items(), observe(leaves)[1], strict=True):
             for use, moment in zip(own, seen, strict=True):
                 moment = moment.sum([i for i, scan in enumerate(scans[value]) if scan not in use.scans])
-                found[id(use)] = moment.reshape(-1, *moment.shape[-2:])
+                moment = moment.reshape(-1, *moment.shape[-2:])
+                found[id(use)] = by_factor(use, moment, power) if of == "inputs" else moment
         return [found[id(use)] for use in sites]
 
     return run

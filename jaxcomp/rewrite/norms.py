@@ -15,6 +15,7 @@ from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.matrices import feature_groups, unmatrix
 from jaxcomp.rewrite.moments import observer, unseen
 from jaxcomp.trace.ir import trace
+from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
 
@@ -60,7 +61,8 @@ def input_norms(
     params = as_arrays(params)
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
-    uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    found = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    uses = {path: own for path, own in found.items() if own.sites}
     sites = [
         (path, use)
         for path, own in uses.items()

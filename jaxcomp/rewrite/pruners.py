@@ -21,12 +21,15 @@ class Layer(NamedTuple):
       moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
       norms: of its inputs, ``[groups, reduction, 1]``; None without data.
       fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known.
+      factor: by what it is multiplied before it is read: a number, or ``[groups, 1, 1]``. Of moments and norms it is a
+        part already.
     """
 
     weight: Array
     moment: Any = None
     norms: Any = None
     fisher: Any = None
+    factor: Any = 1.0
 
 
 class Pruner(NamedTuple):
@@ -84,7 +87,7 @@ def _sensitivity(layer: Layer) -> Array:
 
 
 PRUNERS = {
-    "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight)),
+    "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight * layer.factor)),
     "wanda": _by_scores(
         lambda layer: reconstruct.wanda_scores(layer.weight, layer.norms), per_output=True, needs="moment"
     ),

@@ -19,6 +19,7 @@ from jaxcomp.rewrite.shrink import mask
 from jaxcomp.rewrite.walk import Seen, Walk
 from jaxcomp.trace.groups import Groups
 from jaxcomp.trace.ir import trace
+from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
 
@@ -82,7 +83,7 @@ def refit(
     program = trace(apply_fn, params, *given[0])
     fitted = {
         path: own.sites
-        for path, own in uses_of(program).items()
+        for path, own in with_factors(program, uses_of(program), jax.tree.leaves(params)).items()
         if own.sites and not own.other and not unseen(own, program, "inputs")
     }
 

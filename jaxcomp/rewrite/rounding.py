@@ -22,6 +22,7 @@ from jaxcomp.rewrite.site_inputs import altered_inputs
 from jaxcomp.rewrite.walk import Seen, Walk
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
+from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
 
@@ -162,7 +163,8 @@ def round_weights(
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])
-    targets, uses, fixed = find_targets(program, scheme, params), uses_of(program), dict(grids or {})
+    targets, fixed = find_targets(program, scheme, params), dict(grids or {})
+    uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
     own = {path: uses[path] for path in targets.weights}
     blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
     found = {path: nearest(targets.weights[path], named[path], fixed.get(path)) for path in blind}

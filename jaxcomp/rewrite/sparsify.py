@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,14 +21,15 @@ from jaxcomp.prune.patterns import Pattern
 from jaxcomp.rewrite import sparsities
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.factors import by_rule
-from jaxcomp.rewrite.matrices import matrix, unmatrix
+from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.rewrite.moments import second_moments, unseen
 from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
 from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
 from jaxcomp.rewrite.walk import Seen, Walk
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
-from jaxcomp.trace.uses import Use, uses_of
+from jaxcomp.trace.scaled import with_factors
+from jaxcomp.trace.uses import Use, Uses, uses_of
 
 MethodName = Literal["magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
 Distribution = Literal["uniform", "erk", "global"]
@@ -65,6 +66,7 @@ class _Recipe:
     update: bool | None
     damping: float
     fisher: Mapping[str, Any]
+    factors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reads_data(self) -> bool:
@@ -78,6 +80,7 @@ class _Recipe:
             moment=None if known is None else quadratic.damped(known, self.damping),
             norms=None if known is None else reconstruct.norms_of(known),
             fisher=None if fisher is None else _single(matrix(use, fisher)),
+            factor=self.factors.get(path, 1.0),
         )
 
     def solve(self, path: str, use: Use, leaf: Any, seen: Seen, goal: Any) -> _Pruned:
@@ -192,7 +195,9 @@ def sparsify(
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
     program = trace(apply_fn, params, *given[0])
-    sites = {path: own for path, own in uses_of(program).items() if own.sites or own.other}
+    known = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    sites = {path: own for path, own in known.items() if own.sites or own.other}
+    recipe = replace(recipe, factors={path: _factor(own) for path, own in sites.items() if own.scaled})
     left = {
         path: why for path, own in sites.items() if (why := next(iter(own.other), "") or unseen(own, program, "inputs"))
     }
@@ -225,6 +230,17 @@ def sparsify(
             solve(path, own[0], Seen(moments.of[path] if moments and recipe.reads_data else None, None))
     done = _result(params, {path: named[path] for path in sites}, found, goals, left)
     return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys())))
+
+
+def _factor(uses: Uses) -> Any:
+    """By what a parameter is multiplied at its sites, ``[groups, 1, 1]`` where layers differ; the root mean square."""
+    factors = [np.square(use.factor) for use in uses.sites]
+    if all(np.ndim(each) == 0 for each in factors):
+        return float(np.sqrt(np.mean(factors))) if factors else 1.0
+    both = np.sqrt(np.mean(np.stack(np.broadcast_arrays(*factors)), axis=0))
+    use = uses.sites[0]
+    groups = use.size(use.stack) * feature_groups(use) // len(both)
+    return jnp.asarray(np.repeat(both, groups)[:, None, None], jnp.float32)
 
 
 def _walked(program: Program, uses: Any, solve: Any, params: Any, given: Any, places: int | None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from jaxcomp.rewrite.moments import gram, observer
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
+from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond")
@@ -227,7 +228,8 @@ class Walk(Interpreter):
         now, cross, sums, count = [], [], [], 0
         for i in range(self._batches):
             rows, old = (
-                input_rows(use, self._at(operands[1 - use.side], j), self._places) for j in (i, i + self._batches)
+                by_factor(use, input_rows(use, self._at(operands[1 - use.side], j), self._places))
+                for j in (i, i + self._batches)
             )
             now.append(np.asarray(gram(rows), np.float64))
             cross.append(np.asarray(gram(rows, old), np.float64))

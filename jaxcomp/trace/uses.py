@@ -27,6 +27,8 @@ class Use(NamedTuple):
       home: the indices of each axis of the parameter.
       sizes: the size of every index.
       scans: those that run over the first of ``stack`` (a scan over a single entry has no index).
+      factor: by what the parameter is multiplied before: a number, or one for each of the layers that scans run over;
+        1 unless :func:`jaxcomp.trace.scaled.with_factors` has found it.
     """
 
     node: Node
@@ -38,6 +40,7 @@ class Use(NamedTuple):
     home: tuple[Indices, ...]
     sizes: dict[int, int]
     scans: tuple[Node, ...]
+    factor: Any = 1.0
 
     @property
     def is_conv(self) -> bool:
@@ -56,10 +59,12 @@ class Uses:
     Attributes:
       sites: by the sites that take it as it is, or transposed, reshaped, cast or scaled by a number.
       other: by what else, in words.
+      scaled: whether it is multiplied by a number somewhere.
     """
 
     sites: list[Use] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    scaled: bool = False
 
     def elsewhere(self) -> str:
         """What else reads a parameter of which a site's operand is computed, and the remedy; empty if nothing does."""
@@ -76,6 +81,12 @@ class _Probe(Interpreter):
         super().__init__()
         self.params = params
         self.uses: dict[str, Uses] = {path: Uses() for path in params}
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        outs = super().node(node, operands)
+        if node.op in ("mul", "div", "neg") and isinstance(outs[0], Packed):
+            self.uses[outs[0].path].scaled = True
+        return outs
 
     def site(self, node: Node, operands: list[Any], side: int) -> Any:
         weight: Packed = operands[side]
@@ -109,6 +120,11 @@ def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
     return Use(node, side, (*scans, *batch), window, summed, free, weight.home, sizes, tuple(scans.values()))
 
 
+def is_weight(value: Value) -> bool:
+    """Whether a parameter is followed to its sites: floating point, of two or more axes, not empty."""
+    return len(value.shape) > 1 and 0 not in value.shape and bool(jax.dtypes.issubdtype(value.dtype, np.floating))
+
+
 def uses_of(program: Program) -> dict[str, Uses]:
     """Who reads each floating-point parameter of two or more axes.
 
@@ -119,11 +135,7 @@ def uses_of(program: Program) -> dict[str, Uses]:
       ``{path: its readers}``.
     """
     params = program.parameters()
-    wanted = {
-        path: value
-        for path, value in params.items()
-        if len(value.shape) > 1 and 0 not in value.shape and jax.dtypes.issubdtype(value.dtype, np.floating)
-    }
+    wanted = {path: value for path, value in params.items() if is_weight(value)}
     probe = _Probe(wanted)
 
     def run(*leaves: Any) -> list[Any]:
