@@ -95,7 +95,7 @@ def _bodies(program: Program) -> tuple[Bodies, dict[int, tuple[Node, ...]]]:
         for node in frame.nodes:
             found.maker.update(dict.fromkeys(node.outs, node))
             found.stacked.update(dict.fromkeys(node.outs, found.scans(*node.ins)))
-            if node.op != "scan" and node.op not in compat.REMAT:
+            if node.op != "scan" and node.op not in compat.ENTERED:
                 continue
             (body,), scanned = node.frames, node.op == "scan"
             around[id(body)] = (*scans, node) if scanned else scans

@@ -64,7 +64,9 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     check_reads(program)
     find = functools.partial(find_weights, sized=of_these_sizes(apply_fn, params, example, candidates(program)))
     found = find(program)
-    values = evaluated(lambda leaves: weight_values(program, found.weights, leaves), list(named_leaves(params).values()))
+    values = evaluated(
+        lambda leaves: weight_values(program, found.weights, leaves), list(named_leaves(params).values())
+    )
     small = without(replace_leaves(params, values), found.gone)
     return Folded(apply_fn, params, small, found, find, "fold_weights", program), small
 

@@ -10,6 +10,7 @@ from jax import lax
 from jaxcomp.quant.slopes import Slope
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.schemes import find_targets
+from jaxcomp.trace import compat
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.ir import Frame, Node, Program
 
@@ -50,7 +51,7 @@ class TrainingRun(QuantizedRun):
 
     def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
         shapes = jax.eval_shape(lambda *xs: self.watched(frame, xs)[1], *operands)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.tree.map(compat.zeros, shapes)
 
     def _join(self, owner: str, reach: Any) -> None:
         known = self.seen.get(owner)

@@ -19,7 +19,7 @@ from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
 from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
-LOOPS = ("scan", "while", "cond")
+LOOPS = ("scan", "while", "cond", "shard_map")
 
 
 class Seen(NamedTuple):

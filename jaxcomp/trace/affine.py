@@ -98,7 +98,7 @@ def frames(frame: Frame, lengths: tuple[int, ...] = ()) -> Iterator[tuple[Frame,
     for node in frame.nodes:
         if node.op == "scan":
             yield from frames(node.frames[0], (*lengths, node.params["length"]))
-        elif node.op in compat.REMAT:
+        elif node.op in compat.ENTERED:
             yield from frames(node.frames[0], lengths)
 
 
@@ -108,7 +108,7 @@ def images(program: Program) -> dict[Value, tuple[str, tuple[int, ...]]]:
     for frame, _ in frames(program.frame):
         for node in frame.nodes:
             first = sum(compat.scan_counts(node.params)) if node.op == "scan" else 0
-            if node.op == "scan" or node.op in compat.REMAT:
+            if node.op == "scan" or node.op in compat.ENTERED:
                 for i, (outer, inner) in enumerate(zip(node.ins, node.frames[0].ins, strict=True)):
                     if outer in known and (node.op != "scan" or i >= first or i < compat.scan_counts(node.params)[0]):
                         sliced = (node.params["length"],) if node.op == "scan" and i >= first else ()

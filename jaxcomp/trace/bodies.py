@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -93,6 +94,33 @@ def emit_remat(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]
     return outs
 
 
+def emit_call(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """The rebuilt body; the call's own way to be batched, partitioned or transposed is that of what it was."""
+    outs, seen = run.watched(node.frames[0], operands)
+    run.note(seen)
+    return outs
+
+
+def emit_shard_map(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
+    """``jax.shard_map`` of the rebuilt body; what nodes noted comes out with a first axis for the devices."""
+    (body,) = node.frames
+    targets = _keeps(run, body.outs)
+    shared = [run.shared(x, spec, node) for x, spec in zip(operands, node.params["in_specs"], strict=True)]
+    given = [i for i, (x, _, _) in enumerate(shared) if x is not None]
+
+    def local(*xs: Any) -> tuple[tuple[Any, ...], Any]:
+        own: list[Any] = [None] * len(shared)
+        for i, x in zip(given, xs, strict=True):
+            own[i] = shared[i][2](x)
+        outs, seen = run.watched(body, own)
+        return tuple(_fit_all(run, outs, body.outs, targets)), jax.tree.map(lambda each: jnp.asarray(each)[None], seen)
+
+    specs = tuple(shared[i][1] for i in given)
+    outs, seen = compat.shard_mapped(local, node.params, specs)(*(shared[i][0] for i in given))
+    run.note(seen, node)
+    return list(outs)
+
+
 def emit_custom_jvp(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
     """A ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
     function, rule = node.frames
@@ -120,5 +148,7 @@ EMIT: dict[str, Callable[..., list[Any]]] = {
     "while": emit_while,
     "cond": emit_cond,
     "custom_jvp_call": emit_custom_jvp,
+    "shard_map": emit_shard_map,
+    **dict.fromkeys(compat.CALLS, emit_call),
 } | dict.fromkeys(compat.REMAT, emit_remat)
 """How each primitive with bodies is rebuilt."""

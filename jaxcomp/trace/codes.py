@@ -50,6 +50,8 @@ class Codes(Packed):
       block: how scales share out the weights, if in blocks: the scale then has the layout of a grid's.
     """
 
+    sums: ClassVar[tuple[str, ...]] = ("sums",)
+
     _static: ClassVar[tuple[str, ...]] = (*Packed._static, "dtypes", "inputs", "fields", "format", "block")
 
     def __init__(
@@ -89,6 +91,10 @@ class Codes(Packed):
     def with_part(self, key: str, part: Any, names: Indices) -> Self:
         """With another part, whose axes are these."""
         return self._with(parts={**self.parts, key: part}, names=(*self.names, names))
+
+    def _shareable(self, name: int, count: int) -> Self | None:
+        """Not in blocks, whose scales are laid out otherwise than the codes."""
+        return super()._shareable(name, count) if self.block is None else None
 
     def in_bytes(self, bits: int) -> Self:
         """With several codes to a byte, if they are of few enough bits."""

@@ -1,16 +1,17 @@
 """Every spot where JAX versions differ, and every part of an equation that is read by its name."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
-from jax import export
+from jax import export, lax
 from jax.extend import core, source_info_util
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 source_info_util.register_exclusion(f"{Path(__file__).parents[1]}{os.sep}")  # a place is one that the user wrote
 
@@ -22,6 +23,17 @@ INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_c
 
 REMAT = ("remat2", "remat", "checkpoint")
 
+CALLS = {
+    "custom_vmap_call": ("call",),
+    "custom_partitioning": ("call",),
+    "composite": ("jaxpr", "call_jaxpr"),
+    "linear_call": ("callee",),
+}
+"""Calls with a way of their own to be batched, partitioned, lowered or transposed, and what may hold their body."""
+
+ENTERED = (*REMAT, *CALLS)
+"""Nodes that compute what their one body does."""
+
 
 def is_literal(atom: Any) -> bool:
     """Whether an operand of an equation is a literal rather than a variable."""
@@ -32,6 +44,52 @@ def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """The bare jaxpr and its constants: open, closed (before JAX 0.12), or both in one (since)."""
     consts = list(getattr(jaxpr, "consts", ()))
     return getattr(jaxpr, "jaxpr", jaxpr), consts
+
+
+def body_of_call(equation: Equation) -> Any:
+    """The jaxpr of one of :data:`CALLS`; None if it does not take the call's operands as they are."""
+    for name in CALLS[equation.primitive.name]:
+        if name in equation.params:
+            jaxpr = equation.params[name]
+            same = [len(opened(jaxpr)[0].invars), len(opened(jaxpr)[0].outvars)]
+            return jaxpr if same == [len(equation.invars), len(equation.outvars)] else None
+    return None
+
+
+def shards(params: Mapping[str, Any], spec: Any, ndim: int) -> list[int]:
+    """Among how many devices a shard_map shares out each axis of a value."""
+    sizes = dict(params["mesh"].shape)
+    entries = [*tuple(spec), *[None] * ndim][:ndim]
+    return [math.prod(sizes[name] for name in _names(entry)) for entry in entries]
+
+
+def _names(entry: Any) -> tuple[Any, ...]:
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def devices(params: Mapping[str, Any]) -> int:
+    """On how many devices a shard_map runs its body."""
+    sizes = dict(params["mesh"].shape)
+    return math.prod(sizes[name] for name in params["newly_manual_axes"])
+
+
+def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_specs: Any) -> Callable[..., Any]:
+    """``jax.shard_map`` with the settings of its equation, of a function of two results.
+
+    Args:
+      function: ``(*operands) -> (those of the equation, others)``; the others' first axis is that of the devices.
+      params: those of the equation.
+      in_specs: of the operands.
+    """
+    axes = tuple(name for name in params["mesh"].axis_names if name in params["newly_manual_axes"])
+    return jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=in_specs,
+        out_specs=(tuple(params["out_specs"]), PartitionSpec(axes)),
+        axis_names=set(axes),
+        check_vma=params["check_vma"],
+    )
 
 
 def holds_body(equation: Equation) -> bool:
@@ -50,6 +108,8 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
     """Applies an equation's primitive to new operands, some of its parameters changed; always a list."""
+    if len(args) > 1:
+        args = [_varying(x, atom.aval) for x, atom in zip(args, equation.invars, strict=False)]
     params = equation.primitive.get_bind_params({**equation.params, **changes})
     out = equation.primitive.bind(*args, **params)
     return list(out) if equation.primitive.multiple_results else [out]
@@ -58,6 +118,20 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
 def is_whole(equation: Equation) -> bool:
     """Whether every device holds an equation's result in full, as its type says."""
     return all(entry is None for entry in equation.outvars[0].aval.sharding.spec)
+
+
+def _varying(x: Any, aval: Any) -> Any:
+    """An operand that varies over the devices over which, inside of a shard_map, the one in its place did."""
+    wanted = getattr(getattr(aval, "manual_axis_type", None), "varying", None)
+    if not wanted:
+        return x
+    missing = wanted - getattr(jax.typeof(x).manual_axis_type, "varying", frozenset())
+    return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
+def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros of a type, which vary over the devices over which it does."""
+    return cast(jax.Array, _varying(jax.numpy.zeros(like.shape, like.dtype), like))
 
 
 def laid_out(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
@@ -83,13 +157,13 @@ def is_number(dtype: Any) -> bool:
     return jax.dtypes.issubdtype(dtype, np.generic) and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
 
 
-def derivative(equation: Equation) -> Any:
-    """The jaxpr of a ``custom_jvp`` call's own rule.
+def derivative(equation: Equation, sharded: Mapping[str, Any] | None = None) -> Any:
+    """The jaxpr of a ``custom_jvp`` call's own rule; ``sharded``: the settings of the shard_map that it is in.
 
     It takes all operands, then the tangents of the inexact ones; it returns all results, then the tangents of
     the inexact ones.
     """
-    atoms = [_struct(atom.aval) for atom in equation.invars]
+    atoms = [_struct(atom.aval, sharded is None) for atom in equation.invars]
     moving = tuple(i for i, aval in enumerate(atoms) if is_inexact(aval.dtype))
 
     def rule(operands: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -102,12 +176,23 @@ def derivative(equation: Equation) -> Any:
         outs, moved = jax.jvp(primal, tuple(operands[i] for i in moving), tuple(tangents))
         return outs, [t for o, t in zip(outs, moved, strict=True) if is_inexact(o.dtype)]
 
-    return jax.make_jaxpr(rule)(atoms, [atoms[i] for i in moving])
+    if sharded is None:
+        return jax.make_jaxpr(rule)(atoms, [atoms[i] for i in moving])
+    found = []
+
+    def local(*xs: Any) -> tuple[tuple[()], tuple[()]]:
+        own = [_varying(x, atom.aval) for x, atom in zip(xs, equation.invars, strict=True)]
+        found.append(jax.make_jaxpr(rule)(own, [own[i] for i in moving]))
+        return (), ()
+
+    whole = [jax.ShapeDtypeStruct(atom.shape, atom.dtype, weak_type=atom.weak_type) for atom in atoms]
+    jax.eval_shape(shard_mapped(local, {**sharded, "out_specs": ()}, PartitionSpec()), *whole)
+    return found[0]
 
 
-def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+def _struct(aval: Any, laid: bool = True) -> jax.ShapeDtypeStruct:
     # Under Explicit axes a layout is part of the type, as a shape is.
-    sharding = None if aval.sharding.mesh.empty else aval.sharding
+    sharding = aval.sharding if laid and not aval.sharding.mesh.empty else None
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False), sharding=sharding)
 
 

@@ -55,7 +55,7 @@ class Ends:
 
 def _entered(node: Node) -> Frame | None:
     """The one body of a node that means no more than that."""
-    is_call = node.op in compat.REMAT or node.op.startswith("custom_")
+    is_call = node.op in (*compat.ENTERED, "shard_map") or node.op.startswith("custom_")
     return node.frames[0] if is_call else None
 
 

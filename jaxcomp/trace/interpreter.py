@@ -129,6 +129,14 @@ class Interpreter:
             return x.sliced(scan)
         return self.dense(x, None)
 
+    def shared(self, x: Any, spec: Any, node: Node) -> tuple[Any, Any, Callable[[Any], Any]]:
+        """What a shard_map is given, how that is shared out among devices, and what one of them makes of its part."""
+        if isinstance(x, Packed):
+            among = x.among(spec, compat.shards(node.params, spec, len(x.axes)), compat.devices(node.params), node)
+            if among is not None:
+                return among
+        return self.dense(x, node), spec, lambda part: part
+
     def tangent(self, x: Any, tangent: Any) -> Any:
         """The tangent of a value, given those of its parts."""
         if isinstance(x, Packed):
@@ -158,6 +166,8 @@ _PASS: dict[str, Callable[[Packed, Node, int, list[Any]], Packed | None]] = {
     "convert_element_type": _cast,
     "copy": lambda packed, *_: packed,
     "reshard": lambda packed, node, *_: packed if compat.is_whole(node.equation) else None,
+    "pvary": lambda packed, node, *_: packed.mapped(lambda part: compat.bind(node.equation, [part])[0]),
+    "pcast": lambda packed, node, *_: packed.mapped(lambda part: compat.bind(node.equation, [part])[0]),
     "neg": lambda packed, *_: packed.scaled(-1),
     "mul": _scale,
     "div": _scale,

@@ -58,8 +58,9 @@ class Node:
       ins, outs: operands and results.
       equations: the jaxpr equation it was made of, then those of the calls around it, from the inside.
       scope: the module path in which it was traced, if any.
-      frames: the bodies: ``[body]`` for scan and remat, ``[condition, body]`` for while, one a branch for
-        cond, ``[function, derivative]`` for custom_jvp, ``[function]`` for custom_vjp.
+      frames: the bodies: ``[body]`` for scan, remat, shard_map (of one device) and calls with rules of their own,
+        ``[condition, body]`` for while, one a branch for cond, ``[function, derivative]`` for custom_jvp,
+        ``[function]`` for custom_vjp.
       numbers: those that stand in for named sizes.
     """
 
@@ -181,13 +182,23 @@ class _Sizes:
 
 
 class _Call(NamedTuple):
-    """Where a jaxpr is flattened: derivatives known so far, the module, the equations around it, whether to derive."""
+    """Where a jaxpr is flattened.
+
+    Attributes:
+      known: the derivatives known so far.
+      sizes: what makes values.
+      scope: the module.
+      callers: the equations around it.
+      derivatives: whether to derive.
+      sharded: the settings of the shard_map around it, if there is one.
+    """
 
     known: dict[Any, Any]
     sizes: _Sizes
     scope: str = ""
     callers: tuple[Any, ...] = ()
     derivatives: bool = True
+    sharded: Any = None
 
     def within(self, equation: Any) -> "_Call":
         scope = "/".join(filter(None, (self.scope, compat.scope(equation))))
@@ -229,16 +240,22 @@ def _bodies(op: str, equation: Any, call: _Call) -> list[Frame]:
         ins = [call.sizes.fresh(var) for var in inner.invars]
         return _frame(inner, consts, ins, call._replace(derivatives=derivatives))
 
-    if op == "scan" or op in compat.REMAT:
+    if op == "shard_map":
+        call = call._replace(sharded=params)
+    if op in ("scan", "shard_map") or op in compat.REMAT:
         return [body(params["jaxpr"])]
+    if op in compat.CALLS:
+        held = compat.body_of_call(equation)
+        return [] if held is None else [body(held)]
     if op == "while":
         return [body(params["cond_jaxpr"]), body(params["body_jaxpr"])]
     if op == "cond":
         return [body(branch) for branch in params["branches"]]
     if op == "custom_jvp_call":
         # The rule is taken one level deep: inside it, relu's rule calls relu, and so on without end.
-        key = id(params["call_jaxpr"])  # calls of one function share it, and it lives as long as the trace
+        # Calls of one function share a jaxpr, which lives as long as the trace.
+        key = id(params["call_jaxpr"]), *(str(atom.aval) for atom in equation.invars)
         if key not in call.known:
-            call.known[key] = compat.derivative(equation)
+            call.known[key] = compat.derivative(equation, call.sharded)
         return [body(params["call_jaxpr"]), body(call.known[key], False)]
     return [body(params["call_jaxpr"])] if op == "custom_vjp_call" else []

@@ -67,7 +67,7 @@ class Observer(Interpreter):
         entered = _bodies(node)
         if not any(map(self._is_probed, entered)):
             return compat.bind(node.equation, operands)
-        if node.op in ("scan", "while", "cond"):
+        if node.op in ("scan", "while", "cond", "shard_map"):
             return bodies.EMIT[node.op](self, node, operands)
         return self.body(entered[0], operands)
 
@@ -86,7 +86,7 @@ class Observer(Interpreter):
 
     def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
         shapes = jax.eval_shape(lambda *xs: self.watched(frame, xs)[1], *operands)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.tree.map(compat.zeros, shapes)
 
 
 def observable(frame: Frame) -> set[Value]:
@@ -100,6 +100,6 @@ def _own(frame: Frame) -> set[Value]:
 
 def _bodies(node: Node) -> list[Frame]:
     """The bodies of a node that its forward run enters, and whose values can be added up."""
-    if node.op in ("scan", "cond") or node.op in compat.REMAT:
+    if node.op in ("scan", "cond") or node.op in compat.ENTERED:
         return node.frames
     return node.frames[1:] if node.op == "while" else node.frames[:1]

@@ -67,6 +67,8 @@ class Origins:
             case "cond":
                 branches = [self._body(frame, ins[1:], calls) for frame in node.frames]
                 return [_all([ins[0], *each]) for each in zip(*branches, strict=True)]
+            case "shard_map":
+                return self._body(node.frames[0], ins, calls * compat.devices(node.params))
             case "custom_jvp_call":
                 outs = self._body(node.frames[0], ins, calls)
                 self._body(node.frames[1], ins + [LIVE] * len(moving(node)), 0)

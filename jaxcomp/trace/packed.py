@@ -6,12 +6,13 @@ where its size is 1), so transposes and reshapes move indices about and leave th
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from jax import export
+from jax.sharding import PartitionSpec
 
 from jaxcomp.core.paths import PartKey
 
@@ -44,6 +45,9 @@ class Packed:
         self.path, self.parts, self.stack = path, dict(parts), stack
         self.names, self.axes = tuple(names), tuple(axes)
         self.home = self.axes if home is None else tuple(home)
+
+    sums: ClassVar[tuple[str, ...]] = ()
+    """The arrays that are summed over other indices than they have: of a part of these they are not those."""
 
     _static: ClassVar[tuple[str, ...]] = ("path", "names", "axes", "home", "stack")
     """What a packed leaf is made of beside its arrays."""
@@ -142,6 +146,59 @@ class Packed:
         for place, axis in zip(places, self.axes, strict=True):
             axes[place] = axis
         return self._with(axes=axes)
+
+    def mapped(self, function: Callable[[Any], Any]) -> Self:
+        """With something done to each of its arrays that does not change their shapes."""
+        return self._with(parts={key: function(part) for key, part in self.parts.items()})
+
+    def among(
+        self, spec: Any, counts: Sequence[int], devices: int, node: Any
+    ) -> tuple[Self, Self, Callable[[Self], Self]] | None:
+        """Shares it out among devices, of which each has an equal part of an axis.
+
+        The index of the device is one that a scan takes: each has layers of its own.
+
+        Args:
+          spec: of its value, a ``PartitionSpec``.
+          counts: among how many devices each axis is shared out.
+          devices: how many there are.
+          node: the shard_map.
+
+        Returns:
+          It with an index for the devices, the specs of its arrays, and what of the one device's arrays makes it there;
+          None if its arrays cannot be shared out as its value is.
+        """
+        cut = [i for i, count in enumerate(counts) if count > 1]
+        if not cut:
+            return self, self.mapped(lambda _: PartitionSpec()), lambda part: part
+        axis, count = cut[0], counts[cut[0]]
+        if len(cut) > 1 or count != devices or not self.axes[axis]:
+            return None
+        packed, name = self, self.axes[axis][0]
+        if self.sizes[name] != count:
+            split = self._shareable(name, count)
+            if split is None:
+                return None
+            packed = split
+        pairs = list(zip(packed.parts.items(), packed.names, strict=True))
+        own = [(key, part, names) for (key, part), names in pairs if name in names or key not in self.sums]
+        packed = packed._with(parts={key: part for key, part, _ in own}, names=[names for _, _, names in own])
+        specs = {key: PartitionSpec(*(spec[axis] if each == name else None for each in names)) for key, _, names in own}
+
+        def local(part: Self) -> Self:
+            arrays = {
+                key: jnp.squeeze(x, names.index(name)) if name in names else x
+                for (key, x), names in zip(part.parts.items(), part.names, strict=True)
+            }
+            rest = [tuple(each for each in names if each != name) for names in part.names]
+            axes = [tuple(each for each in group if each != name) for group in part.axes]
+            return part._with(parts=arrays, names=rest, axes=axes, stack=(*part.stack, (name, node)))
+
+        return packed, packed._with(parts=specs), local
+
+    def _shareable(self, name: int, count: int) -> Self | None:
+        """With an index split in two, the outer of so many; None if it cannot be."""
+        return self._split(name, count)[0] if self.sizes[name] % count == 0 else None
 
     def cast(self, dtype: Any) -> Self:
         """In another dtype, part by part."""

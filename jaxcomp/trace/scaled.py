@@ -110,7 +110,7 @@ class _Factors(Interpreter):
             return outs
         if node.op == "while":
             return self.body(node.frames[1], operands[node.params["cond_nconsts"] :])
-        if node.op == "custom_jvp_call" or node.op in compat.REMAT:
+        if node.op == "custom_jvp_call" or node.op in compat.ENTERED:
             return self.body(node.frames[0], operands)
         return super().node(node, operands)
 

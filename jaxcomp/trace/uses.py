@@ -116,7 +116,9 @@ def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
         batch, (summed, free, places) = (), chain.conv_names(node, weight)
         window = tuple(places)
     sizes, scans = weight.sizes, dict(weight.stack)
-    sizes |= {axis[0]: n for axis, n in zip(weight.home, shape, strict=True) if axis and axis[0] in scans}
+    for axis, n in zip(weight.home, shape, strict=True):
+        if axis and axis[0] in scans:
+            sizes[axis[0]] = n // math.prod(sizes[name] for name in axis[1:])
     return Use(node, side, (*scans, *batch), window, summed, free, weight.home, sizes, tuple(scans.values()))
 
 

@@ -67,7 +67,7 @@ def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
         facts = analysis[value]
         axes = list(facts.axes)
         if node.params["tiled"]:
-            axes[along] = _repeated(axes[along], node.params["axis_size"])
+            axes[along] = repeated(axes[along], node.params["axis_size"])
         else:
             axes.insert(along, Axis(None, facts.fill))
         found.append(Facts(tuple(axes), facts.fill))
@@ -98,25 +98,28 @@ def label_all_to_all(analysis: Analysis, node: Node) -> list[Facts]:
         axes[split] = Axis(None, facts.fill)
     else:
         count = value.shape[split] // max(node.outs[0].shape[split], 1)
-        axes[split], axes[along] = share(analysis, axes[split], count), _repeated(axes[along], count)
+        axes[split], axes[along] = share(analysis, axes[split], count), repeated(axes[along], count)
     return [Facts(tuple(axes), facts.fill)]
 
 
 def share(analysis: Analysis, axis: Axis, count: int) -> Axis:
     """The part of an axis that each of so many devices has: all parts run in step."""
+    if count == 1:
+        return axis
     common = axis.dead
     if np.ndim(common):
         common = dead.tidy(functools.reduce(dead.join, np.reshape(common, (count, -1))))
     if axis.labels is None:
         return Axis(None, common)
     parts = axis.labels.reshape(count, -1)
-    if count > 1:
-        analysis.labels.tie(parts, parts[:1])
+    analysis.labels.tie(parts, parts[:1])
     return Axis(parts[0], common)
 
 
-def _repeated(axis: Axis, count: int) -> Axis:
+def repeated(axis: Axis, count: int) -> Axis:
     """An axis, so many times one after the other."""
+    if count == 1 or (axis.labels is None and not np.ndim(axis.dead)):
+        return axis
     size = np.size(axis.dead) if axis.labels is None else len(axis.labels)
     return axis.take(np.tile(np.arange(size), count))
 

@@ -10,6 +10,7 @@ from jaxcomp.trace.dead import join, same
 from jaxcomp.trace.facts import Axis, Facts
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.origins import moving
+from jaxcomp.trace.rules.collective import repeated, share
 
 
 def _merge(analysis: Analysis, several: Sequence[Facts]) -> Facts:
@@ -105,11 +106,28 @@ def _tangent(facts: Facts) -> Facts:
     return Facts(tuple(axis if axis.labels is None else Axis(axis.labels, 0.0) for axis in facts.axes))
 
 
+def label_shard_map(analysis: Analysis, node: Node) -> list[Facts]:
+    """One device's part: what all devices have of an axis runs in step."""
+    params, (body,) = node.params, node.frames
+    facts = []
+    for value, spec in zip(node.ins, params["in_specs"], strict=True):
+        counts = compat.shards(params, spec, len(value.shape))
+        axes = [share(analysis, axis, n) for axis, n in zip(analysis[value].axes, counts, strict=True)]
+        facts.append(Facts(tuple(axes), analysis[value].fill))
+    outs = []
+    for own, value, spec in zip(analysis.body(body, facts), node.outs, params["out_specs"], strict=True):
+        counts = compat.shards(params, spec, len(value.shape))
+        axes = [repeated(axis, n) for axis, n in zip(own.axes, counts, strict=True)]
+        outs.append(Facts(tuple(axes), own.fill))
+    return outs
+
+
 LABEL = {
     "scan": label_scan,
     "while": label_while,
     "cond": label_cond,
     "custom_jvp_call": label_custom_jvp,
-} | dict.fromkeys(compat.REMAT, label_remat)
+    "shard_map": label_shard_map,
+} | dict.fromkeys(compat.ENTERED, label_remat)
 
 RULES = {op: Rule(label, EMIT[op]) for op, label in LABEL.items()}
