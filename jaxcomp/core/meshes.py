@@ -33,13 +33,33 @@ def spread_like(x: Any, like: Any) -> Any:
       >>> spread_like(jnp.ones((1, 2)), jnp.ones((3, 2))).shape
       (1, 2)
     """
-    if not is_explicit(like):
+    return along(jnp.broadcast_to(x, like.shape), like) if is_explicit(like) else x
+
+
+def along(x: Any, like: Any) -> Any:
+    """An array that broadcasts against another of its rank, split as that one is along the axes that are not 1.
+
+    Args:
+      x: ``[...]``, each axis of the size of ``like``'s or 1.
+      like: the array to follow; if its mesh has no Explicit axes, ``x`` comes back as it is.
+
+    Example:
+      >>> along(jnp.ones((1, 2)), jnp.ones((3, 2))).shape
+      (1, 2)
+    """
+    if not is_explicit(like) or x.ndim != like.ndim or (is_explicit(x) and jax.typeof(x).sharding == _layout(x, like)):
         return x
     return _laid_out(x, like) if mesh_is_set() else _laid_out_beside(x, like)
 
 
+def _layout(x: Any, like: Any) -> NamedSharding:
+    own = jax.typeof(like).sharding
+    pairs = zip(x.shape, like.shape, own.spec, strict=True)
+    return NamedSharding(own.mesh, PartitionSpec(*(entry if n == size else None for n, size, entry in pairs)))
+
+
 def _laid_out(x: Any, like: Any) -> Any:
-    return jax.reshard(jnp.broadcast_to(x, like.shape), jax.typeof(like).sharding)
+    return jax.reshard(x, _layout(x, like))
 
 
 @jax.jit

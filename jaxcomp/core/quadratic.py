@@ -86,7 +86,7 @@ def sweep(
     blocks = -(-size // block)
     padding = ((0, 0), (0, blocks * block - size), (0, 0))
     beyond = jnp.arange(blocks * block) >= size
-    upper = jnp.pad(inverse_factor(moment), (*padding[:2], padding[1])) + jnp.diag(beyond.astype(weight.dtype))
+    upper = jnp.pad(inverse_factor(moment), (*padding[:2], padding[1])) + jnp.diag(beyond.astype(weight.dtype))[None]
 
     def one(weight: Array, b: Array) -> tuple[Array, Any]:
         start = b * block
@@ -99,11 +99,11 @@ def sweep(
             rows, errors, done = carry
             line, new = own[:, i], fixed(known, i, rows[:, i])
             error = (rows[:, i] - new) / line[:, i, None]
-            below = jnp.where(jnp.arange(block) > i, line, 0)
+            below = jnp.where(jnp.arange(block)[None] > i, line, 0)
             return rows - below[..., None] * error[:, None], errors.at[:, i].set(error), done.at[:, i].set(new)
 
         _, errors, done = lax.fori_loop(0, block, row, (rows, jnp.zeros_like(rows), jnp.zeros_like(rows)))
-        later = jnp.where(jnp.arange(upper.shape[-1]) >= start + block, factor, 0)
+        later = jnp.where(jnp.arange(upper.shape[-1])[None, None] >= start + block, factor, 0)
         weight = weight - jnp.einsum("gbr,gbo->gro", later, errors, precision="highest")
         return lax.dynamic_update_slice_in_dim(weight, done, start, 1), known
 

@@ -117,7 +117,7 @@ def _least_squares(weight: Array, moment: Array, mask: Array, size: int) -> Arra
     def column(moment: Array, wanted: Array, mask: Array) -> Array:
         places = jnp.argsort(~mask, stable=True)[:size]
         own = mask[places]
-        inner = jnp.where(own[:, None] & own, moment[places][:, places], jnp.eye(size, dtype=moment.dtype))
+        inner = jnp.where(own[:, None] & own[None], moment[places][:, places], jnp.eye(size, dtype=moment.dtype))
         found = solve(inner, jnp.where(own, wanted[places], 0)[:, None])[:, 0]
         return jnp.zeros_like(wanted).at[places].set(jnp.where(own, found, 0))
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.meshes import replicated, spread_like
+from jaxcomp.core.meshes import along, replicated, spread_like
 from jaxcomp.core.sums import filled_up
 from jaxcomp.core.types import Block, Grid
 
@@ -160,7 +160,7 @@ def numbers_for(w: Array, grid: Grid) -> tuple[Array, Array]:
     """Scale and zero point (in the scale's float) as they broadcast against a tensor."""
     scale, zero_point = grid.scale, grid.zero_point.astype(grid.scale.dtype)
     if grid.block is None:
-        return scale, zero_point
+        return along(scale, w), along(zero_point, w)
     scale, zero_point = (spread(numbers, w.shape, grid.block) for numbers in (scale, zero_point))
     return spread_like(scale, w), spread_like(zero_point, w)
 
