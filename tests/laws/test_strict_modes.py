@@ -1,0 +1,131 @@
+"""The laws of JAX's strict modes: nothing is promoted in silence, and float32 stays float32 where float64 is allowed."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+
+from .compressors import COMPRESSORS
+from .containers import CONTAINERS
+from .executions import close
+from .rewrites import REWRITES, networks
+
+
+def with_float64() -> AbstractContextManager[Any]:
+    return jax.enable_x64(True)
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "types": lambda: jax.numpy_dtype_promotion("strict"),
+    "ranks": lambda: jax.numpy_rank_promotion("raise"),
+    "float64": with_float64,
+}
+QUICK = {"quant-lsq": "float64", "quant-ternary-blocks": "ranks", "quant-blocks-nf4": "types"}
+"""The recipes that are not left to the exhaustive tests, each with its mode; so the rewrites below."""
+QUICK_REWRITES = {"sparsify-wanda": "ranks", "calibrate-entropy": "types", "post_training-nearest": "float64"}
+
+
+def pairs(names: Any, quick: Any) -> list[Any]:
+    return [
+        pytest.param(name, mode, marks=[] if quick.get(name) == mode else pytest.mark.exhaustive, id=f"{name}-{mode}")
+        for name in names
+        for mode in MODES
+    ]
+
+
+def same(got: Any, wanted: Any) -> None:
+    """Numbers up to rounding; float32 is float32."""
+    for a, b in zip(*(jax.tree.leaves(tree) for tree in (got, wanted)), strict=True):
+        if getattr(b, "dtype", None) == jax.dtypes.float0:
+            continue
+        assert getattr(b, "dtype", None) != jnp.float32 or a.dtype == jnp.float32
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max(initial=1))
+
+
+@pytest.mark.parametrize(("name", "mode"), pairs(COMPRESSORS, QUICK))
+def test_recipes(name: str, mode: str) -> None:
+    recipe, params = COMPRESSORS[name](), CONTAINERS["dict"](jnp.float32)
+    first = recipe.init(params)
+    state = recipe.update(params, first, jnp.int32(2))
+    view = recipe.apply(params, state)
+    with MODES[mode]():
+        begun = recipe.init(params)
+        moved = recipe.update(params, begun, jnp.int32(2))
+        assert close((begun, moved, recipe.apply(params, moved)), (first, state, view))
+
+
+@pytest.mark.parametrize(("name", "mode"), pairs(REWRITES, QUICK_REWRITES))
+@pytest.mark.parametrize("network", [
+    "dense", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("convolutional", "attentive", "scanned"))
+])  # fmt: skip
+def test_rewrites(network: str, name: str, mode: str) -> None:
+    function, params, x = networks()[network]
+    wanted = REWRITES[name](function, params, x)
+    with MODES[mode]():
+        same(REWRITES[name](function, params, x), wanted)
+
+
+LOSSES = {
+    "kl": lambda a, b, labels: jc.distill.kl(a, b, temperature=2.0),
+    "cross_entropy": lambda a, b, labels: jc.distill.cross_entropy(a, labels),
+    "soft_and_hard": lambda a, b, labels: jc.distill.soft_and_hard(a, b, labels),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_losses(mode: str, precision: str) -> None:
+    a, b = (jnp.asarray(np.random.default_rng(i).normal(size=(4, 3)), precision) for i in range(2))
+    for loss in LOSSES.values():
+        for labels in (jnp.array([0, 2, -1, 1], jnp.int32), jnp.eye(4, 3, dtype=precision)):
+
+            def both(a: Any, loss: Any = loss, labels: Any = labels) -> Any:
+                return loss(a, b, labels), jax.grad(lambda a: loss(a, b, labels).sum())(a)
+
+            wanted = both(a)
+            with MODES[mode]():
+                same(both(a), wanted)
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name == "quantize-w8-dynamic" else pytest.mark.exhaustive) for name in REWRITES
+])  # fmt: skip
+def test_rewrites_of_bfloat16_where_types_and_ranks_are_strict(name: str) -> None:
+    function, params, x = networks()["dense"]
+    params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
+    wanted = REWRITES[name](function, params, x)
+    with MODES["types"](), MODES["ranks"]():
+        got = REWRITES[name](function, params, x)
+    for a, b in zip(*(jax.tree.leaves(tree) for tree in (got, wanted)), strict=True):
+        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+
+
+def images(params: Any, x: Any) -> Any:
+    return jax.nn.relu(x.astype(jnp.float32) / 255 @ params["up"]) @ params["head"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rewrites_of_functions_of_whole_numbers(mode: str) -> None:
+    params = {"up": networks()["dense"].params["up"], "head": networks()["scanned"].params["head"]}
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 8)), jnp.uint8)
+    wanted = REWRITES["quantize-w8-static"](images, params, x)
+    with MODES[mode]():
+        same(REWRITES["quantize-w8-static"](images, params, x), wanted)
+
+
+def test_float64_parameters_where_float64_is_allowed() -> None:
+    function, params, x = networks()["dense"]
+    wanted = function(params, x)
+    with MODES["float64"]():
+        params, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x))
+        made, new = jc.rewrite.quantize(function, params, x, scheme=jc.rewrite.Scheme(8, inputs=None))
+        out = jax.jit(made)(new, x)
+    assert out.dtype == jnp.float64
+    assert np.abs(out - wanted).max() < 0.02 * np.abs(wanted).max()
