@@ -77,7 +77,8 @@ def by_taps(x: Array, w: Array, window: Window) -> Array:
     kernel = w.reshape(*w.shape[:-2], x.shape[-1], -1).astype(jnp.int32)
     total: Any = 0
     for place in _places(w.shape[:-2]):
-        total = total + _seen(x, window, place, window.sizes(x, w)).astype(jnp.int32)[..., None] * kernel[place]
+        seen = _seen(x, window, place, window.sizes(x, w)).astype(jnp.int32)[..., None]
+        total = total + seen * kernel[place].reshape(*[1] * (seen.ndim - 2), *kernel.shape[-2:])
     return total.reshape(*total.shape[:-2], w.shape[-1])
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxcomp.core.meshes import replicated
 from jaxcomp.core.quadratic import corrected, damped
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.adaround import adaround
@@ -53,9 +54,9 @@ class Solution(NamedTuple):
 
 def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
     """A weight rounded to the nearest."""
-    own = target.scheme
-    grid = given or fit_grid(jnp.asarray(leaf), own.format, target.axes, block=own.block, fit=own.fit)
-    return Solution(_on_grid(jnp.asarray(leaf), grid, own.format), grid)
+    own, leaf = target.scheme, replicated(jnp.asarray(leaf))
+    grid = given or fit_grid(leaf, own.format, target.axes, block=own.block, fit=own.fit)
+    return Solution(_on_grid(leaf, grid, own.format), grid)
 
 
 def rounded(target: Target, use: Use, leaf: Any, seen: Seen, given: Grid | None, settings: Settings) -> Solution:

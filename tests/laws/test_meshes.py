@@ -16,9 +16,9 @@ from .containers import CONTAINERS
 from .executions import close, replicate, shard, shardings_kept
 from .rewrites import REWRITES, networks, ran
 
-DEFAULT = {"sites": "dense", "quantize-w4": "dense", "post_training-8": "dense", "equalize": "dense"}
-"""The rewrites that are not left to the exhaustive tests, each with its network."""
-QUICK = ("identity", "quant-ternary-blocks", "lowrank-rank", "quant-lsq")
+DEFAULT = ("sites", "quantize-w4", "input_norms")
+"""The rewrites that are not left to the exhaustive tests."""
+QUICK = ("quant-ternary-blocks", "lowrank-rank")
 """The recipes that are not."""
 
 
@@ -113,7 +113,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name in ("quantize-w4", "factorize") else pytest.mark.exhaustive)
+    pytest.param(name, marks=[] if name == "quantize-w4" else pytest.mark.exhaustive)
     for name in REWRITES
 ])  # fmt: skip
 @pytest.mark.parametrize("layout", LAYOUTS)
