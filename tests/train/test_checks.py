@@ -195,6 +195,7 @@ def test_another_number_of_records_than_declared(small: Path, declared: str) -> 
 
 BAD: dict[str, tuple[bytes, str]] = {
     "no image": (record(b"no image", 1), "record 2 cannot be read (UnidentifiedImageError"),
+    "a torn image": (record(b"\x89PNG\r\n", 1), "record 2 cannot be read (UnidentifiedImageError"),
     "no record": (b"\xff\x00garbage", "record 2 cannot be read (DecodeError"),
     "no label": (record(label=None), "record 2 has no label"),
     "a label": (record(label=-1), "record 2 has the label -1, and labels go from 0 to 2 (1 of 3 records"),
