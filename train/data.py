@@ -235,10 +235,9 @@ def _labels(raw: Any, keys: tuple[str, str], where: str) -> tuple[np.ndarray, st
             encoded, label = (record.get(key) for key in keys)
             if encoded is None or label is None:
                 raise UserError(f"{where}: record {number} has no {keys[0] if encoded is None else keys[1]}: {ANEW}")
-            if (
-                bytes(encoded[:4]) == b"\x89PNG" and len(encoded) > 24 and encoded[24] > 8
-            ):  # decoders would keep the lower 8 bits
-                raise UserError(f"{where}: record {number} is a PNG of {encoded[24]} bits a channel: 8 are needed")
+            depth = encoded[24] if len(encoded) > 24 and bytes(encoded[:4]) == b"\x89PNG" else 8
+            if depth > 8:  # decoders would keep the lower 8 bits
+                raise UserError(f"{where}: record {number} is a PNG of {depth} bits a channel: 8 are needed")
             labels[number] = label
             total.update(f"{label} ".encode())
             total.update(np.ascontiguousarray(encoded).data if isinstance(encoded, np.ndarray) else encoded)
