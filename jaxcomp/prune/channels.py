@@ -15,7 +15,7 @@ from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.prune.limits import Rule, least_kept
-from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, normalized, saliency
+from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, floating, normalized, saliency
 from jaxcomp.prune.selection import all_finite
 
 Scope = Literal["group", "global"]
@@ -184,8 +184,8 @@ def _places(groups: Any) -> Places:
 def _scored(
     groups: Any, score: str, params: Params, grads: Params | None, combine: Combine, normalize: Normalize | None
 ) -> dict[str, Array]:
-    of = Sources(_single(params), _single(grads))
-    raw = {group.name: saliency(group, groups.weights, score, of, combine) for group in groups}
+    of, weights = Sources(_single(params), _single(grads)), floating(groups, named_leaves(params))
+    raw = {group.name: saliency(group, weights, score, of, combine) for group in groups}
     return {name: normalized(own, score, normalize) for name, own in raw.items()}
 
 

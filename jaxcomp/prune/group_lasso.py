@@ -9,7 +9,7 @@ from jaxcomp.core.leaves import single
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import unit
-from jaxcomp.prune.saliency import Sources, saliency
+from jaxcomp.prune.saliency import Sources, floating, saliency
 
 
 def group_lasso(groups: Any, params: Params) -> Array:
@@ -37,7 +37,8 @@ def group_lasso(groups: Any, params: Params) -> Array:
     Learning structured sparsity in deep neural networks, 2016.
     """
     named = named_leaves(params)
-    paths = {m.path for group in groups for m in group.members if m.path in groups.weights}
+    voting = floating(groups, named)
+    paths = {m.path for group in groups for m in group.members if m.path in voting}
     weights = {path: named[path].astype(single(named[path].dtype)) for path in paths}
     ones = {path: jnp.ones(leaf.shape, jnp.float32) for path, leaf in weights.items()}
     total = jnp.zeros((), jnp.float32)
@@ -47,7 +48,7 @@ def group_lasso(groups: Any, params: Params) -> Array:
         # Squares of 1e-20 are 0 in float32, of 1e20 infinite.
         common = unit(lax.stop_gradient(jnp.max(jnp.stack([jnp.float32(0), *largest]))))
         scaled = {path: weights[path] / common for path in own}
-        squares, entries = (saliency(group, groups.weights, "lamp", Sources(of), "joint") for of in (scaled, ones))
+        squares, entries = (saliency(group, voting, "lamp", Sources(of), "joint") for of in (scaled, ones))
         # The root's slope at 0 is infinite; times the 0 of the squares it would be NaN.
         norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
         total += common * jnp.sum(jnp.sqrt(entries) * norms)

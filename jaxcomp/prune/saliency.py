@@ -134,6 +134,22 @@ def normalized(scores: Any, score: str, normalize: Normalize | None = None, xp: 
     return _NORMALIZE[normalize or default](xp, scores)
 
 
+def floating(groups: Any, named: Mapping[str, Any]) -> frozenset[str]:
+    """Which of the weights that groups go through vote by their sizes: those of floating-point numbers, and no masks.
+
+    Raises:
+      ArgumentError: for one that holds other integers.
+    """
+    kinds = {path: np.dtype(named[path].dtype).kind for path in groups.weights if path in named}
+    members = {member.path for group in groups for member in group.members}
+    for path in sorted(members & {path for path, kind in kinds.items() if kind in "iu"}):
+        raise ArgumentError(
+            f"{path!r} holds integers of type {named[path].dtype}, which rank no channels without their scale: prune "
+            "before quantising"
+        )
+    return frozenset(path for path, kind in kinds.items() if kind not in "iub")
+
+
 def _voters(group: Any, weights: frozenset[str], score: str, of: Sources) -> list[Any]:
     kind = SCORES.get(score)
     matrices = [m for m in group.members if m.path in weights] or list(group.members)

@@ -16,6 +16,7 @@ from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.matrices import matrix
 from jaxcomp.rewrite.moments import observer, unseen
 from jaxcomp.rewrite.schemes import find_targets
@@ -109,6 +110,7 @@ def correct_biases(
         raise ArgumentError(f"method must be 'exact' or 'fast', got {method!r}")
     params, changed = as_arrays(params), as_arrays(changed)
     given = checked_batches(apply_fn, params, batches, select)
+    check_unquantized(params, "correct_biases")
     program = trace(apply_fn, params, *given[0])
     now = leaves_of(changed, program.paths, "the changed parameters")
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))

@@ -15,6 +15,7 @@ from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.links import Link, Reader, find_links, groups_of
 from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.trace.account import left_out
@@ -183,6 +184,7 @@ def migrate(
 def _found(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
 ) -> tuple[Program, list[Link], dict[str, str]]:
+    check_unquantized(params, "equalize")
     program = trace(apply_fn, params, *example)
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
     links, left = find_links(program, {path: own for path, own in uses.items() if own.sites})

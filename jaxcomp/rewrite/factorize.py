@@ -12,6 +12,7 @@ from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select
 from jaxcomp.rewrite.factors import Factors, Target, choose_factors
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.moments import second_moments
 from jaxcomp.rewrite.packed_function import PackedFunction
 from jaxcomp.trace.ir import trace
@@ -111,6 +112,7 @@ def factorize(
         not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
     ):
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
+    check_unquantized(params, "factorize")
     program = trace(apply_fn, params, *example)
     moments = None if data is None else second_moments(apply_fn, params, data, select=select)
     found = choose_factors(program, named, target, method, moments, cheaper)

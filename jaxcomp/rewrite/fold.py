@@ -12,6 +12,7 @@ from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folded import FoldedRun, folded_values
 from jaxcomp.rewrite.folding import Changes, FoldReport, Row, find_folds
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, Value, trace
@@ -57,6 +58,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     params = as_arrays(params)
+    check_unquantized(params, "fold_batch_norm")
     program = trace(apply_fn, params, *example)
     check_reads(program)
     folds = find_folds(program)

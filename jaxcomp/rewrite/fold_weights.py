@@ -12,6 +12,7 @@ from jaxcomp.rewrite.computed import Bodies, Candidates, Computed, Key, candidat
 from jaxcomp.rewrite.fold import Folded, evaluated
 from jaxcomp.rewrite.folded import Evaluation
 from jaxcomp.rewrite.folding import Changes, Row
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Program, Value, trace
 from jaxcomp.trace.liveness import live_values
@@ -60,6 +61,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     Salimans and Kingma, Weight normalization, 2016.
     """
     params = as_arrays(params)
+    check_unquantized(params, "fold_weights")
     program = trace(apply_fn, params, *example)
     check_reads(program)
     find = functools.partial(find_weights, sized=of_these_sizes(apply_fn, params, example, candidates(program)))

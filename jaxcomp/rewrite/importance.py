@@ -16,6 +16,7 @@ from jaxcomp.prune.saliency import Combine, Normalize, Sources
 from jaxcomp.rewrite.activations import STATISTICS, activations
 from jaxcomp.rewrite.batches import Select
 from jaxcomp.rewrite.effective import as_read
+from jaxcomp.rewrite.integer_weights import voting
 from jaxcomp.trace.groups import Groups
 
 Scores = dict[str, np.ndarray]
@@ -123,15 +124,17 @@ def _by_entries(
     needs = saliency.SCORES[score].needs if score in saliency.SCORES else ""
     slopes = _given(grads, score, needs) if needs == "grads" else None
     bends = _given(curvature, score, needs) if needs == "curvature" else None
-    weights = _Host(params)
+    weights, voters = _Host(params), groups.weights
     if not needs:  # gradients and curvature are those of the parameters themselves
-        weights.update(as_read(groups.coupling.program, weights.leaves))
+        read = as_read(groups.coupling.program, weights.leaves)
+        weights.update(read)
+        voters = groups.weights if score == "norm_scale" else voting(groups, weights.leaves, read)
     total: Scores = {}
     count = 0
     for each in slopes if isinstance(slopes, Iterator) else [slopes]:
         of = Sources(weights, _Host(each, "the gradient of "), _Host(bends, "the curvature of "))
         for group in groups:
-            own = saliency.saliency(group, groups.weights, score, of, combine, np)
+            own = saliency.saliency(group, voters, score, of, combine, np)
             total[group.name] = total.get(group.name, 0) + own
         count += 1
     if not count:

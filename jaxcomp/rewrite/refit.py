@@ -13,6 +13,7 @@ from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.matrices import matrix, unmatrix
 from jaxcomp.rewrite.moments import unseen
 from jaxcomp.rewrite.shrink import mask
@@ -77,6 +78,7 @@ def refit(
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     params = as_arrays(params)
+    check_unquantized(params, "refit")
     given = checked_batches(apply_fn, params, batches, select)
     masked, named = mask(groups, params, keep), named_leaves(params)
     kept = _kept(groups, named, keep)

@@ -84,7 +84,7 @@ def _zeros(params: Params) -> Mapping[AxisKey, np.ndarray]:
     """At which indices of each axis of more than one index a parameter is 0 throughout."""
     zeros: dict[AxisKey, np.ndarray] = {}
     for path, leaf in named_leaves(params).items():
-        if np.ndim(leaf) and compat.is_inexact(leaf.dtype):
+        if np.ndim(leaf) and compat.is_number(leaf.dtype):
             nonzero = np.asarray(leaf != 0)
             for axis in range(nonzero.ndim):
                 zeros[path, axis] = np.logical_not(nonzero.any(tuple(i for i in range(nonzero.ndim) if i != axis)))

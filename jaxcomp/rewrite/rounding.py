@@ -15,6 +15,7 @@ from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.moments import unseen
 from jaxcomp.rewrite.rounders import MethodName, Settings, nearest, rounded
 from jaxcomp.rewrite.schemes import INT8, find_targets
@@ -162,6 +163,7 @@ def round_weights(
     params = as_arrays(params)
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
+    check_unquantized(params, "round_weights")
     program = trace(apply_fn, params, *given[0])
     targets, fixed = find_targets(program, scheme, params), dict(grids or {})
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))

@@ -11,6 +11,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.integer_weights import check_cuts
 from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.rewrite.shrink_report import ShrinkReport, report_of
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple
@@ -74,6 +75,8 @@ def shrink(
     found = Groups(couple(trace(apply_fn, params, *example), lenient))
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)
+    if callable(keep) or masks:
+        check_cuts(found, params, masks)
     found.coupling.cut(masks)
     named = _by_name(found, chosen)
     return Shrunk(apply_fn, params, named, masks, found.coupling, report_of(found, named)), cut(params, masks)

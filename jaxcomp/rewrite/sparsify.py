@@ -21,6 +21,7 @@ from jaxcomp.prune.patterns import Pattern
 from jaxcomp.rewrite import sparsities
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.factors import by_rule
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.rewrite.moments import second_moments, unseen
 from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
@@ -194,6 +195,7 @@ def sparsify(
     given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
+    check_unquantized(params, "sparsify")
     program = trace(apply_fn, params, *given[0])
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))
     sites = {path: own for path, own in known.items() if own.sites or own.other}

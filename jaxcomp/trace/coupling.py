@@ -158,7 +158,7 @@ def _read(
     def facts(path: str, value: Value) -> Facts:
         axes = []
         for i, size in enumerate(value.shape):
-            if size <= 1 or not compat.is_inexact(value.dtype):
+            if size <= 1 or not compat.is_number(value.dtype):
                 axes.append(Axis())
                 continue
             labels[path, i] = analysis.labels.fresh(size)

@@ -1,0 +1,142 @@
+"""What is held as integers is cut with its scales and ranked by its values, or refused; never left whole in silence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.prune import channels, group_lasso
+from jaxcomp.rewrite import (
+    Scheme,
+    calibrate,
+    choose,
+    densify,
+    equalize,
+    factorize,
+    fold_batch_norm,
+    fold_weights,
+    importance,
+    mask,
+    quantize,
+    refit,
+    remove_dead,
+    round_weights,
+    shrink,
+    sparsify,
+)  # fmt: skip
+from jaxcomp.trace import groups
+
+from .test_factors import normal
+
+X = normal(5, 12, seed=3)
+PARAMS = {
+    "in": normal(12, 16, seed=0) * jnp.arange(1, 17.0),  # scales say what codes do not
+    "bias": jnp.ones(16),
+    "out": normal(16, 6, seed=1).at[3].set(0.0),
+}
+
+
+def mlp(p: Any, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ p["in"] + p["bias"]) @ p["out"]
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _codes(**how: Any) -> tuple[Any, Any]:
+    ranges = calibrate(mlp, PARAMS, [(X,)]) if how.get("inputs") == "static" else None
+    return quantize(mlp, PARAMS, X, scheme=Scheme(**how), ranges=ranges)
+
+
+@pytest.mark.parametrize("how", [{"bits": 8}, {"bits": 8, "symmetric": False}, {"bits": 6, "axis": None}])
+def test_codes_are_cut_and_ranked_by_their_values(how: Any) -> None:
+    function, params = _codes(inputs=None, **how)
+    found = groups(function, params, X)
+    (group,) = found
+    assert {"in/codes", "out/codes"} <= {member.path for member in group.members}
+    values = {"in": densify(params)["in"], "bias": PARAMS["bias"], "out": densify(params)["out"]}
+    expected = importance(groups(mlp, values, X), values)["in"]
+    np.testing.assert_allclose(importance(found, params)[group.name], expected, rtol=1e-6)
+    new, small = shrink(function, params, X, keep=choose(0.5))
+    assert _size(small) < 0.6 * _size(params)
+    ((_, kept),) = new.keep.items()
+    masked = mask(groups(mlp, values, X), values, {"in": kept})
+    np.testing.assert_allclose(new(small, X), mlp(masked, X), rtol=1e-5, atol=1e-4)
+    alive, rest = remove_dead(function, params, X)
+    assert rest["out"].parts["codes"].shape == (15 if how.get("symmetric", True) else 16, 6)
+    np.testing.assert_allclose(alive(rest, X), function(params, X), rtol=1e-5, atol=1e-4)
+
+
+REFUSED: dict[str, Any] = {
+    "half bytes": {"bits": 4, "inputs": None},
+    "levels of a table": {"bits": "nf4", "inputs": None},
+    "eight-bit floats": {"bits": "fp8_e4m3", "inputs": None},
+    "integer inputs": {"bits": 8, "inputs": "static"},
+    "dynamic inputs": {"bits": 8, "inputs": "dynamic"},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_cut_is_refused(name: str) -> None:
+    function, params = _codes(**REFUSED[name])
+    for lenient in (False, True):
+        with pytest.raises(
+            ArgumentError, match=r"can be cut.*shrink the function of floating-point weights|before quantising"
+        ):
+            shrink(function, params, X, keep=choose(0.5), lenient=lenient)
+    if name == "integer inputs":
+        alive, rest = remove_dead(function, params, X)  # codes that are all 0 add nothing to the sums of codes
+        assert rest["out"].parts["codes"].shape == (15, 6)
+        np.testing.assert_allclose(alive(rest, X), function(params, X), rtol=1e-5, atol=1e-4)
+    else:
+        with pytest.raises(ArgumentError, match="no channels can be cut"):
+            remove_dead(function, params, X)
+
+
+REWRITES: dict[str, Callable[[Any, Any], Any]] = {
+    "factorize": lambda f, p: factorize(f, p, X, rank=2),
+    "fold_batch_norm": lambda f, p: fold_batch_norm(f, p, X),
+    "fold_weights": lambda f, p: fold_weights(f, p, X),
+    "equalize": lambda f, p: equalize(f, p, X),
+    "sparsify": lambda f, p: sparsify(f, p, [(X,)], 0.5),
+    "round_weights": lambda f, p: round_weights(f, p, [(X,)], Scheme(4, inputs=None)),
+    "refit": lambda f, p: refit(groups(f, p, X), f, p, [(X,)], keep={}),
+}
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_what_works_on_numbers_refuses_codes(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"'in' is held as integer codes.* call {name} before quantize"):
+        REWRITES[name](*_codes(bits=8, inputs=None))
+
+
+def test_tables_of_integers_and_masks() -> None:
+    def table(p: Any, x: jax.Array) -> jax.Array:
+        w = p["codes"].astype(jnp.float32) * p["scale"] * p["mask"]
+        return jax.nn.relu(x @ w) @ p["out"]
+
+    codes = jnp.round(127 * PARAMS["in"] / jnp.abs(PARAMS["in"]).max(0)).astype(jnp.int8)
+    params = {"codes": codes, "scale": jnp.arange(1, 17.0), "mask": codes > 3, "out": PARAMS["out"]}
+    found = groups(table, params, X)
+    (group,) = found
+    keep = {group.name: np.arange(16) % 2 == 0}
+    new, small = shrink(table, params, X, keep=keep)
+    assert {name: leaf.shape for name, leaf in small.items()} == {
+        "codes": (12, 8), "scale": (8,), "mask": (12, 8), "out": (8, 6),
+    }  # fmt: skip
+    np.testing.assert_allclose(new(small, X), table(mask(found, params, keep), X), rtol=1e-5, atol=1e-4)
+    values = {**params, "codes": params["codes"] * params["scale"] * params["mask"]}
+    values |= {"scale": jnp.ones(16), "mask": jnp.ones((12, 16), bool)}
+    expected = importance(groups(table, values, X), values)[group.name]
+    np.testing.assert_array_equal(np.argsort(importance(found, params)[group.name]), np.argsort(expected))
+    for ranked in (lambda *a: channels(a[0], 0.5).init(a[1]), group_lasso):
+        with pytest.raises(ArgumentError, match=r"'codes' holds integers of type int8, which rank no channels"):
+            ranked(found, params)
+    masked = {**params, "codes": codes.astype(jnp.float32)}
+    same = groups(table, masked, X)
+    assert np.isfinite(importance(same, masked)[group.name]).all()
