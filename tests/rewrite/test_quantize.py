@@ -1,6 +1,5 @@
 """What is fake-quantised is what runs in integers: the same sums at every site, the same results."""
 
-import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -460,9 +459,9 @@ def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
         quantize(layers, PARAMS, X, scheme=[("bias", Scheme())])
     known = calibrate(layers, PARAMS, [X])
     with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by has scale 0.* must be positive and finite"):
-        quantize(layers, PARAMS, X, ranges={**known, "a": dataclasses.replace(known["a"], scale=jnp.zeros(()))})
+        quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.zeros(()))})
     with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by must have shape \(\), got \(2,\)"):
-        quantize(layers, PARAMS, X, ranges={**known, "a": dataclasses.replace(known["a"], scale=jnp.ones(2))})
+        quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.ones(2))})
     with pytest.raises(
         ArgumentError, match=r"the grid of 'b' must be of shape \(7, 3\), or 1 along some axes, got \(2,\)"
     ):
