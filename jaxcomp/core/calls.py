@@ -165,5 +165,5 @@ def _hint(params: Any, inputs: Sequence[Any]) -> str:
     if bare and np.ndim(params) and any(not jax.tree_util.treedef_is_leaf(jax.tree.structure(each)) for each in inputs):
         return " Parameters come first, then the inputs: are they swapped?"
     if any(isinstance(each, list | tuple) for each in inputs):
-        return " A list is one input: several inputs are given one by one, and of a batch as a tuple."
+        return " A list is one input: several are given one by one, and of a batch as a tuple, or chosen with select=."
     return " A dict is one input: choose of it with select=." if trees else ""

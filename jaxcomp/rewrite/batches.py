@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.calls import check_function, described, explained
@@ -93,6 +92,7 @@ def _each(
     check: Check, batches: Iterable[Any], select: Select | None, name: str, single: bool
 ) -> Iterator[tuple[Any, ...]]:
     whole: bool | None = None
+    known: set[Any] = set()
     for number, batch in enumerate(batches):
         inputs, which = _inputs(batch, select, single), f"batch {number} of {name}="
         if whole is None:
@@ -101,6 +101,10 @@ def _each(
         if not whole:
             inputs = _inputs(_first(batch), None, single)
         _check_numbers(inputs, which)
+        kind = kind_of(inputs)
+        if known and kind not in known:
+            check(inputs)
+        known.add(kind)
         yield inputs
 
 
@@ -120,7 +124,7 @@ def check_iterable(batches: Any, name: str = "batches", of: str = "batches") -> 
 def kind_of(inputs: tuple[Any, ...]) -> Any:
     """Structure, shapes and dtypes."""
     leaves, tree = jax.tree.flatten(inputs)
-    return tree, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return tree, tuple((np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
 
 
 def _inputs(batch: Any, select: Select | None, single: bool) -> tuple[Any, ...]:
@@ -176,6 +180,8 @@ def _passes(check: Check, inputs: tuple[Any, ...]) -> bool:
 def _check_numbers(inputs: tuple[Any, ...], which: str) -> None:
     leaves = jax.tree.leaves(inputs)
     for leaf in leaves:
+        if isinstance(leaf, jax.Array):
+            continue  # random keys too
         kind = getattr(getattr(leaf, "dtype", None), "kind", "")
         if isinstance(leaf, str | bytes) or not (kind or isinstance(leaf, int | float | complex)) or kind in "OSUMm":
             raise ArgumentError(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcomp.core.calls import check_function
+from jaxcomp.core.calls import check_function, explained
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import is_real, map_real, wide
 from jaxcomp.core.paths import in_container
@@ -55,7 +55,8 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
         return [t + (v * b).astype(t.dtype) for t, v, b in zip(total, signs, bent, strict=True)], None
 
     start = [jnp.zeros_like(leaf, wide(leaf.dtype)) for leaf in real]
-    total, _ = lax.scan(add, start, jax.random.split(key, samples))
+    with explained("loss(params)", params, ()):
+        total, _ = lax.scan(add, start, jax.random.split(key, samples))
     return _in_place(params, [leaf / samples for leaf in total])
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
@@ -151,6 +151,11 @@ class _Host(dict[str, Any]):
         self._whose = whose
 
     def __getitem__(self, path: str) -> np.ndarray:
+        if path not in self:
+            raise PathError(
+                f"{self._whose}{path!r} is missing, which the groups were found with: give a tree of the same paths; "
+                f"these are {', '.join(map(repr, self)) or 'none'}"
+            )
         leaf = super().__getitem__(path)
         check_finite({path: leaf}, self._whose)
         return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
+from jaxcomp.core.errors import PathError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.integer_weights import check_cuts
@@ -117,6 +118,9 @@ def mask(groups: Groups, params: Params, keep: Keep) -> Params:
     """
     params = as_arrays(params)
     masks = groups.masks(keep(groups, params) if callable(keep) else keep)
+    missing = sorted({path for path, _ in masks} - named_leaves(params).keys())
+    if missing:
+        raise PathError(f"the parameters have no leaf {missing[0]!r}, which is masked: give those of the groups")
     zeroed = {(m.path, m.axis) for group in groups for m in group.members if groups.zeroes(m)}
     return _masked(params, {key: kept for key, kept in masks.items() if key in zeroed})
 

@@ -137,6 +137,10 @@ def test_leaves_of_other_paths_are_named() -> None:
         new({"inner": LEAVES["inner"], "decoder": LEAVES["decoder"]}, X)
     with pytest.raises(PathError, match="the changed parameters have a leaf 'more' too many"):
         jc.rewrite.correct_biases(net, LEAVES, LEAVES | {"more": X}, [X])
+    with pytest.raises(PathError, match="'inner' is missing, which the groups were found with"):
+        jc.rewrite.importance(GROUPS, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]})
+    with pytest.raises(PathError, match="the parameters have no leaf 'inner', which is masked"):
+        jc.rewrite.mask(GROUPS, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]}, {"inner": np.arange(6) < 4})
     with pytest.raises(PathError, match="the gradients of a later batch have no leaf 'inner'"):
         jc.rewrite.fisher([LEAVES, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]}])
 

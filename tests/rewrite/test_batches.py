@@ -179,6 +179,16 @@ def test_tensors_of_other_libraries_are_arrays() -> None:
         checked_batches(net, PARAMS, Tensor(np.asarray(X)))
 
 
+def test_random_keys_are_inputs_and_later_batches_are_checked_too() -> None:
+    def noisy(p: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+        return net(p, x + jax.random.normal(key, x.shape))
+
+    data = [(X, jax.random.key(0)), (X, jax.random.key(1))]
+    assert [len(inputs) for inputs in checked_batches(noisy, PARAMS, data)] == [2, 2]
+    with pytest.raises(CallError, match=r"inputs = float32\[6,2\]"):
+        list(jc.rewrite.output_gradients(net, PARAMS, [X, X[:3], X[:, :2]]))
+
+
 def test_importance_of_activations_takes_batches_likewise() -> None:
     expected = jc.rewrite.importance(GROUPS, PARAMS, "activation", batches=[(X,)])
     for data, select in [([X], None), ([(X, LABELS)], None), ([{"y": LABELS, "x": X}], "x")]:
@@ -212,6 +222,8 @@ def test_gradients_are_a_list_of_trees() -> None:
         jc.rewrite.fisher({"w": X})
     with pytest.raises(CallError, match="loss must be a function"):
         jc.rewrite.hutchinson(Linen(), PARAMS, jax.random.key(0))
+    with pytest.raises(CallError, match=r"loss\(params\) failed with TypeError: .*scalar-output"):
+        jc.rewrite.hutchinson(lambda p: p["a"], PARAMS, jax.random.key(0))
 
 
 def scaled(p: Any, x: jax.Array, scale: Any = 1.0) -> jax.Array:
