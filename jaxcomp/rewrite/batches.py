@@ -45,7 +45,7 @@ def checked_batches(
     """
     if isinstance(batches, Batches):
         return batches
-    given = Batches(inputs_of(called(apply_fn, params), batches, select))
+    given = Batches(inputs_of(called(apply_fn, params), batches, select, alike=True))
     if not given:
         raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
     kinds = list(dict.fromkeys(map(kind_of, given)))
@@ -74,7 +74,13 @@ def called(apply_fn: Callable[..., Any], params: Params, form: str = "apply_fn(p
 
 
 def inputs_of(
-    check: Check, batches: Iterable[Any], select: Select | None = None, *, name: str = "batches", single: bool = False
+    check: Check,
+    batches: Iterable[Any],
+    select: Select | None = None,
+    *,
+    name: str = "batches",
+    single: bool = False,
+    alike: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
     """The inputs of each batch, one after another, whatever their shapes; see :func:`checked_batches`.
 
@@ -83,13 +89,14 @@ def inputs_of(
       batches, select: see there.
       name: the argument's, for errors.
       single: whether a tuple is one input, not all of them.
+      alike: whether batches of other shapes than the first are refused later, not checked here.
     """
     check_iterable(batches, name)
-    return _each(check, batches, select, name, single)
+    return _each(check, batches, select, name, single, alike)
 
 
 def _each(
-    check: Check, batches: Iterable[Any], select: Select | None, name: str, single: bool
+    check: Check, batches: Iterable[Any], select: Select | None, name: str, single: bool, alike: bool
 ) -> Iterator[tuple[Any, ...]]:
     whole: bool | None = None
     known: set[Any] = set()
@@ -102,7 +109,7 @@ def _each(
             inputs = _inputs(_first(batch), None, single)
         _check_numbers(inputs, which)
         kind = kind_of(inputs)
-        if known and kind not in known:
+        if known and kind not in known and not alike:
             check(inputs)
         known.add(kind)
         yield inputs

@@ -126,9 +126,11 @@ def _by_entries(
     bends = _given(curvature, score, needs) if needs == "curvature" else None
     weights, voters = _Host(params), groups.weights
     if not needs:  # gradients and curvature are those of the parameters themselves
-        read = as_read(groups.coupling.program, weights.leaves)
+        program = groups.coupling.program
+        named = {path: weights.raw(path) for path in program.paths}
+        read = as_read(program, named)
         weights.update(read)
-        voters = groups.weights if score == "norm_scale" else voting(groups, weights.leaves, read)
+        voters = groups.weights if score == "norm_scale" else voting(groups, named, read)
     total: Scores = {}
     count = 0
     for each in slopes if isinstance(slopes, Iterator) else [slopes]:
@@ -146,17 +148,20 @@ class _Host(dict[str, Any]):
     """The leaves of a tree by path, in double precision as each is read, and refused if not finite."""
 
     def __init__(self, tree: Any, whose: str = ""):
-        self.leaves = named_leaves(tree)
-        super().__init__(self.leaves)
+        super().__init__(named_leaves(tree))
         self._whose = whose
 
-    def __getitem__(self, path: str) -> np.ndarray:
+    def raw(self, path: str) -> Any:
+        """A leaf as it is; an error that names it if there is none."""
         if path not in self:
             raise PathError(
                 f"{self._whose}{path!r} is missing, which the groups were found with: give a tree of the same paths; "
                 f"these are {', '.join(map(repr, self)) or 'none'}"
             )
-        leaf = super().__getitem__(path)
+        return super().__getitem__(path)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        leaf = self.raw(path)
         check_finite({path: leaf}, self._whose)
         return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
 
