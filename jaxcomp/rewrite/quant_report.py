@@ -80,7 +80,7 @@ def report_of(
             own, dense_at = targets.weights[path].scheme, run.dense_at.get(path, "")
             whole = f"{own.inputs} {_said(own.input_format)}" if path in run.in_integers else ""
             read_by = f"{run.read_by[path]} reads its value" if path in run.read_by else ""
-            left = "; ".join(filter(None, (dense_at, read_by)))
+            left = "; ".join(filter(None, (targets.left.get(path, ""), dense_at, read_by)))
             size = sum(_bytes(part) for part in packed[path].parts.values())
             rows.append(QuantRow(path, named[path].shape, _said(own.format), whole, left, size, _bytes(named[path])))
         elif path in targets.left or path in others:

@@ -1,5 +1,6 @@
 """Quantise: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
 from jaxcomp.rewrite.quant_report import QuantReport, report_of
 from jaxcomp.rewrite.schemes import INT8, Targets, find_targets
 from jaxcomp.trace.codes import Codes
-from jaxcomp.trace.ir import Node, Program, trace
+from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
+from jaxcomp.trace.liveness import values_inside
 from jaxcomp.trace.sites import check_reads
 
 
@@ -49,7 +51,8 @@ def quantize(
       *example: the other arguments, or their shapes.
       scheme: a :class:`Scheme` for all weights, or ``[(regex, Scheme or None), ...]``: the first that matches the whole
         path counts, and what none matches, or None, stays as it is. So the first and the last layer have their own.
-      ranges: ``{path: grid}`` of what the sites of weights with static inputs read: :func:`calibrate`.
+      ranges: ``{path: grid}`` of what the sites of weights with static inputs read: :func:`calibrate`. Without any,
+        inputs inside of shard_map and pmap stay in floating point, and the report says so.
       grids: ``{path: grid}`` of weights, for those that are not to be fitted to their values' range: of the state of
         :func:`jaxcomp.quant.fake` that they were trained with.
 
@@ -86,6 +89,8 @@ def quantize(
     named = named_leaves(params)
     program, targets = _targets(apply_fn, params, example, scheme)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
+    if ranges is None and not abstract:
+        targets = _inputs_left(program, targets)
     known = _checked_ranges({**_unknown(targets, named), **(ranges or {})} if abstract else dict(ranges or {}), targets)
 
     def encoded(leaves: Mapping[str, Any], grids: Mapping[str, Grid], ranges: Mapping[str, Grid]) -> dict[str, Codes]:
@@ -212,6 +217,23 @@ def _targets(
     program = trace(apply_fn, params, *example)
     check_reads(program)
     return program, find_targets(program, scheme, params)
+
+
+def _inputs_left(program: Program, targets: Targets) -> Targets:
+    """Without the inputs of weights that are read inside of shard_map alone, of which no range was given.
+
+    What devices read there is not a value of the function; that a range is needed at all is for the report to say.
+    """
+    inside = set[Value]().union(*(values_inside(n) for n in all_nodes(program.frame) if n.op == "shard_map"))
+    paths = {path for group in targets.shared if inside.issuperset(group.values) for path in group.paths}
+    weights = {
+        path: dataclasses.replace(target, scheme=target.scheme._replace(inputs=None), stack=())
+        if path in paths
+        else target
+        for path, target in targets.weights.items()
+    }
+    why = "its inputs, inside of shard_map, have no range: give ranges= of jaxcomp.rewrite.calibrate"
+    return targets._replace(weights=weights, left={**targets.left, **dict.fromkeys(paths, why)})
 
 
 def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:

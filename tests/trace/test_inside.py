@@ -114,6 +114,12 @@ def test_in_integers_with_calibrated_inputs(name):
     np.testing.assert_allclose(jax.jit(new)(packed, X), function(params, X), atol=0.2)
 
 
+def test_inputs_without_a_range_are_named():
+    report = jc.rewrite.quantize(WRAPPED["data"][0], PARAMS, X)[0].report
+    assert [(row.format, row.inputs) for row in report.rows] == [("8", "")] * 2
+    assert all("no range" in row.left for row in report.rows)
+
+
 @pytest.mark.parametrize("name", ["data", pytest.param("tensor", marks=pytest.mark.exhaustive)])
 def test_norms_of_inputs_are_joined_over_devices(name):
     function, params, _ = WRAPPED[name]
