@@ -102,13 +102,11 @@ def entropy(steps: int = 100) -> Fit:
             grid = grid_between(*ends, format)
             inside = (values >= ends[0]) & (values <= ends[1])
             held = jnp.where(inside, counts, 0)
-            codes = jnp.clip(
-                encode(values / grid.scale, format) + grid.zero_point.astype(values.dtype), format.bottom, format.top
-            )
+            shift = grid.zero_point.astype(values.dtype)
+            codes = jnp.clip(encode(values / grid.scale, format) + shift, format.bottom, format.top)
             place = codes.astype(jnp.int32) - format.bottom
-            sums, bins = (
-                jnp.zeros(number, counts.dtype).at[place].add(each) for each in (held, (held > 0).astype(counts.dtype))
-            )
+            full = (held > 0).astype(counts.dtype)
+            sums, bins = (jnp.zeros(number, counts.dtype).at[place].add(each) for each in (held, full))
             q = jnp.where(held > 0, (sums / jnp.maximum(bins, 1))[place], 0)
             nearest = jnp.argmax(values >= ends[0]), values.size - 1 - jnp.argmax((values <= ends[1])[::-1])
             p = held.at[nearest[0]].add(jnp.sum(jnp.where(values < ends[0], counts, 0)))

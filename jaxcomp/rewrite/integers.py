@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.core.meshes import automatic
 from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fit_grid
@@ -268,19 +269,22 @@ def _bound(node: Node, operands: list[Any], side: int, dtype: Any, zero: Any = N
         ones = (1,) * len(node.params["padding"])
         changes |= {"padding": ((0, 0),) * len(ones), "lhs_dilation": ones}
 
-    def as_it_is(x: Any, weight: Any) -> Any:
+    def as_it_is(x: Any, weight: Any, zero: Any) -> Any:
         x = _padded(node, x, zero) if is_convolution and zero is not None else x
         return compat.bind(node.equation, [x, weight] if side == 1 else [weight, x], **changes)[0]
 
     if dtype != jnp.int32 or not is_convolution:
-        return as_it_is(*operands)
+        return as_it_is(operands[0], operands[1], zero)
     form = _form(node, operands)
 
-    def on_cpu(x: Any, weight: Any) -> Any:
+    def on_cpu(x: Any, weight: Any, zero: Any) -> Any:
         x = lax.optimization_barrier(x)  # codes that a loop computes while it pads are not vectorised
-        return as_it_is(x, weight) if form is None else form(_padded(node, x, zero), weight)
+        return as_it_is(x, weight, zero) if form is None else form(_padded(node, x, zero), weight)
 
-    return lax.platform_dependent(*operands, cpu=on_cpu, default=as_it_is)
+    def convolved(*args: Any) -> Any:
+        return lax.platform_dependent(*args, cpu=on_cpu, default=as_it_is)
+
+    return automatic(convolved, *operands, zero, out=compat.layout(node.equation))
 
 
 def _form(node: Node, operands: list[Any]) -> Callable[..., Any] | None:

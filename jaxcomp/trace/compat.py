@@ -117,7 +117,7 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
 
 def is_whole(equation: Equation) -> bool:
     """Whether every device holds an equation's result in full, as its type says."""
-    return all(entry is None for entry in equation.outvars[0].aval.sharding.spec)
+    return all(entry is None for entry in layout(equation).spec)
 
 
 def _varying(x: Any, aval: Any) -> Any:
@@ -132,6 +132,11 @@ def _varying(x: Any, aval: Any) -> Any:
 def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
     """Zeros of a type, which vary over the devices over which it does."""
     return cast(jax.Array, _varying(jax.numpy.zeros(like.shape, like.dtype), like))
+
+
+def layout(equation: Equation) -> NamedSharding:
+    """How an equation's result lies on a mesh, as its type says."""
+    return equation.outvars[0].aval.sharding
 
 
 def laid_out(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
