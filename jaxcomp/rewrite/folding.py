@@ -171,7 +171,7 @@ def _refusal(uses: Uses, use: Use, chain: Chain | None) -> str:
     if len(uses.sites) > 1:
         return f"{len(uses.sites)} sites read its kernel"
     if chain is None:
-        return "it is inside a branch, a while loop or a custom derivative"
+        return "it is inside a branch, a while loop, a shard_map or a custom derivative"
     if not chain.before and all(step.shifts for step in chain.after) and len(chain.after) < 2:
         return chain.end
     if math.prod(chain.lengths) != use.size(use.stack[: len(use.scans)]):

@@ -36,8 +36,9 @@ def _back(frame: Frame, live: set[Value], reads: Reads) -> None:
 
 
 def has_effects(node: Node) -> bool:
-    """Whether a node does more than compute its results."""
-    return not node.outs or bool(node.equation.effects)
+    """Whether a node does more than compute its results; that it names an axis of devices is no more."""
+    effects = [effect for effect in node.equation.effects if type(effect).__name__ != "NamedAxisEffect"]
+    return not node.outs or bool(effects)
 
 
 def values_inside(node: Node) -> set[Value]:

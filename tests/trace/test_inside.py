@@ -139,6 +139,14 @@ def test_loops_and_branches_inside():
     np.testing.assert_allclose(mine["square"], theirs["square"], rtol=1e-5)
 
 
+def test_what_folds_leave_inside_is_named():
+    function, params, _ = WRAPPED["tensor"]
+    for fold in (jc.rewrite.fold_batch_norm, jc.rewrite.fold_weights):
+        new, folded = fold(function, params, X)
+        assert all(path in str(new.report) for path in params)
+        np.testing.assert_allclose(new(folded, X), function(params, X), atol=1e-5)
+
+
 def test_experts():
     def experts(p, x):
         hidden = jax.nn.relu(lax.ragged_dot(x, p["up"], jnp.array([3, 5])))
