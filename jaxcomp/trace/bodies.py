@@ -43,6 +43,8 @@ def emit_scan(run: "Interpreter", node: Node, operands: list[Any]) -> list[Any]:
 
     start = _fit_all(run, operands[carry], node.ins[carry], targets[:carried])
     settings = {name: node.params[name] for name in ("length", "reverse", "unroll")}
+    if compat.is_symbolic(settings["length"]):
+        settings["length"] = None  # what it runs over has it; lax.scan refuses a name
     last, (ys, seen) = lax.scan(step, start, [run.sliced(x, node) for x in operands[carry.stop :]], **settings)
     run.note(seen, node)
     return [*last, *ys]

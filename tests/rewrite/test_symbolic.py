@@ -62,6 +62,16 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.
     return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers, feature_group_count=groups)
 
 
+def recurrent(p: Any, x: jax.Array) -> jax.Array:
+    """A scan over rows of any number."""
+
+    def step(h: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return h + jnp.tanh(row @ p["in"]) @ p["out"], h.sum()
+
+    h, sums = lax.scan(step, jnp.zeros((x.shape[0], p["out"].shape[1])), x.swapaxes(0, 1))
+    return h @ p["head"] + sums.sum()
+
+
 NETWORKS: dict[str, tuple[Function, Any, tuple[int, ...], str]] = {
     "transformer": (
         transformer,
@@ -80,6 +90,9 @@ NETWORKS: dict[str, tuple[Function, Any, tuple[int, ...], str]] = {
         ),
         (8, 8, 3),
         "batch, 4*rows, columns, 3",
+    ),
+    "recurrent": (
+        recurrent, _weights(**{"in": (5, 8), "out": (8, 6), "head": (6, 2)}), (4, 5), "batch, rows, 5"
     ),
 }  # fmt: skip
 
