@@ -82,7 +82,7 @@ def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_spe
       in_specs: of the operands.
     """
     axes = tuple(name for name in params["mesh"].axis_names if name in params["newly_manual_axes"])
-    return jax.shard_map(
+    mapped = jax.shard_map(
         function,
         mesh=params["mesh"],
         in_specs=in_specs,
@@ -90,6 +90,12 @@ def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_spe
         axis_names=set(axes),
         check_vma=params["check_vma"],
     )
+    if not any(kind == AxisType.Explicit for kind in params["mesh"].axis_types):
+        return mapped
+    # Under Explicit axes operands must be laid out as they are shared out: shapes alone, and new parameters, are not.
+    place = lambda spec, x: jax.reshard(x, NamedSharding(params["mesh"], spec))  # noqa: E731
+    is_spec = lambda node: isinstance(node, PartitionSpec)  # noqa: E731
+    return lambda *xs: mapped(*(jax.tree.map(place, s, x, is_leaf=is_spec) for s, x in zip(in_specs, xs, strict=True)))
 
 
 def holds_body(equation: Equation) -> bool:
@@ -191,7 +197,7 @@ def derivative(equation: Equation, sharded: Mapping[str, Any] | None = None) -> 
         return (), ()
 
     whole = [jax.ShapeDtypeStruct(atom.shape, atom.dtype, weak_type=atom.weak_type) for atom in atoms]
-    jax.eval_shape(shard_mapped(local, {**sharded, "out_specs": ()}, PartitionSpec()), *whole)
+    jax.eval_shape(shard_mapped(local, {**sharded, "out_specs": ()}, (PartitionSpec(),) * len(whole)), *whole)
     return found[0]
 
 

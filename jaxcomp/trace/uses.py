@@ -71,7 +71,9 @@ class Uses:
         if not self.other:
             return ""
         said = self.other[0] + (f" and {len(self.other) - 1} more" if len(self.other) > 1 else "")
-        return said if self.sites else f"{said}: jaxcomp.rewrite.fold_weights makes a parameter of what the site reads"
+        if self.sites or "read by shard_map" in self.other[0]:  # which shares it out over several axes of devices
+            return said
+        return f"{said}: jaxcomp.rewrite.fold_weights makes a parameter of what the site reads"
 
 
 class _Probe(Interpreter):

@@ -147,6 +147,17 @@ def test_what_folds_leave_inside_is_named():
         np.testing.assert_allclose(new(folded, X), function(params, X), atol=1e-5)
 
 
+def test_under_explicit_axes():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        function = jax.shard_map(plain, in_specs=(P(), P("d")), out_specs=P("d"))
+        x = jax.device_put(X, jax.NamedSharding(mesh, P("d")))
+        small_fn, small = jc.rewrite.shrink(function, PARAMS, x, keep=KEEP)
+        new, packed = jc.rewrite.quantize(small_fn, small, x, **WEIGHTS)
+        assert [row.format for row in new.report.rows] == ["8", "8"]
+        np.testing.assert_allclose(new(packed, x), small_fn(small, x), atol=0.1)
+
+
 def test_experts():
     def experts(p, x):
         hidden = jax.nn.relu(lax.ragged_dot(x, p["up"], jnp.array([3, 5])))
