@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.tables import dims, table, with_left_out
+from jaxcomp.trace import compat
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import SITES, Node, Program, Value, trace
 from jaxcomp.trace.origins import Origins
@@ -80,13 +81,18 @@ class Sites:
                 dims(site.weight),
                 dims(site.out),
                 str(site.calls),
-                f"{site.macs:,}",
+                _count(site.macs),
                 f"{site.bytes:,}",
             ]
             for site in self.rows
         ]
-        total = ["total", "", "", "", "", f"{self.macs:,}", f"{self.bytes:,}"]
+        total = ["total", "", "", "", "", _count(self.macs), f"{self.bytes:,}"]
         return with_left_out(table(columns, rows, total), self.left_out)
+
+
+def _count(number: Any) -> str:
+    """A number in thousands, or the formula of one that depends on sizes that have names."""
+    return str(number) if compat.is_symbolic(number) else f"{number:,}"
 
 
 def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
+from jax import export, lax
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import sites
@@ -106,3 +106,10 @@ def test_grouped_convolution_costs_its_group() -> None:
 def test_closing_over_the_parameters_is_refused() -> None:
     with pytest.raises(ArgumentError, match="pass them instead"):
         sites(lambda p, x: x @ W, {"a": W}, jnp.ones((2, 4)))
+
+
+def test_sizes_with_names_are_counted_by_them() -> None:
+    rows = jax.ShapeDtypeStruct(export.symbolic_shape("n, 3"), jnp.float32)
+    found = sites(lambda p, x: x @ p["w"], {"w": jnp.ones((3, 2))}, rows)
+    assert str(found.macs) == "6*n"
+    assert "6*n" in str(found)
