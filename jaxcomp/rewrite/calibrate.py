@@ -14,7 +14,7 @@ from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
 from jaxcomp.rewrite.batches import Select, checked_batches
-from jaxcomp.rewrite.schemes import INT8, Shared, find_targets
+from jaxcomp.rewrite.schemes import INT8, Ranges, Shared, find_targets
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.observe import Observer, observable
 
@@ -33,7 +33,7 @@ def calibrate(
     bins: int = 2048,
     select: Select | None = None,
     zeros: bool = False,
-) -> dict[str, Grid]:
+) -> Ranges:
     """The grids of what quantised sites read, from the ranges that it takes on data.
 
     Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
@@ -55,11 +55,11 @@ def calibrate(
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
-      :func:`quantize`.
+      :func:`quantize`. Weights whose inputs are 0 in all the data are in its ``left``: they stay in floating point.
 
     Raises:
-      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is 0 (without
-        ``zeros``) or not finite on the data (the weight is named); RuleError: for a rule that applies to no weight.
+      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is not finite
+        on the data (the weight is named); RuleError: for a rule that applies to no weight.
 
     Example:
       >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
@@ -81,17 +81,25 @@ def calibrate(
     groups = [group for group in targets.shared if within.issuperset(group.values)]
     leaves = [jax.tree.leaves((params, *batch)) for batch in given]
     ranges = list(zip(*_ranges(program, groups, leaves), strict=True))
-    seen = [_checked(group, own, zeros) for group, own in zip(groups, ranges, strict=True)]
+    whole = [_checked(group, own, zeros) for group, own in zip(groups, ranges, strict=True)]
+    left = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
+    there = [i for i, own in enumerate(whole) if own is not None]
+    groups, ranges, seen = [groups[i] for i in there], [ranges[i] for i in there], [own for own in whole if own]
     if momentum is not None:
         seen = [_moving_average(own, momentum) for own in ranges]
     formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
     fits = {f: fit or (None if momentum is not None else _default_fit(f)) for own in formats for f in own.values()}
     counts = _histograms(program, groups, leaves, seen, bins) if any(fits.values()) else [None] * len(groups)
-    return {
+    found = {
         path: _grid(format, fits[format], own, counted)
         for paths, own, counted in zip(formats, seen, counts, strict=True)
         for path, format in paths.items()
     }
+    return Ranges(found, left)
+
+
+ZERO = "what it is multiplied by is 0 on the data: there is no range of it"
+"""Why a weight stays in floating point."""
 
 
 def _default_fit(format: Format) -> Fit | None:
@@ -117,15 +125,15 @@ def _fitted(fit: Fit, format: Format, edges: jax.Array, rows: jax.Array) -> tupl
     return jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
 
 
-def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range:
+def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range | None:
+    """The range over all batches; None where it is 0 in all of them, of stacked layers in one, unless that counts."""
     low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (zeros or (high > low).all())):
-        what = "0 on all batches" if np.isfinite(low).all() and np.isfinite(high).all() else "not finite"
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ArgumentError(
-            f"what {' and '.join(map(repr, group.paths))} is multiplied by is {what}: give batches that reach it, or a "
-            "scheme with inputs='dynamic' or None for it"
+            f"what {' and '.join(map(repr, group.paths))} is multiplied by is not finite: give batches on which it is, "
+            "or a scheme with inputs='dynamic' or None for it"
         )
-    return low, high
+    return (low, high) if zeros or (high > low).all() else None
 
 
 def _moving_average(ranges: Sequence[Range], momentum: float) -> Range:

@@ -16,12 +16,13 @@ from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
+from jaxcomp.rewrite.held_out import ENOUGH, NO_BETTER, Examples, counts, examples_of, is_better
 from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.matrices import matrix
 from jaxcomp.rewrite.moments import observer, unseen
-from jaxcomp.rewrite.schemes import find_targets
+from jaxcomp.rewrite.schemes import find_targets, reached
 from jaxcomp.rewrite.site_inputs import altered_inputs
-from jaxcomp.rewrite.walk import Walk
+from jaxcomp.rewrite.walk import Walk, by_chance, chance, lost
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.scaled import with_factors
@@ -74,7 +75,9 @@ def correct_biases(
     layer, by the means of its results on what the layers before it now give, quantised if the scheme has it so: what
     they do is corrected too. The bias is what is first added to a site's result: at best after
     :func:`fold_batch_norm`; else a batch norm's mean (its variance is left: :func:`recalibrate`).
-    :func:`round_weights` does it as it goes.
+    :func:`round_weights` does it as it goes. A layer's biases stay where its means have moved by no more than chance
+    makes them on so many examples (of one alone, on stretches of its places): to set them would add error to others. Of
+    less than 32 examples every fourth is held out; biases stay where the function's results on those are no better.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
@@ -96,7 +99,8 @@ def correct_biases(
     Example:
       >>> layer = lambda p, x: x @ p["w"] + p["bias"]
       >>> old = {"w": jnp.array([[0.4], [0.4]]), "bias": jnp.zeros(1)}
-      >>> new = correct_biases(layer, old, old | {"w": jnp.zeros((2, 1))}, [jnp.array([[1.0, 0.0], [2.0, 2.0]])])
+      >>> data = jnp.tile(jnp.array([[1.0, 0.0], [2.0, 2.0]]), (16, 1))
+      >>> new = correct_biases(layer, old, old | {"w": jnp.zeros((2, 1))}, [data])
       >>> new.params["bias"].tolist()
       [1.0]
       >>> print(new.report)
@@ -119,16 +123,25 @@ def correct_biases(
         check_finite({path: named_leaves(tree)[path] for path in uses}, why="whose results have no means")
     found = find_biases(program, uses)
     biases, missing = [bias for own in found.of.values() for bias in own], dict(found.missing)
+    targets = None if scheme is None else reached(find_targets(program, scheme), ranges)
+    altered = {} if targets is None else altered_inputs(targets, uses, ranges or {})
     if method == "fast":
         means = _input_means(program, {path: uses[path] for path in found.of}, params, given)
         missing |= dict.fromkeys(found.of.keys() - means.keys(), "its inputs cannot be watched")
         new = _moved(program, uses, found, means, named_leaves(params), named_leaves(changed), missing)
     else:
-        altered = {} if scheme is None else altered_inputs(find_targets(program, scheme), uses, ranges or {})
         walk = Walk(program, {}, lambda *_: None, None, altered, biases)
         with np.errstate(invalid="ignore"):  # what is not finite is named below
             new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
+        missing |= {bias.weight: walk.unmoved[bias.path] for bias in biases if bias.path in walk.unmoved}
     check_finite(new, "on the data the corrected bias ", "as do the results that it is added to")
+    examples = examples_of(given)
+    if new and counts(examples)[1] < ENOUGH:
+        before, after = (
+            lost(program, params, each, given, altered) for each in (changed, replace_leaves(changed, new))
+        )
+        if not is_better(after, before):
+            new, missing = {}, dict.fromkeys(found.of, NO_BETTER) | missing
     rows = [
         (path, "" if path in missing else ", ".join(bias.path for bias in found.of[path]), missing.get(path, ""))
         for path in program.paths
@@ -141,17 +154,24 @@ def correct_biases(
 def _input_means(
     program: Program, uses: Mapping[str, Uses], params: Params, batches: Sequence[tuple[Any, ...]]
 ) -> dict[str, np.ndarray]:
-    """The mean of what flows into each weight's only site, ``[groups, reduction]``."""
+    """The means of what each example gives each weight's only site, ``[examples, groups, reduction]``."""
     sites = {
         path: own.sites[0] for path, own in uses.items() if len(own.sites) == 1 and not unseen(own, program, "inputs")
     }
-    means = lambda rows: jnp.mean(rows, axis=1)[..., None]  # noqa: E731
-    run = jax.jit(observer(program, list(sites.values()), "inputs", None, means, power=1))
-    found = [run(jax.tree.leaves((params, *batch))) for batch in batches]
-    columns = zip(*found, strict=True)
-    return {
-        p: np.mean([np.asarray(x, np.float64)[..., 0] for x in own], 0) for p, own in zip(sites, columns, strict=True)
-    }
+    parts: dict[str, list[np.ndarray]] = {path: [] for path in sites}
+    examples = examples_of(batches)
+    run = jax.jit(observer(program, list(sites.values()), "inputs", None, examples[0].row_means, power=1))
+    for batch in batches:
+        for path, own in zip(sites, run(jax.tree.leaves((params, *batch))), strict=True):
+            parts[path].append(np.asarray(own, np.float64).swapaxes(0, 1))
+    return {path: _to_fit(own, examples) for path, own in parts.items()}
+
+
+def _to_fit(means: Sequence[np.ndarray], examples: Sequence[Examples]) -> np.ndarray:
+    """Those of all batches, of few examples without those that are held out."""
+    held = np.concatenate([own.held_means(len(each)) for own, each in zip(examples, means, strict=True)])
+    whole = np.concatenate(means)
+    return whole[~held] if len(whole) < ENOUGH and not held.all() else whole
 
 
 def _moved(
@@ -171,7 +191,11 @@ def _moved(
             missing[path] = "its result is scaled before the bias: method='exact' corrects it"
             continue
         change = matrix(use, old[path]) - matrix(use, changed[path])
-        moved = np.einsum("gro,gr->go", change, mean).reshape(use.size(use.stack), -1)
+        each = np.einsum("gro,egr->ego", change, mean)
+        if by_chance(each.reshape(len(each), -1)):
+            missing[path] = chance(len(each))
+            continue
+        moved = np.mean(each, 0).reshape(use.size(use.stack), -1)
         leaf = changed[bias.path]
         new[bias.path] = jnp.asarray(
             np.asarray(leaf, np.float64) + bias.sign * moved.reshape(np.shape(leaf)), leaf.dtype

@@ -1,6 +1,6 @@
 """Second moments of what flows into sites and of what they compute, over data."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,7 +11,10 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
+from jaxcomp.core.units import host_unit
 from jaxcomp.rewrite.batches import Batches, Select, called, inputs_of, kind_of
+from jaxcomp.rewrite.evidence import Moment, Seen, gram, joined
+from jaxcomp.rewrite.held_out import Examples
 from jaxcomp.rewrite.matrices import feature_groups, input_rows, output_rows, reduction
 from jaxcomp.trace.ir import Program, Value, all_nodes, trace
 from jaxcomp.trace.observe import Observer, observable
@@ -72,10 +75,10 @@ def second_moments(
         key = kind_of(inputs)
         if key not in runs:
             run, unseen = _observed(apply_fn, params, inputs, of, places)
-            runs[key] = jax.jit(run)
+            runs[key] = run
             missing |= unseen
         for path, moment in runs[key](params, *inputs).items():
-            sums[path] = sums.get(path, 0) + np.asarray(moment, np.float64)
+            sums[path] = sums.get(path, 0) + moment
     if not runs:
         raise ArgumentError("data= gave no batch: give at least one (a generator can be read only once)")
     check_finite(sums, f"on the data the {of[:-1]} of ")
@@ -94,7 +97,7 @@ def _observed(
     uses = {path: own for path, own in known.items() if own.sites}
     missing = {path: why for path, own in uses.items() if (why := unseen(own, program, of))}
     sites = [(path, use) for path, own in uses.items() if path not in missing for use in own.sites]
-    observe = observer(program, [use for _, use in sites], of, places)
+    observe = summed(program, [use for _, use in sites], of, places)
 
     def run(params: Params, *inputs: Any) -> dict[str, Any]:
         sums: dict[str, Any] = {}
@@ -105,21 +108,28 @@ def _observed(
     return run, missing
 
 
+Sums = Callable[[Use, Any], Any]
+"""``(site, its rows [batch, places, n]) -> sums over places [batch, ...]`` of two more axes."""
+
+
 def observer(
     program: Program,
     sites: list[Use],
     of: End,
     places: int | None = None,
-    sums: Callable[[Any], Any] | None = None,
+    sums: Sums | None = None,
+    units: Sequence[float] | None = None,
+    join: Any = jnp.add,
     power: int = 2,
 ) -> Callable[[list[Any]], list[Any]]:
     """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
 
-    Several sites may read one value; it is observed once. ``sums``, of rows ``[batch, places, n]``, makes others than
-    :func:`gram`, of as many axes, and ``power``: how they grow with the rows. Where the parameter is multiplied by a
-    number before its site reads it, inputs are, in its stead.
+    Several sites may read one value; it is observed once. ``sums`` makes others than :func:`gram`, of as many axes, of
+    rows divided by ``units`` (one a site), and ``power``: how they grow with the rows; ``join`` joins those of several
+    runs. Where the parameter is multiplied by a number before its site reads it, inputs are, in its stead.
     """
-    sums = sums or gram
+    sums = sums or (lambda use, rows: gram(rows))
+    size = dict(zip(map(id, sites), units or [1.0] * len(sites), strict=True))
     readers: dict[Value, list[Use]] = {}
     for use in sites:
         readers.setdefault(_value(use, of), []).append(use)
@@ -129,20 +139,83 @@ def observer(
     }
 
     def probe(own: list[Use]) -> Callable[[Any], list[Any]]:
-        return lambda x: [sums(_rows(use, x, of, places)) for use in own]
+        return lambda x: [sums(use, _rows(use, x, of, places) / size[id(use)]) for use in own]
 
-    observe = Observer(program, {value: probe(own) for value, own in readers.items()}, apart=scans)
+    observe = Observer(program, {value: probe(own) for value, own in readers.items()}, apart=scans, join=join)
 
     def run(leaves: list[Any]) -> list[Any]:
         found: dict[int, Any] = {}
         for (value, own), seen in zip(readers.items(), observe(leaves)[1], strict=True):
             for use, moment in zip(own, seen, strict=True):
-                moment = moment.sum([i for i, scan in enumerate(scans[value]) if scan not in use.scans])
+                others = tuple(i for i, scan in enumerate(scans[value]) if scan not in use.scans)
+                moment = join.reduce(moment, axis=others) if others else moment
                 moment = moment.reshape(-1, *moment.shape[-2:])
                 found[id(use)] = by_factor(use, moment, power) if of == "inputs" else moment
         return [found[id(use)] for use in sites]
 
     return run
+
+
+def seen_at(
+    program: Program, sites: list[Use], batches: Sequence[list[Any]], examples: Sequence[Examples], places: int | None
+) -> list[Seen]:
+    """What flows into sites, over batches, apart for the examples to fit to and for those that are held out.
+
+    Args:
+      program: what is run.
+      sites: some of it, in loops too.
+      batches: the program's leaves, one list a batch.
+      examples: those of each batch.
+      places: of each result of a convolution, how many count at most.
+    """
+    found: list[list[Seen]] = [[] for _ in sites]
+    runs: dict[Examples, Any] = {}
+    counts: dict[tuple[int, Examples], tuple[int, int]] = {}
+    for leaves, own in zip(batches, examples, strict=True):
+
+        def halves(use: Use, rows: Any, own: Examples = own) -> Any:
+            both = own.split_rows(use, rows.shape[1])
+            counts[id(use), own] = (len(both.fit), len(both.held))
+            return jnp.concatenate([gram(rows[:, take]) for take in both], 1)
+
+        if own not in runs:
+            runs[own] = summed(program, sites, "inputs", places, halves)
+        for seen, use, both in zip(found, sites, runs[own](leaves), strict=True):
+            pairs = zip(counts[id(use), own], np.split(both, 2, 1), strict=True)
+            seen.append(Seen(*(Moment(count, None, half) for count, half in pairs)))
+    return [joined(seen) for seen in found]
+
+
+SMALLEST, LARGEST = 1e-24, 1e30
+"""Sums of squares in float32 that are less may have lost what is small beside them; beyond the other they overflow."""
+
+
+def summed(
+    program: Program, sites: list[Use], of: End, places: int | None = None, sums: Sums | None = None
+) -> Callable[[list[Any]], list[np.ndarray]]:
+    """As :func:`observer`, sums of squares in float64 and of any size: if float32 does not hold them, in a unit."""
+    plain = jax.jit(observer(program, sites, of, places, sums))
+    largest = lambda use, rows: jnp.max(jnp.abs(rows), axis=1, keepdims=True, initial=0).max(-1, keepdims=True)  # noqa: E731
+    reach = jax.jit(observer(program, sites, of, places, largest, join=jnp.maximum, power=0))
+    runs: dict[tuple[float, ...], Any] = {}
+
+    def run(leaves: list[Any]) -> list[np.ndarray]:
+        found = [np.asarray(own, np.float64) for own in plain(leaves)]
+        if all(_held(own) for own in found):
+            return found
+        units = tuple(host_unit(np.max(own, initial=0)) for own in reach(leaves))
+        if units not in runs:
+            runs[units] = jax.jit(observer(program, sites, of, places, sums, units))
+        found = [np.asarray(own, np.float64) for own in runs[units](leaves)]
+        return [own * size * size for own, size in zip(found, units, strict=True)]
+
+    return run
+
+
+def _held(own: np.ndarray) -> bool:
+    """Whether sums of squares, ``[stack, n, n]``, are such as float32 holds."""
+    sizes = np.abs(own).reshape(len(own), -1).max(1, initial=0)
+    return bool(((sizes > SMALLEST) & (sizes < LARGEST)).all())
 
 
 def unseen(uses: Uses, program: Program, of: End, widest: float | None = None) -> str:
@@ -173,11 +246,3 @@ def _value(use: Use, of: End) -> Value:
 
 def _rows(use: Use, x: Any, of: End, places: int | None) -> Any:
     return output_rows(use, x) if of == "outputs" else input_rows(use, x, places)
-
-
-def gram(rows: Any, others: Any = None) -> Any:
-    """Sums over places of the products of features ``[batch, n, n]``, with those of other rows if they are given."""
-    others = rows if others is None else others
-    if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
-        return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
-    return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")

@@ -13,7 +13,7 @@ from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.matrices import feature_groups, unmatrix
-from jaxcomp.rewrite.moments import observer, unseen
+from jaxcomp.rewrite.moments import summed, unseen
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
@@ -69,18 +69,19 @@ def input_norms(
         if not unseen(own, program, "inputs", widest=math.inf)  # only second moments are square
         for use in own.sites
     ]
-    run = jax.jit(observer(program, [use for _, use in sites], "inputs", places, _squares))
+    run = summed(program, [use for _, use in sites], "inputs", places, _squares)
     sums: dict[str, Any] = {}
     for batch in given:
         for (path, _), own in zip(sites, run(jax.tree.leaves((params, *batch))), strict=True):
-            sums[path] = sums.get(path, 0) + np.asarray(own, np.float64)
+            sums[path] = sums.get(path, 0) + own
     check_finite(sums, "on the data the input of ")
     known = {path: own for path, own in sums.items() if own.any()}
     return {path: jnp.asarray(_in_place(uses[path].sites[0], np.sqrt(own)), jnp.float32) for path, own in known.items()}
 
 
-def _squares(rows: Any) -> Any:
+def _squares(use: Use, rows: Any) -> Any:
     """``[batch, places, n]`` -> ``[batch, n, 1]``."""
+    del use
     return jnp.sum(jnp.square(rows), axis=1)[..., None]
 
 

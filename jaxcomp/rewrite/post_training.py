@@ -21,7 +21,7 @@ from jaxcomp.rewrite.quant_report import QuantReport
 from jaxcomp.rewrite.quantize import Quantized, quantize
 from jaxcomp.rewrite.rounders import MethodName
 from jaxcomp.rewrite.rounding import RoundReport, round_weights
-from jaxcomp.rewrite.schemes import Scheme, ends, find_targets
+from jaxcomp.rewrite.schemes import Scheme, ends, find_targets, rules_without
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
 
@@ -115,11 +115,12 @@ def post_training(
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
 
     Returns:
-      The integer function, its parameters, and a report that prints as tables.
+      The integer function, its parameters, and a report that prints as tables. A weight whose inputs are 0 in all the
+      data stays in floating point; the report says so.
 
     Raises:
-      ArgumentError: for an option out of range, no batch, batches of several shapes, or inputs that are 0 or not finite
-        on the data (the weight is named).
+      ArgumentError: for an option out of range, no batch, batches of several shapes, or inputs that are not finite on
+        the data (the weight is named).
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -149,6 +150,7 @@ def post_training(
     )
     rules = _rules(function, folded, given[0], chosen, end_bits) if scheme is None else scheme
     ranges = calibrate(function, folded, given, rules, fit=input_fit)
+    rules = rules_without(rules, trace(function, folded, *given[0]), ranges.left)
     rounded = round_weights(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )

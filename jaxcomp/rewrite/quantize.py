@@ -18,7 +18,7 @@ from jaxcomp.rewrite.encode import encode, encode_to_train
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
 from jaxcomp.rewrite.quant_report import QuantReport, report_of
-from jaxcomp.rewrite.schemes import INT8, Targets, find_targets
+from jaxcomp.rewrite.schemes import INT8, Targets, find_targets, reached
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
 from jaxcomp.trace.liveness import values_inside
@@ -87,7 +87,7 @@ def quantize(
     """
     params = as_arrays(params)
     named = named_leaves(params)
-    program, targets = _targets(apply_fn, params, example, scheme)
+    program, targets = _targets(apply_fn, params, example, scheme, ranges)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
     if ranges is None and not abstract:
         targets = _inputs_left(program, targets)
@@ -170,7 +170,7 @@ def fake_quantize(
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     params = as_arrays(params)
-    _, targets = _targets(apply_fn, params, example, scheme)
+    _, targets = _targets(apply_fn, params, example, scheme, ranges)
     return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
 
 
@@ -212,11 +212,11 @@ class FakeQuantized:
 
 
 def _targets(
-    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Any
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Any, ranges: Any
 ) -> tuple[Program, Targets]:
     program = trace(apply_fn, params, *example)
     check_reads(program)
-    return program, find_targets(program, scheme, params)
+    return program, reached(find_targets(program, scheme, params), ranges)
 
 
 def _inputs_left(program: Program, targets: Targets) -> Targets:

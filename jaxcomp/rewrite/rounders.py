@@ -1,5 +1,6 @@
 """Rounders: one layer's weights in, the grid that they stand on and what they become out."""
 
+import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -9,17 +10,17 @@ import numpy as np
 from jax import Array, lax
 
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.quadratic import corrected, damped
+from jaxcomp.core.quadratic import steady
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.gptq import descend, gptq
 from jaxcomp.quant.granularity import numbers_for
-from jaxcomp.quant.ranges import quantized
+from jaxcomp.quant.ranges import mse, quantized
+from jaxcomp.rewrite.evidence import Evidence
 from jaxcomp.rewrite.matrices import matrix, unmatrix
 from jaxcomp.rewrite.schemes import Target
-from jaxcomp.rewrite.walk import Seen
 from jaxcomp.trace.uses import Use
 
 MethodName = Literal["gptq", "adaround", "nearest"]
@@ -59,20 +60,44 @@ def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
     return Solution(_on_grid(leaf, grid, own.format), grid)
 
 
-def rounded(target: Target, use: Use, leaf: Any, seen: Seen, given: Grid | None, settings: Settings) -> Solution:
-    """A weight rounded so that, on what flows into its sites, their results stay near what they were."""
-    plain, format = nearest(target, leaf, given), target.scheme.format
-    if settings.method == "nearest":
+def least_squares(target: Target, given: Grid | None, method: MethodName) -> Target:
+    """The target whose nearest is what a method has to be better than: where it may choose a grid, a fitted one."""
+    return (
+        dataclasses.replace(target, scheme=target.scheme._replace(fit=mse()))
+        if _searches(target, given, method)
+        else target
+    )
+
+
+def _searches(target: Target, given: Grid | None, method: MethodName) -> bool:
+    """Whether a method chooses how far grids reach."""
+    own = target.scheme
+    return method != "nearest" and given is None and own.fit is None and own.format.bits in range(2, 8)
+
+
+def rounded(
+    target: Target, use: Use, leaf: Any, known: Evidence, given: Grid | None, settings: Settings, plain: Solution
+) -> Solution:
+    """A weight rounded so that, on what flows into its sites, their results stay near what they were.
+
+    What is found on the examples to fit to is kept where it is better than ``plain`` on those that are held out.
+    """
+    if known.held is None or not np.any(known.fit[0]):
         return plain
-    search = given is None and target.scheme.fit is None and format.bits < 8
-    layer = _layer(target, use, leaf, seen, plain.grid, settings)
+    format, search = target.scheme.format, _searches(target, given, settings.method)
+    start, own = plain.grid, plain
+    if search:
+        whole = nearest(target, leaf, given)
+        start, own = whole.grid, _better(target, use, leaf, known, whole, plain)._replace(back=1.0)
+    layer = _layer(target, use, leaf, known, start, settings)
     ratios = jnp.asarray(np.linspace(1, 0.2, RATIOS) if search else [1.0], jnp.float32)
     values, ratio = _searched(layer, ratios, format, settings)
-    grid = plain.grid
+    grid = start
     if search:
-        grid = Grid(grid.scale * _in_grid(use, ratio, leaf.shape, target, grid), grid.zero_point, grid.block)
+        grid = Grid(start.scale * _in_grid(use, ratio, leaf.shape, target, start), start.zero_point, start.block)
     found = _on_grid(jnp.asarray(unmatrix(use, values, leaf.shape), leaf.dtype), grid, format)
-    return _better(target, use, leaf, seen, Solution(found, grid), plain, settings)
+    better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
+    return plain if better.back == 1 else better
 
 
 @functools.partial(jax.jit, static_argnames="format")
@@ -86,8 +111,7 @@ class _Layer(NamedTuple):
     Attributes:
       old: its weights.
       aim: those that, on the inputs as they are now, come nearest to the old outputs.
-      moment: of the inputs now; ``raised``: so that it can be inverted.
-      pull: the error's slope at the aim, which is not 0 because the moment was raised.
+      moment: of the inputs now, such that it can be inverted.
       scale, zero_point: as they broadcast.
       apart: whether each output has scales of its own.
     """
@@ -95,8 +119,6 @@ class _Layer(NamedTuple):
     old: Array
     aim: Array
     moment: Array
-    raised: Array
-    pull: Array
     scale: Array
     zero_point: Array
     apart: Array
@@ -106,15 +128,16 @@ def _single(x: Any) -> Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def _layer(target: Target, use: Use, leaf: Any, seen: Seen, grid: Grid, settings: Settings) -> _Layer:
-    old, moment = _single(matrix(use, leaf)), _single(seen.now)
-    raised, aim = damped(moment, settings.damping), old
-    if settings.correct and seen.cross is not None:
-        aim = corrected(old, moment, _single(seen.cross), settings.damping)
+def _layer(target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, settings: Settings) -> _Layer:
+    old = matrix(use, leaf)
+    estimate, aim = known.moment(), old
+    if settings.correct and known.corrects:
+        far = known.aim(old, estimate, settings.damping)
+        aim = old + known.share(old, far, old) * (far - old)
+    moment = steady(_single(estimate), settings.damping)
     numbers = [np.broadcast_to(np.asarray(part), leaf.shape) for part in numbers_for(jnp.asarray(leaf), grid)]
     scale, zero_point = (_single(matrix(use, part)) for part in numbers)
-    pull = 2 * jnp.matmul(raised - moment, aim - old, precision="highest")
-    return _Layer(old, aim, moment, raised, pull, scale, zero_point, jnp.asarray(_apart(target, use, grid)))
+    return _Layer(_single(old), _single(aim), moment, scale, zero_point, jnp.asarray(_apart(target, use, grid)))
 
 
 def _apart(target: Target, use: Use, grid: Grid) -> bool:
@@ -149,7 +172,7 @@ def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) 
         if settings.method != "gptq":
             return [plain]
         order = settings.act_order
-        return [plain, gptq(layer.aim, layer.raised, grid, format, kept, act_order=order)]
+        return [plain, gptq(layer.aim, layer.moment, grid, format, kept, act_order=order)]
 
     def better(best: tuple[Array, Array, Array], ratio: Array) -> tuple[tuple[Array, Array, Array], None]:
         for values in tried(ratio):
@@ -163,31 +186,34 @@ def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) 
     (_, values, ratio), _ = lax.scan(better, start, ratios)
     grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
     if settings.method == "adaround":
-        learned = adaround(layer.aim, layer.raised, grid, format, kept, steps=settings.steps)
+        learned = adaround(layer.aim, layer.moment, grid, format, kept, steps=settings.steps)
         values = jnp.where(_error(layer, learned) < _error(layer, values), learned, values)
     else:
-        values = descend(layer.aim, values, layer.raised, grid, format, kept, sweeps=settings.sweeps)
+        values = descend(layer.aim, values, layer.moment, grid, format, kept, sweeps=settings.sweeps)
     return values, ratio
 
 
 def _error(layer: _Layer, values: Array) -> Array:
-    """The squared error of each output, ``[groups, 1, out]``, but for a constant; of all where they share a scale."""
+    """The squared error of each output, ``[groups, 1, out]``; of all where they share a scale."""
     change = values - layer.aim
-    own = jnp.sum(change * (jnp.matmul(layer.moment, change, precision="highest") - layer.pull), 1, keepdims=True)
+    own = jnp.sum(change * jnp.matmul(layer.moment, change, precision="highest"), 1, keepdims=True)
     return jnp.where(layer.apart, own, jnp.broadcast_to(own.sum(), own.shape))
 
 
 def _better(
-    target: Target, use: Use, leaf: Any, seen: Seen, found: Solution, plain: Solution, settings: Settings
+    target: Target, use: Use, leaf: Any, known: Evidence, found: Solution, plain: Solution, least: float = 0.0
 ) -> Solution:
-    """The better of two solutions, output by output where each has scales of its own; in float64."""
+    """The better of two solutions, output by output where each has scales of its own; in float64.
+
+    A solution must be better on what it was fitted to and on what was held out, there by some part over all outputs.
+    """
     old, *both = (matrix(use, np.asarray(x, np.float32)) for x in (leaf, found.leaf, plain.leaf))
-    corrects = settings.correct and seen.cross is not None
-    wanted = (seen.cross if corrects else seen.now) @ old
-    errors = [np.sum(x * (seen.now @ x - 2 * wanted), 1) for x in both]
+    held, fit = ([known.error(x, old, held) for x in both] for held in (True, False))
     if not _apart(target, use, found.grid):
-        errors = [np.full_like(error, error.sum()) for error in errors]
-    worse = (errors[0] >= errors[1])[:, None]
+        held, fit = ([np.full_like(error, error.sum()) for error in errors] for errors in (held, fit))
+    worse = ((held[0] >= held[1]) | (fit[0] >= fit[1]))[:, None]
+    if np.where(worse[:, 0], held[1], held[0]).sum() > (1 - least) * held[1].sum():
+        return plain
     if not worse.any():
         return found._replace(back=0.0)
     pick = _in_grid(use, worse, leaf.shape, target, found.grid)

@@ -15,12 +15,14 @@ from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
+from jaxcomp.rewrite.evidence import Seen
+from jaxcomp.rewrite.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_better, judged_on
 from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.moments import unseen
-from jaxcomp.rewrite.rounders import MethodName, Settings, nearest, rounded
-from jaxcomp.rewrite.schemes import INT8, find_targets
+from jaxcomp.rewrite.rounders import MethodName, Settings, Solution, least_squares, nearest, rounded
+from jaxcomp.rewrite.schemes import INT8, find_targets, reached
 from jaxcomp.rewrite.site_inputs import altered_inputs
-from jaxcomp.rewrite.walk import Seen, Walk
+from jaxcomp.rewrite.walk import Walk
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
@@ -36,9 +38,9 @@ class RoundRow(NamedTuple):
       format: that of its codes; ``""`` if it was not rounded.
       method: how it was rounded.
       back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
-      error: the squared error of its sites' results, what quantised inputs and earlier layers do to them included, over
-        the squares of what they were; None if not known.
-      bias: the parameter in which the mean of that error is corrected; else why there is none.
+      error: the squared error of its sites' results on the examples that were held out, what quantised inputs and
+        earlier layers do to them included, over the squares of what they were; None if not known.
+      bias: the parameter in which the mean of that error is corrected; else why it is not.
       left: why it, or its rounding, is not as asked for.
     """
 
@@ -59,10 +61,12 @@ class RoundReport:
     Attributes:
       rows: one a weight.
       left_out: ``{path: what reads it}`` of the parameters that are neither weights nor their biases.
+      judged: on which examples errors were measured.
     """
 
     rows: tuple[RoundRow, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    judged: str = ""
 
     def __str__(self) -> str:
         columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
@@ -72,7 +76,8 @@ class RoundReport:
              "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.left] * left]
             for row in self.rows
         ]  # fmt: skip
-        return with_left_out(table([*columns, *["left because"] * left], rows), self.left_out)
+        printed = table([*columns, *["left because"] * left], rows)
+        return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)
 
 
 class Rounded(NamedTuple):
@@ -112,11 +117,18 @@ def round_weights(
     Of a layer with weights W and inputs x :math:`\sum |W^\top x - W'^\top x'|^2 + \lambda |W - W'|^2` is kept small,
     x' being what the layers before it now give, quantised if the scheme has it so. ``gptq``: input after input,
     those that follow make up for each, and then code by code (:func:`jaxcomp.quant.descend`). ``adaround``: each weight
-    up or down, learned. ``nearest``: as :func:`quantize` does. No output's error is above that of rounding to the
-    nearest. Of less than 8 bits, where a scheme has no ``fit`` and no grid is given, the part of the range that a grid
-    reaches over is chosen by that error too, output by output if they have scales of their own. Zeros stay zero.
+    up or down, learned. ``nearest``: as :func:`quantize` does. Of less than 8 bits, where a scheme has no ``fit`` and
+    no grid is given, the part of the range that a grid reaches over is chosen by that error too, output by output if
+    they have scales of their own. Zeros stay zero.
 
-    Where a site has a bias, or a batch norm's mean, that nothing else reads, it takes up the mean of the error.
+    Every fourth example (of two or three the last; of one alone the last quarter of its places) is held out: nothing is
+    fitted to it. Correlations of inputs count as far as those of the others agree with its own, layers aim at what the
+    float network computes as far as that serves it, and the result is kept, layer by layer and output by output, where
+    it is better than rounding to the nearest on both: examples that are too few change nothing. The report's errors are
+    those of what was held out.
+
+    Where a site has a bias, or a batch norm's mean, that nothing else reads, it takes up the mean of the error over all
+    examples, unless that is no more than chance makes it.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
@@ -151,7 +163,7 @@ def round_weights(
       >>> from jaxcomp.rewrite import Scheme
       >>> layer = lambda p, x: x @ p["w"] + p["bias"]
       >>> params = {"w": jnp.array([[0.4], [0.4], [1.0]]), "bias": jnp.zeros(1)}
-      >>> x = jnp.array([[1.0, 1.0, 0.0], [3.0, 3.0, 1.0], [2.0, 3.0, 5.0]])
+      >>> x = jnp.tile(jnp.array([[1.0, 1.0, 0.0], [3.0, 3.0, 1.0], [2.0, 3.0, 5.0]]), (16, 1))
       >>> grid = {"w": jc.Grid(jnp.ones((1, 1)), jnp.zeros((1, 1), int))}
       >>> new = round_weights(layer, params, [x], Scheme(4, inputs=None), grids=grid)
       >>> new.params["w"].ravel().tolist(), round(new.params["bias"].item(), 2)
@@ -165,31 +177,54 @@ def round_weights(
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
     check_unquantized(params, "round_weights")
     program = trace(apply_fn, params, *given[0])
-    targets, fixed = find_targets(program, scheme, params), dict(grids or {})
+    targets, fixed = reached(find_targets(program, scheme, params), ranges), dict(grids or {})
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
     own = {path: uses[path] for path in targets.weights}
     blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
     found = {path: nearest(targets.weights[path], named[path], fixed.get(path)) for path in blind}
     means = find_biases(program, own) if biases else Biases({}, {})
+    plain: dict[str, Solution] = {}
+    examples, altered = examples_of(given), altered_inputs(targets, uses, ranges or {})
+    sites = {path: each.sites for path, each in own.items() if path not in blind}
+    set_ = [each for path in own for each in means.of.get(path, ())]
+    start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
+
+    def walked(solve: Any, gather: bool, biases: Any) -> tuple[Walk, dict[str, Any]]:
+        walk = Walk(program, sites, solve, places, altered, biases, gather)
+        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
+        return walk, {each.path: new[each.path] for each in biases if each.path in new}
 
     def solve(path: str, use: Use, seen: Seen) -> Any:
         target, leaf, grid = targets.weights[path], named[path], fixed.get(path)
-        check_finite({path: seen.now}, "on the data the input of ")
-        if not seen.now.any():
+        found[path] = plain[path] = nearest(least_squares(target, grid, method), leaf, grid)
+        check_finite({path: seen.sizes}, "on the data the input of ")
+        if not seen.reached:
             blind[path] = "what it reads on the data is 0"
-            found[path] = nearest(target, leaf, grid)
-        else:
-            seen = seen.centred() if path in means.of else seen
-            found[path] = rounded(target, use, leaf, seen, grid, settings)
+            found[path] = plain[path] = nearest(target, leaf, grid)
+        elif method != "nearest":
+            found[path] = rounded(
+                target, use, leaf, seen.evidence(examples, path in means.of), grid, settings, plain[path]
+            )
         return found[path].leaf
 
-    sites = {path: each.sites for path, each in own.items() if path not in blind}
-    set_ = [bias for path in own for bias in means.of.get(path, ())]
-    walk = Walk(program, sites, solve, places, altered_inputs(targets, uses, ranges or {}), set_)
-    start = replace_leaves(params, {path: each.leaf for path, each in found.items()})
-    new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], jax.tree.leaves(start))
+    walk, moved = walked(solve, True, set_)
+    total = counts(examples)[1]
+    kept = lambda path, use, seen: plain[path].leaf  # noqa: E731
+    bare = walked(kept, False, []) if set_ and total < ENOUGH else None
+    # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
+    if any(found[path] is not each for path, each in plain.items()):
+        other = walked(kept, False, set_)
+        if not all(is_better(walk.lost, each[0].lost) for each in (other, bare) if each):
+            (walk, moved), found = other, found | plain
+    if bare and all(found[path] is each for path, each in plain.items()) and not is_better(walk.lost, bare[0].lost):
+        walk, moved = bare
+        walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
     solved = {path: each.leaf for path, each in found.items()}
-    moved = {bias.path: new[bias.path] for bias in set_ if bias.path in new}
+
+    def bias(path: str) -> str:
+        own = [each.path for each in means.of.get(path, ())]
+        why = [walk.unmoved[each] for each in own if each in walk.unmoved]
+        return why[0] if why else ", ".join(own) or means.missing.get(path, "not asked for")
 
     def row(path: str) -> RoundRow:
         if path not in found:
@@ -202,14 +237,15 @@ def round_weights(
             "nearest" if path in blind else method,
             found[path].back,
             error / whole if whole else None,
-            ", ".join(bias.path for bias in means.of.get(path, ())) or means.missing.get(path, "not asked for"),
+            bias(path),
             blind.get(path, ""),
         )
 
     rows = tuple(row(path) for path in program.paths if path in found or path in targets.left)
     others = left_out(program, {row.path for row in rows} | moved.keys())
     grids_of = {path: each.grid for path, each in found.items()}
-    return Rounded(replace_leaves(params, solved | moved), grids_of, RoundReport(rows, others))
+    report = RoundReport(rows, others, judged_on(examples))
+    return Rounded(replace_leaves(params, solved | moved), grids_of, report)
 
 
 def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:

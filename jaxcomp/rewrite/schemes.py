@@ -1,5 +1,6 @@
 """Schemes: what is quantised of each weight and of what its sites read, and which sites share a range."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -8,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.core.types import Params
+from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format, as_format, check_integer_form
 from jaxcomp.quant.granularity import check_block
 from jaxcomp.quant.ranges import Fit
@@ -156,6 +157,40 @@ def find_targets(program: Program, scheme: Any, params: Params = None) -> Target
         for path, each in schemes.items()
     }
     return Targets(weights, shared, dict.fromkeys(uses.keys() - weights.keys(), "not asked for"))
+
+
+class Ranges(dict[str, Grid]):
+    """``{path of the weight: grid}`` of what sites read.
+
+    Attributes:
+      left: ``{path: why}`` of weights with static inputs that have none, and stay in floating point.
+    """
+
+    def __init__(self, grids: Mapping[str, Grid] | None = None, left: Mapping[str, str] | None = None):
+        """Takes the grids."""
+        super().__init__(grids or {})
+        self.left = dict(left or {})
+
+
+def reached(targets: Targets, ranges: Mapping[str, Grid] | None) -> Targets:
+    """What is quantised, without weights whose inputs have no range as they are 0 on the data."""
+    left = getattr(ranges, "left", {})
+    gone = {path: why for path, why in left.items() if _is_static(targets, path) or path in targets.left}
+    weights = {path: target for path, target in targets.weights.items() if path not in gone}
+    shared = [group._replace(paths=tuple(path for path in group.paths if path in weights)) for group in targets.shared]
+    return Targets(weights, tuple(group for group in shared if group.paths), {**targets.left, **gone})
+
+
+def _is_static(targets: Targets, path: str) -> bool:
+    return path in targets.weights and targets.weights[path].scheme.inputs == "static"
+
+
+def rules_without(scheme: Any, program: Program, left: Mapping[str, str]) -> Any:
+    """A scheme, or rules of them, by which some weights stay as they are."""
+    if not left:
+        return scheme
+    chosen = by_rule(scheme, [path for path, own in uses_of(program).items() if own.sites])
+    return [(re.escape(path), None if path in left else each) for path, each in chosen.items()]
 
 
 def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[list[str], list[str]]:

@@ -15,8 +15,10 @@ class SparseRow(NamedTuple):
       size: its entries.
       asked: the fraction of zeros that it was to have; None if it was left out.
       reached: the fraction that it has.
-      error: the squared error of its sites' outputs over the squares of what they were; None without data.
+      error: the squared error of its sites' outputs over the squares of what they were, on the examples that were held
+        out; None without data.
       left: why it was left as it was.
+      back: the method by which it was pruned after all, as the one asked for was no better on what was held out.
     """
 
     path: str
@@ -25,6 +27,7 @@ class SparseRow(NamedTuple):
     reached: float
     error: float | None = None
     left: str = ""
+    back: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class SparseReport:
     Attributes:
       rows: one a weight.
       left_out: ``{path: what reads it}`` of all other parameters, which stay dense.
+      judged: on which examples errors were measured.
     """
 
     rows: tuple[SparseRow, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    judged: str = ""
 
     @property
     def sparsity(self) -> float:
@@ -47,7 +52,10 @@ class SparseReport:
 
     def __str__(self) -> str:
         left = any(row.left for row in self.rows)
-        columns = ["parameter", *["left dense because"] * left, "size", "asked", "reached", "error"]
+        back = any(row.back for row in self.rows)
+        columns = [
+            "parameter", *["left dense because"] * left, "size", "asked", "reached", "error", *["pruned by"] * back
+        ]  # fmt: skip
         rows = [
             [
                 row.path,
@@ -56,9 +64,11 @@ class SparseReport:
                 "" if row.asked is None else f"{row.asked:.2%}",
                 f"{row.reached:.2%}",
                 "" if row.error is None else f"{row.error:.4f}",
+                *[row.back] * back,
             ]
             for row in self.rows
         ]
         pruned = sum(row.size for row in self.rows if row.asked is not None)
-        total = ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", ""]
-        return with_left_out(table(columns, rows, total), self.left_out)
+        total = ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
+        printed = table(columns, rows, total)
+        return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)

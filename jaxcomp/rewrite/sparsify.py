@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,23 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcomp.core import quadratic
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 from jaxcomp.core.types import Params, State
-from jaxcomp.prune import reconstruct
 from jaxcomp.prune.patterns import Pattern
 from jaxcomp.rewrite import sparsities
 from jaxcomp.rewrite.batches import Select, checked_batches
+from jaxcomp.rewrite.evidence import Seen
 from jaxcomp.rewrite.factors import by_rule
+from jaxcomp.rewrite.held_out import examples_of, is_better, judged_on
 from jaxcomp.rewrite.integer_weights import check_unquantized
-from jaxcomp.rewrite.matrices import feature_groups, matrix, unmatrix
-from jaxcomp.rewrite.moments import second_moments, unseen
-from jaxcomp.rewrite.pruners import PRUNERS, Layer, Pruner
+from jaxcomp.rewrite.layer_pruning import Inputs, Pruned, Recipe
+from jaxcomp.rewrite.matrices import feature_groups
+from jaxcomp.rewrite.moments import seen_at, unseen
+from jaxcomp.rewrite.pruners import PRUNERS
 from jaxcomp.rewrite.sparse_report import SparseReport, SparseRow
-from jaxcomp.rewrite.walk import Seen, Walk
+from jaxcomp.rewrite.walk import Walk, lost
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.scaled import with_factors
@@ -34,7 +35,6 @@ from jaxcomp.trace.uses import Use, Uses, uses_of
 
 MethodName = Literal["magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
 Distribution = Literal["uniform", "erk", "global"]
-Inputs = Literal["corrected", "pruned", "dense"]
 
 
 class Sparsified(NamedTuple):
@@ -49,66 +49,6 @@ class Sparsified(NamedTuple):
     params: Params
     masks: State
     report: SparseReport
-
-
-class _Pruned(NamedTuple):
-    leaf: Any
-    mask: np.ndarray
-    error: float | None
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How every layer is pruned: what :func:`sparsify` was asked for."""
-
-    pruner: Pruner
-    pattern: bool
-    inputs: Inputs
-    update: bool | None
-    damping: float
-    fisher: Mapping[str, Any]
-    factors: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def reads_data(self) -> bool:
-        return self.pruner.needs == "moment" or bool(self.update)
-
-    def layer(self, path: str, use: Use, leaf: Any, moment: Any) -> Layer:
-        """A parameter as its sites read it."""
-        fisher, known = self.fisher.get(path), None if moment is None else _single(moment)
-        return Layer(
-            weight=_single(matrix(use, leaf)),
-            moment=None if known is None else quadratic.damped(known, self.damping),
-            norms=None if known is None else reconstruct.norms_of(known),
-            fisher=None if fisher is None else _single(matrix(use, fisher)),
-            factor=self.factors.get(path, 1.0),
-        )
-
-    def solve(self, path: str, use: Use, leaf: Any, seen: Seen, goal: Any) -> _Pruned:
-        """Prunes one parameter, to a count of weights or to a pattern."""
-        layer, keep, pattern = self.layer(path, use, leaf, seen.now), goal, None
-        if self.pattern:
-            keep, pattern = 0, goal
-        old, moment = layer.weight, None if seen.now is None else _single(seen.now)
-        updates = self.pruner.updates if self.update is None else self.update
-        if updates and self.inputs == "corrected" and moment is not None and seen.cross is not None:
-            wanted = quadratic.corrected(old, moment, _single(seen.cross), self.damping)
-            layer = layer._replace(weight=wanted)
-        mask, new = self.pruner.prune(layer, keep, pattern)
-        if self.update is not None:
-            new = (
-                reconstruct.least_squares(layer.weight, layer.moment, mask) if self.update else jnp.where(mask, old, 0)
-            )
-        error = None
-        if moment is not None:
-            whole = quadratic.output_error(old, jnp.zeros_like(old), moment)
-            error = float(quadratic.output_error(old, new, moment) / whole)
-        shaped = jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
-        return _Pruned(shaped, unmatrix(use, mask, leaf.shape), error)
-
-
-def _single(x: Any) -> jax.Array:
-    return jnp.asarray(x, jnp.float32)
 
 
 def sparsify(
@@ -137,6 +77,11 @@ def sparsify(
     others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes a second). All outputs
     of a layer, its groups, and stacked layers that share a parameter, are ranked together (of ``wanda``, output by
     output).
+
+    Every fourth example (of two or three the last; of one alone the last quarter of its places) is held out: nothing is
+    fitted to it. Refitted weights go from what they were as far as serves it, and where a method is no better there
+    than ``magnitude``, the smallest weights of the layer go instead; the report says so. Its errors are those of what
+    was held out.
 
     A weight is pruned where matmuls or convolutions (strided, dilated, grouped, depthwise) read it, and nothing else
     does, through casts, transposes, reshapes, products with a number, and into scan, remat, cond and custom
@@ -178,7 +123,8 @@ def sparsify(
 
     Example:
       >>> params = {"w": jnp.array([[4.0, 1.0], [2.0, 3.0]])}
-      >>> sparse = sparsify(lambda p, x: x @ p["w"], params, [jnp.array([[1.0, 10.0]])], 0.5, method="wanda")
+      >>> data = jnp.array([[1.0, 10.0], [-1.0, 10.0], [1.0, -10.0], [1.0, 10.0]])
+      >>> sparse = sparsify(lambda p, x: x @ p["w"], params, [data], 0.5, method="wanda")
       >>> sparse.params["w"].tolist(), sparse.masks["w"].tolist()
       ([[0.0, 0.0], [2.0, 3.0]], [[False, False], [True, True]])
       >>> print(sparse.report)
@@ -187,6 +133,7 @@ def sparsify(
       w             4  50.00%   50.00%  0.0111
       ---------  ----  ------  -------  ------
       total         4           50.00%
+      errors are those on 1 of 4 examples of what was fitted to the others
 
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
@@ -204,34 +151,41 @@ def sparsify(
         path: why for path, own in sites.items() if (why := next(iter(own.other), "") or unseen(own, program, "inputs"))
     }
     goals = _goals(sparsity, pattern, [path for path in sites if path not in left])
-    moments = None
+    examples, moments = examples_of(given), dict[str, Seen]()
     if recipe.reads_data and (inputs == "dense" or distribution == "global"):
-        moments = second_moments(apply_fn, params, given, "inputs", places)
-        left |= {path: why for path in goals if (why := moments.why_not(path))}
+        moments = _dense(program, {path: sites[path].sites for path in goals}, params, given, examples, places)
+        check_finite({path: seen.sizes for path, seen in moments.items()}, "on the data the input of ")
+        empty = [path for path, seen in moments.items() if not seen.reached]
+        left |= dict.fromkeys(empty, "what it reads on the data is 0")
         goals = {path: goal for path, goal in goals.items() if path not in left}
     check_finite({path: named[path] for path in goals})
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
     if not recipe.pattern:
-        goals = _counts(recipe, uses, named, goals, moments, distribution, maximum)
-    found: dict[str, _Pruned] = {}
+        evidence = {path: seen.evidence(examples) for path, seen in moments.items()}
+        goals = _counts(recipe, uses, named, goals, evidence, distribution, maximum)
+    found: dict[str, Pruned] = {}
 
-    def solve(path: str, use: Use, seen: Seen) -> Any:
-        check_finite({path: seen.now}, "on the data the input of ")
-        if seen.now is not None and not seen.now.any():
+    def solve(path: str, use: Use, seen: Seen | None) -> Any:
+        check_finite({} if seen is None else {path: seen.sizes}, "on the data the input of ")
+        if seen is not None and not seen.reached:
             left[path] = "what it reads on the data is 0"
             return named[path]
-        found[path] = recipe.solve(path, use, named[path], seen, goals[path])
+        known = None if seen is None else seen.evidence(examples)
+        found[path] = recipe.solve(path, use, named[path], known, goals[path])
         return found[path].leaf
 
     if recipe.reads_data and inputs != "dense":
-        errors = _walked(program, uses, solve, params, given, places)
-        found |= {path: found[path]._replace(error=error) for path, error in errors.items() if path in found}
+        walk = Walk(program, uses, solve, places)
+        walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
     else:
         for path, own in uses.items():
-            solve(path, own[0], Seen(moments.of[path] if moments and recipe.reads_data else None, None))
+            solve(path, own[0], moments.get(path) if recipe.reads_data else None)
+    if any(own.plain is not None for own in found.values()):
+        found = _better(program, params, given, found, recipe.refits)
+    judged = judged_on(examples) if recipe.reads_data else ""
     done = _result(params, {path: named[path] for path in sites}, found, goals, left)
-    return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys())))
+    return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged))
 
 
 def _factor(uses: Uses) -> Any:
@@ -245,11 +199,30 @@ def _factor(uses: Uses) -> Any:
     return jnp.asarray(np.repeat(both, groups)[:, None, None], jnp.float32)
 
 
-def _walked(program: Program, uses: Any, solve: Any, params: Any, given: Any, places: int | None) -> dict[str, float]:
-    """Prunes each parameter as it is reached; the relative errors of the sites that are in no loop."""
-    walk = Walk(program, uses, solve, places)
-    walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
-    return {path: error / whole for path, (error, whole) in walk.errors.items() if whole}
+def _dense(
+    program: Program, uses: Mapping[str, Any], params: Any, given: Any, examples: Any, places: int | None
+) -> dict[str, Seen]:
+    """What flows into each parameter's sites in the dense network."""
+    sites = [(path, use) for path, own in uses.items() for use in own]
+    leaves = [jax.tree.leaves((params, *batch)) for batch in given]
+    found: dict[str, Seen] = {}
+    for (path, _), seen in zip(
+        sites, seen_at(program, [use for _, use in sites], leaves, examples, places), strict=True
+    ):
+        found[path] = found[path].added(seen) if path in found else seen
+    return found
+
+
+def _better(program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool) -> dict[str, Pruned]:
+    """What was found, if the function's results where it is held out are better than with the plain method."""
+    plain = {path: own.plain or own for path, own in found.items()}
+    errors = [
+        lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
+        for each in (found, plain)
+    ]
+    if not refits:  # nothing is fitted, and little due to chance
+        return found if errors[0].sum() <= 1.02 * errors[1].sum() else plain
+    return found if is_better(*errors) else plain
 
 
 def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, left: Any) -> Sparsified:
@@ -258,7 +231,7 @@ def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, le
         if path in found:
             goal, own = goals[path], found[path]
             asked = 1 - goal[0] / goal[1] if isinstance(goal, tuple) else 1 - goal / leaf.size
-            rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(own.mask)), own.error))
+            rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(own.mask)), own.error, back=own.back))
         else:
             zeros = float(np.mean(np.asarray(leaf) == 0))
             rows.append(SparseRow(path, leaf.size, None, zeros, left=left.get(path, "not asked for")))
@@ -272,7 +245,7 @@ def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, le
 
 
 def _counts(
-    recipe: _Recipe, uses: Any, named: Any, goals: Any, moments: Any, distribution: str, maximum: float
+    recipe: Recipe, uses: Any, named: Any, goals: Any, known: Any, distribution: str, maximum: float
 ) -> dict[str, int]:
     """How many weights each layer keeps."""
     shapes = {path: named[path].shape for path in goals}
@@ -280,8 +253,7 @@ def _counts(
     if distribution == "global":
         costs = {}
         for path, own in uses.items():
-            moment = moments.of[path] if moments else None
-            costs[path] = recipe.pruner.costs(recipe.layer(path, own[0], named[path], moment))
+            costs[path] = recipe.pruner.costs(recipe.layer(path, own[0], named[path], known.get(path)))
         return sparsities.globally(costs, sum(even.values()), maximum)
     return sparsities.erk(shapes, goals) if distribution == "erk" else even
 
@@ -300,7 +272,7 @@ def _goals(sparsity: Any, pattern: Any, candidates: list[str]) -> dict[str, Any]
     return goals if pattern is None else {path: _n_of_m(path, goal) for path, goal in goals.items()}
 
 
-def _check_fisher(recipe: _Recipe, goals: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+def _check_fisher(recipe: Recipe, goals: Mapping[str, Any], named: Mapping[str, Any]) -> None:
     """Refuses Fisher information that is missing where it is needed, or of another shape than the parameter."""
     for path in goals:
         shape = np.shape(recipe.fisher[path]) if path in recipe.fisher else None
@@ -322,7 +294,7 @@ def _n_of_m(path: str, pattern: Any) -> tuple[int, int]:
 
 def _recipe(
     method: str, pattern: Any, distribution: str, inputs: Any, update: bool | None, damping: float, fisher: Any
-) -> _Recipe:
+) -> Recipe:
     for name, value, known in (
         ("method", method, tuple(PRUNERS)),
         ("distribution", distribution, ("uniform", "erk", "global")),
@@ -339,4 +311,4 @@ def _recipe(
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     squares = {} if fisher is None else named_leaves(fisher)
-    return _Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)
+    return Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)

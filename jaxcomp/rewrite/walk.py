@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.units import host_unit, unit
+from jaxcomp.rewrite.evidence import NOTHING, Seen, joined, moment
+from jaxcomp.rewrite.held_out import ENOUGH, Examples, examples_of
 from jaxcomp.rewrite.matrices import input_rows
-from jaxcomp.rewrite.moments import gram, observer
+from jaxcomp.rewrite.moments import seen_at
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
@@ -20,30 +23,6 @@ from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
-
-
-class Seen(NamedTuple):
-    """What flows into the sites of a parameter, summed over batches.
-
-    Attributes:
-      now: with the new parameters before it, ``[stack x groups, reduction, reduction]``.
-      cross: of that with what flowed there with the old ones; None inside of loops and branches.
-      sums: the sums of both, ``[2, stack x groups, reduction]``; None there too.
-      places: how many were summed up.
-    """
-
-    now: Any
-    cross: Any
-    sums: Any = None
-    places: int = 0
-
-    def centred(self) -> "Seen":
-        """The same without means: of what a bias does not make up for."""
-        if self.sums is None or not self.places:
-            return self
-        now, old = self.sums
-        outer = [now[..., None] * other[:, None] / self.places for other in (now, old)]
-        return self._replace(now=self.now - outer[0], cross=self.cross - outer[1])
 
 
 class Bias(NamedTuple):
@@ -93,7 +72,10 @@ class Walk(Interpreter):
 
     Attributes:
       errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
-        the square of those; what is read in loops and branches alone has none.
+        the square of those, on the examples that are held out; what is read in loops and branches alone has none.
+      examples: those of each batch.
+      unmoved: by path, why biases were left as they are.
+      lost: of each of those examples, the squared errors of all results over the mean of their squares.
     """
 
     def __init__(
@@ -104,6 +86,7 @@ class Walk(Interpreter):
         places: int | None = None,
         inputs: Mapping[Node, Callable[[Any], Any]] | None = None,
         biases: Sequence[Bias] = (),
+        gather: bool = True,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -114,6 +97,7 @@ class Walk(Interpreter):
           places: of each result of a convolution, how many count at most; None: all.
           inputs: what becomes of what sites read, with the new parameters.
           biases: those that are set, as they are reached, to what makes means the old ones.
+          gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
         """
         super().__init__()
         self._program, self._solve, self._places = program, solve, places
@@ -121,8 +105,12 @@ class Walk(Interpreter):
         self._left = {path: len(uses) for path, uses in sites.items()}
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
+        self._gather = gather
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
+        self.examples: list[Examples] = []
+        self.unmoved: dict[str, str] = {}
+        self.lost = np.zeros(0)
 
     def run(
         self, params: Sequence[Any], batches: Sequence[Sequence[Any]], start: Sequence[Any] | None = None
@@ -134,12 +122,13 @@ class Walk(Interpreter):
           batches: the leaves of the other arguments, one list a batch.
           start: the leaves of those that new values replace, if not ``params``: they are what is computed with now.
         """
-        self._batches = len(batches)
+        self._batches, self.examples = len(batches), examples_of([tuple(batch) for batch in batches])
         self._leaves = [_Applied(None, ()) for _ in params]
         for known, values in zip(self._known, (start or params, params), strict=True):
             known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
         data = [_Streams([*column, *column]) for column in zip(*batches, strict=True)]
-        self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
+        outs = self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
+        self.lost = self._lost(outs)
         named = zip(self._program.paths, self._leaves, strict=True)
         return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
 
@@ -152,15 +141,15 @@ class Walk(Interpreter):
         if not here and not any(isinstance(x, _Streams) for x in operands):
             made = _Applied(node, operands)
             return [_OfParams(made, i) for i in range(len(node.outs))]
-        ready = self._observe(node, here, operands)
+        ready, leak = self._observe(node, here, operands), None
         outs = self._applied(node, operands)
         if node in self._biases:
             bias = self._biases[node]
-            self._set(bias, outs[0])
+            leak = self._set(bias, outs[0])
             outs = self._applied(node, operands)
             ready = [bias.weight]
         if node.op not in LOOPS:
-            self.errors |= {path: self._error(outs[0]) for path in ready}
+            self.errors |= {path: self._error(outs[0], leak) for path in ready}
         return outs
 
     def _applied(self, node: Node, operands: list[Any]) -> list[Any]:
@@ -175,18 +164,31 @@ class Walk(Interpreter):
         new, half = self._inputs[node], self._batches
         return [_Streams([*map(new, x[:half]), *x[half:]]) if isinstance(x, _Streams) else x for x in operands]
 
-    def _set(self, bias: Bias, out: _Streams) -> None:
-        """Moves a bias by as much as the means of what it is added to have moved."""
-        others = tuple(i for i in range(out[0].ndim) if i not in bias.axes)
-        means = [
-            np.mean([np.asarray(jnp.mean(x.astype(jnp.float32), others)) for x in half], 0)
-            for half in (out[: self._batches], out[self._batches :])
-        ]
+    def _set(self, bias: Bias, out: _Streams) -> Any:
+        """Moves a bias by as much as the means of what it is added to have moved, if that is no mere chance.
+
+        Returns:
+          What the examples that are held out had a part in, as it broadcasts against the result.
+        """
+        off = []
+        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
+            off.append(own.means(new, bias.axes) - own.means(old, bias.axes))
+        held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
+        each, fit = np.concatenate(off), ~held
+        if len(each) < ENOUGH and fit.any():
+            each, fit = each[fit], fit[fit]
         (leaf,) = (leaf for leaf, path in zip(self._leaves, self._program.paths, strict=True) if path == bias.path)
         value = self._known[0][leaf][0]
-        moved = jnp.asarray(value, jnp.float32) + bias.sign * (means[1] - means[0]).reshape(np.shape(value))
-        self._replace({bias.path: moved.astype(jnp.result_type(value))})
         self._left[bias.path] = 0
+        if by_chance(each):
+            self.unmoved[bias.path] = chance(len(each))
+            self._replace({bias.path: value})
+            return None
+        mean = np.mean(each, 0)
+        moved = jnp.asarray(value, jnp.float32) - jnp.asarray(bias.sign * mean.reshape(np.shape(value)), jnp.float32)
+        self._replace({bias.path: moved.astype(jnp.result_type(value))})
+        shape = [n if i in bias.axes else 1 for i, n in enumerate(out[0].shape)]
+        return jnp.asarray((mean - np.mean(each[fit], 0)).reshape(shape), jnp.float32) if fit.any() else None
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
@@ -205,10 +207,13 @@ class Walk(Interpreter):
         if not here:
             return []
         uses = [use for _, use in here]
-        found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(uses[0], operands)]
+        if not self._gather:
+            found = [Seen(NOTHING, NOTHING)] * len(uses)
+        else:
+            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(uses[0], operands)]
         for (path, _), seen in zip(here, found, strict=True):
             before = self._sums.get(path)
-            self._sums[path] = seen if before is None else _added(before, seen)
+            self._sums[path] = seen if before is None else before.added(seen)
             self._left[path] -= 1
         ready = [path for path in dict.fromkeys(path for path, _ in here) if not self._left[path]]
         solved = {
@@ -225,37 +230,81 @@ class Walk(Interpreter):
             del self._known[0][made]
 
     def _direct(self, use: Use, operands: list[Any]) -> Seen:
-        now, cross, sums, count = [], [], [], 0
-        for i in range(self._batches):
+        found = []
+        for i, examples in enumerate(self.examples):
             rows, old = (
                 by_factor(use, input_rows(use, self._at(operands[1 - use.side], j), self._places))
                 for j in (i, i + self._batches)
             )
-            now.append(np.asarray(gram(rows), np.float64))
-            cross.append(np.asarray(gram(rows, old), np.float64))
-            sums.append(np.asarray([rows.sum(1), old.sum(1)], np.float64))
-            count += rows.shape[1]
-        return Seen(sum(now), sum(cross), sum(sums), count)
+            fit, held = examples.split_rows(use, rows.shape[1])
+            found.append(Seen(moment(rows, old, fit), moment(rows, old, held)))
+        return joined(found)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
         frame = Frame(node.ins, [node], node.outs)
         alone = Program(frame, (), (), jax.tree.structure([0] * len(node.outs)))
-        run = jax.jit(observer(alone, uses, "inputs", self._places))
-        sums: Any = 0
-        for i in range(self._batches):
-            found = run([self._at(x, i) for x in operands])
-            sums = [total + np.asarray(m, np.float64) for total, m in zip(sums or [0] * len(uses), found, strict=True)]
-        return [Seen(moment, None) for moment in sums]
+        batches = [[self._at(x, i) for x in operands] for i in range(self._batches)]
+        return seen_at(alone, uses, batches, self.examples, self._places)
 
-    def _error(self, out: _Streams) -> tuple[float, float]:
-        pairs = [
-            (jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
-            for a, b in zip(out[: self._batches], out[self._batches :], strict=True)
-        ]
-        return sum(float(jnp.sum((a - b) ** 2)) for a, b in pairs), sum(float(jnp.sum(b**2)) for _, b in pairs)
+    def _lost(self, outs: Sequence[Any]) -> np.ndarray:
+        """Of each example that is held out, the squared errors of all results over the mean of their squares."""
+        if sum(own.size for own in self.examples) < 2:
+            return np.zeros(0)
+        total: Any = 0.0
+        for out in outs:
+            if isinstance(out, _Streams) and jnp.issubdtype(out[0].dtype, jnp.floating):
+                errors, squares = self._squares(out, None)
+                if squares.any():
+                    total = total + errors / squares.mean()
+        return np.atleast_1d(total)
+
+    def _error(self, out: _Streams, leak: Any) -> tuple[float, float]:
+        errors, squares = self._squares(out, leak)
+        return float(errors.sum()), float(squares.sum())
+
+    def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
+        """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
+        found = []
+        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
+            new = new if leak is None else new.astype(jnp.float32) + leak
+            size, squares = _squares(*map(own.held_of, (new, old)))
+            found.append(np.asarray(squares, np.float64) * float(size) ** 2)
+        return np.concatenate(found, 1)
 
 
-def _added(one: Seen, other: Seen) -> Seen:
-    if one.cross is None or other.cross is None:
-        return Seen(one.now + other.now, None)
-    return Seen(one.now + other.now, one.cross + other.cross, one.sums + other.sums, one.places + other.places)
+def lost(
+    program: Program, params: Any, changed: Any, batches: Sequence[Any], inputs: Mapping[Node, Any] | None = None
+) -> np.ndarray:
+    """The squared errors of a program's results with other parameters over their squares, of examples held out."""
+    walk = Walk(program, {}, lambda *_: None, None, inputs)
+    walk.run(*(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], jax.tree.leaves(changed)))
+    return walk.lost
+
+
+@jax.jit
+def _squares(new: Any, old: Any) -> tuple[Any, Any]:
+    new, old = new.astype(jnp.float32), old.astype(jnp.float32)
+    size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
+    return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
+
+
+def by_chance(each: np.ndarray) -> bool:
+    r"""Whether moving a mean by what it is on some examples would add more error than it takes.
+
+    It takes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
+    Asks a little more of few examples, which tell :math:`\sigma` less well, and nothing of many.
+
+    Args:
+      each: ``[n, features]``, of each example; all features are judged together.
+    """
+    n = len(each)
+    if n < 2 or n >= ENOUGH:
+        return n < 2
+    size = host_unit(np.max(np.abs(each), initial=0))
+    mean, noise = np.sum(np.square(np.mean(each / size, 0))), np.sum(np.var(each / size, 0, ddof=1)) / n
+    return bool(mean <= (2 + 8 / n) * noise)
+
+
+def chance(n: int) -> str:
+    """Why a bias was left as it is, as reports have it."""
+    return f"its means moved by no more than chance on {n} example{'s' * (n != 1)}"

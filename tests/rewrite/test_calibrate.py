@@ -113,8 +113,7 @@ def test_what_cannot_be_calibrated() -> None:
         return jax.nn.relu(x) @ p["a"]
 
     params = {"a": W[0]}
-    with pytest.raises(ArgumentError, match="what 'a' is multiplied by is 0 on all batches: give batches"):
-        calibrate(function, params, [-jnp.ones((2, 6))])
+    assert "is 0 on the data" in calibrate(function, params, [-jnp.ones((2, 6))]).left["a"]
     with pytest.raises(ArgumentError, match="what 'a' is multiplied by is not finite"):
         calibrate(function, params, [jnp.full((2, 6), jnp.nan)])
     with pytest.raises(ArgumentError, match="gave no batch"):

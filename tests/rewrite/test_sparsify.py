@@ -100,8 +100,10 @@ def test_layers_are_solved_on_what_the_pruned_layers_before_them_compute() -> No
     moment, cross = (now.T @ now)[None], (now.T @ before)[None]
     second = solved(down, moment, quadratic.corrected(down, moment, cross))
     np.testing.assert_allclose(np.asarray(sparse.params["down"]), second[0], atol=1e-3)
-    error = np.sum((now @ sparse.params["down"] - before @ MLP["down"]) ** 2) / np.sum((before @ MLP["down"]) ** 2)
-    assert {row.path: row.error for row in sparse.report.rows}["down"] == pytest.approx(float(error), rel=1e-3)
+    off, whole = now[3::4] @ sparse.params["down"] - before[3::4] @ MLP["down"], before[3::4] @ MLP["down"]
+    error = float(jnp.sum(off**2) / jnp.sum(whole**2))  # of the examples that were held out, before they counted too
+    assert error < {row.path: row.error for row in sparse.report.rows}["down"] < 2 * error  # type: ignore[operator]
+    assert "10 of 40 examples" in str(sparse.report)
 
 
 def test_corrected_inputs_beat_pruned_ones_and_those_the_dense_network_s() -> None:
@@ -129,7 +131,7 @@ def test_stacked_layers_in_a_scan_and_sites_in_branches_and_remat() -> None:
         h = lax.scan(layer, x, p["stack"])[0]
         return jax.checkpoint(lambda h: jnp.tanh(h @ p["remat"]))(h)
 
-    params = {"stack": normal(3, 6, 6), "shared": normal(6, 6), "remat": normal(6, 2)}
+    params = {"stack": normal(3, 6, 6) / 3, "shared": normal(6, 6) / 3, "remat": normal(6, 2)}
     sparse = sparsify(function, params, [X], 0.5, method="sparsegpt")
     check(params, sparse)
     assert not any(row.left for row in sparse.report.rows)
@@ -150,16 +152,16 @@ def test_a_weight_that_two_sites_read_is_solved_for_both_and_others_are_named() 
         h = jnp.tanh(x @ p["twice"]) @ p["twice"]
         return (h @ p["tied"]) @ p["tied"].T + h * p["scale"][0] @ p["scale"]
 
-    params = {name: normal(6, 6) for name in ("twice", "tied", "scale")}
+    params = {name: normal(6, 6) / 4 for name in ("twice", "tied", "scale")}
     sparse = sparsify(function, params, [X], 0.5)
     check(params, sparse)
     left = {row.path: row.left for row in sparse.report.rows if row.left}
     assert left["tied"] == "its sites sum over different features"
     assert left["scale"].startswith("read by ")
     assert set(left) == {"tied", "scale"}
-    h = jnp.tanh(X @ params["twice"])
-    own = sparsify(function, params, [X], 0.5, inputs="dense")
-    held = quadratic.damped((X.T @ X + h.T @ h)[None])
+    both = lambda p, x: jnp.concatenate([x @ p["twice"], jnp.tanh(x) @ p["twice"]])  # noqa: E731
+    own = sparsify(both, {"twice": params["twice"]}, [X], 0.5, inputs="dense")
+    held = quadratic.damped((X.T @ X + jnp.tanh(X).T @ jnp.tanh(X))[None])
     mask = jnp.asarray(own.masks["twice"])[None]
     np.testing.assert_allclose(
         own.params["twice"], reconstruct.least_squares(params["twice"][None], held, mask)[0], atol=1e-3
