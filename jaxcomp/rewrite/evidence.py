@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxcomp.core.meshes import automatic
 from jaxcomp.core.quadratic import corrected
 from jaxcomp.core.units import host_unit, unit
 from jaxcomp.rewrite.held_out import Examples, counts, least_gain
@@ -70,7 +71,7 @@ def moment(rows: Array, old: Array, take: np.ndarray) -> Moment:
     groups, _, size = rows.shape
     if not len(take):
         return Moment(0, np.zeros((2, groups, size)), *[np.zeros((groups, size, size))] * 3)
-    units, means, sums = _sums(rows, old, jnp.asarray(take))
+    units, means, sums = automatic(_sums, rows, old, jnp.asarray(take))
     one, other = (float(x) for x in units)
     factors = one * one, one * other, other * other
     moments = [np.asarray(x, np.float64) * by for x, by in zip(sums, factors, strict=True)]

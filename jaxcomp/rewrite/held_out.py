@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.meshes import automatic
 from jaxcomp.trace.uses import Use
 
 EVERY = 4
@@ -64,6 +65,9 @@ class Examples(NamedTuple):
 
     def held_of(self, x: Any) -> Any:
         """That part of a value which is held out, ``[examples, numbers]``; one row where no axis counts examples."""
+        return automatic(self._held_of, x)
+
+    def _held_of(self, x: Any) -> Any:
         at = self.axis(x.shape)
         if at is None:
             return x.ravel()[None, x.size - x.size // EVERY :]
@@ -78,7 +82,9 @@ class Examples(NamedTuple):
 
     def row_means(self, use: Use, rows: Any) -> Any:
         """The means of each example's part of what a site reads, ``[groups, examples, n]``; or as of :meth:`means`."""
-        axes = _axes(use, rows.shape[1])
+        return automatic(lambda rows: self._row_means(_axes(use, rows.shape[1]), rows), rows)
+
+    def _row_means(self, axes: Sequence[int], rows: Any) -> Any:
         at = self.axis(axes)
         if at is None:
             count = min(rows.shape[1], 2 * EVERY)
@@ -97,10 +103,14 @@ class Examples(NamedTuple):
         if at is not None:
             others.insert(0, others.pop(at))
         features = math.prod(x.shape[i] for i in axes)
-        rows = x.astype(jnp.float32).transpose(*others, *axes).reshape(-1, features)
-        count = self.size if at is not None else min(len(rows), 2 * EVERY)
-        length = len(rows) // max(count, 1)
-        return np.asarray(rows[: count * length].reshape(count, length, features).mean(1), np.float64)
+
+        def stretches(x: Any) -> Any:
+            rows = x.astype(jnp.float32).transpose(*others, *axes).reshape(-1, features)
+            count = self.size if at is not None else min(len(rows), 2 * EVERY)
+            length = len(rows) // max(count, 1)
+            return rows[: count * length].reshape(count, length, features).mean(1)
+
+        return np.asarray(automatic(stretches, x), np.float64)
 
     def split_rows(self, use: Use, rows: int) -> Split:
         """Which rows of what a site reads are held out (:func:`jaxcomp.rewrite.matrices.input_rows`)."""
@@ -156,16 +166,19 @@ def least_gain(held: float) -> float:
 
 
 def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
-    """Whether a function's results are better by more than chance: 2 % and 1.5 standard errors of the difference.
+    """Whether a function's results are better by more than chance.
 
-    A little in any case, since whatever changes a layer rounds all later ones anew.
+    All errors together must be 2 % less, since whatever changes a layer rounds all later ones anew, and the mean of the
+    examples' ratios, of logarithms, below 1 by 1.5 standard errors; of one example, a half.
 
     Args:
-      found: the squared error of each example that is held out; of one, half as much is asked for, of none nothing can
-        be told.
+      found: the squared error of each example that is held out; of none nothing can be told.
       plain: with the plain method.
     """
     if len(found) < 2:
         return bool(found.sum() < 0.5 * plain.sum())
-    gain = plain - found
-    return bool(gain.mean() > 0.02 * plain.mean() + 1.5 * gain.std(ddof=1) / math.sqrt(len(gain)))
+    if not found.sum() < 0.98 * plain.sum():
+        return False
+    both = (found > 0) & (plain > 0)
+    ratios = np.log(np.where(both, found, 1) / np.where(both, plain, 1))
+    return bool(ratios.mean() < -1.5 * ratios.std(ddof=1) / math.sqrt(len(ratios))) or not both.any()

@@ -10,6 +10,7 @@ import numpy as np
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
+from jaxcomp.core.meshes import automatic
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import host_unit
 from jaxcomp.rewrite.batches import Batches, Select, called, inputs_of, kind_of
@@ -176,7 +177,7 @@ def seen_at(
         def halves(use: Use, rows: Any, own: Examples = own) -> Any:
             both = own.split_rows(use, rows.shape[1])
             counts[id(use), own] = (len(both.fit), len(both.held))
-            return jnp.concatenate([gram(rows[:, take]) for take in both], 1)
+            return automatic(lambda rows: jnp.concatenate([gram(rows[:, take]) for take in both], 1), rows)
 
         if own not in runs:
             runs[own] = summed(program, sites, "inputs", places, halves)
