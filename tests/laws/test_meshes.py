@@ -1,6 +1,7 @@
 """The laws of meshes: whatever axes one has, and whether ``jax.set_mesh`` was called, the numbers are one device's."""
 
 import contextlib
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -41,13 +42,15 @@ def named(place: Place) -> str:
     return f"{place.axes.name}-{'set' if place.is_set else 'unset'}"
 
 
-def pairs(names: Any, quick: Any) -> list[Any]:
-    """Everything under ``exhaustive``; what is quick in one place, an Explicit one with and one without a mesh set."""
-    turn, cases = dict(zip(quick, PLACES[:2] * len(quick), strict=False)), []
-    for name in names:
-        for place in PLACES:
-            marks = [] if turn.get(name) == place else [pytest.mark.exhaustive]
-            cases.append(pytest.param(name, place, marks=marks, id=f"{name}-{named(place)}"))
+def places(names: Any, quick: Any, networks: Any) -> list[Any]:
+    """Every pair of names in one place, in turn; under ``exhaustive`` but for what is quick, on the first network."""
+    cases = []
+    for (i, name), (j, network) in itertools.product(enumerate(names), enumerate(networks)):
+        at_once = name in quick and j == 0
+        turn = list(quick).index(name) if at_once else i + j
+        place = PLACES[turn % (2 if at_once else len(PLACES))]  # at once: Explicit axes, set and not
+        marks = [] if at_once else [pytest.mark.exhaustive]
+        cases.append(pytest.param(name, network, place, marks=marks, id=f"{name}-{network}-{named(place)}"))
     return cases
 
 
@@ -59,9 +62,9 @@ def same_numbers(got: Any, wanted: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max(initial=1))
 
 
-@pytest.mark.parametrize(("name", "place"), pairs(COMPRESSORS, QUICK))
-def test_recipes(name: str, place: Place) -> None:
-    recipe, params = COMPRESSORS[name](), CONTAINERS["dict"](jnp.float32)
+@pytest.mark.parametrize(("name", "container", "place"), places(COMPRESSORS, QUICK, ("dict",)))
+def test_recipes(name: str, container: str, place: Place) -> None:
+    recipe, params = COMPRESSORS[name](), CONTAINERS[container](jnp.float32)
     init, update, apply = (jax.jit(function) for function in recipe[:3])
     first = init(params)
     state = update(params, first, jnp.int32(2))
@@ -77,11 +80,8 @@ def test_recipes(name: str, place: Place) -> None:
         assert close(recipe.apply(spread, recipe.update(spread, recipe.init(spread), 2)), view)  # eagerly
 
 
-@pytest.mark.parametrize(("name", "place"), pairs(REWRITES, DEFAULT))
-@pytest.mark.parametrize("network", [
-    "dense", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("convolutional", "attentive", "scanned"))
-])  # fmt: skip
-def test_rewrites_of_data_parallel_functions(network: str, name: str, place: Place) -> None:
+@pytest.mark.parametrize(("name", "network", "place"), places(REWRITES, DEFAULT, networks()))
+def test_rewrites_of_data_parallel_functions(name: str, network: str, place: Place) -> None:
     function, params, x = networks()[network]
     wanted = REWRITES[name](function, params, x)
     with on(place) as mesh:
