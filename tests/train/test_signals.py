@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,20 @@ from train.signals import Stopped, postponed, stopping_on_sigterm
 
 ROOT = Path(__file__).parents[2]
 WAITING = """
-import subprocess, sys
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from train.errors import exit_status
 child = "import time; print('begun', flush=True); time.sleep(600)"
 sys.exit(exit_status(lambda: subprocess.run([sys.executable, "-c", child], check=True)))
 """
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: whatever is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
