@@ -16,7 +16,7 @@ from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.biases import Biases, find_biases
 from jaxcomp.rewrite.evidence import Seen
-from jaxcomp.rewrite.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_better, judged_on
+from jaxcomp.rewrite.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_better, is_worse, judged_on
 from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.moments import unseen
 from jaxcomp.rewrite.rounders import MethodName, Settings, Solution, least_squares, nearest, rounded
@@ -214,7 +214,7 @@ def round_weights(
     # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
     if any(found[path] is not each for path, each in plain.items()):
         other = walked(kept, False, set_)
-        if not all(is_better(walk.lost, each[0].lost) for each in (other, bare) if each):
+        if any(is_worse(walk.lost, each[0].lost) for each in (other, bare) if each):
             (walk, moved), found = other, found | plain
     if bare and all(found[path] is each for path, each in plain.items()) and not is_better(walk.lost, bare[0].lost):
         walk, moved = bare
