@@ -108,6 +108,16 @@ def layout_of_part(x: Any, axis: int, size: int) -> Any:
     return NamedSharding(own.mesh, PartitionSpec(*spec))
 
 
+def beside(x: Any, like: Any) -> Any:
+    """An array in full on every device of the mesh with Explicit axes that holds another; without one it stays.
+
+    Args:
+      x: an array of JAX or of NumPy, outside of jit.
+      like: the array that is on the mesh, or is not.
+    """
+    return jax.device_put(x, NamedSharding(like.sharding.mesh, PartitionSpec())) if is_explicit(like) else x
+
+
 def explicit_mesh(tree: Any) -> Any:
     """The mesh with Explicit axes that holds an array of a tree; None without one."""
     return next((_mesh(x) for x in jax.tree.leaves(tree) if is_explicit(x)), None)

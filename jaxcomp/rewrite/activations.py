@@ -20,7 +20,7 @@ from jaxcomp.trace.sites import weight_of
 
 STATISTICS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "activation": lambda x: jnp.abs(x).astype(jnp.float32),
-    "apoz": lambda x: jnp.where(jnp.isfinite(x), x != 0, jnp.nan).astype(jnp.float32),
+    "apoz": lambda x: jnp.where(jnp.isfinite(x), (x != 0).astype(jnp.float32), jnp.float32(jnp.nan)),
 }
 _Views = dict[tuple[Value, int], np.ndarray]
 """For each axis of a value that holds channels of a group, which: ``int [size]``, -1 for none."""

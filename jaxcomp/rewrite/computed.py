@@ -161,8 +161,9 @@ def _maker(value: Value, bodies: Bodies) -> Node | None:
         (value,) = passed
 
 
-PASSED = frozenset({*MOVES, "convert_element_type", "broadcast_in_dim", "neg", "mul", "div"})
-"""The operations, of one weight and numbers, that leave it what it is."""
+_PLACED = frozenset({"reshard", "sharding_constraint", "layout_constraint", "mesh_cast", "pvary", "pcast"})
+PASSED = frozenset({*MOVES, *_PLACED, "convert_element_type", "broadcast_in_dim", "neg", "mul", "div"})
+"""The operations, of one weight and numbers, that leave it what it is, wherever it lies."""
 
 
 def recipe(program: Program, values: list[Value]) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select
@@ -116,7 +117,8 @@ def factorize(
     program = trace(apply_fn, params, *example)
     moments = None if data is None else second_moments(apply_fn, params, data, select=select)
     found = choose_factors(program, named, target, method, moments, cheaper)
-    return Factorized(apply_fn, params, found), replace_leaves(params, dict(found.packed))
+    packed = {path: jax.tree.map(lambda x, at=named[path]: beside(x, at), leaf) for path, leaf in found.packed.items()}
+    return Factorized(apply_fn, params, found), replace_leaves(params, packed)
 
 
 class Factorized(PackedFunction):

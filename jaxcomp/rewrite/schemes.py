@@ -1,10 +1,12 @@
 """Schemes: what is quantised of each weight and of what its sites read, and which sites share a range."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
+
+from jax.tree_util import DictKey, register_pytree_with_keys
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
@@ -170,6 +172,19 @@ class Ranges(dict[str, Grid]):
         """Takes the grids."""
         super().__init__(grids or {})
         self.left = dict(left or {})
+
+
+def _flat(ranges: Ranges) -> tuple[list[tuple[DictKey, Grid]], Any]:
+    paths = tuple(sorted(ranges))
+    return [(DictKey(path), ranges[path]) for path in paths], (paths, tuple(sorted(ranges.left.items())))
+
+
+def _unflat(known: Any, grids: Iterable[Grid]) -> Ranges:
+    paths, left = known
+    return Ranges(dict(zip(paths, grids, strict=True)), dict(left))
+
+
+register_pytree_with_keys(Ranges, _flat, _unflat)
 
 
 def reached(targets: Targets, ranges: Mapping[str, Grid] | None) -> Targets:

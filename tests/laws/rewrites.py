@@ -168,7 +168,7 @@ def moved_statistics(f: Any, p: Any, x: Any) -> Any:
     def update(stats: Any, x: Any) -> Any:
         return {"mean": 0.9 * stats["mean"] + 0.1 * f(p, x).mean(0)}
 
-    return jc.rewrite.recalibrate(update, {"mean": jnp.zeros(4, jnp.float32)}, [x, x])
+    return jc.rewrite.recalibrate(update, {"mean": jnp.zeros(4, x.dtype)}, [x, x])
 
 
 REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {

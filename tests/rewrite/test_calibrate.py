@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxcomp import pack
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.quant import entropy, mse, percentile
 from jaxcomp.rewrite import Scheme, calibrate
@@ -124,3 +125,16 @@ def test_what_cannot_be_calibrated() -> None:
         calibrate(function, params, BATCHES, fit=mse(), bins=1)
     with pytest.raises(RuleError, match="matches no parameter"):
         calibrate(function, params, BATCHES, [("b", Scheme())])
+
+
+def test_ranges_are_a_tree_like_any_other(tmp_path: Any) -> None:
+    p = {"dead": jnp.ones((2, 2)), "w": jnp.eye(2)}
+    found = calibrate(lambda p, x: x @ p["w"] + (0 * x) @ p["dead"], p, [jnp.ones((3, 2))])
+    assert (list(found), list(found.left)) == (["w"], ["dead"])
+    again = jax.tree.map(jnp.asarray, found)
+    assert (again.keys(), again.left) == (found.keys(), found.left)
+    assert [path for path, _ in jax.tree_util.tree_flatten_with_path(found)[0]] == [
+        path for path, _ in jax.tree_util.tree_flatten_with_path(dict(found))[0]
+    ]
+    pack.save(tmp_path / "ranges.jcz", found)
+    assert float(pack.load(tmp_path / "ranges.jcz")[0]["w"]["scale"].item()) == float(found["w"].scale.item())
