@@ -69,7 +69,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     if dataset.classes != about["classes"]:
         raise UserError(f"{path} tells {about['classes']} classes apart, and {dataset.name!r} has {dataset.classes}")
     channels = dataset.test.images[:1].shape[-1]
-    if len(about["mean"]) not in (1, channels):
+    if channels > 1 and len(about["mean"]) not in (1, channels):  # grey images are read as coloured ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
         scored = score(*_restored(path, model, about, saved, dataset.test), dataset.test)

@@ -1,7 +1,7 @@
 """The vocabulary of the library: the :class:`Compressor` and what it says of each parameter."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -151,6 +151,11 @@ class Compressor(_Functions):
         mask = None if kept is None else _of_arrays(kept)
         functions = (_of_arrays(each) for each in (init, update, apply, describe))
         return super().__new__(cls, *functions, mask)  # type: ignore[call-arg]
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        """Of which ``_replace`` makes another: with its functions wrapped as well."""
+        return cls(*iterable)
 
 
 def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:

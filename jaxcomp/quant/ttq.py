@@ -63,7 +63,8 @@ def ttq(threshold: float = 0.05) -> Compressor:
         level, laid = limit(w), groups(w.astype(wide(w.dtype)))
         if not isinstance(level, Tracer) and not bool(jnp.isfinite(level)):
             raise ArgumentError("the weights hold NaN or infinity: mend them first")
-        high, low = (mean_of(sign * laid.values, laid, sign * laid.values > level).reshape(()) for sign in (1, -1))
+        means = (mean_of(sign * laid.values, laid, sign * laid.values > level).reshape(()) for sign in (1, -1))
+        high, low = map(jnp.abs, means)  # of none: 0, whose sign depends on the program
         return Levels(Learned(high), Learned(low), level)
 
     def begun(w: Array, state: Levels) -> Levels:

@@ -169,7 +169,7 @@ def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
     """Whether a function's results are better by more than chance.
 
     All errors together must be 2 % less, since whatever changes a layer rounds all later ones anew, and the mean of the
-    examples' ratios, of logarithms, below 1 by 1.5 standard errors; or all together a half, as of one example.
+    examples' ratios, of logarithms, below 1 by its standard error; or all together a half, as of one example.
 
     Args:
       found: the squared error of each example that is held out; of none nothing can be told.
@@ -179,17 +179,16 @@ def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
         return True
     if len(found) < 2 or not found.sum() < 0.98 * plain.sum():
         return False
-    both = (found > 0) & (plain > 0)
-    ratios = np.log(np.where(both, found, 1) / np.where(both, plain, 1))
-    return bool(ratios.mean() < -1.5 * ratios.std(ddof=1) / math.sqrt(len(ratios))) or not both.any()
+    mean, error = _log_ratio(found, plain)
+    return mean < -error or not ((found > 0) & (plain > 0)).any()
 
 
 def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
     """Whether a function is worse although each of its layers was found to be better.
 
     What is better layer by layer mostly is at the end, and few examples say little there: 2 % more error, with a mean
-    of the examples' ratios, of logarithms, above 1 by a standard error (of at least a half an example) say that it is
-    not. Of one example that is held out, or none, it has to be better: :func:`is_better`.
+    of the examples' ratios, of logarithms, above 1 by its standard error, say that it is not. Of one example that is
+    held out, or none, it has to be better: :func:`is_better`.
 
     Args:
       found: the squared error of each example that is held out.
@@ -197,7 +196,12 @@ def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
     """
     if len(found) < 2:
         return not is_better(found, plain)
+    mean, error = _log_ratio(found, plain)
+    return bool(found.sum() > 1.02 * plain.sum() and mean > error)
+
+
+def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
+    """The mean of the logarithms of the examples' ratios, and its standard error, of at least a half an example."""
     both = (found > 0) & (plain > 0)
     ratios = np.log(np.where(both, found, 1) / np.where(both, plain, 1))
-    error = max(float(ratios.std(ddof=1)), 0.5) / math.sqrt(len(ratios))
-    return bool(found.sum() > 1.02 * plain.sum() and ratios.mean() > error)
+    return float(ratios.mean()), max(float(ratios.std(ddof=1)), 0.5) / math.sqrt(len(ratios))

@@ -182,7 +182,7 @@ def sparsify(
         for path, own in uses.items():
             solve(path, own[0], moments.get(path) if recipe.reads_data else None)
     if any(own.plain is not None for own in found.values()):
-        found = _better(program, params, given, found, recipe.refits)
+        found = _better(program, params, given, found)
     judged = judged_on(examples) if recipe.reads_data else ""
     done = _result(params, {path: named[path] for path in sites}, found, goals, left)
     return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged))
@@ -213,15 +213,13 @@ def _dense(
     return found
 
 
-def _better(program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool) -> dict[str, Pruned]:
+def _better(program: Program, params: Params, given: Any, found: dict[str, Pruned]) -> dict[str, Pruned]:
     """What was found, if the function's results where it is held out are better than with the plain method."""
     plain = {path: own.plain or own for path, own in found.items()}
     errors = [
         lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
         for each in (found, plain)
     ]
-    if not refits:  # nothing is fitted, and little due to chance
-        return found if errors[0].sum() <= 1.02 * errors[1].sum() else plain
     return found if is_better(*errors) else plain
 
 

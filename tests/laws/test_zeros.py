@@ -153,5 +153,4 @@ def test_inputs_that_are_zero_on_the_first_batches_learn(inputs):
     lost = zeros.drop(loss(fn), (both, ()), zeros.trained(loss(fn), both))
     wanted = zeros.drop(loss(network), (params, ()), zeros.trained(loss(network), params))
     assert lost >= 0.8 * wanted
-    with pytest.raises(jc.JaxcompError, match="0 on all batches"):
-        jc.rewrite.calibrate(network, params, [x])
+    assert list(jc.rewrite.calibrate(network, params, [x]).left) == ["b"]  # after training, it has to have one
