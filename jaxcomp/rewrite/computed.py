@@ -189,7 +189,7 @@ def of_these_sizes(
     for other in _other_sizes(example, bool(doubted)) if weights else ():
         try:
             again = trace(apply_fn, shapes, *other)
-        except Exception:
+        except Exception:  # whatever a function says to sizes that it does not take: it has no weights of those
             continue
         new = candidates(again).weights
         sized |= {key for key in weights if key not in new or _signature(again, new[key]) != known[key]}

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import compat
 
 SCALES = (22, 88, 352, 1408)
@@ -59,7 +60,7 @@ class Numbers:
                 return self._scale * (2 * self._places.setdefault(name, len(self._places)) + 1)
             case ast.UnaryOp(ast.USub(), operand):
                 return -self._evaluated(operand)
-            case ast.Call(ast.Name(name), args):
+            case ast.Call(ast.Name(name), args) if name in _FUNCTIONS:
                 return _FUNCTIONS[name](*map(self._evaluated, args))
             case ast.BinOp(left, op, right):
                 a, b = self._evaluated(left), self._evaluated(right)
@@ -72,7 +73,10 @@ class Numbers:
                         return a * b
                     case ast.Pow():
                         return int(a**b)
-        raise NotImplementedError(f"a named size of an unknown form: {ast.unparse(node)}")
+        raise ArgumentError(
+            f"the size {ast.unparse(node)} has a form that jaxcomp does not read: sums, products, powers, quotients, "
+            "remainders, max and min of names and numbers are read; trace the function for sizes that are numbers"
+        )
 
 
 @functools.lru_cache(maxsize=4096)
