@@ -88,7 +88,8 @@ def rounded(
     start, own = plain.grid, plain
     if search:
         whole = nearest(target, leaf, given)
-        start, own = whole.grid, _better(target, use, leaf, known, whole, plain)._replace(back=1.0)
+        start, mixed = whole.grid, _better(target, use, leaf, known, whole, plain)
+        own = plain if mixed is plain else mixed._replace(back=1.0)
     layer = _layer(target, use, leaf, known, start, settings)
     ratios = jnp.asarray(np.linspace(1, 0.2, RATIOS) if search else [1.0], jnp.float32)
     values, ratio = _searched(layer, ratios, format, settings)
@@ -97,7 +98,7 @@ def rounded(
         grid = Grid(start.scale * _in_grid(use, ratio, leaf.shape, target, start), start.zero_point, start.block)
     found = _on_grid(jnp.asarray(unmatrix(use, values, leaf.shape), leaf.dtype), grid, format)
     better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
-    return plain if better.back == 1 else better
+    return own if better.back == 1 else better
 
 
 @functools.partial(jax.jit, static_argnames="format")

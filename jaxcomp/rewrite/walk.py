@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.units import host_unit, unit
 from jaxcomp.rewrite.evidence import NOTHING, Seen, joined, moment
 from jaxcomp.rewrite.held_out import ENOUGH, Examples, examples_of
@@ -277,7 +278,8 @@ def lost(
 ) -> np.ndarray:
     """The squared errors of a program's results with other parameters over their squares, of examples held out."""
     walk = Walk(program, {}, lambda *_: None, None, inputs)
-    walk.run(*(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], jax.tree.leaves(changed)))
+    now = leaves_of(changed, program.paths, "the changed parameters")
+    walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)
     return walk.lost
 
 

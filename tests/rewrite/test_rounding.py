@@ -30,6 +30,9 @@ class Site(NamedTuple):
     x: jax.Array
 
 
+COSTLY = ("grouped", "depthwise")
+"""Sites whose learned rounding is left to the exhaustive tests."""
+
 SITES = {
     "matmul": Site(lambda p, x: x @ p["w"], (6, 5), X),
     "on the left": Site(lambda p, x: jnp.einsum("oi,bi->bo", p["w"], x), (5, 6), X),
@@ -53,8 +56,10 @@ def columns(site: Site, params: Any, x: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", SITES)
-@pytest.mark.parametrize("method", ["gptq", "adaround"])
+@pytest.mark.parametrize(("method", "name"), [
+    pytest.param(method, name, marks=pytest.mark.exhaustive if method == "adaround" and name in COSTLY else [])
+    for method in ("gptq", "adaround") for name in SITES
+])  # fmt: skip
 def test_the_error_is_not_above_that_of_rounding_to_the_nearest(method: Any, name: str, scheme: str) -> None:
     site, own = SITES[name], SCHEMES[scheme]
     weight = normal(*site.shape, seed=3)

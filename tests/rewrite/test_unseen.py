@@ -75,16 +75,14 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "samples"), [("gptq", 3), ("gptq", 20), ("sparsegpt", 3), ("refit", 20), ("fast biases", 3)]
-)
+@pytest.mark.parametrize(("name", "samples"), [("gptq", 20), ("sparsegpt", 3), ("refit", 20), ("fast biases", 3)])
 def test_few_samples_do_no_harm(name: str, samples: int) -> None:
     found, plain = METHODS[name](normal(samples, WIDE, seed=5))
     assert error(found) <= 1.02 * error(plain)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("samples", [1, 2, 8, 20, 64, 320])
+@pytest.mark.parametrize("samples", [1, 2, 3, 8, 20, 64, 320])
 @pytest.mark.parametrize("name", {**METHODS, **MORE})
 def test_any_number_of_samples_does_no_harm(name: str, samples: int) -> None:
     found, plain = {**METHODS, **MORE}[name](normal(samples, WIDE, seed=6))
@@ -155,7 +153,7 @@ def test_nothing_depends_on_the_unit_of_the_inputs() -> None:
 
     params = {"w": normal(8, 6), "b": normal(6), "v": normal(6, 3, seed=1)}
     x, found = 3 + normal(160, 8, seed=2) @ normal(8, 8, seed=3), []
-    for power in (0, -80, -63, 60, 66):
+    for power in (0, -80, 66):
         batch = (x * 2.0**power, jnp.float32(2.0**power))
         new, _, report = round_weights(function, params, [batch], Scheme(3, inputs=None))
         sparse = sparsify(function, params, [batch], 0.5, method="sparsegpt", inputs="dense").params
