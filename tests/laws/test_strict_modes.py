@@ -29,7 +29,7 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 QUICK = {"quant-ternary-blocks": "ranks"}
 """The recipes that are not left to the exhaustive tests, each with its mode; so the rewrites below."""
-QUICK_REWRITES = {"sparsify-wanda": "ranks", "calibrate-entropy": "types"}
+QUICK_REWRITES = {"input_norms": "ranks", "calibrate-entropy": "types"}
 
 
 def modes(quick: str) -> list[Any]:

@@ -123,7 +123,9 @@ def test_what_is_no_list_of_batches_is_named(name: str) -> None:
             run(net, PARAMS, iter(()))
 
 
-@pytest.mark.parametrize("name", ON_DATA)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.exhaustive if name == "post_training" else []) for name in ON_DATA
+])  # fmt: skip
 def test_labels_beside_the_inputs_are_left_out(name: str) -> None:
     run = ON_DATA[name]
     expected = run(net, PARAMS, [X])
