@@ -135,8 +135,9 @@ def test_zeros_learn_in_quantisation_aware_training(weights, bits, dtype):
     fn, x, lost, both = _qat(dtype, weights=weights, scheme=jc.rewrite.Scheme(bits))
     assert (lost >= 0.8 * unquantised(dtype)).all()
     integers, packed = fn.quantized(both, x)
-    found, wanted = (np.asarray(each, np.float32) for each in (jax.jit(integers)(packed, x), jax.jit(fn)(both, x)))
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+    ran = jax.jit(integers)(packed, x), jax.jit(fn)(both, x)
+    for found, wanted in zip(*(map(np.float32, jax.tree.leaves(each)) for each in ran), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("inputs", ["lsq", pytest.param("average", marks=pytest.mark.exhaustive)])
