@@ -1,5 +1,6 @@
 """The benchmarks run, print a table and write what they measured; their numbers are nobody's promise here."""
 
+import functools
 import json
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from train import models
-from train.bench import __main__, networks, planning, prune, quant, rewrite, step, threshold, timing
+from train.bench import __main__, networks, planning, prune, quant, rewrite, scale, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -140,3 +141,21 @@ def test_reconstruct(tmp_path, capsys):
         errors = content["layers"][name]["errors"]
         assert errors["magnitude"] > errors["SparseGPT"] > errors.get("OBC", 0)
     assert "36 inputs, 4 outputs" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_scale(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scale, "NETWORKS", {"ViT-B/16": functools.partial(networks.VGG, ((4,),))})
+    monkeypatch.setattr(scale, "SHAPE", (8, 8, 3))
+    calls = ["forward, jitted", "trace.groups", "sparsify, sparsegpt"]
+    options = ["--images", "8", "--out", str(tmp_path)]
+    __main__.main(["scale", "--networks", "ViT-B/16", "--calls", *calls, *options])
+    __main__.main(["scale", "--networks", "ViT-B/16", "--calls", "sparsify", "--timeout", "1", *options])
+    rows = json.loads((tmp_path / "scale.json").read_text())["networks"]["ViT-B/16"]
+    assert list(rows) == [*calls, "sparsify"]
+    for call in calls:
+        assert set(rows[call]["first"]) == {"seconds", "cpu", "programs", "peak_mb"}
+    assert [rows[calls[0]][turn]["programs"] for turn in ("first", "second")] == [1, 0]
+    assert rows[calls[2]]["first"]["programs"] > 10
+    assert rows["sparsify"]["left"] == "not done in 1 s"
+    assert "x forward" in capsys.readouterr().out

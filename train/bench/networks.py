@@ -1,10 +1,11 @@
-"""Full-size networks whose costs are published: for planning, which needs their shapes alone."""
+"""Full-size networks whose costs are published: as shapes alone for planning, with random weights for all else."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Bottleneck(nn.Module):
@@ -31,15 +32,22 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """He et al., 2015, with the stride on the 3x3 convolution."""
 
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, 224, 224, 3]`` -> ``[batch, 1000]`` logits."""
         x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(64, (7, 7), (2, 2), use_bias=False)(x)))
         x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
-        for stage, blocks in enumerate((3, 4, 6, 3)):
+        for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
                 x = Bottleneck(64 * 2**stage, 2 if stage and not block else 1)(x)
         return nn.Dense(1000)(x.mean((1, 2)))
+
+
+def resnet152() -> ResNet50:
+    """The deepest of He et al., 2015."""
+    return ResNet50((3, 8, 36, 3))
 
 
 class VGG(nn.Module):
@@ -77,6 +85,32 @@ class MobileNet(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
+class MobileNetV2(nn.Module):
+    """Sandler et al., 2018: wide within, narrow between, and no rectifier where it is narrow."""
+
+    blocks: tuple[tuple[int, int, int, int], ...] = (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+    )  # fmt: skip
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, 224, 224, 3]`` -> ``[batch, 1000]`` logits."""
+
+        def unit(x: jax.Array, width: int, size: int = 1, **options: Any) -> jax.Array:
+            x = nn.Conv(width, (size, size), use_bias=False, **options)(x)
+            return nn.BatchNorm(use_running_average=True)(x)
+
+        x = nn.relu6(unit(x, 32, 3, strides=2))
+        for factor, width, count, stride in self.blocks:
+            for block in range(count):
+                inner = factor * x.shape[-1]
+                y = nn.relu6(unit(x, inner)) if factor > 1 else x
+                y = nn.relu6(unit(y, inner, 3, strides=1 if block else stride, feature_group_count=inner))
+                y = unit(y, width)
+                x = x + y if x.shape == y.shape else y
+        return nn.Dense(1000)(nn.relu6(unit(x, 1280)).mean((1, 2)))
+
+
 class ViTBlock(nn.Module):
     """Attention and a perceptron, each behind its norm, about a shortcut."""
 
@@ -108,3 +142,20 @@ class ViTB16(nn.Module):
 def abstract(model: nn.Module, *example: Any) -> Any:
     """The model's variables as shapes, computed by nobody."""
     return jax.eval_shape(model.init, jax.random.key(0), *example)
+
+
+def filled(model: nn.Module, *example: Any) -> Any:
+    """The model's variables at random: kernels that keep the size of what they read, norms that do little."""
+    rng = np.random.default_rng(0)
+
+    def leaf(path: Any, own: Any) -> jax.Array:
+        name, fan = path[-1].key, max(own.size // own.shape[-1], 1)
+        if name in ("scale", "var"):
+            value = rng.uniform(0.5, 1.5, own.shape)
+        elif len(own.shape) > 1:
+            value = rng.standard_normal(own.shape, np.float32) * np.sqrt(2 / fan)
+        else:
+            value = 0.1 * rng.standard_normal(own.shape, np.float32)
+        return jnp.asarray(value, own.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract(model, *example))

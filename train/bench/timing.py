@@ -128,6 +128,11 @@ def show(title: str, rows: list[Row], baseline: str) -> None:
         ]
         for row in rows
     ]
+    table(title, headings, cells)
+
+
+def table(title: str, headings: list[str], cells: list[list[str]]) -> None:
+    """Prints a table, its first column to the left: drawn on a terminal, plain text elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
