@@ -55,6 +55,13 @@ def _factored(moment: Array, damping: float) -> tuple[Array, Array]:
     return raised, jnp.linalg.cholesky(raised)
 
 
+def product(one: Array, other: Array) -> Array:
+    """The matrix product of each group ``[groups, m, n]``, in full precision."""
+    if len(one) == 1:  # without a batch axis XLA:CPU is twice as fast
+        return jnp.matmul(one[0], other[0], precision="highest")[None]
+    return jnp.matmul(one, other, precision="highest")
+
+
 def output_error(weight: Array, other: Array, moment: Array) -> Array:
     r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
@@ -63,7 +70,7 @@ def output_error(weight: Array, other: Array, moment: Array) -> Array:
       4.0
     """
     change = weight - other
-    return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
+    return jnp.sum(change * product(moment, change))
 
 
 def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:
@@ -77,7 +84,7 @@ def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01)
       cross: :math:`C = \sum x' x^\top`, with those that W was made for.
       damping: as in :func:`steady`.
     """
-    wanted = jnp.matmul(cross - moment, weight, precision="highest")
+    wanted = product(cross - moment, weight)
     return weight + solve(steady(moment, damping), wanted)
 
 

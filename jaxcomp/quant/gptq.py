@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcomp.core.quadratic import sweep
+from jaxcomp.core.quadratic import product, sweep
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import quantized
@@ -71,7 +71,7 @@ def gptq(
     return jnp.take_along_axis(new, jnp.argsort(order, axis=1), 1) if act_order else new
 
 
-@functools.partial(jax.jit, static_argnames=("format", "sweeps"))
+@functools.partial(jax.jit, static_argnames=("format", "sweeps", "block"))
 def descend(
     weight: Array,
     start: Array,
@@ -81,6 +81,7 @@ def descend(
     kept: Array | bool = True,
     *,
     sweeps: int = 4,
+    block: int = 64,
 ) -> Array:
     r"""Changes one input's weights at a time to the codes that are best beside all others; the error never rises.
 
@@ -91,6 +92,7 @@ def descend(
       start: of its shape, on the grid.
       moment, grid, format, kept: as of :func:`gptq`.
       sweeps: over all inputs.
+      block: rows after which what they change in all others is added up; does not change the result.
 
     Returns:
       ``[groups, reduction, out]``, on the grid.
@@ -105,16 +107,38 @@ def descend(
     Reference: Behdin et al., QuantEase, 2023.
     """
     scale, zero_point, kept = (jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept))
-    diagonal = jnp.diagonal(moment, axis1=1, axis2=2)[..., None]
     size = weight.shape[1]
+    block = min(block, size)
+    blocks = -(-size // block)
+    beyond = (0, blocks * block - size)
 
-    def row(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        i = k % size
+    def padded(x: Array, value: int = 0) -> Array:
+        return jnp.pad(x, ((0, 0), beyond, (0, 0)), constant_values=value)
+
+    slope = padded(product(moment, start - weight))
+    diagonal = padded(jnp.diagonal(moment, axis1=1, axis2=2)[..., None], 1)
+    scale, zero_point, kept, start = padded(scale, 1), padded(zero_point), padded(kept), padded(start)
+    moment = jnp.pad(moment, ((0, 0), beyond, beyond))
+
+    def some(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        first = k % blocks * block
+
+        def cut(x: Array, axis: int = 1) -> Array:
+            return lax.dynamic_slice_in_dim(x, first, block, axis)
+
         now, slope = carry
-        own = Grid(scale[:, i], zero_point[:, i])
-        best = jnp.where(kept[:, i], quantized(now[:, i] - slope[:, i] / diagonal[:, i], own, format), 0)
-        change = best - now[:, i]
-        return now.at[:, i].set(best), slope + moment[:, :, i, None] * change[:, None]
+        slopes, scales, zeros, keeps, over, lines = map(cut, (slope, scale, zero_point, kept, diagonal, moment))
+        inner = cut(lines, 2)
 
-    slope = jnp.matmul(moment, start - weight, precision="highest")
-    return lax.fori_loop(0, sweeps * size, row, (start, slope))[0]
+        def row(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            rows, changes = carry
+            steep = slopes[:, i] + product(inner[:, i, None], changes)[:, 0]
+            moved = quantized(rows[:, i] - steep / over[:, i], Grid(scales[:, i], zeros[:, i]), format)
+            best = jnp.where(keeps[:, i], moved, 0)
+            return rows.at[:, i].set(best), changes.at[:, i].set(best - rows[:, i])
+
+        rows, changes = lax.fori_loop(0, block, row, (cut(now), jnp.zeros_like(slopes)))
+        slope = slope + product(lines.swapaxes(1, 2), changes)
+        return lax.dynamic_update_slice_in_dim(now, rows, first, 1), slope
+
+    return lax.fori_loop(0, sweeps * blocks, some, (start, slope))[0][:, :size]

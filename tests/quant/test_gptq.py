@@ -71,6 +71,25 @@ def test_blocks_change_nothing() -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def slow_descend(start: Any, format: Format, grid: jc.Grid, sweeps: int) -> np.ndarray:
+    """Row after row is set to what is nearest to the least error, and every slope computed anew."""
+    found, moment = np.asarray(start, np.float64).copy(), np.asarray(MOMENT, np.float64)
+    for i in [*range(SIZE)] * sweeps:
+        slope = np.einsum("gj,gjo->go", moment[:, i], found - np.asarray(WEIGHT, np.float64))
+        best = jnp.asarray(found[:, i] - slope / moment[:, i, i, None], jnp.float32)
+        found[:, i] = quantized(best, jc.Grid(grid.scale[:, i], grid.zero_point[:, i]), format)
+    return found
+
+
+@pytest.mark.parametrize("block", [4, 64])
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
+def test_descent_is_coordinate_descent_whatever_the_blocks(format: Format, block: int) -> None:
+    grid = grid_of(format)
+    start = quantized(WEIGHT, grid, format)
+    fast = descend(WEIGHT, start, MOMENT, grid, format, sweeps=2, block=block)
+    np.testing.assert_allclose(fast, slow_descend(start, format, grid, 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
 def test_descent_never_raises_the_error_and_ends_where_no_code_is_better(format: Format) -> None:
     grid = grid_of(format)
