@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError, CallError, JaxcompError
-from jaxcomp.core.paths import path_string
+from jaxcomp.core.paths import PartKey, path_string
 
 
 def check_function(function: Any, form: str = "apply_fn(params, *inputs)") -> None:
@@ -160,6 +160,12 @@ def _hint(params: Any, inputs: Sequence[Any]) -> str:
     """What is likely wrong with arguments, in a sentence."""
     if _is_a("flax.linen", params):
         return " A Linen module holds no parameters: give the variables that module.init returned."
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    if any(isinstance(key, PartKey) for path in paths for key in path[-1:]):
+        return (
+            " These parameters hold packed weights: give them with the function that the rewrite returned beside them, "
+            "or give jaxcomp.rewrite.densify(params)."
+        )
     bare = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
     trees = [each for each in inputs if isinstance(each, Mapping) or _is_a("flax.nnx", each)]
     if bare and np.ndim(params) and any(not jax.tree_util.treedef_is_leaf(jax.tree.structure(each)) for each in inputs):

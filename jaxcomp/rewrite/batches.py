@@ -4,9 +4,15 @@ A batch is the tuple of all of the function's inputs, or its single one (an arra
 cannot be called so, a tuple or dict is taken for examples that come with labels, and its first entry is the input:
 ``(image, label)``, ``{"image": ..., "label": ...}``. ``select=`` says otherwise: a key, or a function of the batch that
 gives the input or the tuple of all of them.
+
+Whatever takes batches takes lists, loaders and iterators, and reads them to their end, which must come: of what has
+no length, more than 65,536 batches, or 4 GiB where all are held at once, are taken for data without end, and refused.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import length_hint
 from typing import Any
 
 import jax
@@ -19,6 +25,12 @@ from jaxcomp.core.types import Params
 Select = Callable[[Any], Any] | str | int
 """What of a batch a function is given: a key, or a function of the batch."""
 
+
+MOST_BATCHES = 2**16
+"""Of an iterator without a length, more are taken for data without end."""
+
+MOST_BYTES = 2**32
+"""Likewise where all batches are held at once."""
 
 Check = Callable[[tuple[Any, ...]], Any]
 """Raises an error of the library for inputs that a function cannot be called with."""
@@ -36,16 +48,16 @@ def checked_batches(
     Args:
       apply_fn: the function that they are for.
       params: its parameters.
-      batches: an iterable of batches, read once.
+      batches: an iterable of batches, read once, to its end.
       select: what of each the function is given; None: see above.
 
     Raises:
-      ArgumentError: for none, for one array or dict in place of batches, an empty batch, several structures, shapes or
-        dtypes; CallError: for a function that cannot be called with them.
+      ArgumentError: for none, for one array or dict in place of batches, an empty batch, data without end, several
+        structures, shapes or dtypes; CallError: for a function that cannot be called with them.
     """
     if isinstance(batches, Batches):
         return batches
-    given = Batches(inputs_of(called(apply_fn, params), batches, select, alike=True))
+    given = Batches(_held(inputs_of(called(apply_fn, params), batches, select, alike=True), batches))
     if not given:
         raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
     kinds = list(dict.fromkeys(map(kind_of, given)))
@@ -91,7 +103,7 @@ def inputs_of(
       single: whether a tuple is one input, not all of them.
       alike: whether batches of other shapes than the first are refused later, not checked here.
     """
-    check_iterable(batches, name)
+    batches = ending(batches, name)
     return _each(check, batches, select, name, single, alike)
 
 
@@ -115,12 +127,57 @@ def _each(
         yield inputs
 
 
-def check_iterable(batches: Any, name: str = "batches", of: str = "batches") -> None:
-    """Refuses one array, one dict, and what cannot be iterated, in place of several.
+def ending(batches: Any, name: str = "batches", of: str = "batches") -> Iterator[Any]:
+    """What an argument gives, one after another; refuses data without end.
+
+    Args:
+      batches: the argument.
+      name, of: its name and what it is a list of, for errors.
 
     Raises:
-      ArgumentError: with what to give instead.
+      ArgumentError: at once for one array, one dict, and what cannot be iterated, in place of several; on the way for
+        what does not end.
     """
+    _check_iterable(batches, name, of)
+    if isinstance(batches, itertools.cycle | itertools.count | itertools.repeat) and not length_hint(batches):
+        raise _endless(name, of, f"itertools.{type(batches).__name__} never ends")
+    most = max(_length(batches), MOST_BATCHES)
+
+    def each() -> Iterator[Any]:
+        for number, batch in enumerate(batches):
+            if number >= most:
+                raise _endless(name, of, f"{most:,} came, and no end")
+            yield batch
+
+    return each()
+
+
+def _held(given: Iterable[tuple[Any, ...]], batches: Any) -> Iterator[tuple[Any, ...]]:
+    """Batches that are all to be held, of an iterator as many as a memory holds."""
+    size, most = 0, math.inf if _length(batches) else MOST_BYTES
+    for number, inputs in enumerate(given):
+        size += sum(getattr(leaf, "nbytes", 0) for leaf in jax.tree.leaves(inputs))
+        if size > most:
+            raise _endless("batches", "batches", f"{number + 1:,} of {size:,} bytes came, and no end")
+        yield inputs
+
+
+def _length(batches: Any) -> int:
+    """How many there are; 0 where that is not known."""
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):  # loaders of other libraries have a length that says so
+        return 0
+
+
+def _endless(name: str, of: str, came: str) -> ArgumentError:
+    return ArgumentError(
+        f"{name}= must come to an end, and is an iterator without a length: {came}. Give as many {of} as are to be "
+        f"read, itertools.islice({name}, n), or a list"
+    )
+
+
+def _check_iterable(batches: Any, name: str, of: str) -> None:
     one = hasattr(batches, "shape") and hasattr(batches, "dtype")
     if one or isinstance(batches, Mapping | str | bytes) or not isinstance(batches, Iterable):
         what = f"one {described(batches)}, which would be taken apart" if one else described(batches)

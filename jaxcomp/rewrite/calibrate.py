@@ -14,6 +14,7 @@ from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
 from jaxcomp.rewrite.batches import Select, checked_batches
+from jaxcomp.rewrite.integer_weights import check_reads_weights
 from jaxcomp.rewrite.schemes import INT8, Ranges, Shared, find_targets
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.observe import Observer, observable
@@ -75,6 +76,7 @@ def calibrate(
     if bins < 2:
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "calibrate")
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     targets, within = find_targets(program, scheme, params), observable(program.frame)

@@ -113,8 +113,8 @@ def correct_biases(
     if method not in ("exact", "fast"):
         raise ArgumentError(f"method must be 'exact' or 'fast', got {method!r}")
     params, changed = as_arrays(params), as_arrays(changed)
+    check_unquantized(apply_fn, params, "correct_biases")
     given = checked_batches(apply_fn, params, batches, select)
-    check_unquantized(params, "correct_biases")
     program = trace(apply_fn, params, *given[0])
     now = leaves_of(changed, program.paths, "the changed parameters")
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))

@@ -14,7 +14,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import is_real, map_real, wide
 from jaxcomp.core.paths import in_container
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.batches import Select, called, check_iterable, inputs_of
+from jaxcomp.rewrite.batches import Select, called, ending, inputs_of
 
 
 def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, samples: int = 16) -> Params:
@@ -78,9 +78,8 @@ def fisher(grads: Iterable[Params]) -> Params:
 
     Reference: Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018.
     """
-    check_iterable(grads, "grads", "trees of gradients")
     total = None
-    for each in grads:
+    for each in ending(grads, "grads", "trees of gradients"):
         squares = jax.tree.map(_squared, each)
         others = None if total is None else in_container(squares, total, "the gradients of a later batch")
         total = squares if total is None else jax.tree.map(jnp.add, total, others)

@@ -115,6 +115,7 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds!r}")
     params = as_arrays(params)
+    check_unquantized(apply_fn, params, "equalize")
     program, links, left = _found(apply_fn, params, example)
     links = [link for link in links if link.use is not None]
     leaves = _Leaves(named_leaves(params))
@@ -168,6 +169,7 @@ def migrate(
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must be in [0, 1], got {strength!r}")
     params = as_arrays(params)
+    check_unquantized(apply_fn, params, "migrate")
     given = checked_batches(apply_fn, params, batches, select)
     program, links, left = _found(apply_fn, params, given[0])
     reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given])
@@ -184,7 +186,6 @@ def migrate(
 def _found(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
 ) -> tuple[Program, list[Link], dict[str, str]]:
-    check_unquantized(params, "equalize")
     program = trace(apply_fn, params, *example)
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
     links, left = find_links(program, {path: own for path, own in uses.items() if own.sites})

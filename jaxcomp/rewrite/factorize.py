@@ -113,7 +113,7 @@ def factorize(
         not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
     ):
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
-    check_unquantized(params, "factorize")
+    check_unquantized(apply_fn, params, "factorize")
     program = trace(apply_fn, params, *example)
     moments = None if data is None else second_moments(apply_fn, params, data, select=select)
     found = choose_factors(program, named, target, method, moments, cheaper)

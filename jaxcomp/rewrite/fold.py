@@ -58,7 +58,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     params = as_arrays(params)
-    check_unquantized(params, "fold_batch_norm")
+    check_unquantized(apply_fn, params, "fold_batch_norm")
     program = trace(apply_fn, params, *example)
     check_reads(program)
     folds = find_folds(program)

@@ -61,7 +61,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
     Salimans and Kingma, Weight normalization, 2016.
     """
     params = as_arrays(params)
-    check_unquantized(params, "fold_weights")
+    check_unquantized(apply_fn, params, "fold_weights")
     program = trace(apply_fn, params, *example)
     check_reads(program)
     find = functools.partial(find_weights, sized=of_these_sizes(apply_fn, params, example, candidates(program)))

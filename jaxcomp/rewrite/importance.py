@@ -14,7 +14,7 @@ from jaxcomp.core.types import Params
 from jaxcomp.prune import saliency
 from jaxcomp.prune.saliency import Combine, Normalize, Sources
 from jaxcomp.rewrite.activations import STATISTICS, activations
-from jaxcomp.rewrite.batches import Select
+from jaxcomp.rewrite.batches import Select, ending
 from jaxcomp.rewrite.effective import as_read
 from jaxcomp.rewrite.integer_weights import voting
 from jaxcomp.trace.groups import Groups
@@ -133,7 +133,7 @@ def _by_entries(
         voters = groups.weights if score == "norm_scale" else voting(groups, named, read)
     total: Scores = {}
     count = 0
-    for each in slopes if isinstance(slopes, Iterator) else [slopes]:
+    for each in ending(slopes, "grads", "trees of gradients") if isinstance(slopes, Iterator) else [slopes]:
         of = Sources(weights, _Host(each, "the gradient of "), _Host(bends, "the curvature of "))
         for group in groups:
             own = saliency.saliency(group, voters, score, of, combine, np)

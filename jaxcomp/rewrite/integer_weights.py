@@ -1,14 +1,14 @@
 """Weights that are held as integers: what can be cut and ranked of them, and what is refused."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import path_string
+from jaxcomp.core.paths import assign, path_string
 from jaxcomp.core.types import Params
 from jaxcomp.trace.codes import Codes
 from jaxcomp.trace.coupling import AxisKey
@@ -21,8 +21,20 @@ def quantized_leaves(params: Params) -> dict[str, Codes]:
     return {path_string(path): node for path, node in nodes if isinstance(node, Codes)}
 
 
-def check_unquantized(params: Params, rewrite: str) -> None:
-    """Refuses parameters that hold codes.
+class Rounding:
+    """A function that rounds weights as integers will, of parameters that stay floating-point, to be trained.
+
+    Attributes:
+      made_by: the rewrite that made it, and how the integers are had of it.
+      left: the weights that its sites read as they are.
+    """
+
+    made_by: ClassVar[tuple[str, str]]
+    left: Collection[str]
+
+
+def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
+    """Refuses parameters that hold codes, and functions that round all of theirs.
 
     Raises:
       ArgumentError: with the first path, and what to do.
@@ -32,6 +44,59 @@ def check_unquantized(params: Params, rewrite: str) -> None:
             f"{path!r} is held as integer codes, and {rewrite} works on numbers: call {rewrite} before quantize (or on "
             "jaxcomp.rewrite.densify(params), with the function that was quantised)"
         )
+    check_reads_weights(apply_fn, rewrite)
+
+
+def check_reads_weights(apply_fn: Any, rewrite: str) -> None:
+    """Refuses functions that round all of their weights, so that no site reads one.
+
+    Raises:
+      ArgumentError: with what to call instead.
+    """
+    rounding = _rounding(apply_fn)
+    if rounding is not None and not rounding.left:
+        maker, ship = rounding.made_by
+        raise ArgumentError(
+            f"this is the function that {maker} returned: it rounds every weight itself, and {rewrite} finds none to "
+            f"work on. Give {rewrite} the function and parameters that {maker} was given; {ship}"
+        )
+
+
+def check_not_yet_quantized(params: Params, scheme: Any, weights: Collection[str]) -> None:
+    """Refuses rules of schemes that match what is quantised already, and no other weight.
+
+    Args:
+      params: the parameters.
+      scheme: one for all, or rules.
+      weights: what sites read that is not quantised.
+
+    Raises:
+      ArgumentError: with the first path, and what to do.
+    """
+    found = list(quantized_leaves(params))
+    rules = scheme if isinstance(scheme, list) else [(".*", scheme)]
+    owners = assign([pattern for pattern, _ in rules], [*weights, *found]) if found else {}
+    for path in found:
+        rule = owners.get(path)
+        if rule is None or rules[rule][1] is None or any(owners.get(other) == rule for other in weights):
+            continue
+        raise ArgumentError(
+            f"{path!r} is held as integer codes already, and {rules[rule][0]!r} matches no weight that is not: "
+            "quantise the function and parameters that quantize was given (or jaxcomp.rewrite.densify(params)), or "
+            "give rules for the weights that are left"
+        )
+
+
+def _rounding(function: Any) -> Rounding | None:
+    """The function of this kind that a function is, be it jitted or with arguments bound."""
+    for _ in range(16):  # wrappers of wrappers; a function may name itself
+        if isinstance(function, Rounding):
+            return function
+        inner = getattr(function, "func", None) or getattr(function, "__wrapped__", None)
+        function = getattr(function, "__self__", None) if inner is None else inner
+        if function is None:
+            break
+    return None
 
 
 def check_cuts(groups: Groups, params: Params, masks: Mapping[AxisKey, np.ndarray]) -> None:

@@ -12,6 +12,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.matrices import feature_groups, unmatrix
 from jaxcomp.rewrite.moments import summed, unseen
 from jaxcomp.trace.ir import trace
@@ -44,7 +45,8 @@ def input_norms(
       or convolution reads, or that read nothing but 0, have none.
 
     Raises:
-      ArgumentError: for no batch, batches of several shapes, and what is not finite (the weight is named).
+      ArgumentError: for no batch, batches of several shapes, what is not finite (the weight is named), and where every
+        weight is quantised already.
 
     Example:
       >>> import jaxcomp as jc
@@ -63,6 +65,8 @@ def input_norms(
     program = trace(apply_fn, params, *given[0])
     found = with_factors(program, uses_of(program), jax.tree.leaves(params))
     uses = {path: own for path, own in found.items() if own.sites}
+    if not uses:
+        check_unquantized(apply_fn, params, "input_norms")
     sites = [
         (path, use)
         for path, own in uses.items()

@@ -17,6 +17,7 @@ from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.fold import Folded, fold_batch_norm
 from jaxcomp.rewrite.fold_weights import fold_weights
 from jaxcomp.rewrite.folding import FoldReport
+from jaxcomp.rewrite.integer_weights import check_unquantized
 from jaxcomp.rewrite.quant_report import QuantReport
 from jaxcomp.rewrite.quantize import Quantized, quantize
 from jaxcomp.rewrite.rounders import MethodName
@@ -134,6 +135,7 @@ def post_training(
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
     params = as_arrays(params)
+    check_unquantized(apply_fn, params, "post_training")
     given = checked_batches(apply_fn, params, batches, select)
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
     function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])

@@ -18,6 +18,7 @@ from jaxcomp.rewrite import steps
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode_to_train
+from jaxcomp.rewrite.integer_weights import Rounding, check_reads_weights
 from jaxcomp.rewrite.packed_function import programs, run_packed
 from jaxcomp.rewrite.plans import checked_leaves
 from jaxcomp.rewrite.quant_report import QuantReport
@@ -93,6 +94,7 @@ def qat(
     """
     _check(weights, inputs, momentum)
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "qat")
     given = checked_batches(apply_fn, params, batches, select)
     targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True) if targets.shared else {}
@@ -145,7 +147,7 @@ class Method(NamedTuple):
     shifts: Mapping[str, int]
 
 
-class QuantizedTraining:
+class QuantizedTraining(Rounding):
     """A function to be trained that rounds as integers would. Made by :func:`qat`; traces once a shape of its inputs.
 
     Pure, like what it was made of: jit, differentiate, vmap, shard it. Jit it: by a constant scale a compiler may
@@ -155,10 +157,13 @@ class QuantizedTraining:
       report: what becomes of each weight.
     """
 
+    made_by = ("qat", "the integers are what its method quantized(params, *example) gives")
+
     def __init__(self, apply_fn: Callable[..., Any], params: Params, method: Method, report: QuantReport):
         """Takes the function, the shapes of its parameters, and how they are rounded."""
         self.report, self.__wrapped__ = report, apply_fn
         self._apply_fn, self._full, self._method = apply_fn, params, method
+        self.left = method.targets.left
         self._shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
         self._blocks = {
             path: block_of(self._shapes[path], target.axes, target.scheme.block)

@@ -15,6 +15,7 @@ from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.encode import encode, encode_to_train
+from jaxcomp.rewrite.integer_weights import Rounding, check_reads_weights
 from jaxcomp.rewrite.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
 from jaxcomp.rewrite.quant_report import QuantReport, report_of
@@ -63,7 +64,8 @@ def quantize(
 
     Raises:
       ArgumentError: for a scheme out of range, static inputs without a range, a grid of another shape (the weight is
-        named); RuleError: for a rule that applies to no weight.
+        named), and what is quantised already (weights that are not can be, by rules or by one scheme for all);
+        RuleError: for a rule that applies to no weight.
 
     Example:
       >>> from jaxcomp.rewrite import calibrate
@@ -87,6 +89,7 @@ def quantize(
     """
     params = as_arrays(params)
     named = named_leaves(params)
+    check_reads_weights(apply_fn, "quantize")
     program, targets = _targets(apply_fn, params, example, scheme, ranges)
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
     if ranges is None and not abstract:
@@ -170,12 +173,15 @@ def fake_quantize(
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "fake_quantize")
     _, targets = _targets(apply_fn, params, example, scheme, ranges)
     return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
 
 
-class FakeQuantized:
+class FakeQuantized(Rounding):
     """A function that rounds as integers would. Made by :func:`fake_quantize`; traces once a shape of its inputs."""
+
+    made_by = ("fake_quantize", "the integers are what quantize gives with the same arguments")
 
     def __init__(
         self,
@@ -188,6 +194,7 @@ class FakeQuantized:
         """Takes what is quantised, and on which grids."""
         self.__wrapped__ = apply_fn
         self._targets, self._ranges, self._grids = targets, ranges, grids
+        self.left = targets.left
         self._paths = tuple(named_leaves(params))
         self._plans = programs(apply_fn, params, sites_in)
 

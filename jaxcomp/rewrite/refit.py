@@ -82,7 +82,7 @@ def refit(
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     params = as_arrays(params)
-    check_unquantized(params, "refit")
+    check_unquantized(apply_fn, params, "refit")
     given = checked_batches(apply_fn, params, batches, select)
     masked, named = mask(groups, params, keep), named_leaves(params)
     kept = _kept(groups, named, keep)

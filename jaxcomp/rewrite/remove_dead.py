@@ -11,6 +11,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
+from jaxcomp.rewrite.integer_weights import check_reads_weights
 from jaxcomp.rewrite.shrink import Shrunk, mask, shrink
 from jaxcomp.trace import compat
 from jaxcomp.trace.coupling import AxisKey
@@ -46,6 +47,7 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
       ((4, 2), (2, 1), [True, False, True])
     """
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "remove_dead")
     for path, leaf in named_leaves(params).items():
         if isinstance(leaf, jax.ShapeDtypeStruct) or compat.is_tracer(leaf):
             raise ArgumentError(

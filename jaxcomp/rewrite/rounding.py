@@ -173,9 +173,9 @@ def round_weights(
     and Data-free quantization through weight equalization and bias correction, 2019.
     """
     params = as_arrays(params)
+    check_unquantized(apply_fn, params, "round_weights")
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, inputs, damping, act_order, sweeps, steps)
-    check_unquantized(params, "round_weights")
     program = trace(apply_fn, params, *given[0])
     targets, fixed = reached(find_targets(program, scheme, params), ranges), dict(grids or {})
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))

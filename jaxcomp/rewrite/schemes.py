@@ -16,6 +16,7 @@ from jaxcomp.quant.formats import Format, as_format, check_integer_form
 from jaxcomp.quant.granularity import check_block
 from jaxcomp.quant.ranges import Fit
 from jaxcomp.rewrite.factors import by_rule
+from jaxcomp.rewrite.integer_weights import check_not_yet_quantized
 from jaxcomp.trace.codes import Inputs
 from jaxcomp.trace.ends import Ends
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
@@ -136,10 +137,11 @@ def find_targets(program: Program, scheme: Any, params: Params = None) -> Target
       params: the function's parameters, of which those that are quantised are looked at; None, shapes and tracers: not.
 
     Raises:
-      ArgumentError: for a scheme out of range, and a weight that is not finite; RuleError: for a rule that applies to
-        no weight.
+      ArgumentError: for a scheme out of range, a weight that is not finite, and rules for what is quantised already;
+        RuleError: for a rule that applies to no weight.
     """
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
+    check_not_yet_quantized(params, scheme, uses.keys())
     chosen = by_rule(scheme, list(uses))
     schemes = {path: each for path, each in chosen.items() if each is not None}
     named = named_leaves(params)

@@ -12,7 +12,7 @@ from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import PathError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.integer_weights import check_cuts
+from jaxcomp.rewrite.integer_weights import check_cuts, check_reads_weights
 from jaxcomp.rewrite.plans import Plans, checked_leaves
 from jaxcomp.rewrite.shrink_report import ShrinkReport, report_of
 from jaxcomp.trace.coupling import AxisKey, Coupling, couple
@@ -73,6 +73,7 @@ def shrink(
       (3, 2)
     """
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "shrink")
     found = Groups(couple(trace(apply_fn, params, *example), lenient))
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)

@@ -139,10 +139,10 @@ def sparsify(
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
     """
     params = as_arrays(params)
+    check_unquantized(apply_fn, params, "sparsify")
     given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)
     recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
-    check_unquantized(params, "sparsify")
     program = trace(apply_fn, params, *given[0])
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))
     sites = {path: own for path, own in known.items() if own.sites or own.other}

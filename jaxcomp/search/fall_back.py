@@ -11,6 +11,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
+from jaxcomp.rewrite.integer_weights import check_reads_weights
 from jaxcomp.rewrite.schemes import Scheme
 from jaxcomp.search.harms import usual_harm
 from jaxcomp.search.sensitivity import Sensitivity, sensitivity
@@ -84,11 +85,12 @@ def fall_back(
     """
     if not drop >= 0:
         raise ArgumentError(f"drop must be at least 0, got {drop!r}")
+    check_reads_weights(apply_fn, "fall_back")
     given = checked_batches(apply_fn, params, batches, select)
     if found is None:
         harm = usual_harm(jax.eval_shape(apply_fn, params, *given[0]))
         found = sensitivity(apply_fn, params, given, {"all": scheme}, harm=harm)
-    ranked = list(found.of(found.options[0]))
+    ranked = list(found.of(found.options[0])) if found.rows else []
     switched = Switched(apply_fn, params, *given[0])
     choices = [each for each in (scheme, instead) if each is not None]
     ranges = {each: calibrate(apply_fn, params, given, each) for each in choices}

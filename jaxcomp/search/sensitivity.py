@@ -19,6 +19,7 @@ from jaxcomp.core.types import Params
 from jaxcomp.rewrite.batches import Select, checked_batches
 from jaxcomp.rewrite.calibrate import calibrate
 from jaxcomp.rewrite.encode import encode
+from jaxcomp.rewrite.integer_weights import check_reads_weights
 from jaxcomp.rewrite.schemes import Scheme, Target
 from jaxcomp.search.harms import HARMS, Harm, check_outputs
 from jaxcomp.search.switched import Switched
@@ -139,6 +140,7 @@ def sensitivity(
     if not options:
         raise ArgumentError("sensitivity needs at least one option, {name: Scheme}")
     params = as_arrays(params)
+    check_reads_weights(apply_fn, "sensitivity")
     given = checked_batches(apply_fn, params, batches, select)
     switched = Switched(apply_fn, params, *given[0])
     run = jax.jit(switched)

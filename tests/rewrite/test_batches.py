@@ -1,5 +1,6 @@
 """Whatever takes a function, parameters and data says what it needs; labels may stand beside the inputs."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,50 @@ def test_what_is_no_list_of_batches_is_named(name: str) -> None:
     if name != "output_gradients":
         with pytest.raises(ArgumentError, match="gave no batch"):
             run(net, PARAMS, iter(()))
+
+
+def forever(batch: Any) -> Any:
+    while True:
+        yield batch
+
+
+ON_GRADIENTS: dict[str, Callable[..., Any]] = {
+    "fisher": lambda f, p, data: jc.rewrite.fisher(data),
+    "importance": lambda f, p, data: jc.rewrite.importance(GROUPS, p, "taylor", grads=data),
+}
+LAZY: dict[str, Callable[..., Any]] = {
+    "output_gradients": lambda f, p, data: list(jc.rewrite.output_gradients(f, p, data)),
+    "recalibrate": lambda f, p, data: jc.rewrite.recalibrate(lambda s, x: 0.9 * s + 0.1 * x.mean(0), jnp.ones(4), data),
+    "importance(batches)": lambda f, p, data: jc.rewrite.importance(GROUPS, p, "activation", batches=data),
+    **ON_GRADIENTS,
+}
+
+
+@pytest.mark.parametrize("name", [*ON_DATA, *(name for name in LAZY if name not in ON_DATA)])
+def test_data_without_end_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxcomp.rewrite.batches.MOST_BATCHES", 5)
+    run = {**ON_DATA, **LAZY}[name]
+    one = PARAMS if name in ON_GRADIENTS else X
+    argument = {"factorize": "data", **dict.fromkeys(ON_GRADIENTS, "grads")}.get(name, "batches")
+    for given, message in [
+        (forever(one), "5 came, and no end"),
+        (itertools.cycle([one]), "itertools.cycle never ends"),
+        (itertools.repeat(one), "itertools.repeat never ends"),
+    ]:
+        with pytest.raises(
+            ArgumentError, match=rf"{argument}= must come to an end.*{message}.*islice\({argument}, n\)"
+        ):
+            run(net, PARAMS, given)
+
+
+def test_what_comes_to_an_end_is_read_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxcomp.rewrite.batches.MOST_BATCHES", 5)
+    for given in ([X] * 7, itertools.repeat(X, 5), itertools.islice(forever(X), 5), (X for _ in range(5))):
+        assert len(checked_batches(net, PARAMS, given)) in (5, 7)
+    monkeypatch.setattr("jaxcomp.rewrite.batches.MOST_BYTES", 3 * X.nbytes)
+    assert len(checked_batches(net, PARAMS, [X] * 5)) == 5
+    with pytest.raises(ArgumentError, match="4 of 384 bytes came, and no end"):
+        checked_batches(net, PARAMS, forever(X))
 
 
 @pytest.mark.parametrize("name", [

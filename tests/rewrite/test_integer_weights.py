@@ -1,5 +1,6 @@
 """What is held as integers is cut with its scales and ranked by its values, or refused; never left whole in silence."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,19 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.errors import ArgumentError, CallError
 from jaxcomp.prune import channels, group_lasso
 from jaxcomp.rewrite import (
     Scheme,
     calibrate,
     choose,
+    correct_biases,
     densify,
     equalize,
     factorize,
+    fake_quantize,
     fold_batch_norm,
     fold_weights,
     importance,
+    input_norms,
     mask,
+    migrate,
+    post_training,
+    qat,
     quantize,
     refit,
     remove_dead,
@@ -28,6 +35,7 @@ from jaxcomp.rewrite import (
     shrink,
     sparsify,
 )  # fmt: skip
+from jaxcomp.search import fall_back, sensitivity
 from jaxcomp.trace import groups
 
 from .test_factors import normal
@@ -98,21 +106,78 @@ def test_what_cannot_be_cut_is_refused(name: str) -> None:
             remove_dead(function, params, X)
 
 
-REWRITES: dict[str, Callable[[Any, Any], Any]] = {
+ON_NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
     "factorize": lambda f, p: factorize(f, p, X, rank=2),
     "fold_batch_norm": lambda f, p: fold_batch_norm(f, p, X),
     "fold_weights": lambda f, p: fold_weights(f, p, X),
     "equalize": lambda f, p: equalize(f, p, X),
+    "migrate": lambda f, p: migrate(f, p, [(X,)]),
+    "correct_biases": lambda f, p: correct_biases(f, p, p, [(X,)]),
+    "post_training": lambda f, p: post_training(f, p, [(X,)]),
+    "input_norms": lambda f, p: input_norms(f, p, [(X,)]),
     "sparsify": lambda f, p: sparsify(f, p, [(X,)], 0.5),
     "round_weights": lambda f, p: round_weights(f, p, [(X,)], Scheme(4, inputs=None)),
     "refit": lambda f, p: refit(groups(f, p, X), f, p, [(X,)], keep={}),
 }
 
 
-@pytest.mark.parametrize("name", REWRITES)
+W8 = Scheme(8, inputs=None)
+QUANTIZING: dict[str, Callable[..., Any]] = {
+    "quantize": lambda f, p, scheme=W8: quantize(f, p, X, scheme=scheme),
+    "fake_quantize": lambda f, p, scheme=W8: (fake_quantize(f, p, X, scheme=scheme), p),
+    "qat": lambda f, p, scheme=W8: qat(f, p, [(X,)], scheme, weights="fit"),
+    "calibrate": lambda f, p: calibrate(f, p, [(X,)]),
+    "sensitivity": lambda f, p, scheme=W8: sensitivity(f, p, [(X,)], {"8": scheme}),
+    "fall_back": lambda f, p, scheme=W8: fall_back(f, p, [(X,)], lambda f, p: 0.0, drop=0.1, scheme=scheme),
+}
+CHANNELS = {
+    "shrink": lambda f, p: shrink(f, p, X, keep=choose(0.5)),
+    "remove_dead": lambda f, p: remove_dead(f, p, X),
+}
+
+
+@pytest.mark.parametrize("name", ON_NUMBERS)
 def test_what_works_on_numbers_refuses_codes(name: str) -> None:
     with pytest.raises(ArgumentError, match=rf"'in' is held as integer codes.* call {name} before quantize"):
-        REWRITES[name](*_codes(bits=8, inputs=None))
+        ON_NUMBERS[name](*_codes(bits=8, inputs=None))
+
+
+@pytest.mark.parametrize("name", QUANTIZING)
+def test_what_is_quantised_is_not_quantised_again(name: str) -> None:
+    function, params = _codes(bits=8, inputs=None)
+    for how in [()] if name in ("sensitivity", "fall_back", "calibrate") else [(), ([("in", W8)],)]:
+        with pytest.raises(ArgumentError, match=r"'in' is held as integer codes already.* matches no weight that is"):
+            QUANTIZING[name](function, params, *how)
+
+
+@pytest.mark.parametrize("name", [*ON_NUMBERS, *QUANTIZING, *CHANNELS])
+@pytest.mark.parametrize("maker", ["fake_quantize", "qat"])
+def test_what_rounds_its_own_weights_is_no_function_to_rewrite(maker: str, name: str) -> None:
+    function, params = QUANTIZING[maker](mlp, PARAMS)
+    given = {"refit": groups(mlp, PARAMS, X)}.get(name)
+    run = {**ON_NUMBERS, **QUANTIZING, **CHANNELS}[name]
+    if given is not None:
+        run = lambda f, p: refit(given, f, p, [(X,)], keep={})  # noqa: E731
+    for wrapped in (function, jax.jit(function), functools.partial(function)):
+        with pytest.raises(
+            ArgumentError, match=rf"the function that {maker} returned.*Give {name} the function and parameters that"
+        ):
+            run(wrapped, params)
+
+
+@pytest.mark.parametrize("second", ["quantize", "fake_quantize", "qat"])
+@pytest.mark.parametrize("first", ["quantize", "fake_quantize", "qat"])
+def test_weights_that_are_left_can_be_quantised_after_others(first: str, second: str) -> None:
+    expected = fake_quantize(mlp, PARAMS, X, scheme=W8)
+    begun = QUANTIZING[first](mlp, PARAMS, [("in", W8)])
+    assert not np.allclose(begun[0](begun[1], X), expected(PARAMS, X), rtol=1e-6, atol=0)
+    function, params = QUANTIZING[second](*begun)
+    np.testing.assert_allclose(jax.jit(function)(params, X), expected(PARAMS, X), rtol=1e-5, atol=1e-4)
+
+
+def test_packed_weights_want_the_function_that_they_came_with() -> None:
+    with pytest.raises(CallError, match=r"hold packed weights: give them with the function .* or .*densify\(params\)"):
+        groups(mlp, _codes(bits=8, inputs=None)[1], X)
 
 
 def test_tables_of_integers_and_masks() -> None:
