@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.quadratic import sweep
+from jaxcomp.core.quadratic import inverse_factor, sweep
 from jaxcomp.prune.reconstruct import NofM, keep_of_layer, keep_pattern
 
 
@@ -53,6 +53,7 @@ def _sparsegpt(weight: Array, moment: Array, shares: Array, pattern: NofM | None
         scores = jnp.where(there[:, None], jnp.square(rows / diagonal), -1)
         return keep_pattern(scores, pattern) if pattern else keep_of_layer(scores, shares[b])
 
-    new, kept = sweep(weight, moment, block, begin, lambda kept, i, row: jnp.where(kept[:, i], row, 0))
+    upper = inverse_factor(moment)
+    new, kept = sweep(weight, upper, block, begin, lambda kept, i, row: jnp.where(kept[:, i], row, 0))
     mask = jnp.moveaxis(kept, 0, 1).reshape(len(weight), -1, weight.shape[2])
     return mask[:, :size], new

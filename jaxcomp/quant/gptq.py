@@ -1,41 +1,66 @@
 """GPTQ: weights rounded input after input, those that follow making up for each; and codes changed one at a time."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcomp.core.quadratic import product, sweep
+from jaxcomp.core.quadratic import inverse_factor, product, sweep
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import quantized
 
 
+class Order(NamedTuple):
+    """In what order a layer's inputs are rounded, and how those that follow make up for each.
+
+    Attributes:
+      rows: which input comes when, ``[groups, reduction, 1]``.
+      upper: of their second moment in that order, :func:`jaxcomp.core.quadratic.inverse_factor`.
+    """
+
+    rows: Array
+    upper: Array
+
+
+def order_of(moment: Array, act_order: bool = True) -> Order:
+    """The order of :func:`gptq`, of which the factorisation, reduction^3, is made once for any number of grids."""
+    if not act_order:
+        return Order(
+            jnp.broadcast_to(jnp.arange(moment.shape[1])[:, None], (*moment.shape[:2], 1)), inverse_factor(moment)
+        )
+    rows = jnp.argsort(-jnp.diagonal(moment, axis1=1, axis2=2), axis=1, stable=True)[..., None]
+    moment = jnp.take_along_axis(jnp.take_along_axis(moment, rows, 1), rows.swapaxes(1, 2), 2)
+    return Order(rows, inverse_factor(moment))
+
+
 @functools.partial(jax.jit, static_argnames=("format", "act_order", "block"))
 def gptq(
     weight: Array,
-    moment: Array,
+    moment: Array | Order,
     grid: Grid,
     format: Format,
     kept: Array | bool = True,
     *,
     act_order: bool = True,
-    block: int = 128,
+    block: int = 64,
 ) -> Array:
     r"""Rounds a layer so that its outputs stay near what they were: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
     Row after row is rounded to the nearest, and its error taken from the rows that follow
-    (:func:`jaxcomp.core.quadratic.sweep`). Costs reduction^3 + reduction^2 x out.
+    (:func:`jaxcomp.core.quadratic.sweep`). Costs reduction^3 + reduction^2 x out / 2.
 
     Args:
       weight: W ``[groups, reduction, out]``.
-      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.core.quadratic.damped`).
+      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.core.quadratic.damped`); or what
+        :func:`order_of` makes of it.
       grid: whose numbers broadcast against the weight.
       format: of the codes.
       kept: where it is False, weights become 0; broadcasts against the weight.
       act_order: whether the inputs of the largest squares come first; else they come in order.
-      block: rows between two updates of all that follow; does not change the result.
+      block: rows after which errors are taken from all that follow; does not change the result.
 
     Returns:
       ``[groups, reduction, out]``, on the grid.
@@ -50,13 +75,11 @@ def gptq(
     Reference: Frantar et al., GPTQ, 2023; Frantar and Alistarh, Optimal brain compression, 2022.
     """
     scale, zero_point, kept = (jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept))
-    if act_order:
-        order = jnp.argsort(-jnp.diagonal(moment, axis1=1, axis2=2), axis=1, stable=True)[..., None]
-        moment = jnp.take_along_axis(jnp.take_along_axis(moment, order, 1), order.swapaxes(1, 2), 2)
-        weight, scale, zero_point, kept = (jnp.take_along_axis(x, order, 1) for x in (weight, scale, zero_point, kept))
+    rows, upper = moment if isinstance(moment, Order) else order_of(moment, act_order)
+    weight, scale, zero_point, kept = (jnp.take_along_axis(x, rows, 1) for x in (weight, scale, zero_point, kept))
     size = weight.shape[1]
-    padding = ((0, 0), (0, -size % min(block, size)), (0, 0))
     block = min(block, size)
+    padding = ((0, 0), (0, -size % block), (0, 0))
     scale = jnp.pad(scale, padding, constant_values=1)
     zero_point, kept = jnp.pad(zero_point, padding), jnp.pad(kept, padding)
 
@@ -67,8 +90,8 @@ def gptq(
         own, zero, some = (x[:, i] for x in known)
         return jnp.where(some, quantized(row, Grid(own, zero), format), 0)
 
-    new, _ = sweep(weight, moment, block, begin, fixed)
-    return jnp.take_along_axis(new, jnp.argsort(order, axis=1), 1) if act_order else new
+    new, _ = sweep(weight, upper, block, begin, fixed)
+    return jnp.take_along_axis(new, jnp.argsort(rows, axis=1), 1)
 
 
 @functools.partial(jax.jit, static_argnames=("format", "sweeps", "block"))

@@ -15,7 +15,7 @@ from jaxcomp.core.types import Grid
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.quant.formats import Format
-from jaxcomp.quant.gptq import descend, gptq
+from jaxcomp.quant.gptq import descend, gptq, order_of
 from jaxcomp.quant.granularity import numbers_for
 from jaxcomp.quant.ranges import mse, quantized
 from jaxcomp.rewrite.evidence import Evidence
@@ -166,14 +166,12 @@ def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid:
 def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) -> tuple[Array, Array]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
     kept = layer.old != 0
+    order = order_of(layer.moment, settings.act_order) if settings.method == "gptq" else None
 
     def tried(ratio: Array) -> list[Array]:
         grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
         plain = jnp.where(kept, quantized(layer.old, grid, format), 0)
-        if settings.method != "gptq":
-            return [plain]
-        order = settings.act_order
-        return [plain, gptq(layer.aim, layer.moment, grid, format, kept, act_order=order)]
+        return [plain] if order is None else [plain, gptq(layer.aim, order, grid, format, kept)]
 
     def better(best: tuple[Array, Array, Array], ratio: Array) -> tuple[tuple[Array, Array, Array], None]:
         for values in tried(ratio):
