@@ -65,7 +65,8 @@ def adaround(
         change = values - weight
         return jnp.sum(change * jnp.matmul(moment, change, precision="highest"))
 
-    unit = jnp.maximum(error(jnp.where(kept, nearest, 0)), jnp.finfo(weight.dtype).tiny)
+    whole = error(jnp.where(kept, nearest, 0))
+    unit = jnp.where(whole > 0, whole, 1)
     warm = steps // 5
 
     def up(v: Array) -> Array:

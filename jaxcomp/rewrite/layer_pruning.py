@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core import quadratic
+from jaxcomp.core.units import host_unit
 from jaxcomp.prune import reconstruct
 from jaxcomp.rewrite.evidence import Evidence
 from jaxcomp.rewrite.matrices import matrix, unmatrix
@@ -57,13 +58,17 @@ class Recipe:
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
             moment = known.fit[0]
-        single = None if moment is None else _single(moment)
+        single, weight = None if moment is None else _single(moment), matrix(use, leaf)
+        unit = host_unit(np.max(np.abs(weight), initial=0))
+        fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
         return Layer(
-            weight=_single(matrix(use, leaf)),
+            weight=_single(weight / unit),
             moment=None if single is None else quadratic.steady(single, self.damping),
             norms=None if single is None else reconstruct.norms_of(single),
-            fisher=None if fisher is None else _single(matrix(use, fisher)),
+            fisher=None if fisher is None else _single(matrix(use, fisher) / fisher_unit),
             factor=self.factors.get(path, 1.0),
+            unit=unit,
+            fisher_unit=fisher_unit,
         )
 
     def solve(self, path: str, use: Use, leaf: Any, known: Evidence | None, goal: Any) -> Pruned:
@@ -75,7 +80,7 @@ class Recipe:
             own = self._judged(path, use, leaf, old, known, goal)
 
         def shaped(own: _Matrix) -> Pruned:
-            leaf_ = jnp.asarray(unmatrix(use, np.asarray(own.weight, np.float32), leaf.shape), leaf.dtype)
+            leaf_ = jnp.asarray(unmatrix(use, own.weight, leaf.shape), leaf.dtype)
             plain = None if own.plain is None else shaped(own.plain)
             return Pruned(leaf_, unmatrix(use, np.asarray(own.mask), leaf.shape), own.error, own.back, plain)
 
@@ -107,7 +112,7 @@ class Recipe:
             chosen, _ = self._pruned(trial, old, known, known.fit[0], goal)
         aimed = self._aim(trial, old, known, known.fit[0])
         fitted = reconstruct.least_squares(aimed.weight, trial.moment, jnp.asarray(chosen))
-        own = _Matrix(chosen, np.asarray(fitted, np.float64)).judged(known, old)._replace(plain=plain)
+        own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
         if own.error <= most:
             return own._replace(weight=new) if known.suffices else own
         shrunk = known.moment()
@@ -123,7 +128,7 @@ class Recipe:
 
     def _aim(self, layer: Layer, old: np.ndarray, known: Evidence | None, moment: Any) -> Layer:
         if self.refits and self.inputs == "corrected" and known is not None and known.corrects:
-            return layer._replace(weight=_single(known.aim(old, moment, self.damping)))
+            return layer._replace(weight=_single(known.aim(old, moment, self.damping) / layer.unit))
         return layer
 
     def _pruned(
@@ -133,7 +138,7 @@ class Recipe:
         mask, new = self.pruner.prune(layer, *_keep(goal))
         if self.update:
             new = reconstruct.least_squares(layer.weight, layer.moment, mask)
-        return mask, np.asarray(new, np.float64) if self.refits else np.where(mask, old, 0)
+        return mask, np.asarray(new, np.float64) * layer.unit if self.refits else np.where(mask, old, 0)
 
 
 class _Matrix(NamedTuple):

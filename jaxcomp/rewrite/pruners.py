@@ -14,15 +14,16 @@ from jaxcomp.prune.sparsegpt import sparsegpt
 
 
 class Layer(NamedTuple):
-    """What is known of one parameter, as a matrix.
+    """What is known of one parameter, as a matrix, in units in which squares neither underflow nor overflow.
 
     Attributes:
-      weight: ``[groups, reduction, out]``, float32.
+      weight: ``[groups, reduction, out]``, float32, over ``unit``.
       moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
       norms: of its inputs, ``[groups, reduction, 1]``; None without data.
-      fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known.
+      fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known, over ``fisher_unit``.
       factor: by what it is multiplied before it is read: a number, or ``[groups, 1, 1]``. Of moments and norms it is a
         part already.
+      unit, fisher_unit: powers of two.
     """
 
     weight: Array
@@ -30,6 +31,20 @@ class Layer(NamedTuple):
     norms: Any = None
     fisher: Any = None
     factor: Any = 1.0
+    unit: float = 1.0
+    fisher_unit: float = 1.0
+
+
+class Costs(NamedTuple):
+    """What it costs to lose each weight, in an order in which the largest are kept.
+
+    Attributes:
+      costs: of any shape.
+      unit: theirs, by which those of one layer can be compared with those of another.
+    """
+
+    costs: Array
+    unit: float
 
 
 class Pruner(NamedTuple):
@@ -37,14 +52,13 @@ class Pruner(NamedTuple):
 
     Attributes:
       prune: ``(layer, how many weights to keep, pattern or None) -> (mask, weights)``.
-      costs: what it costs to lose each weight, in an order in which the largest are kept; those of one layer can be
-        compared with those of another.
+      costs: of a layer.
       needs: ``"moment"`` or ``"fisher"``, if it cannot do without.
       updates: whether the weights that are left change.
     """
 
     prune: Callable[[Layer, int, NofM | None], tuple[Array, Array]]
-    costs: Callable[[Layer], Array]
+    costs: Callable[[Layer], Costs]
     needs: str = ""
     updates: bool = False
 
@@ -58,32 +72,28 @@ def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs
             mask = (reconstruct.keep_per_output if per_output else reconstruct.keep_of_layer)(own, keep)
         return mask, jnp.where(mask, layer.weight, 0)
 
-    def squared(layer: Layer) -> Array:
+    def own_costs(layer: Layer) -> Costs:
         own = scores(layer)
-        return jnp.square(own) * _sensitivity(layer) if needs == "moment" else own
+        if needs == "moment":
+            return _felt(layer, jnp.square(own))
+        return Costs(own, layer.unit**2 * layer.fisher_unit if needs == "fisher" else layer.unit)
 
-    return Pruner(prune, squared, needs)
-
-
-def _obc_costs(layer: Layer) -> Array:
-    return costs(eliminate(layer.weight, layer.moment)) * _sensitivity(layer)
+    return Pruner(prune, own_costs, needs)
 
 
-def _obs_costs(layer: Layer) -> Array:
-    return reconstruct.obs_scores(layer.weight, layer.moment) * _sensitivity(layer)
-
-
-def _sensitivity(layer: Layer) -> Array:
-    r"""What the loss feels of each output's squared error: ``[groups, 1, out]``, or one number for the layer.
+def _felt(layer: Layer, errors: Array) -> Costs:
+    r"""Outputs' squared errors by what the loss feels of them: of each output, or of the layer.
 
     Of one output, the Fisher information of the weights is about the moment of the inputs times
     :math:`\gamma = \operatorname{tr} F / \operatorname{tr} H`. Without gradients errors are relative, to the outputs'
     squares.
     """
     if layer.fisher is None:
-        return 1 / quadratic.output_error(layer.weight, jnp.zeros_like(layer.weight), layer.moment)
+        whole = quadratic.output_error(layer.weight, jnp.zeros_like(layer.weight), layer.moment)
+        return Costs(errors / jnp.where(whole > 0, whole, 1), 1.0)
     power = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
-    return jnp.sum(layer.fisher, axis=1, keepdims=True) / power
+    felt = jnp.sum(layer.fisher, axis=1, keepdims=True) / power
+    return Costs(errors * felt, layer.unit**2 * layer.fisher_unit)
 
 
 PRUNERS = {
@@ -94,13 +104,13 @@ PRUNERS = {
     "woodfisher": _by_scores(lambda layer: jnp.square(layer.weight) * layer.fisher, needs="fisher"),
     "sparsegpt": Pruner(
         lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern),
-        _obs_costs,
+        lambda layer: _felt(layer, reconstruct.obs_scores(layer.weight, layer.moment)),
         "moment",
         updates=True,
     ),
     "obc": Pruner(
         lambda layer, keep, pattern: obc(layer.weight, layer.moment, keep, pattern=pattern),
-        _obc_costs,
+        lambda layer: _felt(layer, costs(eliminate(layer.weight, layer.moment))),
         "moment",
         updates=True,
     ),

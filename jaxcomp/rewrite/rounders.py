@@ -12,6 +12,7 @@ from jax import Array, lax
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.quadratic import steady
 from jaxcomp.core.types import Grid
+from jaxcomp.core.units import host_unit
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.quant.formats import Format
@@ -90,9 +91,10 @@ def rounded(
         whole = nearest(target, leaf, given)
         start, mixed = whole.grid, _better(target, use, leaf, known, whole, plain)
         own = plain if mixed is plain else mixed._replace(back=1.0)
-    layer = _layer(target, use, leaf, known, start, settings)
+    layer, unit = _layer(target, use, leaf, known, start, settings)
     ratios = jnp.asarray(np.linspace(1, 0.2, RATIOS) if search else [1.0], jnp.float32)
     values, ratio = _searched(layer, ratios, format, settings)
+    values = np.asarray(values, np.float64) * unit
     grid = start
     if search:
         grid = Grid(start.scale * _in_grid(use, ratio, leaf.shape, target, start), start.zero_point, start.block)
@@ -107,7 +109,7 @@ def _on_grid(leaf: Any, grid: Grid, format: Format) -> Any:
 
 
 class _Layer(NamedTuple):
-    """A layer as a matrix.
+    """A layer as a matrix, in a unit in which squares neither underflow nor overflow.
 
     Attributes:
       old: its weights.
@@ -129,7 +131,10 @@ def _single(x: Any) -> Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def _layer(target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, settings: Settings) -> _Layer:
+def _layer(
+    target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, settings: Settings
+) -> tuple[_Layer, float]:
+    """A layer, and the unit of its weights, a power of two."""
     old = matrix(use, leaf)
     estimate, aim = known.moment(), old
     if settings.correct and known.corrects:
@@ -137,8 +142,10 @@ def _layer(target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, set
         aim = old + known.share(old, far, old) * (far - old)
     moment = steady(_single(estimate), settings.damping)
     numbers = [np.broadcast_to(np.asarray(part), leaf.shape) for part in numbers_for(jnp.asarray(leaf), grid)]
-    scale, zero_point = (_single(matrix(use, part)) for part in numbers)
-    return _Layer(_single(old), _single(aim), moment, scale, zero_point, jnp.asarray(_apart(target, use, grid)))
+    scale, zero_point = (matrix(use, part) for part in numbers)
+    unit = host_unit(np.max(np.abs(old), initial=0))
+    weights, goal, steps = (_single(part / unit) for part in (old, aim, scale))
+    return _Layer(weights, goal, moment, steps, _single(zero_point), jnp.asarray(_apart(target, use, grid))), unit
 
 
 def _apart(target: Target, use: Use, grid: Grid) -> bool:
@@ -206,7 +213,7 @@ def _better(
 
     A solution must be better on what it was fitted to and on what was held out, there by some part over all outputs.
     """
-    old, *both = (matrix(use, np.asarray(x, np.float32)) for x in (leaf, found.leaf, plain.leaf))
+    old, *both = (matrix(use, x) for x in (leaf, found.leaf, plain.leaf))
     held, fit = ([known.error(x, old, held) for x in both] for held in (True, False))
     if not _apart(target, use, found.grid):
         held, fit = ([np.full_like(error, error.sum()) for error in errors] for errors in (held, fit))

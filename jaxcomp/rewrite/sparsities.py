@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core import threshold
 from jaxcomp.core.counts import kept_count
+from jaxcomp.core.units import host_unit
 from jaxcomp.prune.distributions import fill
 from jaxcomp.prune.reconstruct import keep_of_layer
+from jaxcomp.rewrite.pruners import Costs
 
 
 def uniform(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict[str, int]:
@@ -35,15 +36,18 @@ def erk(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict
     return dict(zip(shapes, np.asarray(kept).tolist(), strict=True))
 
 
-def globally(costs: Mapping[str, Any], keep: int, maximum: float) -> dict[str, int]:
+def globally(costs: Mapping[str, Costs], keep: int, maximum: float) -> dict[str, int]:
     """The largest costs of all layers together are kept, but of each layer at least its largest few.
 
     Args:
-      costs: of each layer's weights, any shapes.
+      costs: of each layer's weights.
       keep: how many are kept in all.
       maximum: the sparsity that no layer exceeds, unless the total cannot be reached else.
     """
-    least = {path: max(1, math.ceil((1 - maximum) * own.size)) for path, own in costs.items()}
-    raised = [jnp.where(keep_of_layer(own, least[path]), jnp.inf, own) for path, own in costs.items()]
+    found = {path: np.asarray(own.costs, np.float64) * own.unit for path, own in costs.items()}
+    common = host_unit(max((np.max(own, initial=0) for own in found.values()), default=0))
+    single = {path: jnp.asarray(own / common, jnp.float32) for path, own in found.items()}
+    least = {path: max(1, math.ceil((1 - maximum) * own.size)) for path, own in single.items()}
+    raised = [jnp.where(keep_of_layer(own, least[path]), jnp.inf, own) for path, own in single.items()]
     masks = threshold.keep_largest(raised, [keep], [0] * len(raised), score=threshold.itself)
     return {path: int(jnp.sum(mask)) for path, mask in zip(costs, masks, strict=True)}

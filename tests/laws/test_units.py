@@ -1,0 +1,149 @@
+"""The law of units: what is found on data is the same, bit for bit, in whatever power of two inputs and weights are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.rewrite import Scheme
+
+from .rewrites import numbers
+
+PARAMS = {"up": numbers(8, 12) / 3, "b": numbers(12) / 4, "down": numbers(12, 6) / 4, "c": numbers(6) / 4}
+PARAMS |= {"head": numbers(6, 3) / 3}
+X = numbers(160, 8) @ numbers(8, 8) / 3 + 0.5
+UNITS = ((66, -80, 60, -80), (-80, 66, -70, 66))
+"""Powers of two of the inputs and of the three weights; hidden features go from 2**-84 to 2**46."""
+Units = dict[str, float]
+
+
+def network(p: Any, x: jax.Array) -> jax.Array:
+    """Positively homogeneous in the inputs, with its biases, and in every weight."""
+    hidden = jax.nn.relu(x @ p["up"] + p["b"])
+    return jax.nn.relu(hidden @ p["down"] + p["c"]) @ p["head"]
+
+
+def units_of(powers: tuple[int, ...]) -> Units:
+    x, up, down, head = (2.0**power for power in powers)
+    return {"x": x, "up": up, "b": x * up, "down": down, "c": x * up * down, "head": head, "out": x * up * down * head}
+
+
+def apart(params: Any, units: Units) -> dict[str, np.ndarray]:
+    """Parameters without their units."""
+    return {path: np.asarray(leaf, np.float64) / units[path] for path, leaf in params.items()}
+
+
+def rounded(bits: int = 4, **options: Any) -> Callable[..., Any]:
+    scheme = Scheme(bits, inputs=None)
+    return lambda p, x, u: apart(jc.rewrite.round_weights(network, p, [x], scheme, **options).params, u)
+
+
+def static(p: Any, x: Any, u: Units) -> Any:
+    ranges = jc.rewrite.calibrate(network, p, [x], Scheme(4))
+    return apart(jc.rewrite.round_weights(network, p, [x], Scheme(4), ranges=ranges).params, u)
+
+
+def post_trained(bits: int, **options: Any) -> Callable[..., Any]:
+    def both(p: Any, x: Any, u: Units) -> Any:
+        new = jc.rewrite.post_training(network, p, [x], bits, **options)
+        codes = [np.asarray(leaf) for leaf in jax.tree.leaves(new.params) if leaf.dtype == jnp.int8]
+        return codes, np.asarray(new.apply_fn(new.params, x)) / u["out"]
+
+    return both
+
+
+def pruned(method: Any, sparsity: Any = 0.5, **options: Any) -> Callable[..., Any]:
+    def both(p: Any, x: Any, u: Units) -> Any:
+        fisher = {path: jnp.square(leaf / u[path]) for path, leaf in p.items()} if method == "woodfisher" else None
+        new = jc.rewrite.sparsify(network, p, [x], sparsity, method=method, fisher=fisher, **options)
+        return apart(new.params, u), {path: own for path, own in new.masks.items() if path in ("up", "down", "head")}
+
+    return both
+
+
+def refitted(p: Any, x: Any, u: Units) -> Any:
+    groups = jc.trace.groups(network, p, x)
+    (name,) = (group.name for group in groups if group.size == 12)
+    return apart(jc.rewrite.refit(groups, network, p, [x], {name: np.arange(12) % 4 > 0}), u)
+
+
+def corrected(method: Any) -> Callable[..., Any]:
+    def both(p: Any, x: Any, u: Units) -> Any:
+        coarse = {k: jnp.round(v / u[k] * 4) / 4 * u[k] if v.ndim == 2 else v for k, v in p.items()}
+        return apart(jc.rewrite.correct_biases(network, p, coarse, [x], method=method).params, u)
+
+    return both
+
+
+def equalized(p: Any, x: Any, u: Units) -> Any:
+    return np.asarray(network(jc.rewrite.equalize(network, p, x).params, x)) / u["out"]
+
+
+def migrated(p: Any, x: Any, u: Units) -> Any:
+    return np.asarray(network(jc.rewrite.migrate(network, p, [x]).params, x)) / u["out"]
+
+
+def factorized(p: Any, x: Any, u: Units) -> Any:
+    new, params = jc.rewrite.factorize(network, p, x, energy=0.9, data=[x])
+    return [row.rank for row in new.report.rows], np.asarray(new(params, x)) / u["out"]
+
+
+def recalibrated(p: Any, x: Any, u: Units) -> Any:
+    move = lambda stats, x: {"mean": 0.75 * stats["mean"] + 0.25 * network(p, x).mean(0)}  # noqa: E731
+    return jc.rewrite.recalibrate(move, {"mean": jnp.zeros(3)}, [x, x])["mean"] / u["out"]
+
+
+def norms(p: Any, x: Any, u: Units) -> Any:
+    before = {"up": u["x"], "down": u["b"], "head": u["c"]}
+    return {path: own / before[path] for path, own in jc.rewrite.input_norms(network, p, [x]).items()}
+
+
+METHODS: dict[str, Callable[[Any, Any, Units], Any]] = {
+    "gptq": rounded(),
+    "sparsegpt": pruned("sparsegpt"),
+    "global": pruned("obc", distribution="global"),
+    "woodfisher": pruned("woodfisher"),
+    "refit": refitted,
+    "fast biases": corrected("fast"),
+    "recalibrate": recalibrated,
+    "norms": norms,
+}
+MORE: dict[str, Callable[[Any, Any, Units], Any]] = {
+    "gptq, 8 bits": rounded(8),
+    "gptq, rounded inputs": rounded(inputs="rounded"),
+    "gptq, static inputs": static,
+    "adaround": rounded(method="adaround", steps=60),
+    "nearest": rounded(method="nearest"),
+    "post_training": post_trained(8),
+    "post_training, dynamic": post_trained(4, inputs="dynamic"),
+    "magnitude": pruned("magnitude"),
+    "wanda": pruned("wanda"),
+    "wanda, refitted": pruned("wanda", update=True, inputs="pruned"),
+    "wanda, global": pruned("wanda", distribution="global"),
+    "sparsegpt, dense inputs": pruned("sparsegpt", inputs="dense"),
+    "obc, 2:4": pruned("obc", None, pattern=(2, 4)),
+    "exact biases": corrected("exact"),
+    "equalize": equalized,
+    "migrate": migrated,
+    "factorize": factorized,
+}
+CLOSE = ("equalize", "migrate", "factorize", "recalibrate")
+"""Which take roots, or solve for eigenvalues or a momentum: their results are the same up to float32."""
+
+
+@pytest.mark.parametrize("name", [*METHODS, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in MORE)])
+def test_post_training_does_not_depend_on_units(name: str) -> None:
+    found = []
+    for powers in ((0, 0, 0, 0), *UNITS):
+        units = units_of(powers)
+        params = {path: leaf * jnp.float32(units[path]) for path, leaf in PARAMS.items()}
+        found.append({**METHODS, **MORE}[name](params, X * jnp.float32(units["x"]), units))
+    whole = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(found[0]))
+    near = 1e-6 * whole if name in CLOSE else 0
+    assert np.isfinite(whole)
+    for other in found[1:]:
+        jax.tree.map(lambda one, two: np.testing.assert_allclose(two, one, rtol=0, atol=near), found[0], other)
