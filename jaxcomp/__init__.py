@@ -4,8 +4,10 @@ from jaxcomp import distill as distill
 from jaxcomp import export as export
 from jaxcomp import lowrank as lowrank
 from jaxcomp import measure as measure
+from jaxcomp import observe as observe
 from jaxcomp import optim as optim
 from jaxcomp import pack as pack
+from jaxcomp import posttrain as posttrain
 from jaxcomp import prune as prune
 from jaxcomp import quant as quant
 from jaxcomp import rewrite as rewrite

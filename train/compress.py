@@ -9,7 +9,7 @@ A run that was stopped goes on when the same command is given again, and ends as
 
 from absl import flags
 
-from train import config as command_line
+from train.common import command_line
 
 flags.adopt_module_key_flags(command_line)  # so that --helpshort lists them
 
@@ -32,12 +32,13 @@ from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
-from train import data, evaluate, lock, models, report, sealed
-from train.errors import UserError, first_line
-from train.loop import Phase, fit
-from train.parallel import DataParallel, data_parallel
-from train.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
-from train.workdir import sealing
+from train import evaluate, models
+from train.common import data, lock, report, sealed
+from train.common.errors import UserError, first_line
+from train.common.loop import Phase, fit
+from train.common.parallel import DataParallel, data_parallel
+from train.common.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
+from train.common.workdir import sealing
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:

@@ -26,14 +26,14 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
-from train import config as command_line
-from train import data, evaluate, sealed
-from train.errors import exit_status
+from train import evaluate
+from train.common import command_line, data, sealed
+from train.common.errors import exit_status
+from train.common.iterative import Rewind, prune_until
+from train.common.published import REMADE
+from train.common.sparse_training import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
+from train.common.step import Classifier
 from train.models.lenet import LeNet5, LeNet300
-from train.published import REMADE
-from train.scratch import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
-from train.step import Classifier
-from train.until import Rewind, prune_until
 
 MODELS: dict[str, Callable[[int], Any]] = {
     "lenet300": LeNet300,
@@ -50,7 +50,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
 """Lee et al., 2019; Molchanov et al., 2017; Liu et al., Dynamic sparse training, 2020."""
 ITERATIVE: dict[str, Rewind] = {"lottery ticket": "weights", "learning-rate rewinding": "learning rate"}
 DISTILLED = {"cubic distilled": "cubic", "steep distilled": "steep", "steep distilled, shifted": "steep"}
-"""The method of :mod:`train.scratch` that each is."""
+"""The method of :mod:`train.common.sparse_training` that each is."""
 STEEP = {"start": 0.9, "begin": 0.0, "end": 0.3, "learning_rate": 5e-3, "weight_decay": 0.0}
 """What the steep methods train with; found with LeNet-300-100 at 99 %, on images held out of training."""
 FROM_DENSE = (*ITERATIVE, *DISTILLED)

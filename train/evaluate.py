@@ -14,10 +14,11 @@ import numpy as np
 
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
-from train import data, models
-from train.errors import UserError, exit_status, first_line
-from train.integers import IntegerClassifier, restored
-from train.step import Classifier, Model, ShrunkClassifier, Variables, make_eval
+from train import models
+from train.common import data
+from train.common.errors import UserError, exit_status, first_line
+from train.common.integers import IntegerClassifier, restored
+from train.common.step import Classifier, Model, ShrunkClassifier, Variables, make_eval
 
 Scored = Model | IntegerClassifier
 """What can be scored."""

@@ -18,10 +18,10 @@ from typing import Any
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
-from train import sealed
-from train.errors import exit_status
-from train.published import add_held_out, add_options, load, recalibrated, reopen, resumed
-from train.step import Classifier, Variables
+from train.common import sealed
+from train.common.errors import exit_status
+from train.common.published import add_held_out, add_options, load, recalibrated, reopen, resumed
+from train.common.step import Classifier, Variables
 
 FREE = ("sparsities", "methods")  # what may change from one run in a folder to the next
 
@@ -43,7 +43,7 @@ def information(model: Classifier, variables: Variables, some: Iterable[Any]) ->
 
     Not the loss's: on images that a network has learnt by heart it has almost no gradient.
     """
-    return jc.rewrite.fisher(jc.rewrite.output_gradients(model.logits, variables, ((b["image"],) for b in some)))
+    return jc.observe.fisher(jc.observe.output_gradients(model.logits, variables, ((b["image"],) for b in some)))
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         began = time.monotonic()
         options = METHODS[name] | {"fisher": fisher, "places": args.places or None, "damping": args.damping}
         options |= {"maximum": args.maximum}
-        sparse = jc.rewrite.sparsify(model.logits, variables, images, sparsity, **options)
+        sparse = jc.posttrain.sparsify(model.logits, variables, images, sparsity, **options)
         seconds = time.monotonic() - began
         row = {"method": name, "asked": sparsity, "sparsity": sparse.report.sparsity, "seconds": seconds}
         summary["rows"].append(row | scored(sparse.params))

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
-from train import finetune, sealed
-from train.errors import UserError, exit_status
-from train.finetune import distilled
-from train.published import Published, add_options, claim, load, recalibrated, reopen
-from train.step import Variables
-from train.until import Rewind, Round, geometric, prune_until
+from train.common import finetune, sealed
+from train.common.errors import UserError, exit_status
+from train.common.finetune import distilled
+from train.common.iterative import Rewind, Round, geometric, prune_until
+from train.common.published import Published, add_options, claim, load, recalibrated, reopen
+from train.common.step import Variables
 
 REWIND: dict[str, Rewind] = {"none": None, "weights": "weights", "learning_rate": "learning rate"}
 REASONS = {"target": "the target is met", "enough": "it is small enough", "floor": "the next is below the floor"}

@@ -20,19 +20,20 @@ import numpy as np
 
 import jaxcomp as jc
 from jaxcomp.core.paths import path_string
-from train import data, evaluate, finetune, sealed
-from train.errors import UserError, exit_status
-from train.finetune import distilled
-from train.integers import IntegerClassifier, described
-from train.published import REMADE, Published, add_options, claim, load, recalibrated, reopen
-from train.step import Batch, QuantizedClassifier, Variables
+from train import evaluate
+from train.common import data, finetune, sealed
+from train.common.errors import UserError, exit_status
+from train.common.finetune import distilled
+from train.common.integers import IntegerClassifier, described
+from train.common.published import REMADE, Published, add_options, claim, load, recalibrated, reopen
+from train.common.step import Batch, QuantizedClassifier, Variables
 
 BATCH_NORM = ("live", "frozen", "folded")
 
 
 def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
     """The asked bits, and those of the ends for the first and the last layer."""
-    first, last = jc.rewrite.ends(whole.model.logits, whole.variables, whole.dataset.test.images[:1])
+    first, last = jc.trace.ends(whole.model.logits, whole.variables, whole.dataset.test.images[:1])
     ends = jc.rewrite.Scheme(args.end_bits, input_bits=args.end_bits)
     return [(re.escape(path), ends) for path in first + last] + [
         (".*", jc.rewrite.Scheme(args.bits, symmetric=not args.affine, input_bits=args.input_bits))

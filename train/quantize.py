@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import jaxcomp as jc
 from jaxcomp.core.files import naming, write_atomically
-from train import evaluate, sealed
-from train.errors import UserError, exit_status
-from train.integers import IntegerClassifier, described
-from train.published import Published, add_held_out, add_options, load, reopen, resumed
+from train import evaluate
+from train.common import sealed
+from train.common.errors import UserError, exit_status
+from train.common.integers import IntegerClassifier, described
+from train.common.published import Published, add_held_out, add_options, load, reopen, resumed
 
 SETTINGS = ("w8a8", "w8a8d", "w4", "w4a8", "w4a4", "w3", "w3a8", "w2")
 PEERS: dict[str, dict[str, tuple[str, float]]] = {
@@ -87,7 +88,7 @@ class Setting(NamedTuple):
 
 def quantized(whole: Published, images: list[Any], args: argparse.Namespace, setting: Setting, rules: Any) -> Any:
     """The network at a setting, or by the rules of mixed precision."""
-    return jc.rewrite.post_training(
+    return jc.posttrain.post_training(
         whole.model.logits,
         whole.variables,
         images,

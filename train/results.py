@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train import sealed
-from train.errors import GO_ON, UserError, exit_status
+from train.common import sealed
+from train.common.errors import GO_ON, UserError, exit_status
 
 COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
 

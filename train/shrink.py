@@ -20,12 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxcomp as jc
-from train import data, evaluate, finetune, report, sealed
-from train.errors import UserError, exit_status
-from train.finetune import distilled
-from train.progress import Progress
-from train.published import Published, add_options, batches, claim, fixed, load, recalibrated, reopen
-from train.step import Batch, Classifier, Model, ShrunkClassifier, Variables
+from train import evaluate
+from train.common import data, finetune, report, sealed
+from train.common.errors import UserError, exit_status
+from train.common.finetune import distilled
+from train.common.progress import Progress
+from train.common.published import Published, add_options, batches, claim, fixed, load, recalibrated, reopen
+from train.common.step import Batch, Classifier, Model, ShrunkClassifier, Variables
 
 NEED_GRADIENTS = ("taylor", "taylor_abs", "taylor_squared")
 
@@ -36,7 +37,7 @@ def gradients(of: str, model: Classifier, variables: Variables, some: Iterator[B
     In training mode, for batch norm then adapts to what is cut, as it will when it is recalibrated.
     """
     if of == "outputs":
-        return jc.rewrite.output_gradients(_outputs(model), variables, ((batch,) for batch in some), seed)
+        return jc.observe.output_gradients(_outputs(model), variables, ((batch,) for batch in some), seed)
     return (_loss_gradient(model, variables, batch) for batch in some)
 
 
@@ -96,7 +97,7 @@ def _refitted(
     if not args.refit:
         return jc.rewrite.mask(found, whole.variables, keep)
     some = [(batch,) for batch in whole.take(args, args.refit, 1000)]
-    return jc.rewrite.refit(found, _outputs(whole.model), whole.variables, some, keep, places=64)
+    return jc.posttrain.refit(found, _outputs(whole.model), whole.variables, some, keep, places=64)
 
 
 class Cut(NamedTuple):

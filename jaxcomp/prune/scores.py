@@ -63,7 +63,7 @@ class Evidence(NamedTuple):
             raise ArgumentError(
                 f"{reader} needs a statistic of {self.path!r}, which update was not given: "
                 "give wanda(norms) or update(params, state, step, statistics=norms) those of its inputs: norms = "
-                "jc.rewrite.input_norms(apply_fn, params, batches)"
+                "jc.observe.input_norms(apply_fn, params, batches)"
             )
         given = jnp.asarray(self.statistic, wide(self.weight.dtype))
         given = given if given.ndim == len(shape) else given[..., None]
@@ -245,10 +245,10 @@ def wanda(norms: Mapping[str, Any] | None = None) -> Score:
     r""":math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
 
     The paper prunes every output alike: ``prune(0.5, wanda(norms), distribution="per_output")``, which is what
-    :func:`jaxcomp.rewrite.sparsify` does on the inputs of the dense network.
+    :func:`jaxcomp.posttrain.sparsify` does on the inputs of the dense network.
 
     Args:
-      norms: ``{path: norms}``, as :func:`jaxcomp.rewrite.input_norms` finds them: of shape ``[in]`` for a matrix ``[in,
+      norms: ``{path: norms}``, as :func:`jaxcomp.observe.input_norms` finds them: of shape ``[in]`` for a matrix ``[in,
         out]`` and ``[in]`` or ``[h, w, in]`` for a convolution's kernel ``[h, w, in, out]``, or of the kernel's rank;
         None: those that ``update(..., statistics=)`` is given.
 

@@ -11,10 +11,10 @@ from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fit_grid, note_of
+from jaxcomp.quant.gradients import Slope
 from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for, usual_size
+from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import grid_between, mean_of
-from jaxcomp.quant.slopes import Slope
-from jaxcomp.quant.views import quantizer
 
 
 def clipped(x: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.types import Compressor, Grid, Note
 from jaxcomp.quant.fake import fake_quantize, note_of
 from jaxcomp.quant.formats import as_format
-from jaxcomp.quant.views import quantizer
+from jaxcomp.quant.quantizer import quantizer
 
 
 def dorefa(bits: int = 4) -> Compressor:

@@ -12,8 +12,8 @@ from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
 from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, usual_size
+from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
-from jaxcomp.quant.views import quantizer
 
 
 def code_range(bits: int | str | Format, symmetric: bool = True) -> tuple[int, int]:

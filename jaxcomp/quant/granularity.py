@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import along, replicated, spread_like
-from jaxcomp.core.sums import filled_up
+from jaxcomp.core.reproducible import filled_up
 from jaxcomp.core.types import Block, Grid
 
 Axes = int | tuple[int, ...] | None

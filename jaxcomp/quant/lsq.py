@@ -15,10 +15,10 @@ from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
 from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.gradients import members, rounded_levels, settled
 from jaxcomp.quant.granularity import Axes, all_zero, check_block
+from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import Fit, mean_size, min_max
-from jaxcomp.quant.slopes import members, rounded_levels, settled
-from jaxcomp.quant.views import quantizer
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("scale", "offset"), meta_fields=("block",))

@@ -6,10 +6,10 @@ from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.gradients import rounded_levels
 from jaxcomp.quant.granularity import Axes
 from jaxcomp.quant.lsq import learned_grids
 from jaxcomp.quant.ranges import Fit, min_max
-from jaxcomp.quant.slopes import rounded_levels
 
 
 def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_scale: float = 1.0) -> Array:

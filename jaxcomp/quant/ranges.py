@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.sums import steady_sum
+from jaxcomp.core.reproducible import steady_sum
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode

@@ -13,8 +13,8 @@ from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.fake import note_of, placed
 from jaxcomp.quant.formats import integer
 from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, spread, usual_size
+from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import grid_between, mean_of
-from jaxcomp.quant.views import quantizer
 
 
 class Thirds(NamedTuple):

@@ -11,8 +11,8 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Compressor, Learned, Note
 from jaxcomp.quant.granularity import groups
+from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import mean_of
-from jaxcomp.quant.views import quantizer
 
 
 class Levels(NamedTuple):

@@ -9,10 +9,10 @@ from jaxcomp.core.calls import arguments
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.plans import Plans, checked_leaves
+from jaxcomp.rewrite.rewritten import Plans, checked_leaves
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Program, trace
-from jaxcomp.trace.packed import Packed
+from jaxcomp.trace.packed.leaf import Packed
 
 Prepared = TypeVar("Prepared")
 

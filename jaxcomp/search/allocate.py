@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.rewrite.budget import Choices, best_choices
+from jaxcomp.core.knapsack import Choices, best_choices
 from jaxcomp.search.sensitivity import Sensitivity
 
 
@@ -32,8 +32,8 @@ def allocate(
 
     Returns:
       ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. For
-      :func:`jaxcomp.rewrite.post_training` drop a fit that they were measured with (``scheme._replace(fit=None)``): the
-      reach of grids is then found on data, by the error of layers' outputs.
+      :func:`jaxcomp.posttrain.post_training` drop a fit that they were measured with (``scheme._replace(fit=None)``):
+      there the reach of grids is found on data, by the error of layers' outputs.
 
     Raises:
       ArgumentError: for none or several budgets, or one that the cheapest choices exceed; for a harm that is NaN, and a

@@ -9,13 +9,13 @@ import jax
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.batches import Select, checked_batches
-from jaxcomp.rewrite.calibrate import calibrate
-from jaxcomp.rewrite.integer_weights import check_reads_weights
-from jaxcomp.rewrite.schemes import Scheme
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.rewrite.quant.calibrate import calibrate
+from jaxcomp.rewrite.quant.scheme import Scheme
 from jaxcomp.search.harms import usual_harm
 from jaxcomp.search.sensitivity import Sensitivity, sensitivity
 from jaxcomp.search.switched import Switched
+from jaxcomp.trace.integer_weights import check_reads_weights
 
 Score = Callable[[Callable[..., Any], Params], float]
 """``(function, its parameters) -> a number, the higher the better``."""
@@ -66,7 +66,7 @@ def fall_back(
       instead: what harmful layers get; None: they stay in floating point.
       found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL,
         or by squared error where the outputs are no single array of logits.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Raises:
       ArgumentError: if the drop is exceeded even with every layer given back, or is negative; if the score of the

@@ -16,14 +16,14 @@ from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.batches import Select, checked_batches
-from jaxcomp.rewrite.calibrate import calibrate
-from jaxcomp.rewrite.encode import encode
-from jaxcomp.rewrite.integer_weights import check_reads_weights
-from jaxcomp.rewrite.schemes import Scheme, Target
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.rewrite.quant.calibrate import calibrate
+from jaxcomp.rewrite.quant.encode import encode
+from jaxcomp.rewrite.quant.scheme import Scheme, Target
 from jaxcomp.search.harms import HARMS, Harm, check_outputs
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.account import left_out
+from jaxcomp.trace.integer_weights import check_reads_weights
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.sites import sites
 
@@ -111,10 +111,10 @@ def sensitivity(
         of all outputs, of any types, over their squares; or ``(outputs before, outputs after) -> scalar``: its mean
         over the batches. Where both are the same infinity nothing is lost; where only what comes after is no number, or
         what a function gives is none, the harm is infinite.
-      curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.rewrite.hutchinson`, or
-        :func:`jaxcomp.rewrite.fisher` over the number of batches), a tree like ``params``: harm is then
+      curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.observe.hutchinson`, or
+        :func:`jaxcomp.observe.fisher` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.rewrite.batches`.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       The table, which :func:`allocate` and :func:`fall_back` read; ``jaxcomp.measure.layer_sensitivity`` draws it.
@@ -188,7 +188,7 @@ def _curvatures(curvature: Params, params: Params, paths: Iterable[str]) -> dict
         if shape != np.shape(named[path]):
             raise ArgumentError(
                 f"curvature= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
-                f"{np.shape(named[path])}: give a tree like params (jaxcomp.rewrite.hutchinson or fisher)"
+                f"{np.shape(named[path])}: give a tree like params (jaxcomp.observe.hutchinson or fisher)"
             )
     own = {path: given[path] for path in paths}
     check_finite(own, "the curvature of ", "by which no harm can be measured")

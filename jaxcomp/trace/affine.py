@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxcomp.trace import compat
+from jaxcomp.trace.channels.rules.reshape import blocks
 from jaxcomp.trace.ir import Frame, Node, Program, Value
 from jaxcomp.trace.origins import Origins
-from jaxcomp.trace.rules.reshape import blocks
 from jaxcomp.trace.variation import Variation
 
 AFFINE = ("add", "sub", "mul", "div", "neg")

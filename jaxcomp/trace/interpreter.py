@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.trace import bodies, chain, compat
+from jaxcomp.trace import bodies, compat
 from jaxcomp.trace.ir import MATMULS, Frame, Node, Value
-from jaxcomp.trace.packed import Packed
+from jaxcomp.trace.packed import chain
+from jaxcomp.trace.packed.leaf import Packed
 
 Keep = np.ndarray | None
 """Which indices of an axis are kept, ``bool [size]``; None if all are."""

@@ -11,7 +11,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.origins import Origins
-from jaxcomp.trace.packed import Packed, pack
+from jaxcomp.trace.packed.leaf import Packed, pack
 from jaxcomp.trace.uses import Use, Uses, is_weight
 
 FACTOR = "factor"

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcomp.trace import chain
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value
-from jaxcomp.trace.packed import Indices, Packed, pack
+from jaxcomp.trace.packed import chain
+from jaxcomp.trace.packed.leaf import Indices, Packed, pack
 
 
 class Use(NamedTuple):

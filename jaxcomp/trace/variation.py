@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from jaxcomp.trace import dead
+from jaxcomp.trace.channels import cut_values
+from jaxcomp.trace.channels.rules.reshape import blocks
 from jaxcomp.trace.ir import Frame, Node, Value
-from jaxcomp.trace.rules.reshape import blocks
 
 Varies = tuple[bool, ...]
 """For each axis whether the value may differ along it."""
@@ -82,7 +82,7 @@ def _concatenate(node: Node, ins: list[Varies]) -> Varies:
 
 
 _RULES: dict[str, Callable[[Node, list[Varies]], Varies]] = {
-    **dict.fromkeys(dead.ELEMENTWISE - {"optimization_barrier"}, _elementwise),
+    **dict.fromkeys(cut_values.ELEMENTWISE - {"optimization_barrier"}, _elementwise),
     **dict.fromkeys(("slice", "rev", "tile"), lambda node, ins: ins[0]),
     **{f"reduce_{name}": _reduce for name in ("sum", "max", "min", "prod", "and", "or", "xor")},
     "broadcast_in_dim": _broadcast,

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcomp.core import threshold
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.threshold import keep_largest
+from tests.core import reference
 
 SIZE = 1001
 

@@ -19,8 +19,8 @@ from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Grid, Note
 from jaxcomp.pack import layout
 from jaxcomp.rewrite import choose, shrink
+from tests.rewrite.channels.test_models import CASES, prepared
 from tests.rewrite.parity import distance
-from tests.rewrite.test_models import CASES, prepared
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((4, 3)), jnp.float32)

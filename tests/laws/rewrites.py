@@ -152,7 +152,7 @@ def scores(f: Any, p: Any, x: Any) -> Any:
 
 def refitted(f: Any, p: Any, x: Any) -> Any:
     groups = jc.trace.groups(f, p, x)
-    return jc.rewrite.refit(groups, f, p, [x], jc.rewrite.choose(0.5)(groups, p))
+    return jc.posttrain.refit(groups, f, p, [x], jc.rewrite.choose(0.5)(groups, p))
 
 
 def pruned_channels(f: Any, p: Any, x: Any) -> Any:
@@ -168,7 +168,7 @@ def moved_statistics(f: Any, p: Any, x: Any) -> Any:
     def update(stats: Any, x: Any) -> Any:
         return {"mean": 0.9 * stats["mean"] + 0.1 * f(p, x).mean(0)}
 
-    return jc.rewrite.recalibrate(update, {"mean": jnp.zeros(4, x.dtype)}, [x, x])
+    return jc.posttrain.recalibrate(update, {"mean": jnp.zeros(4, x.dtype)}, [x, x])
 
 
 REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
@@ -187,27 +187,27 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "fake_quantize": trained(fake),
     **{f"qat-{weights}": trained(lambda f, p, x, w=weights: jc.rewrite.qat(f, p, [x], weights=w))
        for weights in ("lsq", "pact", "fit")},
-    "post_training-8": lambda f, p, x: ran(jc.rewrite.post_training(f, p, [x]), x),
-    "post_training-4": lambda f, p, x: ran(jc.rewrite.post_training(f, p, [x], bits=4), x),
-    "post_training-nearest": lambda f, p, x: ran(jc.rewrite.post_training(f, p, [x], method="nearest"), x),
-    **{f"sparsify-{method}": lambda f, p, x, m=method: jc.rewrite.sparsify(f, p, [x], 0.5, method=m)[0]
+    "post_training-8": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x]), x),
+    "post_training-4": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x], bits=4), x),
+    "post_training-nearest": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x], method="nearest"), x),
+    **{f"sparsify-{method}": lambda f, p, x, m=method: jc.posttrain.sparsify(f, p, [x], 0.5, method=m)[0]
        for method in ("sparsegpt", "wanda")},
-    "sparsify-global": lambda f, p, x: jc.rewrite.sparsify(f, p, [x], 0.5, method="wanda", distribution="global")[0],
-    "round_weights": lambda f, p, x: jc.rewrite.round_weights(f, p, [x], only_weights(4)).params,
-    "round_weights-adaround": lambda f, p, x: jc.rewrite.round_weights(
+    "sparsify-global": lambda f, p, x: jc.posttrain.sparsify(f, p, [x], 0.5, method="wanda", distribution="global")[0],
+    "round_weights": lambda f, p, x: jc.posttrain.round_weights(f, p, [x], only_weights(4)).params,
+    "round_weights-adaround": lambda f, p, x: jc.posttrain.round_weights(
         f, p, [x], only_weights(4), method="adaround", steps=3
     ).params,
-    "correct_biases": lambda f, p, x: jc.rewrite.correct_biases(f, p, coarse(p), [x]).params,
-    "correct_biases-fast": lambda f, p, x: jc.rewrite.correct_biases(f, p, coarse(p), [x], method="fast").params,
-    "equalize": lambda f, p, x: ran((f, jc.rewrite.equalize(f, p, x)[0]), x),
-    "migrate": lambda f, p, x: ran((f, jc.rewrite.migrate(f, p, [x])[0]), x),
+    "correct_biases": lambda f, p, x: jc.posttrain.correct_biases(f, p, coarse(p), [x]).params,
+    "correct_biases-fast": lambda f, p, x: jc.posttrain.correct_biases(f, p, coarse(p), [x], method="fast").params,
+    "equalize": lambda f, p, x: ran((f, jc.posttrain.equalize(f, p, x)[0]), x),
+    "migrate": lambda f, p, x: ran((f, jc.posttrain.migrate(f, p, [x])[0]), x),
     "refit": refitted,
     "recalibrate": moved_statistics,
-    "input_norms": lambda f, p, x: jc.rewrite.input_norms(f, p, [x]),
+    "input_norms": lambda f, p, x: jc.observe.input_norms(f, p, [x]),
     "calibrate-entropy": lambda f, p, x: jc.rewrite.calibrate(f, p, [x], fit=jc.quant.entropy()),
     "calibrate-momentum": lambda f, p, x: jc.rewrite.calibrate(f, p, [x], momentum=0.9),
     "importance": scores,
-    "fisher": lambda f, p, x: jc.rewrite.fisher([slopes((f, p), x)] * 2),
+    "fisher": lambda f, p, x: jc.observe.fisher([slopes((f, p), x)] * 2),
     "sensitivity": sensitive,
     "channels": pruned_channels,
 }  # fmt: skip

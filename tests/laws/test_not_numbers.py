@@ -10,7 +10,8 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError, JaxcompError
-from jaxcomp.rewrite import Scheme, targets
+from jaxcomp.rewrite import Scheme
+from jaxcomp.rewrite.channels import budgets
 
 RNG = np.random.default_rng(3)
 X = jnp.asarray(RNG.standard_normal((16, 6)), jnp.float32)
@@ -36,19 +37,19 @@ def scored(score: str) -> Callable[..., Any]:
 
 
 def sparsified(**how: Any) -> Callable[..., Any]:
-    return lambda p, x, e: jc.rewrite.sparsify(net, p, [x], **({"sparsity": 0.5} | how))
+    return lambda p, x, e: jc.posttrain.sparsify(net, p, [x], **({"sparsity": 0.5} | how))
 
 
 def fisher(p: Any, x: Any, e: Any) -> Any:
-    return jc.rewrite.sparsify(net, p, [x], 0.5, method="woodfisher", fisher=e)
+    return jc.posttrain.sparsify(net, p, [x], 0.5, method="woodfisher", fisher=e)
 
 
 def biases(method: Any) -> Callable[..., Any]:
-    return lambda p, x, e: jc.rewrite.correct_biases(net, p, p | CHANGED, [x], method=method)
+    return lambda p, x, e: jc.posttrain.correct_biases(net, p, p | CHANGED, [x], method=method)
 
 
 def averaged(p: Any, x: Any, e: Any) -> Any:
-    return jc.rewrite.recalibrate(lambda s, x: {"m": 0.9 * s["m"] + 0.1 * x.mean(0)}, {"m": jnp.zeros(6)}, [x])
+    return jc.posttrain.recalibrate(lambda s, x: {"m": 0.9 * s["m"] + 0.1 * x.mean(0)}, {"m": jnp.zeros(6)}, [x])
 
 
 class Call(NamedTuple):
@@ -65,7 +66,9 @@ CALLS = {
     "choose": Call(lambda p, x, e: jc.rewrite.choose(0.5)(GROUPS, p), ("weights",)),
     "shrink": Call(lambda p, x, e: jc.rewrite.shrink(net, p, x, keep=jc.rewrite.choose(macs=0.5)), ("weights",)),
     "remove dead": Call(lambda p, x, e: jc.rewrite.remove_dead(net, p, x), ("weights",)),
-    "refit": Call(lambda p, x, e: jc.rewrite.refit(GROUPS, net, p, [x], {"in": np.arange(8) < 5}), ("weights", "data")),
+    "refit": Call(
+        lambda p, x, e: jc.posttrain.refit(GROUPS, net, p, [x], {"in": np.arange(8) < 5}), ("weights", "data")
+    ),
     "magnitude": Call(sparsified(method="magnitude"), ("weights",)),
     "obc": Call(sparsified(), ("weights", "data")),
     "n of m": Call(sparsified(sparsity=None, pattern=(2, 4), method="wanda"), ("weights", "data")),
@@ -74,15 +77,15 @@ CALLS = {
     "energy": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, energy=0.9), ("weights",)),
     "rank": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, rank=2), ("weights",)),
     "budget": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, bytes=0.9, data=[x]), ("weights", "data")),
-    "equalize": Call(lambda p, x, e: jc.rewrite.equalize(net, p, x), ("weights",)),
-    "migrate": Call(lambda p, x, e: jc.rewrite.migrate(net, p, [x]), ("weights", "data")),
+    "equalize": Call(lambda p, x, e: jc.posttrain.equalize(net, p, x), ("weights",)),
+    "migrate": Call(lambda p, x, e: jc.posttrain.migrate(net, p, [x]), ("weights", "data")),
     "biases": Call(biases("exact"), ("weights", "data")),
     "fast biases": Call(biases("fast"), ("weights", "data")),
     "recalibrate": Call(averaged, ("data",)),
     "calibrate": Call(lambda p, x, e: jc.rewrite.calibrate(net, p, [x]), ("weights", "data")),
-    "round": Call(lambda p, x, e: jc.rewrite.round_weights(net, p, [x], WEIGHTS_ALONE), ("weights", "data")),
-    "post-training": Call(lambda p, x, e: jc.rewrite.post_training(net, p, [x]), ("weights", "data")),
-    "norms": Call(lambda p, x, e: jc.rewrite.input_norms(net, p, [x]), ("data",)),
+    "round": Call(lambda p, x, e: jc.posttrain.round_weights(net, p, [x], WEIGHTS_ALONE), ("weights", "data")),
+    "post-training": Call(lambda p, x, e: jc.posttrain.post_training(net, p, [x]), ("weights", "data")),
+    "norms": Call(lambda p, x, e: jc.observe.input_norms(net, p, [x]), ("data",)),
     "sensitivity": Call(lambda p, x, e: jc.search.sensitivity(net, p, [x], {"8": WEIGHTS_ALONE}), ("weights", "data")),
     "curvature": Call(
         lambda p, x, e: jc.search.sensitivity(net, p, [x], {"8": WEIGHTS_ALONE}, curvature=e), ("weights", "evidence")
@@ -116,7 +119,7 @@ def test_the_error_says_where_and_how_many(name: str) -> None:
 
 
 def test_a_time_that_is_not_a_number_is_not_fast_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "_times", lambda *runs: [np.nan] * len(runs))
+    monkeypatch.setattr(budgets, "_times", lambda *runs: [np.nan] * len(runs))
     for asked in ({"latency": 0.9}, {"seconds": 1e9}):
         with pytest.raises(ArgumentError, match="was not reached"):
             jc.rewrite.choose(**asked)(GROUPS, PARAMS)
@@ -126,7 +129,7 @@ def test_a_time_that_is_not_a_number_is_not_fast_enough(monkeypatch: pytest.Monk
 def test_arguments_that_are_not_numbers_are_refused(what: str) -> None:
     calls = {
         "damping": lambda: sparsified(damping=np.nan)(PARAMS, X, ONES),
-        "strength": lambda: jc.rewrite.migrate(net, PARAMS, [X], strength=np.nan),
+        "strength": lambda: jc.posttrain.migrate(net, PARAMS, [X], strength=np.nan),
         "momentum": lambda: jc.rewrite.calibrate(net, PARAMS, [X], momentum=np.nan),
         "energy": lambda: jc.rewrite.factorize(net, PARAMS, X, energy=np.nan),
         "rank": lambda: jc.rewrite.factorize(net, PARAMS, X, rank=np.nan),

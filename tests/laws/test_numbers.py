@@ -58,13 +58,13 @@ REWRITES = {
     "quantize": lambda f, p: jc.rewrite.quantize(f, p, X, **WEIGHTS),
     "fake_quantize": lambda f, p: (jc.rewrite.fake_quantize(f, p, X, **WEIGHTS), p),
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], weights="fit", inputs="average"),
-    "post_training": lambda f, p: jc.rewrite.post_training(f, p, [X])[:2],
-    "round_weights": lambda f, p: (f, jc.rewrite.round_weights(f, p, [X], **WEIGHTS).params),
-    "sparsify": lambda f, p: (f, jc.rewrite.sparsify(f, p, [X], 0.5, method="wanda").params),
-    "equalize": lambda f, p: (f, jc.rewrite.equalize(f, p, X).params),
-    "migrate": lambda f, p: (f, jc.rewrite.migrate(f, p, [X]).params),
-    "correct_biases": lambda f, p: (f, jc.rewrite.correct_biases(f, p, p, [X], method="fast").params),
-    "refit": lambda f, p: (f, jc.rewrite.refit(jc.trace.groups(f, p, X), f, p, [X], {})),
+    "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X])[:2],
+    "round_weights": lambda f, p: (f, jc.posttrain.round_weights(f, p, [X], **WEIGHTS).params),
+    "sparsify": lambda f, p: (f, jc.posttrain.sparsify(f, p, [X], 0.5, method="wanda").params),
+    "equalize": lambda f, p: (f, jc.posttrain.equalize(f, p, X).params),
+    "migrate": lambda f, p: (f, jc.posttrain.migrate(f, p, [X]).params),
+    "correct_biases": lambda f, p: (f, jc.posttrain.correct_biases(f, p, p, [X], method="fast").params),
+    "refit": lambda f, p: (f, jc.posttrain.refit(jc.trace.groups(f, p, X), f, p, [X], {})),
 }
 EXACT = ("fold_batch_norm", "fold_weights", "remove_dead", "equalize", "migrate", "correct_biases")
 SLOW = ("post_training", "round_weights", "qat", "sparsify", "migrate", "correct_biases", "fake_quantize")
@@ -87,7 +87,7 @@ def test_rewrites_take_them(name):
 
 def test_statistics_may_be_numbers():
     move = lambda stats, x: {"mean": 0.9 * stats["mean"] + 0.1 * x.mean(), "count": stats["count"]}  # noqa: E731
-    new = jc.rewrite.recalibrate(move, {"mean": 7.0, "count": 3}, [jnp.array([1.0, 2.0])])
+    new = jc.posttrain.recalibrate(move, {"mean": 7.0, "count": 3}, [jnp.array([1.0, 2.0])])
     assert new["mean"] == pytest.approx(1.5, abs=1e-5)
     assert int(new["count"]) == 3
 

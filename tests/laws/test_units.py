@@ -39,17 +39,17 @@ def apart(params: Any, units: Units) -> dict[str, np.ndarray]:
 
 def rounded(bits: int = 4, **options: Any) -> Callable[..., Any]:
     scheme = Scheme(bits, inputs=None)
-    return lambda p, x, u: apart(jc.rewrite.round_weights(network, p, [x], scheme, **options).params, u)
+    return lambda p, x, u: apart(jc.posttrain.round_weights(network, p, [x], scheme, **options).params, u)
 
 
 def static(p: Any, x: Any, u: Units) -> Any:
     ranges = jc.rewrite.calibrate(network, p, [x], Scheme(4))
-    return apart(jc.rewrite.round_weights(network, p, [x], Scheme(4), ranges=ranges).params, u)
+    return apart(jc.posttrain.round_weights(network, p, [x], Scheme(4), ranges=ranges).params, u)
 
 
 def post_trained(bits: int, **options: Any) -> Callable[..., Any]:
     def both(p: Any, x: Any, u: Units) -> Any:
-        new = jc.rewrite.post_training(network, p, [x], bits, **options)
+        new = jc.posttrain.post_training(network, p, [x], bits, **options)
         codes = [np.asarray(leaf) for leaf in jax.tree.leaves(new.params) if leaf.dtype == jnp.int8]
         return codes, np.asarray(new.apply_fn(new.params, x)) / u["out"]
 
@@ -59,7 +59,7 @@ def post_trained(bits: int, **options: Any) -> Callable[..., Any]:
 def pruned(method: Any, sparsity: Any = 0.5, **options: Any) -> Callable[..., Any]:
     def both(p: Any, x: Any, u: Units) -> Any:
         fisher = {path: jnp.square(leaf / u[path]) for path, leaf in p.items()} if method == "woodfisher" else None
-        new = jc.rewrite.sparsify(network, p, [x], sparsity, method=method, fisher=fisher, **options)
+        new = jc.posttrain.sparsify(network, p, [x], sparsity, method=method, fisher=fisher, **options)
         return apart(new.params, u), {path: own for path, own in new.masks.items() if path in ("up", "down", "head")}
 
     return both
@@ -68,23 +68,23 @@ def pruned(method: Any, sparsity: Any = 0.5, **options: Any) -> Callable[..., An
 def refitted(p: Any, x: Any, u: Units) -> Any:
     groups = jc.trace.groups(network, p, x)
     (name,) = (group.name for group in groups if group.size == 12)
-    return apart(jc.rewrite.refit(groups, network, p, [x], {name: np.arange(12) % 4 > 0}), u)
+    return apart(jc.posttrain.refit(groups, network, p, [x], {name: np.arange(12) % 4 > 0}), u)
 
 
 def corrected(method: Any) -> Callable[..., Any]:
     def both(p: Any, x: Any, u: Units) -> Any:
         coarse = {k: jnp.round(v / u[k] * 4) / 4 * u[k] if v.ndim == 2 else v for k, v in p.items()}
-        return apart(jc.rewrite.correct_biases(network, p, coarse, [x], method=method).params, u)
+        return apart(jc.posttrain.correct_biases(network, p, coarse, [x], method=method).params, u)
 
     return both
 
 
 def equalized(p: Any, x: Any, u: Units) -> Any:
-    return np.asarray(network(jc.rewrite.equalize(network, p, x).params, x)) / u["out"]
+    return np.asarray(network(jc.posttrain.equalize(network, p, x).params, x)) / u["out"]
 
 
 def migrated(p: Any, x: Any, u: Units) -> Any:
-    return np.asarray(network(jc.rewrite.migrate(network, p, [x]).params, x)) / u["out"]
+    return np.asarray(network(jc.posttrain.migrate(network, p, [x]).params, x)) / u["out"]
 
 
 def factorized(p: Any, x: Any, u: Units) -> Any:
@@ -94,12 +94,12 @@ def factorized(p: Any, x: Any, u: Units) -> Any:
 
 def recalibrated(p: Any, x: Any, u: Units) -> Any:
     move = lambda stats, x: {"mean": 0.75 * stats["mean"] + 0.25 * network(p, x).mean(0)}  # noqa: E731
-    return jc.rewrite.recalibrate(move, {"mean": jnp.zeros(3)}, [x, x])["mean"] / u["out"]
+    return jc.posttrain.recalibrate(move, {"mean": jnp.zeros(3)}, [x, x])["mean"] / u["out"]
 
 
 def norms(p: Any, x: Any, u: Units) -> Any:
     before = {"up": u["x"], "down": u["b"], "head": u["c"]}
-    return {path: own / before[path] for path, own in jc.rewrite.input_norms(network, p, [x]).items()}
+    return {path: own / before[path] for path, own in jc.observe.input_norms(network, p, [x]).items()}
 
 
 METHODS: dict[str, Callable[[Any, Any, Units], Any]] = {

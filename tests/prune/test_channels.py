@@ -16,8 +16,8 @@ from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.leaves import is_real
 from jaxcomp.core.paths import named_leaves
 from tests.rewrite import models
+from tests.rewrite.channels.test_models import Block
 from tests.rewrite.parity import TOLERANCE, distance, randomize
-from tests.rewrite.test_models import Block
 
 IMAGE = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
 X = jnp.asarray(np.random.default_rng(1).standard_normal((6, 3)), jnp.float32)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import optax
 import pytest
@@ -11,6 +10,7 @@ import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.prune import prune
 from jaxcomp.prune.distributions import Layer, erk, fill
+from tests.prune import loops
 
 SHAPES = {"bias": (10,), "head": (64, 10), "middle": (3, 3, 8, 16), "stem": (3, 3, 3, 8)}
 

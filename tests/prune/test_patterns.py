@@ -4,7 +4,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import optax
 import pytest
@@ -13,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.prune import blocks, filters, kernels, nm, prune
+from tests.prune import loops
 
 
 def values(shape, seed=0, dtype=jnp.float32):

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import optax
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.prune import blocks, filters, gradient_growth, kernels, nm, prune, random_growth
+from tests.prune import loops
 
 SHAPES = {"bias": (10,), "conv": (3, 3, 3, 8), "head": (16, 10)}
 """A tree with an unpruned bias, and batch norm beside it."""

@@ -2,13 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.prune import Score, fisher, movement, prune, snip, taylor
+from tests.prune import loops
 
 SHAPE = (6, 10)
 KEPT = 24

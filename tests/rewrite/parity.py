@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.rewrite import choose, mask, shrink
-from jaxcomp.rewrite.shrink import cut
+from jaxcomp.rewrite.channels.shrink import cut
 from jaxcomp.trace import groups
 
 TOLERANCE = 1e-5

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcomp.observe import fisher
 from jaxcomp.prune import channels, group_lasso
 from jaxcomp.prune.saliency import NAMES, SCORES
-from jaxcomp.rewrite import choose, fisher, importance, mask, shrink
+from jaxcomp.rewrite import choose, importance, mask, shrink
 from jaxcomp.trace import groups
 
 KEYS = jax.random.split(jax.random.key(0), 4)

@@ -8,9 +8,8 @@ import pytest
 
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.rewrite import densify, factorize, fold_batch_norm
-
-from .parity import TOLERANCE, distance
-from .test_models import CASES, prepared
+from tests.rewrite.channels.test_models import CASES, prepared
+from tests.rewrite.parity import TOLERANCE, distance
 
 pytestmark = pytest.mark.exhaustive
 

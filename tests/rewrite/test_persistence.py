@@ -16,9 +16,8 @@ from jaxcomp import pack
 from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.rewrite import choose, factorize, shrink
-
-from . import models
-from .parity import randomize
+from tests.rewrite import models
+from tests.rewrite.parity import randomize
 
 IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
 IMAGES = jnp.asarray(np.random.default_rng(1).standard_normal((3, 8, 8, 3)), jnp.float32)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcomp.rewrite import choose, equalize, fold_batch_norm, fold_weights, mask, remove_dead, shrink
+from jaxcomp.posttrain import equalize
+from jaxcomp.rewrite import choose, fold_batch_norm, fold_weights, mask, remove_dead, shrink
 from jaxcomp.trace import groups, sites
 
 KEYS = jax.random.split(jax.random.key(3), 2)

@@ -11,7 +11,7 @@ from jax import export, lax
 
 from jaxcomp.rewrite import Scheme, choose, factorize, fold_batch_norm, fold_weights, quantize, shrink
 from jaxcomp.trace import groups
-from jaxcomp.trace.emitter import pick_alike
+from jaxcomp.trace.channels.emitter import pick_alike
 from jaxcomp.trace.symbols import SCALES, Numbers
 
 Function = Callable[[Any, jax.Array], jax.Array]

@@ -10,26 +10,23 @@ import numpy as np
 import pytest
 
 from jaxcomp.pack import load, save
+from jaxcomp.posttrain import equalize, refit, sparsify  # fmt: skip
 from jaxcomp.prune import channels, group_lasso
-from jaxcomp.rewrite import (
+from jaxcomp.rewrite import (  # fmt: skip
     Scheme,
     choose,
-    equalize,
     factorize,
     fold_batch_norm,
     fold_weights,
     importance,
     mask,
     quantize,
-    refit,
     remove_dead,
     shrink,
-    sparsify,
-)  # fmt: skip
+)
 from jaxcomp.trace import groups, sites
-
-from .test_factors import conv, normal
-from .test_fold_weights import of
+from tests.rewrite.folding.test_weights import of
+from tests.rewrite.lowrank.test_factors import conv, normal
 
 X = normal(4, 6, seed=1)
 

@@ -18,9 +18,9 @@ import jaxcomp as jc
 from jaxcomp.core.threshold import keep_largest
 from tests.tpu.hlo import aliases, collectives
 from train import compress, models
+from train.common.parallel import AXIS, JitParallel
+from train.common.step import Classifier, TrainState, distillation_loss, init_state, make_step
 from train.configs import digits
-from train.parallel import AXIS, JitParallel
-from train.step import Classifier, TrainState, distillation_loss, init_state, make_step
 
 
 def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState], tuple[TrainState, Any, Any]]:
@@ -60,7 +60,7 @@ def report(compiled: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def with_jit(kind: str, mesh: Mesh) -> dict[str, Any]:
-    """The step as ``train.parallel`` runs it: parameters replicated, the batch split."""
+    """The step as ``train.common.parallel`` runs it: parameters replicated, the batch split."""
     step, shapes = training_step(kind, None)
     return report(JitParallel(mesh).compile(step).lower(*shapes).compile(), shapes)
 

@@ -57,14 +57,14 @@ TELLERS = {
     "factorize": lambda f, p: jc.rewrite.factorize(f, p, X, rank=1)[0].report,
     "fold_batch_norm": lambda f, p: jc.rewrite.fold_batch_norm(f, p, X)[0].report,
     "fold_weights": lambda f, p: jc.rewrite.fold_weights(f, p, X)[0].report,
-    "sparsify": lambda f, p: jc.rewrite.sparsify(f, p, [X], 0.5, method="magnitude").report,
-    "equalize": lambda f, p: jc.rewrite.equalize(f, p, X, rounds=1).report,
-    "migrate": lambda f, p: jc.rewrite.migrate(f, p, [X]).report,
-    "correct_biases": lambda f, p: jc.rewrite.correct_biases(f, p, p, [X], method="fast").report,
+    "sparsify": lambda f, p: jc.posttrain.sparsify(f, p, [X], 0.5, method="magnitude").report,
+    "equalize": lambda f, p: jc.posttrain.equalize(f, p, X, rounds=1).report,
+    "migrate": lambda f, p: jc.posttrain.migrate(f, p, [X]).report,
+    "correct_biases": lambda f, p: jc.posttrain.correct_biases(f, p, p, [X], method="fast").report,
     "round_weights": lambda f, p: (
-        jc.rewrite.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest", biases=False).report
+        jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest", biases=False).report
     ),
-    "post_training": lambda f, p: jc.rewrite.post_training(f, p, [X], inputs=None, method="nearest").report,
+    "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X], inputs=None, method="nearest").report,
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], Scheme(8, inputs=None), weights="fit")[0].report,
     "sensitivity": lambda f, p: jc.search.sensitivity(f, p, [X], {"8": Scheme(8, inputs=None)}, curvature=p),
 }

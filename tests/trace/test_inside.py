@@ -123,7 +123,7 @@ def test_inputs_without_a_range_are_named():
 @pytest.mark.parametrize("name", ["data", pytest.param("tensor", marks=pytest.mark.exhaustive)])
 def test_norms_of_inputs_are_joined_over_devices(name):
     function, params, _ = WRAPPED[name]
-    mine, theirs = (jc.rewrite.input_norms(each, params, [X]) for each in (function, plain))
+    mine, theirs = (jc.observe.input_norms(each, params, [X]) for each in (function, plain))
     np.testing.assert_allclose(mine["down"], theirs["down"], rtol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_loops_and_branches_inside():
 
     function = jax.shard_map(body, mesh=MESH, in_specs=(P(), P("d")), out_specs=P("d"))
     params = {"square": jax.random.normal(KEYS[0], (6, 6))}
-    mine, theirs = (jc.rewrite.input_norms(each, params, [X]) for each in (function, body))
+    mine, theirs = (jc.observe.input_norms(each, params, [X]) for each in (function, body))
     np.testing.assert_allclose(mine["square"], theirs["square"], rtol=1e-5)
 
 

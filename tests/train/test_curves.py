@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Cli
 from flax import linen as nn
 from scipy.ndimage import shift
 from scipy.signal import correlate
 
+from tests.train.conftest import Cli
 from train import curves
-from train.errors import UserError
+from train.common.errors import UserError
+from train.common.sparse_training import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, train
+from train.common.step import Classifier
 from train.models.lenet import LeNet5, LeNet300, by_patches, halved
-from train.scratch import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, train
-from train.step import Classifier
 
 
 def test_patches_convolve_as_scipy_does() -> None:

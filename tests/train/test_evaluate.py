@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from train import data, evaluate, models
-from train.errors import UserError
-from train.step import Classifier, make_eval
+from train import evaluate, models
+from train.common import data
+from train.common.errors import UserError
+from train.common.step import Classifier, make_eval
 
 DIGITS = data.load("digits")
 MODEL = Classifier(models.create("cnn", 10, {"widths": (2,)}), (0.3,), (0.4,))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxcomp.core.paths import path_string
-from train import data, evaluate, models, published
-from train.errors import UserError
+from train import evaluate, models
+from train.common import data, published
+from train.common.errors import UserError
+from train.common.published import Published
 from train.models.pretrained import load
-from train.published import Published
 
 TFDS = os.environ.get("TFDS_DATA_DIR", "")
 WEIGHTS = Path(TFDS).parent / "weights"

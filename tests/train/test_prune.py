@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli
-from test_pretrained import torch_names
 
+from tests.train.conftest import Cli
+from tests.train.test_pretrained import torch_names
 from train import prune
 
 

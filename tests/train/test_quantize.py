@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli
-from test_pretrained import torch_names
 
 import jaxcomp as jc
+from tests.train.conftest import Cli
+from tests.train.test_pretrained import torch_names
 from train import evaluate, quantize
-from train.errors import UserError
+from train.common.errors import UserError
 
 
 @pytest.mark.exhaustive

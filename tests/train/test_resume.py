@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, assert_same_end, finish, last_checkpoint, records, wait_until
+
+from tests.train.conftest import Cli, assert_same_end, finish, last_checkpoint, records, wait_until
 
 
 def torn_checkpoint(workdir: Path, phase: str) -> Callable[[], bool]:

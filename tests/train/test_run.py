@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import Cli, checkpoint_arrays, last_checkpoint
 
 import jaxcomp as jc
-from train import data, evaluate, models
-from train.loop import read_metrics
-from train.step import Classifier
+from tests.train.conftest import Cli, checkpoint_arrays, last_checkpoint
+from train import evaluate, models
+from train.common import data
+from train.common.loop import read_metrics
+from train.common.step import Classifier
 
 
 def test_the_folder_holds_what_is_promised(reference: Path) -> None:

@@ -13,7 +13,7 @@ import jaxcomp as jc
 from jaxcomp.rewrite import Scheme
 from train import models
 from train.bench import timing
-from train.step import Batch, Classifier, Variables
+from train.common.step import Batch, Classifier, Variables
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "weights": {"scheme": Scheme(8, inputs=None), "weights": "fit"},

@@ -12,10 +12,10 @@ import optax
 import jaxcomp as jc
 from train import models
 from train.bench import timing
+from train.common.parallel import DataParallel, data_parallel
+from train.common.step import Classifier, Loss, distillation_loss, hard_loss, init_state, make_step
 from train.compress import make_optimizer
 from train.configs import default
-from train.parallel import DataParallel, data_parallel
-from train.step import Classifier, Loss, distillation_loss, hard_loss, init_state, make_step
 
 MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet5": ((28, 28, 1), {}),

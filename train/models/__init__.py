@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from train.errors import UserError
+from train.common.errors import UserError
 from train.models.cnn import CNN
 from train.models.lenet import LeNet5, LeNet300
 from train.models.resnet import ResNet

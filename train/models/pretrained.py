@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
-from train.errors import UserError
+from train.common.errors import UserError
 from train.models import MODELS
 
 Arrays = dict[str, np.ndarray]

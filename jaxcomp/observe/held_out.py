@@ -1,0 +1,207 @@
+"""Held-out examples: those that corrections are judged on, and nothing is fitted to."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.meshes import automatic
+from jaxcomp.trace.uses import Use
+
+EVERY = 4
+"""One example of so many is held out; of two or three, the last."""
+ENOUGH = 32
+"""Of so many examples a mean adds at most 1 / 32 to a squared error, 1.6 % to an error: of fewer some are held out."""
+
+NO_BETTER = "the results on held-out examples are no better with it"
+"""Why a correction was not made, as reports have it."""
+
+
+class Split(NamedTuple):
+    """Which entries of an axis are fitted to, and which are held out."""
+
+    fit: np.ndarray
+    held: np.ndarray
+
+
+class Examples(NamedTuple):
+    """The examples of one batch.
+
+    Attributes:
+      size: how many there are, along the first axis of the batch's first array; 1 where that is a number.
+      held: which of them are held out.
+      alone: whether it is the only example of all batches: then a quarter of its places is held out.
+    """
+
+    size: int
+    held: tuple[bool, ...]
+    alone: bool = False
+
+    def axis(self, axes: Sequence[int]) -> int | None:
+        """Which of some axes counts examples; None if none does, or there is no other example.
+
+        One as long as there are examples, the first if there are several; else one that is a multiple of that long,
+        with examples as its slower index.
+        """
+        if self.alone:
+            return None
+        exact = [i for i, n in enumerate(axes) if n == self.size]
+        return next(iter(exact or [i for i, n in enumerate(axes) if n and n % self.size == 0]), None)
+
+    def split_axes(self, axes: Sequence[int]) -> Split:
+        """Which rows are held out, those of all indices of some axes, the last changing fastest.
+
+        Where none of the axes counts examples, or there is one alone, a last quarter of the rows is.
+        """
+        rows, at = math.prod(axes), self.axis(axes)
+        if at is None:
+            return Split(*np.split(np.arange(rows), [rows - rows // EVERY]))
+        held = np.repeat(np.asarray(self.held, bool), axes[at] // self.size)[:, None]
+        held = np.broadcast_to(held, (math.prod(axes[:at]), axes[at], math.prod(axes[at + 1 :]))).ravel()
+        return Split(np.flatnonzero(~held), np.flatnonzero(held))
+
+    def held_of(self, x: Any) -> Any:
+        """That part of a value which is held out, ``[examples, numbers]``; one row where no axis counts examples."""
+        return automatic(self._held_of, x)
+
+    def _held_of(self, x: Any) -> Any:
+        at = self.axis(x.shape)
+        if at is None:
+            return x.ravel()[None, x.size - x.size // EVERY :]
+        own = jnp.moveaxis(x.reshape(*x.shape[:at], self.size, -1, *x.shape[at + 1 :]), at, 0)
+        return own.take(np.flatnonzero(self.held), axis=0).reshape(sum(self.held), math.prod(own.shape[1:]))
+
+    def held_means(self, count: int) -> np.ndarray:
+        """Which of the means of :meth:`means` are of what is held out."""
+        if count == self.size and not self.alone:
+            return np.asarray(self.held, bool)
+        return np.arange(count) >= count - count // EVERY
+
+    def row_means(self, use: Use, rows: Any) -> Any:
+        """The means of each example's part of what a site reads, ``[groups, examples, n]``; or as of :meth:`means`."""
+        return automatic(lambda rows: self._row_means(_axes(use, rows.shape[1]), rows), rows)
+
+    def _row_means(self, axes: Sequence[int], rows: Any) -> Any:
+        at = self.axis(axes)
+        if at is None:
+            count = min(rows.shape[1], 2 * EVERY)
+            length = rows.shape[1] // max(count, 1)
+            return rows[:, : count * length].reshape(len(rows), count, length, -1).mean(2)
+        own = rows.reshape(len(rows), math.prod(axes[:at]), self.size, -1, rows.shape[2])
+        return own.mean((1, 3))
+
+    def means(self, x: Any, axes: Sequence[int]) -> np.ndarray:
+        """The means of each example, ``[examples, features]``, along the axes that are no features.
+
+        Of one example alone, and where no axis counts them, of up to eight stretches of places.
+        """
+        others = [i for i in range(x.ndim) if i not in axes]
+        at = self.axis([x.shape[i] for i in others])
+        if at is not None:
+            others.insert(0, others.pop(at))
+        features = math.prod(x.shape[i] for i in axes)
+
+        def stretches(x: Any) -> Any:
+            rows = x.astype(jnp.float32).transpose(*others, *axes).reshape(-1, features)
+            count = self.size if at is not None else min(len(rows), 2 * EVERY)
+            length = len(rows) // max(count, 1)
+            return rows[: count * length].reshape(count, length, features).mean(1)
+
+        return np.asarray(automatic(stretches, x), np.float64)
+
+    def split_rows(self, use: Use, rows: int) -> Split:
+        """Which rows of what a site reads are held out (:func:`jaxcomp.observe.matrices.input_rows`)."""
+        return self.split_axes(_axes(use, rows))
+
+
+def _axes(use: Use, rows: int) -> list[int]:
+    """The axes that the rows of what a site reads run over, the last changing fastest."""
+    shape = use.node.ins[1 - use.side].shape
+    if use.is_conv:
+        count = shape[use.node.params["dimension_numbers"].lhs_spec[0]]
+        return [count, rows // count if count else 0]
+    summed, batch = (pair[1 - use.side] for pair in use.node.params["dimension_numbers"])
+    return [n for i, n in enumerate(shape) if i not in (*summed, *batch)]
+
+
+def examples_of(batches: Sequence[tuple[Any, ...]]) -> list[Examples]:
+    """The examples of each batch, every fourth of all held out.
+
+    Args:
+      batches: each the tuple of a function's arguments.
+    """
+    arrays = [[x for x in jax.tree.leaves(batch) if np.ndim(x)] for batch in batches]
+    sizes = [max(len(own[0]), 1) if own else 1 for own in arrays]
+    total, start, found = sum(sizes), 0, []
+    for size in sizes:
+        number = np.arange(start, start + size)
+        held = number % EVERY == EVERY - 1 if total >= EVERY else number == max(total - 1, 1)
+        found.append(Examples(size, tuple(bool(x) for x in held), total == 1))
+        start += size
+    return found
+
+
+def counts(examples: Sequence[Examples]) -> tuple[int, int]:
+    """How many examples are held out, and how many there are."""
+    return sum(sum(own.held) for own in examples), sum(own.size for own in examples)
+
+
+def judged_on(examples: Sequence[Examples]) -> str:
+    """On what errors were measured, as reports have it."""
+    held, total = counts(examples)
+    which = f"{held} of {total} examples" if held else "the last quarter of the places of the only example"
+    return f"errors are those on {which} of what was fitted to the others"
+
+
+def least_gain(held: float) -> float:
+    """What part of the plain method's held-out error another must take of a layer, to be no mere chance.
+
+    Args:
+      held: how many examples that have nothing to do with each other the rows held out are worth.
+    """
+    return 0.02 + 0.2 / math.sqrt(max(held, 1))
+
+
+def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
+    """Whether a function's results are better by more than chance.
+
+    All errors together must be 2 % less, since whatever changes a layer rounds all later ones anew, and the mean of the
+    examples' ratios, of logarithms, below 1 by its standard error; or all together a half, as of one example.
+
+    Args:
+      found: the squared error of each example that is held out; of none nothing can be told.
+      plain: with the plain method.
+    """
+    if found.sum() < 0.5 * plain.sum():
+        return True
+    if len(found) < 2 or not found.sum() < 0.98 * plain.sum():
+        return False
+    mean, error = _log_ratio(found, plain)
+    return mean < -error or not ((found > 0) & (plain > 0)).any()
+
+
+def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
+    """Whether a function is worse although each of its layers was found to be better.
+
+    What is better layer by layer mostly is at the end, and few examples say little there: 2 % more error, with a mean
+    of the examples' ratios, of logarithms, above 1 by its standard error, say that it is not. Of one example that is
+    held out, or none, it has to be better: :func:`is_better`.
+
+    Args:
+      found: the squared error of each example that is held out.
+      plain: with the plain method.
+    """
+    if len(found) < 2:
+        return not is_better(found, plain)
+    mean, error = _log_ratio(found, plain)
+    return bool(found.sum() > 1.02 * plain.sum() and mean > error)
+
+
+def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
+    """The mean of the logarithms of the examples' ratios, and its standard error, of at least a half an example."""
+    both = (found > 0) & (plain > 0)
+    ratios = np.log(np.where(both, found, 1) / np.where(both, plain, 1))
+    return float(ratios.mean()), max(float(ratios.std(ddof=1)), 0.5) / math.sqrt(len(ratios))

@@ -1,0 +1,110 @@
+"""Matrices: a parameter, what flows into its sites and what comes out of them, as the field's formulas have them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxcomp.core.meshes import replicated
+from jaxcomp.trace.packed.leaf import Indices
+from jaxcomp.trace.uses import Use
+
+
+def flat(groups: Sequence[Indices]) -> Indices:
+    """Groups of indices as one."""
+    return tuple(name for group in groups for name in group)
+
+
+def arranged(use: Use, leaf: Any, groups: Sequence[Indices]) -> np.ndarray:
+    """A parameter in float64 as ``[stack, group, group, ...]``."""
+    home = flat(use.home)
+    array = np.asarray(leaf, np.float64).reshape([use.sizes[name] for name in home])
+    order = [home.index(name) for name in (*use.stack, *flat(groups))]
+    return array.transpose(order).reshape([use.size(group) for group in (use.stack, *groups)])
+
+
+def reduction(use: Use) -> Indices:
+    """The indices that a site sums over: of a convolution, the window's and the input channels of a group."""
+    return (*flat(use.window), *use.summed)
+
+
+def feature_groups(use: Use) -> int:
+    """In how many groups a site's features fall, each computed of inputs of its own."""
+    return use.node.params["feature_group_count"] if use.is_conv else 1
+
+
+def matrix(use: Use, leaf: Any) -> np.ndarray:
+    """A parameter in float64 as ``[stack x groups, reduction, out]``."""
+    weight = arranged(use, leaf, (reduction(use), use.free))
+    stack, size, _ = weight.shape
+    split = weight.reshape(stack, size, feature_groups(use), -1)
+    return split.swapaxes(1, 2).reshape(-1, size, split.shape[-1])
+
+
+def unmatrix(use: Use, weight: Any, shape: Sequence[int]) -> np.ndarray:
+    """The inverse of :func:`matrix`: of the parameter's own shape, in the matrix's dtype."""
+    groups, size = feature_groups(use), weight.shape[1]
+    joined = np.asarray(weight).reshape(-1, groups, size, weight.shape[2]).swapaxes(1, 2)
+    names = (*use.stack, *reduction(use), *use.free)
+    order = [names.index(name) for name in flat(use.home)]
+    return joined.reshape([use.sizes[name] for name in names]).transpose(order).reshape(shape)
+
+
+def output_rows(use: Use, result: Any) -> jax.Array:
+    """A site's result as ``[batch of the matmul, places, features]``, in float32."""
+    result = replicated(result).astype(jnp.float32)
+    if use.is_conv:
+        rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
+        return rows.reshape(1, -1, use.size(use.free))
+    batch = len(use.node.params["dimension_numbers"][1][0])
+    blocks = result.reshape(use.size(use.stack[len(use.scans) :]), *result.shape[batch:])
+    free = use.node.ins[use.side].shape
+    summed, batched = (pair[use.side] for pair in use.node.params["dimension_numbers"])
+    count = len(free) - len(summed) - len(batched)
+    if use.side == 0:
+        blocks = jnp.moveaxis(blocks, range(1, 1 + count), range(blocks.ndim - count, blocks.ndim))
+    return blocks.reshape(blocks.shape[0], -1, use.size(use.free))
+
+
+def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
+    """What a site reads beside the parameter as ``[batch of the matmul x groups, places, reduction]``, in float32.
+
+    Of a convolution these are the patches under its window, one a place of its result; if each result has more than
+    ``places`` of those, every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
+    """
+    x = replicated(x).astype(jnp.float32)
+    size = use.size(reduction(use))
+    if use.is_conv:
+        patches = _patches(use, x, places)
+        patches = patches.reshape(*patches.shape[:2], feature_groups(use), -1)
+        return jnp.transpose(patches, (2, 0, 1, 3)).reshape(feature_groups(use), -1, size)
+    summed, batch = (pair[1 - use.side] for pair in use.node.params["dimension_numbers"])
+    free = [i for i in range(x.ndim) if i not in (*summed, *batch)]
+    return jnp.transpose(x, (*batch, *free, *summed)).reshape(use.size(use.stack[len(use.scans) :]), -1, size)
+
+
+def _patches(use: Use, x: jax.Array, places: int | None) -> jax.Array:
+    """``[batch x places, window, channels]``: slices, since ``lax.conv_general_dilated_patches`` is slow on CPUs."""
+    params = use.node.params
+    numbers = params["dimension_numbers"]
+    x = jnp.transpose(x, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
+    inner = [(low, high, by - 1) for (low, high), by in zip(params["padding"], params["lhs_dilation"], strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+    counts = [use.node.outs[0].shape[axis] for axis in numbers.out_spec[2:]]
+    every = 1
+    while places and math.prod(-(-n // every) for n in counts) > places:
+        every += 2
+    counts = [-(-n // every) for n in counts]
+    strides, steps = [by * every for by in params["window_strides"]], params["rhs_dilation"]
+    windows = [use.size(axis) for axis in use.window]
+    slices = []
+    for place in itertools.product(*map(range, windows)):
+        starts = [at * step for at, step in zip(place, steps, strict=True)]
+        ends = [at + (n - 1) * by + 1 for at, n, by in zip(starts, counts, strides, strict=True)]
+        slices.append(lax.slice(x, [0, *starts, 0], [x.shape[0], *ends, x.shape[-1]], [1, *strides, 1]))
+    return jnp.stack(slices, -2).reshape(-1, len(slices), x.shape[-1])

@@ -1,0 +1,196 @@
+"""Post-training quantisation in one call: fold, calibrate, round, quantise."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.tables import with_left_out
+from jaxcomp.core.types import Params
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.posttrain.round_layer import MethodName
+from jaxcomp.posttrain.round_weights import RoundReport, round_weights
+from jaxcomp.quant.formats import Format, as_format
+from jaxcomp.quant.ranges import Fit, mse
+from jaxcomp.rewrite.folding.batch_norm import Folded, fold_batch_norm
+from jaxcomp.rewrite.folding.find import FoldReport
+from jaxcomp.rewrite.folding.weights import fold_weights
+from jaxcomp.rewrite.quant.calibrate import calibrate
+from jaxcomp.rewrite.quant.quantize import Quantized, quantize
+from jaxcomp.rewrite.quant.report import QuantReport
+from jaxcomp.rewrite.quant.scheme import Scheme, find_targets, rules_without
+from jaxcomp.trace.account import left_out
+from jaxcomp.trace.first_and_last import ends
+from jaxcomp.trace.integer_weights import check_unquantized
+from jaxcomp.trace.ir import trace
+
+
+@dataclass(frozen=True)
+class PostReport:
+    """What was done to each weight; prints as tables.
+
+    Attributes:
+      computed: which weights, computed of parameters, became parameters; None if there were none.
+      folded: which batch norms became part of layers; None if there were none to fold.
+      rounded: how weights were rounded.
+      quantized: what runs in integers, and what does not.
+      left_out: ``{path: what reads it}`` of the parameters that none of these names.
+    """
+
+    computed: FoldReport | None
+    folded: FoldReport | None
+    rounded: RoundReport
+    quantized: QuantReport
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        found = (self.computed, self.folded, self.rounded, self.quantized)
+        tables = [str(replace(part, left_out={})) for part in found if part is not None]
+        return with_left_out("\n\n".join(tables), self.left_out)
+
+
+class PostTrained(NamedTuple):
+    """A quantised function.
+
+    Attributes:
+      apply_fn: ``apply_fn(params, *inputs)``, in integers.
+      params: its parameters.
+      report: what was done.
+      scheme: that of all weights, or rules: those given, or those by which the ends have more bits. With it
+        :func:`quantize` makes ``apply_fn`` again for codes from a file, of shapes and of the function as it was folded
+        (``report.computed``, ``report.folded``).
+    """
+
+    apply_fn: Quantized
+    params: Params
+    report: PostReport
+    scheme: Any
+
+
+def post_training(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    bits: int | str | Format = 8,
+    input_bits: int | str | Format | None = 8,
+    *,
+    inputs: Literal["static", "dynamic"] | None = "static",
+    end_bits: int | None = 8,
+    axis: Any = "channel",
+    symmetric: bool = True,
+    block: int | None = None,
+    scheme: Any = None,
+    method: MethodName = "gptq",
+    input_fit: Fit | None = None,
+    biases: bool = True,
+    damping: float = 0.01,
+    places: int | None = 256,
+    select: Select | None = None,
+) -> PostTrained:
+    """Quantises a trained function on some hundred examples, without labels and without training.
+
+    Makes parameters of weights that are computed of others (:func:`fold_weights`), folds batch norms
+    (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the weights layer by
+    layer and corrects biases (:func:`round_weights`), and ships the integers (:func:`quantize`). Call these one by one
+    for another order.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
+      params: parameters alone or a whole tree of variables.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one): some hundred
+        examples, of images those that the network was trained on, augmented alike.
+      bits: of weights' codes, 1 to 8; or a format, or its name.
+      input_bits: of what they are multiplied by, likewise; None: that stays in floating point.
+      inputs: ``"static"`` or ``"dynamic"``: see :class:`Scheme`; None: as ``input_bits=None``.
+      end_bits: of the weights of the first and of the last layers, and of their inputs, where others have fewer;
+        None: as all others.
+      axis, symmetric, block: of weights: see :class:`Scheme`.
+      scheme: instead of all these, a :class:`Scheme` for all weights or rules ``[(regex, Scheme or None), ...]``, as of
+        :func:`quantize` and from ``jaxcomp.search.allocate``.
+      method: ``"gptq"``, ``"adaround"`` or ``"nearest"`` (of least squared error below 8 bits).
+      input_fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
+      biases: whether they take up the mean of the error.
+      damping, places: of the layers' second moments: see :func:`round_weights`.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+
+    Returns:
+      The integer function, its parameters, and a report that prints as tables. A weight whose inputs are 0 in all the
+      data stays in floating point; the report says so.
+
+    Raises:
+      ArgumentError: for an option out of range, no batch, batches of several shapes, or inputs that are not finite on
+        the data (the weight is named).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> mlp = lambda p, x: jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
+      >>> params = {"a": jnp.eye(4), "b": jnp.ones(4), "c": jnp.arange(8.0).reshape(4, 2)}
+      >>> x = jnp.linspace(-1, 1, 32).reshape(8, 4)
+      >>> new = post_training(mlp, params, [x])
+      >>> bool(jnp.allclose(new.apply_fn(new.params, x), mlp(params, x), atol=0.1))
+      True
+
+    Reference: Nagel et al., A white paper on neural network quantization, 2021.
+    """
+    params = as_arrays(params)
+    check_unquantized(apply_fn, params, "post_training")
+    given = checked_batches(apply_fn, params, batches, select)
+    function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
+    function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])
+    if inputs is None:
+        input_bits = None
+    chosen = Scheme(
+        bits=bits,
+        axis=axis,
+        symmetric=symmetric,
+        inputs=None if input_bits is None else inputs,
+        input_bits=8 if input_bits is None else input_bits,
+        block=block,
+        fit=mse() if method == "nearest" and as_format(bits, symmetric).bits in range(2, 8) else None,
+    )
+    rules = _rules(function, folded, given[0], chosen, end_bits) if scheme is None else scheme
+    ranges = calibrate(function, folded, given, rules, fit=input_fit)
+    rules = rules_without(rules, trace(function, folded, *given[0]), ranges.left)
+    rounded = round_weights(
+        function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
+    )
+    integers, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
+    told = {path for report in (computed, norms) if report is not None for path in report.told}
+    told |= {row.path for row in integers.report.rows}
+    told |= named_leaves(folded).keys() - rounded.report.left_out.keys()
+    others = left_out(trace(apply_fn, params, *given[0]), told)
+    report = PostReport(computed, norms, rounded.report, integers.report, others)
+    return PostTrained(integers, packed, report, rules)
+
+
+def _folded(
+    fold: Callable[..., tuple[Folded, Params]], apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
+) -> tuple[Callable[..., Any], Params, FoldReport | None]:
+    """What a fold makes of a function, and its report; the function and None where there is nothing to fold."""
+    new, changed = fold(apply_fn, params, *example)
+    return (apply_fn, params, None) if new.report.is_empty else (new, changed, new.report)
+
+
+def _rules(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Scheme, end_bits: int | None
+) -> Any:
+    """A scheme for all, or rules by which the first and the last layers have more bits."""
+    if end_bits is None:
+        return scheme
+    if not 1 <= end_bits <= 8:
+        raise ArgumentError(f"end_bits must be 1 to 8, or None, got {end_bits!r}")
+    finer = scheme
+    if scheme.format.bits < end_bits:
+        finer = finer._replace(bits=end_bits, fit=None)
+    if scheme.inputs is not None and scheme.input_format.bits < end_bits:
+        finer = finer._replace(input_bits=end_bits)
+    first, last = ends(apply_fn, params, *example)
+    paths = list(find_targets(trace(apply_fn, params, *example), scheme).weights)
+    apart = [path for path in paths if path in {*first, *last}]
+    if finer == scheme or not apart:
+        return scheme
+    rest = [(".*", scheme)] if len(apart) < len(paths) else []
+    return [(re.escape(path), finer) for path in apart] + rest

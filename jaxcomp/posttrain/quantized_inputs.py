@@ -1,0 +1,63 @@
+"""What sites read, as it will be once their inputs are quantised."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.fake import fake_quantize, fit_grid
+from jaxcomp.rewrite.quant.scheme import Target, Targets
+from jaxcomp.trace.ir import Node
+from jaxcomp.trace.uses import Use, Uses
+
+
+def altered_inputs(
+    targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]
+) -> dict[Node, Callable[[Any], Any]]:
+    """For each site whose inputs are to be quantised, what becomes of them; not inside of scans.
+
+    Raises:
+      ArgumentError: for static inputs without a range; the weight is named.
+    """
+    found = {}
+    for path, target in targets.weights.items():
+        if target.scheme.inputs == "static" and path not in ranges:
+            raise ArgumentError(
+                f"the range of what {path!r} is multiplied by is not known: give ranges= of "
+                "jaxcomp.rewrite.calibrate, or a scheme with inputs='dynamic' or None for it"
+            )
+        for use in uses[path].sites if target.scheme.inputs is not None else ():
+            if not use.scans:
+                found[use.node] = _altered(target, use, ranges.get(path))
+    return found
+
+
+def _altered(target: Target, use: Use, grid: Grid | None) -> Callable[[Any], Any]:
+    format, axes = target.scheme.input_format, _rows(use)
+
+    @jax.jit
+    def quantized(x: Any, grid: Grid | None) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        if target.scheme.inputs == "dynamic":
+            grid = fit_grid(x.astype(wide(x.dtype)), format, axes)
+        else:
+            assert grid is not None
+            one = (1,) * x.ndim
+            grid = Grid(jnp.reshape(grid.scale, one), jnp.reshape(grid.zero_point, one))
+        return fake_quantize(x, grid, format)
+
+    return lambda x: quantized(x, grid)
+
+
+def _rows(use: Use) -> tuple[int, ...]:
+    """The axes of a site's input along which each index has a dynamic scale of its own."""
+    numbers = use.node.params["dimension_numbers"]
+    if use.is_conv:
+        return (numbers.lhs_spec[0],)
+    ndim = len(use.node.ins[1 - use.side].shape)
+    return tuple(i for i in range(ndim) if i not in numbers[0][1 - use.side])

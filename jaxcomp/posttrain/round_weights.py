@@ -1,0 +1,263 @@
+"""Rounding: weights on the grids of a scheme, layer by layer on data, so that outputs stay what they were."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.finite import check_finite
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.tables import dims, table, with_left_out
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.observe.evidence import Seen
+from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_better, is_worse, judged_on
+from jaxcomp.observe.moments import unseen
+from jaxcomp.posttrain.find_biases import Biases, find_biases
+from jaxcomp.posttrain.quantized_inputs import altered_inputs
+from jaxcomp.posttrain.round_layer import MethodName, Settings, Solution, least_squares, nearest, rounded
+from jaxcomp.posttrain.walk import Walk
+from jaxcomp.rewrite.quant.scheme import INT8, find_targets, reached
+from jaxcomp.trace.account import left_out
+from jaxcomp.trace.integer_weights import check_unquantized
+from jaxcomp.trace.ir import trace
+from jaxcomp.trace.scaled import with_factors
+from jaxcomp.trace.uses import Use, uses_of
+
+
+class RoundRow(NamedTuple):
+    """What became of one weight.
+
+    Attributes:
+      path: the weight.
+      shape: its own.
+      format: that of its codes; ``""`` if it was not rounded.
+      method: how it was rounded.
+      back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
+      error: the squared error of its sites' results on the examples that were held out, what quantised inputs and
+        earlier layers do to them included, over the squares of what they were; None if not known.
+      bias: the parameter in which the mean of that error is corrected; else why it is not.
+      left: why it, or its rounding, is not as asked for.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    format: str = ""
+    method: str = ""
+    back: float = 0.0
+    error: float | None = None
+    bias: str = ""
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
+
+    Attributes:
+      rows: one a weight.
+      left_out: ``{path: what reads it}`` of the parameters that are neither weights nor their biases.
+      judged: on which examples errors were measured.
+    """
+
+    rows: tuple[RoundRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    judged: str = ""
+
+    def __str__(self) -> str:
+        columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
+        left = any(row.left for row in self.rows)
+        rows = [
+            [row.path, dims(row.shape), row.format, row.method, f"{row.back:.0%}" if row.method else "",
+             "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.left] * left]
+            for row in self.rows
+        ]  # fmt: skip
+        printed = table([*columns, *["left because"] * left], rows)
+        return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)
+
+
+class Rounded(NamedTuple):
+    """Rounded parameters.
+
+    Attributes:
+      params: of the same structure, shapes and dtypes as before; weights are on their grids.
+      grids: ``{path: grid}``, for :func:`jaxcomp.rewrite.quantize`.
+      report: what became of each weight.
+    """
+
+    params: Params
+    grids: dict[str, Grid]
+    report: RoundReport
+
+
+def round_weights(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    scheme: Any = INT8,
+    *,
+    method: MethodName = "gptq",
+    ranges: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, Grid] | None = None,
+    inputs: Literal["corrected", "rounded"] = "corrected",
+    biases: bool = True,
+    damping: float = 0.01,
+    act_order: bool = True,
+    sweeps: int = 4,
+    steps: int = 500,
+    places: int | None = None,
+    select: Select | None = None,
+) -> Rounded:
+    r"""Rounds weights layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
+
+    Of a layer with weights W and inputs x :math:`\sum |W^\top x - W'^\top x'|^2 + \lambda |W - W'|^2` is kept small,
+    x' being what the layers before it now give, quantised if the scheme has it so. ``gptq``: input after input,
+    those that follow make up for each, and then code by code (:func:`jaxcomp.quant.descend`). ``adaround``: each weight
+    up or down, learned. ``nearest``: as :func:`quantize` does. Of less than 8 bits, where a scheme has no ``fit`` and
+    no grid is given, the part of the range that a grid reaches over is chosen by that error too, output by output if
+    they have scales of their own. Zeros stay zero.
+
+    Every fourth example (of two or three the last; of one alone the last quarter of its places) is held out: nothing is
+    fitted to it. Correlations of inputs count as far as those of the others agree with its own, layers aim at what the
+    float network computes as far as that serves it, and the result is kept, layer by layer and output by output, where
+    it is better than rounding to the nearest on both: examples that are too few change nothing. The report's errors are
+    those of what was held out.
+
+    Where a site has a bias, or a batch norm's mean, that nothing else reads, it takes up the mean of the error over all
+    examples, unless that is no more than chance makes it.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
+      params: parameters alone or a whole tree of variables.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one). What they
+        are in a layer is held in memory, for all of them.
+      scheme: a :class:`Scheme`, or rules of them, as of :func:`quantize`.
+      method: see above.
+      ranges: ``{path: grid}`` of static inputs: :func:`calibrate`.
+      grids: ``{path: grid}`` of weights, for those that are not to be fitted.
+      inputs: ``"corrected"``: layers aim at what the float network computes; ``"rounded"``: at what they themselves
+        did, on the inputs as they are now. Inside of loops the latter, on inputs that are not quantised.
+      biases: whether they are corrected.
+      damping: :math:`\lambda`, in units of the inputs' mean square.
+      act_order: of ``gptq``: whether the inputs of the largest squares come first.
+      sweeps: of ``gptq``: code by code, over all inputs.
+      steps: of ``adaround``.
+      places: of each result of a convolution, how many pixels count at most; None: all.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+
+    Returns:
+      The parameters, their grids (``quantize(..., grids=rounded.grids)`` ships these very numbers), and a report that
+      prints as a table.
+
+    Raises:
+      ArgumentError: for an argument out of range, static inputs without a range, no batch, batches of several
+        shapes, and what is not finite (the weight is named); RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxcomp as jc
+      >>> from jaxcomp.rewrite import Scheme
+      >>> layer = lambda p, x: x @ p["w"] + p["bias"]
+      >>> params = {"w": jnp.array([[0.4], [0.4], [1.0]]), "bias": jnp.zeros(1)}
+      >>> x = jnp.tile(jnp.array([[1.0, 1.0, 0.0], [3.0, 3.0, 1.0], [2.0, 3.0, 5.0]]), (16, 1))
+      >>> grid = {"w": jc.Grid(jnp.ones((1, 1)), jnp.zeros((1, 1), int))}
+      >>> new = round_weights(layer, params, [x], Scheme(4, inputs=None), grids=grid)
+      >>> new.params["w"].ravel().tolist(), round(new.params["bias"].item(), 2)
+      ([1.0, 0.0, 1.0], -0.27)
+
+    Reference: Frantar et al., GPTQ, 2023; Behdin et al., QuantEase, 2023; Nagel et al., Up or down?, 2020 (AdaRound),
+    and Data-free quantization through weight equalization and bias correction, 2019.
+    """
+    params = as_arrays(params)
+    check_unquantized(apply_fn, params, "round_weights")
+    given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
+    settings = _settings(method, inputs, damping, act_order, sweeps, steps)
+    program = trace(apply_fn, params, *given[0])
+    targets, fixed = reached(find_targets(program, scheme, params), ranges), dict(grids or {})
+    uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
+    own = {path: uses[path] for path in targets.weights}
+    blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
+    found = {path: nearest(targets.weights[path], named[path], fixed.get(path)) for path in blind}
+    means = find_biases(program, own) if biases else Biases({}, {})
+    plain: dict[str, Solution] = {}
+    examples, altered = examples_of(given), altered_inputs(targets, uses, ranges or {})
+    sites = {path: each.sites for path, each in own.items() if path not in blind}
+    set_ = [each for path in own for each in means.of.get(path, ())]
+    start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
+
+    def walked(solve: Any, gather: bool, biases: Any) -> tuple[Walk, dict[str, Any]]:
+        walk = Walk(program, sites, solve, places, altered, biases, gather)
+        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
+        return walk, {each.path: new[each.path] for each in biases if each.path in new}
+
+    def solve(path: str, use: Use, seen: Seen) -> Any:
+        target, leaf, grid = targets.weights[path], named[path], fixed.get(path)
+        found[path] = plain[path] = nearest(least_squares(target, grid, method), leaf, grid)
+        check_finite({path: seen.sizes}, "on the data the input of ")
+        if not seen.reached:
+            blind[path] = "what it reads on the data is 0"
+            found[path] = plain[path] = nearest(target, leaf, grid)
+        elif method != "nearest":
+            found[path] = rounded(
+                target, use, leaf, seen.evidence(examples, path in means.of), grid, settings, plain[path]
+            )
+        return found[path].leaf
+
+    walk, moved = walked(solve, True, set_)
+    total = counts(examples)[1]
+    kept = lambda path, use, seen: plain[path].leaf  # noqa: E731
+    bare = walked(kept, False, []) if set_ and total < ENOUGH else None
+    # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
+    if any(found[path] is not each for path, each in plain.items()):
+        other = walked(kept, False, set_)
+        if any(is_worse(walk.lost, each[0].lost) for each in (other, bare) if each):
+            (walk, moved), found = other, found | plain
+    if bare and all(found[path] is each for path, each in plain.items()) and not is_better(walk.lost, bare[0].lost):
+        walk, moved = bare
+        walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
+    solved = {path: each.leaf for path, each in found.items()}
+
+    def bias(path: str) -> str:
+        own = [each.path for each in means.of.get(path, ())]
+        why = [walk.unmoved[each] for each in own if each in walk.unmoved]
+        return why[0] if why else ", ".join(own) or means.missing.get(path, "not asked for")
+
+    def row(path: str) -> RoundRow:
+        if path not in found:
+            return RoundRow(path, np.shape(named[path]), left=targets.left[path])
+        error, whole = walk.errors.get(path, (0.0, 0.0))
+        return RoundRow(
+            path,
+            np.shape(named[path]),
+            targets.weights[path].scheme.format.name,
+            "nearest" if path in blind else method,
+            found[path].back,
+            error / whole if whole else None,
+            bias(path),
+            blind.get(path, ""),
+        )
+
+    rows = tuple(row(path) for path in program.paths if path in found or path in targets.left)
+    others = left_out(program, {row.path for row in rows} | moved.keys())
+    grids_of = {path: each.grid for path, each in found.items()}
+    report = RoundReport(rows, others, judged_on(examples))
+    return Rounded(replace_leaves(params, solved | moved), grids_of, report)
+
+
+def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:
+    for name, value, known in (
+        ("method", method, ("gptq", "adaround", "nearest")),
+        ("inputs", inputs, ("corrected", "rounded")),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+    if not damping >= 0:
+        raise ArgumentError(f"damping must be at least 0, got {damping!r}")
+    for name, number in (("sweeps", sweeps), ("steps", steps)):
+        if not isinstance(number, int) or number < (name == "steps"):
+            raise ArgumentError(f"{name} must be a whole number of at least {int(name == 'steps')}, got {number!r}")
+    return Settings(method, inputs == "corrected", damping, act_order, sweeps, steps)

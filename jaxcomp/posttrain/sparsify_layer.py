@@ -1,0 +1,165 @@
+"""One layer pruned: by a method if that is better than the plain one where it is held out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core import quadratic
+from jaxcomp.core.units import host_unit
+from jaxcomp.observe.evidence import Evidence
+from jaxcomp.observe.matrices import matrix, unmatrix
+from jaxcomp.posttrain.sparsify_methods import PRUNERS, Layer, Pruner
+from jaxcomp.prune import reconstruct
+from jaxcomp.trace.uses import Use
+
+Inputs = Literal["corrected", "pruned", "dense"]
+
+
+class Pruned(NamedTuple):
+    """A parameter that was pruned.
+
+    Attributes:
+      leaf: of its own shape and dtype.
+      mask: likewise, True = kept.
+      error: the squared error of its sites' results over their squares, where it is held out; None if not known.
+      back: the method by which it was pruned after all; ``""`` for the one that was asked for.
+      plain: what the plain method makes of it; None where that is not better.
+    """
+
+    leaf: Any
+    mask: np.ndarray
+    error: float | None
+    back: str = ""
+    plain: Any = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every layer is pruned: what :func:`sparsify` was asked for."""
+
+    pruner: Pruner
+    pattern: bool
+    inputs: Inputs
+    update: bool | None
+    damping: float
+    fisher: Mapping[str, Any]
+    factors: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads_data(self) -> bool:
+        return self.pruner.needs == "moment" or bool(self.update)
+
+    def layer(self, path: str, use: Use, leaf: Any, known: Evidence | None, moment: Any = None) -> Layer:
+        """A parameter as its sites read it."""
+        fisher = self.fisher.get(path)
+        if known is not None and moment is None:
+            moment = known.fit[0]
+        single, weight = None if moment is None else _single(moment), matrix(use, leaf)
+        unit = host_unit(np.max(np.abs(weight), initial=0))
+        fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
+        return Layer(
+            weight=_single(weight / unit),
+            moment=None if single is None else quadratic.steady(single, self.damping),
+            norms=None if single is None else reconstruct.norms_of(single),
+            fisher=None if fisher is None else _single(matrix(use, fisher) / fisher_unit),
+            factor=self.factors.get(path, 1.0),
+            unit=unit,
+            fisher_unit=fisher_unit,
+        )
+
+    def solve(self, path: str, use: Use, leaf: Any, known: Evidence | None, goal: Any) -> Pruned:
+        """Prunes one parameter, to a count of weights or to a pattern."""
+        old = matrix(use, leaf)
+        if known is None:
+            own = _Matrix(*self._pruned(self.layer(path, use, leaf, None), old, None, None, goal))
+        else:
+            own = self._judged(path, use, leaf, old, known, goal)
+
+        def shaped(own: _Matrix) -> Pruned:
+            leaf_ = jnp.asarray(unmatrix(use, own.weight, leaf.shape), leaf.dtype)
+            plain = None if own.plain is None else shaped(own.plain)
+            return Pruned(leaf_, unmatrix(use, np.asarray(own.mask), leaf.shape), own.error, own.back, plain)
+
+        return shaped(own)
+
+    def _judged(self, path: str, use: Use, leaf: Any, old: np.ndarray, known: Evidence, goal: Any) -> "_Matrix":
+        """What the method makes of all examples, if that is better than the plain one where it is held out.
+
+        Else what it makes of correlations as far as they are not due to chance, taken as far as serves the examples
+        that are held out; if that is no better either, the plain one: the smallest weights go, or none is refitted.
+        """
+        all_ = known.pooled()
+        layer = self.layer(path, use, leaf, all_)
+        mask, new = self._pruned(layer, old, all_, all_.fit[0], goal)
+        plain = _Matrix(mask, np.where(mask, old, 0))
+        if self.pruner.needs == "moment":
+            small, _ = PRUNERS["magnitude"].prune(layer, *_keep(goal))
+            plain = _Matrix(small, np.where(small, old, 0), back="magnitude")
+        plain = plain.judged(known, old)
+        if known.held is None or plain.error is None:
+            return plain
+        if not self.refits:
+            own = _Matrix(mask, new).judged(known, old)
+            # Nothing is fitted, and little due to chance.
+            return own._replace(plain=plain) if own.error <= 1.02 * plain.error else plain
+        most = (1 - known.least_gain()) * plain.error
+        trial, chosen = self.layer(path, use, leaf, known), mask
+        if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there
+            chosen, _ = self._pruned(trial, old, known, known.fit[0], goal)
+        aimed = self._aim(trial, old, known, known.fit[0])
+        fitted = reconstruct.least_squares(aimed.weight, trial.moment, jnp.asarray(chosen))
+        own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
+        if own.error <= most:
+            return own._replace(weight=new) if known.suffices else own
+        shrunk = known.moment()
+        mask, new = self._pruned(self.layer(path, use, leaf, known, shrunk), old, known, shrunk, goal)
+        start = np.where(mask, old, 0)
+        own = _Matrix(mask, start + known.share(start, new, old) * (new - start)).judged(known, old)
+        return own._replace(plain=plain) if own.error <= most else plain
+
+    @property
+    def refits(self) -> bool:
+        """Whether the weights that are left change."""
+        return self.pruner.updates if self.update is None else self.update
+
+    def _aim(self, layer: Layer, old: np.ndarray, known: Evidence | None, moment: Any) -> Layer:
+        if self.refits and self.inputs == "corrected" and known is not None and known.corrects:
+            return layer._replace(weight=_single(known.aim(old, moment, self.damping) / layer.unit))
+        return layer
+
+    def _pruned(
+        self, layer: Layer, old: np.ndarray, known: Evidence | None, moment: Any, goal: Any
+    ) -> tuple[Any, np.ndarray]:
+        layer = self._aim(layer, old, known, moment)
+        mask, new = self.pruner.prune(layer, *_keep(goal))
+        if self.update:
+            new = reconstruct.least_squares(layer.weight, layer.moment, mask)
+        return mask, np.asarray(new, np.float64) * layer.unit if self.refits else np.where(mask, old, 0)
+
+
+class _Matrix(NamedTuple):
+    """A layer that was pruned: ``[groups, reduction, out]``."""
+
+    mask: Any
+    weight: np.ndarray
+    error: Any = None
+    back: str = ""
+    plain: Any = None
+
+    def judged(self, known: Evidence, old: np.ndarray) -> "_Matrix":
+        """With its squared error over the squares of what the outputs were, on the examples that are held out."""
+        whole = known.power(old)
+        return self._replace(error=float(known.error(self.weight, old).sum()) / whole if whole else None)
+
+
+def _keep(goal: Any) -> tuple[int, Any]:
+    """How many weights are kept, or 0 and a pattern."""
+    return (0, goal) if isinstance(goal, tuple) else (goal, None)
+
+
+def _single(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.float32)

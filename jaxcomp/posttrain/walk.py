@@ -1,0 +1,312 @@
+"""A walk through a program on data, in which the parameters of a site, and its bias, are replaced as it is reached.
+
+What later sites read is then computed with the new parameters, at the cost of a single forward pass: node after node,
+on all batches before the next.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.paths import leaves_of
+from jaxcomp.core.units import host_unit, unit
+from jaxcomp.observe.evidence import NOTHING, Seen, joined, moment
+from jaxcomp.observe.held_out import ENOUGH, Examples, examples_of
+from jaxcomp.observe.matrices import input_rows
+from jaxcomp.observe.moments import seen_at
+from jaxcomp.trace import compat
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
+from jaxcomp.trace.scaled import by_factor
+from jaxcomp.trace.uses import Use
+
+LOOPS = ("scan", "while", "cond", "shard_map")
+
+
+class Bias(NamedTuple):
+    """A parameter by which the means of a site's results can be set.
+
+    Attributes:
+      path: its own.
+      weight: that of the site.
+      node: what adds it, or subtracts it, as the mean of batch norm.
+      axes: those of the node's result along which it varies.
+      sign: of the result's change with it.
+      scaled: whether the site's result is scaled before it.
+    """
+
+    path: str
+    weight: str
+    node: Node
+    axes: tuple[int, ...]
+    sign: int
+    scaled: bool
+
+
+Solve = Callable[[str, Use, Seen], Any]
+"""``(path, one of its sites, what flows into them) -> its new value``."""
+
+
+class _Streams(list):
+    """A value that depends on data: one array a batch with the new parameters, then one with the old."""
+
+
+class _Applied:
+    """A primitive applied to what depends on parameters alone, or a parameter's leaf: computed where it is read."""
+
+    def __init__(self, node: Node | None, operands: Sequence[Any]) -> None:
+        self.node, self.operands = node, operands
+
+
+class _OfParams(NamedTuple):
+    """One result of such."""
+
+    made: _Applied
+    place: int
+
+
+class Walk(Interpreter):
+    """Walks a program; see :meth:`run`.
+
+    Attributes:
+      errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
+        the square of those, on the examples that are held out; what is read in loops and branches alone has none.
+      examples: those of each batch.
+      unmoved: by path, why biases were left as they are.
+      lost: of each of those examples, the squared errors of all results over the mean of their squares.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sites: Mapping[str, Sequence[Use]],
+        solve: Solve,
+        places: int | None = None,
+        inputs: Mapping[Node, Callable[[Any], Any]] | None = None,
+        biases: Sequence[Bias] = (),
+        gather: bool = True,
+    ):
+        """Takes the sites of the parameters to replace.
+
+        Args:
+          program: what is walked.
+          sites: by path.
+          solve: gives the new value of each.
+          places: of each result of a convolution, how many count at most; None: all.
+          inputs: what becomes of what sites read, with the new parameters.
+          biases: those that are set, as they are reached, to what makes means the old ones.
+          gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
+        """
+        super().__init__()
+        self._program, self._solve, self._places = program, solve, places
+        self._sites = {use.node: (path, use) for path, uses in sites.items() for use in uses}
+        self._left = {path: len(uses) for path, uses in sites.items()}
+        self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
+        self._sums: dict[str, Seen] = {}
+        self._gather = gather
+        self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
+        self.errors: dict[str, tuple[float, float]] = {}
+        self.examples: list[Examples] = []
+        self.unmoved: dict[str, str] = {}
+        self.lost = np.zeros(0)
+
+    def run(
+        self, params: Sequence[Any], batches: Sequence[Sequence[Any]], start: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
+        """The new value of each parameter whose sites were all reached.
+
+        Args:
+          params: the leaves of the parameters.
+          batches: the leaves of the other arguments, one list a batch.
+          start: the leaves of those that new values replace, if not ``params``: they are what is computed with now.
+        """
+        self._batches, self.examples = len(batches), examples_of([tuple(batch) for batch in batches])
+        self._leaves = [_Applied(None, ()) for _ in params]
+        for known, values in zip(self._known, (start or params, params), strict=True):
+            known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
+        data = [_Streams([*column, *column]) for column in zip(*batches, strict=True)]
+        outs = self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
+        self.lost = self._lost(outs)
+        named = zip(self._program.paths, self._leaves, strict=True)
+        return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        """Applies one primitive to every batch."""
+        if node.frames and node.op not in LOOPS:
+            return self.body(node.frames[0], operands)
+        operands = self._altered(node, operands)
+        here = [self._sites[inner] for inner in all_nodes(Frame([], [node], [])) if inner in self._sites]
+        if not here and not any(isinstance(x, _Streams) for x in operands):
+            made = _Applied(node, operands)
+            return [_OfParams(made, i) for i in range(len(node.outs))]
+        ready, leak = self._observe(node, here, operands), None
+        outs = self._applied(node, operands)
+        if node in self._biases:
+            bias = self._biases[node]
+            leak = self._set(bias, outs[0])
+            outs = self._applied(node, operands)
+            ready = [bias.weight]
+        if node.op not in LOOPS:
+            self.errors |= {path: self._error(outs[0], leak) for path in ready}
+        return outs
+
+    def _applied(self, node: Node, operands: list[Any]) -> list[Any]:
+        count = 2 * self._batches
+        results = [compat.bind(node.equation, [self._at(x, i) for x in operands]) for i in range(count)]
+        return [_Streams(column) for column in zip(*results, strict=True)]
+
+    def _altered(self, node: Node, operands: list[Any]) -> list[Any]:
+        """A node's operands, what a site reads now being altered."""
+        if node not in self._inputs:
+            return operands
+        new, half = self._inputs[node], self._batches
+        return [_Streams([*map(new, x[:half]), *x[half:]]) if isinstance(x, _Streams) else x for x in operands]
+
+    def _set(self, bias: Bias, out: _Streams) -> Any:
+        """Moves a bias by as much as the means of what it is added to have moved, if that is no mere chance.
+
+        Returns:
+          What the examples that are held out had a part in, as it broadcasts against the result.
+        """
+        off = []
+        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
+            off.append(own.means(new, bias.axes) - own.means(old, bias.axes))
+        held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
+        each, fit = np.concatenate(off), ~held
+        if len(each) < ENOUGH and fit.any():
+            each, fit = each[fit], fit[fit]
+        (leaf,) = (leaf for leaf, path in zip(self._leaves, self._program.paths, strict=True) if path == bias.path)
+        value = self._known[0][leaf][0]
+        self._left[bias.path] = 0
+        if by_chance(each):
+            self.unmoved[bias.path] = chance(len(each))
+            self._replace({bias.path: value})
+            return None
+        mean = np.mean(each, 0)
+        moved = jnp.asarray(value, jnp.float32) - jnp.asarray(bias.sign * mean.reshape(np.shape(value)), jnp.float32)
+        self._replace({bias.path: moved.astype(jnp.result_type(value))})
+        shape = [n if i in bias.axes else 1 for i, n in enumerate(out[0].shape)]
+        return jnp.asarray((mean - np.mean(each[fit], 0)).reshape(shape), jnp.float32) if fit.any() else None
+
+    def _at(self, x: Any, stream: int) -> Any:
+        if isinstance(x, _Streams):
+            return x[stream]
+        return self._value(x, stream >= self._batches) if isinstance(x, _OfParams) else x
+
+    def _value(self, x: _OfParams, old: bool) -> Any:
+        known = self._known[old]
+        if x.made not in known:
+            operands = [self._value(y, old) if isinstance(y, _OfParams) else y for y in x.made.operands]
+            known[x.made] = compat.bind(x.made.node.equation, operands)  # type: ignore[union-attr]
+        return known[x.made][x.place]
+
+    def _observe(self, node: Node, here: Sequence[tuple[str, Use]], operands: list[Any]) -> list[str]:
+        """Sums up what flows into sites; replaces the parameters that have no more of them to come."""
+        if not here:
+            return []
+        uses = [use for _, use in here]
+        if not self._gather:
+            found = [Seen(NOTHING, NOTHING)] * len(uses)
+        else:
+            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(uses[0], operands)]
+        for (path, _), seen in zip(here, found, strict=True):
+            before = self._sums.get(path)
+            self._sums[path] = seen if before is None else before.added(seen)
+            self._left[path] -= 1
+        ready = [path for path in dict.fromkeys(path for path, _ in here) if not self._left[path]]
+        solved = {
+            path: self._solve(path, use, self._sums.pop(path)) for path, use in dict(here).items() if path in ready
+        }
+        self._replace(solved)
+        return ready
+
+    def _replace(self, solved: Mapping[str, Any]) -> None:
+        for leaf, path in zip(self._leaves, self._program.paths, strict=True):
+            if path in solved:
+                self._known[0][leaf] = [solved[path]]
+        for made in [made for made in self._known[0] if made.node is not None] if solved else []:
+            del self._known[0][made]
+
+    def _direct(self, use: Use, operands: list[Any]) -> Seen:
+        found = []
+        for i, examples in enumerate(self.examples):
+            rows, old = (
+                by_factor(use, input_rows(use, self._at(operands[1 - use.side], j), self._places))
+                for j in (i, i + self._batches)
+            )
+            fit, held = examples.split_rows(use, rows.shape[1])
+            found.append(Seen(moment(rows, old, fit), moment(rows, old, held)))
+        return joined(found)
+
+    def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
+        frame = Frame(node.ins, [node], node.outs)
+        alone = Program(frame, (), (), jax.tree.structure([0] * len(node.outs)))
+        batches = [[self._at(x, i) for x in operands] for i in range(self._batches)]
+        return seen_at(alone, uses, batches, self.examples, self._places)
+
+    def _lost(self, outs: Sequence[Any]) -> np.ndarray:
+        """Of each example that is held out, the squared errors of all results over the mean of their squares."""
+        if sum(own.size for own in self.examples) < 2:
+            return np.zeros(0)
+        total: Any = 0.0
+        for out in outs:
+            if isinstance(out, _Streams) and jnp.issubdtype(out[0].dtype, jnp.floating):
+                errors, squares = self._squares(out, None)
+                if squares.any():
+                    total = total + errors / squares.mean()
+        return np.atleast_1d(total)
+
+    def _error(self, out: _Streams, leak: Any) -> tuple[float, float]:
+        errors, squares = self._squares(out, leak)
+        return float(errors.sum()), float(squares.sum())
+
+    def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
+        """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
+        found = []
+        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
+            new = new if leak is None else new.astype(jnp.float32) + leak
+            size, squares = _squares(*map(own.held_of, (new, old)))
+            found.append(np.asarray(squares, np.float64) * float(size) ** 2)
+        return np.concatenate(found, 1)
+
+
+def lost(
+    program: Program, params: Any, changed: Any, batches: Sequence[Any], inputs: Mapping[Node, Any] | None = None
+) -> np.ndarray:
+    """The squared errors of a program's results with other parameters over their squares, of examples held out."""
+    walk = Walk(program, {}, lambda *_: None, None, inputs)
+    now = leaves_of(changed, program.paths, "the changed parameters")
+    walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)
+    return walk.lost
+
+
+@jax.jit
+def _squares(new: Any, old: Any) -> tuple[Any, Any]:
+    new, old = new.astype(jnp.float32), old.astype(jnp.float32)
+    size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
+    return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
+
+
+def by_chance(each: np.ndarray) -> bool:
+    r"""Whether moving a mean by what it is on some examples would add more error than it takes.
+
+    It takes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
+    Asks a little more of few examples, which tell :math:`\sigma` less well, and nothing of many.
+
+    Args:
+      each: ``[n, features]``, of each example; all features are judged together.
+    """
+    n = len(each)
+    if n < 2 or n >= ENOUGH:
+        return n < 2
+    size = host_unit(np.max(np.abs(each), initial=0))
+    mean, noise = np.sum(np.square(np.mean(each / size, 0))), np.sum(np.var(each / size, 0, ddof=1)) / n
+    return bool(mean <= (2 + 8 / n) * noise)
+
+
+def chance(n: int) -> str:
+    """Why a bias was left as it is, as reports have it."""
+    return f"its means moved by no more than chance on {n} example{'s' * (n != 1)}"

@@ -1,0 +1,1 @@
+"""Batch norms and computed weights, folded into the parameters that sites read."""

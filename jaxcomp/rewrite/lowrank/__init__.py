@@ -1,0 +1,1 @@
+"""Weights as products of smaller factors, at every site that reads them."""

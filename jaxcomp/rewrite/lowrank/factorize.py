@@ -1,0 +1,136 @@
+"""Factorise: the same function with large weights held as products of small ones."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import beside
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.types import Params
+from jaxcomp.observe.batches import Select
+from jaxcomp.observe.moments import second_moments
+from jaxcomp.rewrite.lowrank.choose import Factors, Target, choose_factors
+from jaxcomp.rewrite.packed_function import PackedFunction
+from jaxcomp.trace.integer_weights import check_unquantized
+from jaxcomp.trace.ir import trace
+
+MethodName = Literal["svd", "tucker", "spatial", "dense"]
+
+
+def factorize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    rank: Any = None,
+    energy: Any = None,
+    macs: float | None = None,
+    bytes: float | None = None,
+    method: MethodName | Sequence[tuple[str, MethodName]] | None = None,
+    data: Iterable[Any] | None = None,
+    cheaper: bool = True,
+    select: Select | None = None,
+) -> tuple["Factorized", Params]:
+    r"""Writes weights as products of smaller ones, and computes with those.
+
+    ``svd``: :math:`W \approx A B`, of the matrix of what is summed over by what comes out; of a convolution, one to
+    ``rank`` channels and a 1 x 1 from them. ``tucker``: 1 x 1, the window between fewer channels, 1 x 1. ``spatial``:
+    the window's first axis, then the others. The method that is not named is the cheapest at equal energy (for a given
+    ``rank``: Tucker of convolutions with a window, else SVD). Exactly one of ``rank``, ``energy``, ``macs`` and
+    ``bytes`` says how much is kept. The energy of a rank is the share of the weight's squared entries that is left.
+
+    A weight is factorised where matmuls or ungrouped convolutions read it, and nothing else does, through casts,
+    transposes, reshapes, products with a number, and into scan (stacked weights: each layer by itself, all of one
+    rank), remat, cond and custom derivatives. Every other one stays as it is; the report says why.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables.
+      *example: the other arguments, or their shapes; MACs are those of this batch.
+      rank: a number of components (1 or more), a fraction of them all (a float of at most 1), a pair of either for
+        Tucker; None leaves a weight dense.
+      energy: the share of energy to keep, in (0, 1].
+      macs: the budget of all matmuls and convolutions together: a float of at most 1 is a share of what they cost now,
+        an integer that many.
+      bytes: the budget of all parameters together, likewise.
+      method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
+      data: batches, each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
+        outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
+        branches count as often as they run; the report names the weights that were factorised without data, and why.
+      cheaper: leave a weight dense where its parts would cost as much.
+      select: what of each batch of data the function is given: :mod:`jaxcomp.observe.batches`.
+
+    ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
+    and what none matches stays dense (or, of ``method``, is chosen as if none were named).
+
+    Returns:
+      The new function, whose ``report`` prints as a table, and its parameters, in which a factorised weight is a
+      :class:`jaxcomp.rewrite.Packed` of arrays called ``in``, (``core``,) ``out``.
+
+    Raises:
+      ArgumentError: for none or several of the four targets, a value out of range, a budget that cannot be reached
+        (with what can), parameters without values, or with NaN or infinity (with the path and how many); RuleError: for
+        a rule that applies to nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"up": jnp.outer(jnp.arange(8.0), jnp.ones(8)), "bias": jnp.ones(8)}
+      >>> layer = lambda p, x: x @ p["up"] + p["bias"]
+      >>> new, factors = factorize(layer, params, jnp.ones((1, 8)), energy=0.99)
+      >>> print(new.report)
+      parameter  method  rank  left dense because  energy  MACs  before  bytes  before
+      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
+      up         svd     1                         1.0000    16      64     64     256
+      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
+      total                                                  16      64     96     288
+      left out: bias (read by add: no matmul or convolution)
+      >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
+      Array(True, dtype=bool)
+
+      It comes back from a file and parameters of the same shapes. What the file holds serves as it is, and loaded with
+      ``like=like`` has packed leaves again.
+
+      >>> import tempfile
+      >>> from jaxcomp.pack import load, save
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/m.jcz", factors, metadata=new.report.options)
+      ...     saved, options = load(f"{folder}/m.jcz")
+      >>> again, like = factorize(layer, jax.tree.map(jnp.zeros_like, params), jnp.ones((1, 8)), **options)
+      >>> jnp.array_equal(again(saved, jnp.ones((3, 8))), new(factors, jnp.ones((3, 8))))
+      Array(True, dtype=bool)
+
+    Reference: Denton et al., Exploiting linear structure within convolutional networks, 2014; Jaderberg et al.,
+    Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
+    convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
+    """
+    params = as_arrays(params)
+    target = Target.of(rank, energy, macs, bytes)
+    named = named_leaves(params)
+    if any(
+        not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
+    ):
+        raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
+    check_unquantized(apply_fn, params, "factorize")
+    program = trace(apply_fn, params, *example)
+    moments = None if data is None else second_moments(apply_fn, params, data, select=select)
+    found = choose_factors(program, named, target, method, moments, cheaper)
+    packed = {path: jax.tree.map(lambda x, at=named[path]: beside(x, at), leaf) for path, leaf in found.packed.items()}
+    return Factorized(apply_fn, params, found), replace_leaves(params, packed)
+
+
+class Factorized(PackedFunction):
+    """A function that computes with factors. Made by :func:`factorize`; plans once for each shape of its inputs.
+
+    Attributes:
+      report: what became of each weight.
+    """
+
+    made = ("factorised", "factorize")
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, found: Factors):
+        """Takes what :func:`factorize` decided."""
+        super().__init__(apply_fn, params, found.packed)
+        self.report = found.report

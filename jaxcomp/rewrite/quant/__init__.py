@@ -1,0 +1,1 @@
+"""Weights as codes, and sites that compute with integers."""

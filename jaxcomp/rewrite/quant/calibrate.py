@@ -1,0 +1,206 @@
+"""Calibration: the grids of what sites read, from batches of data."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.quant.formats import Format
+from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
+from jaxcomp.rewrite.quant.scheme import INT8, Ranges, Shared, find_targets
+from jaxcomp.trace.integer_weights import check_reads_weights
+from jaxcomp.trace.ir import Program, Value, trace
+from jaxcomp.trace.observer import Observer, observable
+
+Range = tuple[np.ndarray, np.ndarray]
+"""The least and the greatest value, ``[...]`` each; the least is at most 0, the greatest at least 0."""
+
+
+def calibrate(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    scheme: Any = INT8,
+    *,
+    fit: Fit | None = None,
+    momentum: float | None = None,
+    bins: int = 2048,
+    select: Select | None = None,
+    zeros: bool = False,
+) -> Ranges:
+    """The grids of what quantised sites read, from the ranges that it takes on data.
+
+    Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
+    each. Ranges always take in 0.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters.
+      batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
+      scheme: what is to be quantised, as of :func:`quantize`.
+      fit: how far grids reach: :func:`jaxcomp.quant.min_max`, :func:`jaxcomp.quant.percentile`,
+        :func:`jaxcomp.quant.mse`, :func:`jaxcomp.quant.entropy`, ... of a histogram of all data; None: the whole range
+        for 8 bits, least squared error for fewer.
+      momentum: of the moving average of the batches' whole ranges, in their order, in [0, 1): in place of ``fit``.
+      bins: of the histograms.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      zeros: whether an input that is 0 on all batches has a grid nevertheless, from -1 to 1: for training, in which it
+        may not stay so (behind a layer that begins as zeros).
+
+    Returns:
+      ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
+      :func:`quantize`. Weights whose inputs are 0 in all the data are in its ``left``: they stay in floating point.
+
+    Raises:
+      ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is not finite
+        on the data (the weight is named); RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
+      >>> ranges = calibrate(layer, {"a": jnp.eye(2), "b": jnp.ones((2, 3))}, [jnp.array([[-2.55, 5.1]])])
+      >>> {path: (round(grid.scale.item(), 4), grid.zero_point.item()) for path, grid in ranges.items()}
+      {'a': (0.03, -43), 'b': (0.02, -128)}
+
+    Reference: Krishnamoorthi, Quantizing deep convolutional networks for efficient inference, 2018; Jacob et al.,
+    Quantization and training of neural networks for integer-arithmetic-only inference, 2018 (moving average).
+    """
+    if momentum is not None and (fit is not None or not 0 <= momentum < 1):
+        raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
+    if bins < 2:
+        raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
+    params = as_arrays(params)
+    check_reads_weights(apply_fn, "calibrate")
+    given = checked_batches(apply_fn, params, batches, select)
+    program = trace(apply_fn, params, *given[0])
+    targets, within = find_targets(program, scheme, params), observable(program.frame)
+    groups = [group for group in targets.shared if within.issuperset(group.values)]
+    leaves = [jax.tree.leaves((params, *batch)) for batch in given]
+    ranges = list(zip(*_ranges(program, groups, leaves), strict=True))
+    whole = [_checked(group, own, zeros) for group, own in zip(groups, ranges, strict=True)]
+    left = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
+    there = [i for i, own in enumerate(whole) if own is not None]
+    groups, ranges, seen = [groups[i] for i in there], [ranges[i] for i in there], [own for own in whole if own]
+    if momentum is not None:
+        seen = [_moving_average(own, momentum) for own in ranges]
+    formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
+    fits = {f: fit or (None if momentum is not None else _default_fit(f)) for own in formats for f in own.values()}
+    counts = _histograms(program, groups, leaves, seen, bins) if any(fits.values()) else [None] * len(groups)
+    found = {
+        path: _grid(format, fits[format], own, counted)
+        for paths, own, counted in zip(formats, seen, counts, strict=True)
+        for path, format in paths.items()
+    }
+    return Ranges(found, left)
+
+
+ZERO = "what it is multiplied by is 0 on the data: there is no range of it"
+"""Why a weight stays in floating point."""
+
+
+def _default_fit(format: Format) -> Fit | None:
+    """None: the whole range."""
+    if format.kind == "sign":
+        return mean_size()
+    return None if format.bits == 8 else mse()
+
+
+def _grid(format: Format, fit: Fit | None, seen: Range, counts: np.ndarray | None) -> Grid:
+    """The grid, or of stacked layers the grids, of a range or of a histogram over it."""
+    low, high = (jnp.asarray(end, jnp.float32) for end in seen)
+    if fit is None or counts is None:
+        return grid_between(low, high, format)
+    edges = jnp.linspace(low.min(), high.max(), counts.shape[-1] + 1)
+    rows = jnp.asarray(counts, jnp.float32).reshape(-1, counts.shape[-1])
+    lows, highs = _fitted(fit, format, edges, rows)
+    return grid_between(lows.reshape(low.shape), highs.reshape(low.shape), format)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once for all layers
+def _fitted(fit: Fit, format: Format, edges: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(lambda row: fit(histogram(edges, row), format))(rows)
+
+
+def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range | None:
+    """The range over all batches; None where it is 0 in all of them, of stacked layers in one, unless that counts."""
+    low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ArgumentError(
+            f"what {' and '.join(map(repr, group.paths))} is multiplied by is not finite: give batches on which it is, "
+            "or a scheme with inputs='dynamic' or None for it"
+        )
+    return (low, high) if zeros or (high > low).all() else None
+
+
+def _moving_average(ranges: Sequence[Range], momentum: float) -> Range:
+    """``r <- momentum r + (1 - momentum) new``, beginning with the first."""
+    (low, high), *rest = ranges
+    for new_low, new_high in rest:
+        low, high = momentum * low + (1 - momentum) * new_low, momentum * high + (1 - momentum) * new_high
+    return low, high
+
+
+def _ranges(program: Program, groups: Sequence[Shared], batches: Sequence[Any]) -> list[list[Range]]:
+    """The range of each group in each batch."""
+
+    def reach(x: jax.Array) -> Any:
+        x = x.astype(jnp.float32)
+        return jnp.max(-x, initial=0), jnp.max(x, initial=0)
+
+    observe = _observer(program, groups, [reach] * len(groups), jnp.maximum)
+    found = []
+    for batch in batches:
+        ends = [[np.asarray(end, np.float64) for end in _greatest(each)] for each in observe(batch)]
+        found.append([(-below, above) for below, above in ends])
+    return found
+
+
+def _greatest(reaches: Sequence[Any]) -> Any:
+    """The greatest of several values' reaches, both ways."""
+    return [np.max([np.asarray(each[end]) for each in reaches], axis=0) for end in (0, 1)]
+
+
+def _histograms(
+    program: Program, groups: Sequence[Shared], batches: Sequence[Any], seen: Sequence[Range], bins: int
+) -> list[np.ndarray]:
+    """For each group how many values fell into each bin, ``[layers ..., bins]``, over all batches."""
+
+    def counter(low: float, high: float) -> Callable[[jax.Array], Any]:
+        def count(x: jax.Array) -> Any:
+            place = (x.astype(jnp.float32).reshape(-1) - low) * (bins / ((high - low) or 1.0))
+            return jnp.zeros(bins, jnp.int32).at[jnp.clip(place, 0, bins - 1).astype(jnp.int32)].add(1)
+
+        return count
+
+    probes = [counter(float(low.min()), float(high.max())) for low, high in seen]
+    observe = _observer(program, groups, probes, jnp.add)
+    counts: list[Any] = [0] * len(groups)
+    for batch in batches:
+        for i, each in enumerate(observe(batch)):
+            counts[i] = counts[i] + np.sum([np.asarray(own, np.float64) for own in each], axis=0)
+    return counts
+
+
+def _observer(
+    program: Program, groups: Sequence[Shared], probes: Sequence[Callable[[Any], Any]], join: Any
+) -> Callable[[Any], list[list[Any]]]:
+    """A jitted function of a program's leaves: what the probe of each group's values gives."""
+    of: dict[Value, Callable[[Any], Any]] = {}
+    apart: dict[Value, Any] = {}
+    for group, probe in zip(groups, probes, strict=True):
+        of |= dict.fromkeys(group.values, probe)
+        apart |= dict.fromkeys(group.values, group.scans)
+    observe = Observer(program, of, apart, join)
+    run = jax.jit(lambda leaves: observe(leaves)[1])
+
+    def grouped(leaves: Any) -> list[list[Any]]:
+        found = dict(zip(of, run(leaves), strict=True))
+        return [[found[value] for value in group.values] for group in groups]
+
+    return grouped

@@ -1,0 +1,304 @@
+"""Quantisation-aware training: the function that will run in integers, with grids that training learns or averages."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.calls import arguments
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated
+from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.quant.gradients import Estimator, Slope, settled
+from jaxcomp.quant.granularity import block_of
+from jaxcomp.quant.ranges import Fit, grid_between
+from jaxcomp.rewrite.packed_function import programs, run_packed
+from jaxcomp.rewrite.quant import qat_grids
+from jaxcomp.rewrite.quant.calibrate import calibrate
+from jaxcomp.rewrite.quant.encode import encode_to_train
+from jaxcomp.rewrite.quant.qat_run import TrainingRun, scans_apart
+from jaxcomp.rewrite.quant.quantize import Quantized, quantize
+from jaxcomp.rewrite.quant.report import QuantReport
+from jaxcomp.rewrite.quant.scheme import INT8, Targets, find_targets
+from jaxcomp.rewrite.rewritten import checked_leaves
+from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
+from jaxcomp.trace.ir import trace
+
+
+def qat(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    batches: Iterable[Any],
+    scheme: Any = INT8,
+    *,
+    weights: Literal["lsq", "pact", "fit"] = "lsq",
+    inputs: Literal["lsq", "pact", "average"] = "lsq",
+    start: Fit | None = None,
+    fit: Fit | None = None,
+    momentum: float = 0.99,
+    select: Select | None = None,
+) -> tuple["QuantizedTraining", dict[str, Any]]:
+    r"""Rounds weights, and what their sites read, as integers will, in a function to be trained.
+
+    The new parameters are ``{"params": params, "steps": ..., "ranges": ...}``: what an optimiser trains (step sizes
+    with the weights, at the same rate: their gradients are scaled as LSQ has it; without weight decay), and what the
+    function itself moves. Weights whose sites read one tensor share its step or range.
+
+    Train with batch norm in one of three ways, each of which ends in the very network that was evaluated: fold it first
+    (:func:`fold_batch_norm`; for short runs from a trained network, and where no floating-point scale may be left);
+    leave it live, with scales per channel, which take in what folding would (from scratch, at few bits); or live and
+    frozen for the last part, by training on the evaluation function (``on``), once its statistics have settled. Give
+    here the function whose sites read what they will read in training: ranges begin there.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function, in training or in evaluation mode.
+      params: parameters alone or a whole tree of variables.
+      batches: calibration batches of one shape, as of :func:`calibrate`: where ranges of static inputs begin.
+      scheme: as of :func:`quantize`. With ``inputs="dynamic"`` nothing is learned or held for inputs.
+      weights: how their grids move: ``"lsq"``: learned (:func:`jaxcomp.quant.learned_quantize`; affine ones as LSQ+
+        has it, but those of inputs that are never negative keep their zero point); ``"pact"``: a learned clip
+        (:func:`jaxcomp.quant.clip_quantize`); ``"fit"``: fitted at every call to the weights, by the scheme's fit.
+        Layers and channels that begin as zeros have nothing to learn from: their step is 0 and stays so, and stands for
+        the whole range of the weights at each call.
+      inputs: how those of static inputs do: likewise, or ``"average"``: moving averages, by
+        :meth:`QuantizedTraining.observed`; frozen by not calling that.
+      start: where learned grids of weights begin; None: the scheme's fit, or the least squared error, of 8 bits and
+        more the whole range.
+      fit: where those of inputs begin, as of :func:`calibrate`; of inputs that are 0 on all batches, at -1 and 1.
+      momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
+      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+
+    Returns:
+      The new function and its parameters. Its ``report`` says what is quantised, and what not and why.
+
+    Raises:
+      ArgumentError, RuleError: as :func:`calibrate` and :func:`quantize`; for an option that does not exist.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]
+      >>> params, x = {"a": jnp.eye(2), "b": jnp.ones((2, 1))}, jnp.array([[-1.0, 2.0], [0.5, 0.3]])
+      >>> train_fn, both = qat(layer, params, [x])
+      >>> grads = jax.grad(lambda both: train_fn(both, x).sum())(both)
+      >>> sorted(grads["steps"]["inputs"]["b"]), grads["params"]["b"].round(1).tolist()
+      (['scale'], [[0.5], [2.299999952316284]])
+      >>> integers, packed = train_fn.quantized(both, x)
+      >>> integers(packed, x).tolist() == train_fn(both, x).tolist()
+      True
+
+    Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020; Choi et al., PACT, 2018;
+    Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
+    """
+    _check(weights, inputs, momentum)
+    params = as_arrays(params)
+    check_reads_weights(apply_fn, "qat")
+    given = checked_batches(apply_fn, params, batches, select)
+    targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
+    grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True) if targets.shared else {}
+    shapes = jax.eval_shape(lambda tree: tree, params)
+    owners = qat_grids.owners(targets)
+    method = Method(
+        scheme,
+        targets,
+        owners,
+        None if weights == "fit" else weights,
+        None if inputs == "average" else inputs,
+        momentum,
+        qat_grids.unsigned(targets, grids),
+    )
+    held = {path: grid for path, grid in grids.items() if owners[path] == path}
+    formats = {path: targets.weights[path].scheme.input_format for path in held}
+    learned = {
+        "weights": {} if weights == "fit" else qat_grids.of_weights(targets, params, start),
+        "inputs": {path: qat_grids.step(grid, path not in method.shifts) for path, grid in held.items()},
+    }
+    ranges = {path: qat_grids.reach(grid, formats[path]) for path, grid in held.items()}
+    averaged = inputs == "average"
+    both = {
+        "params": params,
+        "steps": {**learned, "inputs": {}} if averaged else learned,
+        "ranges": ranges if averaged else {},
+    }
+    report = quantize(apply_fn, shapes, *given[0], scheme=scheme)[0].report
+    return QuantizedTraining(apply_fn, shapes, method, report), both
+
+
+class Method(NamedTuple):
+    """How a function's weights and inputs are rounded in training.
+
+    Attributes:
+      scheme: as asked for.
+      targets: what it quantises.
+      owners: for each weight with static inputs, that under whose path their step or range is held.
+      weights, inputs: whose gradients reach the grids; None: nobody's.
+      momentum: of ranges.
+      shifts: the zero points, which do not learn, of inputs that data never take below 0.
+    """
+
+    scheme: Any
+    targets: Targets
+    owners: Mapping[str, str]
+    weights: Estimator | None
+    inputs: Estimator | None
+    momentum: float
+    shifts: Mapping[str, int]
+
+
+class QuantizedTraining(Rounding):
+    """A function to be trained that rounds as integers would. Made by :func:`qat`; traces once a shape of its inputs.
+
+    Pure, like what it was made of: jit, differentiate, vmap, shard it. Jit it: by a constant scale a compiler may
+    divide otherwise than by a parameter, and round a half to the other side.
+
+    Attributes:
+      report: what becomes of each weight.
+    """
+
+    made_by = ("qat", "the integers are what its method quantized(params, *example) gives")
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, method: Method, report: QuantReport):
+        """Takes the function, the shapes of its parameters, and how they are rounded."""
+        self.report, self.__wrapped__ = report, apply_fn
+        self._apply_fn, self._full, self._method = apply_fn, params, method
+        self.left = method.targets.left
+        self._shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
+        self._blocks = {
+            path: block_of(self._shapes[path], target.axes, target.scheme.block)
+            for path, target in method.targets.weights.items()
+        }
+        self._plans = programs(apply_fn, params, lambda program: scans_apart(program, method.scheme, method.owners))
+
+    def __call__(
+        self,
+        *args: Any,
+        slope: Slope | None = None,
+        grids: Mapping[str, Grid] | None = None,
+        **named: Any,
+    ) -> Any:
+        """What the function returns, of rounded weights and inputs.
+
+        Args:
+          *args: the parameters, ``{"params": ..., "steps": ..., "ranges": ...}``, as made by :func:`qat`, then the
+            function's other arguments.
+          slope: of the signs of 1-bit weights and inputs, in units of their scale: :func:`jaxcomp.quant.clipped`,
+            :func:`jaxcomp.quant.approximate_sign`, or ``jaxcomp.quant.annealed(step / steps)``.
+          grids: of weights that a recipe's view has put on a grid of its own: they are not rounded to another.
+          **named: arguments under the names that the function itself has for them.
+        """
+        params, inputs = arguments(self.__wrapped__, args, named)
+        return self._run(params, inputs, slope, grids, watch=False)[0]
+
+    def observed(
+        self,
+        *args: Any,
+        slope: Slope | None = None,
+        grids: Mapping[str, Grid] | None = None,
+        **named: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The same, and the ranges moved towards what sites read in this call: ``params["ranges"]`` of the next.
+
+        No gradient passes through ranges. Under pmap average them over the devices, as batch statistics; in a sharded
+        jit they are those of the whole batch. What sites in a custom derivative read moves nothing.
+
+        Returns:
+          ``(what the function returns, {path: {"low": ..., "high": ...}})``.
+        """
+        params, inputs = arguments(self.__wrapped__, args, named)
+        out, seen = self._run(params, inputs, slope, grids, watch=True)
+        keep, ranges = self._method.momentum, {}
+        for path, old in params["ranges"].items():
+            below, above = seen.get(path, (-old["low"], old["high"]))
+            new = {"low": -below, "high": above}
+            ranges[path] = {end: keep * old[end] + (1 - keep) * new[end].astype(old[end].dtype) for end in new}
+        return out, jax.lax.stop_gradient(ranges)
+
+    def on(self, apply_fn: Callable[..., Any]) -> "QuantizedTraining":
+        """The same quantisers in another function of the same parameters: that of evaluation beside that of training.
+
+        What a weight's sites read there is rounded on the grid that the weight's path has here.
+        """
+        return QuantizedTraining(apply_fn, self._full, self._method, self.report)
+
+    def weight_grids(self, params: Params) -> dict[str, Grid]:
+        """The grids that learned weights have come to: ``grids`` of :func:`quantize`. Call it under jit."""
+        targets = self._method.targets.weights
+        return {path: settled(grid, targets[path].scheme.format) for path, grid in self._weights(params).items()}
+
+    def input_grids(self, params: Params) -> dict[str, Grid]:
+        """The grids of what sites read: ``ranges`` of :func:`quantize`. Call it under jit."""
+        formats = {path: target.scheme.input_format for path, target in self._method.targets.weights.items()}
+        return {path: settled(grid, formats[path]) for path, grid in self._inputs(params).items()}
+
+    def quantized(self, params: Params, *example: Any) -> tuple[Quantized, Params]:
+        """The integer function that computes what this one does, and its parameters: :func:`quantize`.
+
+        Args:
+          params: as trained, ``{"params": ..., "steps": ..., "ranges": ...}``.
+          *example: the other arguments, or their shapes.
+        """
+        self._leaves(params)
+        grids, ranges = jax.jit(lambda tree: (self.weight_grids(tree), self.input_grids(tree)))(dict(params))
+        return quantize(
+            self._apply_fn, params["params"], *example, scheme=self._method.scheme, ranges=ranges, grids=grids
+        )
+
+    def _run(
+        self, params: Params, inputs: tuple[Any, ...], slope: Slope | None, grids: Any, watch: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        own, named = self._method, zip(self._shapes, self._leaves(params), strict=True)
+        leaves = [replicated(leaf) if path in own.targets.weights else leaf for path, leaf in named]
+        program, (sites, apart) = self._plans(leaves, inputs)
+        learning, ranges, fixed = self._weights(params), self._inputs(params), dict(grids or {})
+
+        def packed(path: str, leaf: Any) -> Any:
+            if path not in own.targets.weights:
+                return leaf
+            learns, target = None if path in fixed else own.weights, own.targets.weights[path]
+            grids = learning | fixed
+            return encode_to_train(target, leaf, grids, ranges, weights=learns, inputs=own.inputs, slope=slope)
+
+        run = TrainingRun(sites, slope, own.owners if watch else {}, apart)
+        outs = run_packed(program, run, [packed(*each) for each in zip(program.paths, leaves, strict=True)], inputs)
+        return outs, run.seen
+
+    def _leaves(self, params: Any) -> list[Any]:
+        if not isinstance(params, Mapping) or not {"params", "steps", "ranges"} <= params.keys():
+            raise ArgumentError(
+                'the function needs the {"params": ..., "steps": ..., "ranges": ...} that qat returned with it, got '
+                f"{sorted(params) if isinstance(params, Mapping) else type(params).__name__}"
+            )
+        return checked_leaves(params["params"], self._shapes, "training", "qat")
+
+    def _weights(self, params: Params) -> dict[str, Grid]:
+        """The grid of each weight with a learned one, with its gradients."""
+        leaves, targets = named_leaves(params["params"]), self._method.targets.weights
+        return {
+            path: qat_grids.grid_of_weight(step, leaves[path], targets[path], self._blocks[path])
+            for path, step in params["steps"]["weights"].items()
+        }
+
+    def _inputs(self, params: Params) -> dict[str, Grid]:
+        """The grid of what each weight's sites read, with its gradients."""
+        own = self._method
+        if own.inputs is not None:
+            learned = params["steps"]["inputs"].items()
+            held = {path: qat_grids.grid(step, shift=own.shifts.get(path, 0)) for path, step in learned}
+        else:
+            ranges = jax.lax.stop_gradient(params["ranges"]).items()
+            formats = {path: own.targets.weights[path].scheme.input_format for path, _ in ranges}
+            held = {path: grid_between(each["low"], each["high"], formats[path]) for path, each in ranges}
+        return {path: held[owner] for path, owner in own.owners.items() if owner in held}
+
+
+def _check(weights: str, inputs: str, momentum: float) -> None:
+    if weights not in ("lsq", "pact", "fit"):
+        raise ArgumentError(f"weights must be 'lsq', 'pact' or 'fit', got {weights!r}")
+    if inputs not in ("lsq", "pact", "average"):
+        raise ArgumentError(
+            f"inputs must be 'lsq', 'pact' or 'average', got {inputs!r}; dynamic ones, or none, are the scheme's to say"
+        )
+    if not 0 <= momentum < 1:
+        raise ArgumentError(f"momentum must be in [0, 1), got {momentum!r}")

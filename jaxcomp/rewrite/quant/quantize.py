@@ -1,0 +1,261 @@
+"""Quantise: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.calls import arguments
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import replicated
+from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
+from jaxcomp.rewrite.quant.encode import encode, encode_to_train
+from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
+from jaxcomp.rewrite.quant.report import QuantReport, report_of
+from jaxcomp.rewrite.quant.scheme import INT8, Targets, find_targets, reached
+from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
+from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
+from jaxcomp.trace.liveness import values_inside
+from jaxcomp.trace.packed.codes import Codes
+from jaxcomp.trace.sites import check_reads
+
+
+def quantize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    scheme: Any = INT8,
+    ranges: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, Grid] | None = None,
+) -> tuple["Quantized", Params]:
+    r"""Holds weights as integer codes, and multiplies integers by integers.
+
+    With codes q, scales s and zero points z of weights (w) and inputs (x) a site computes
+    :math:`s_x s_w \sum (q_x - z_x)(q_w - z_w)`, the sum in int32 over products of int8. What its sites read is
+    quantised as they read it. Codes of up to 4 bits are held two (up to 2 bits: four) to a byte.
+
+    A weight is quantised where matmuls or convolutions (strided, dilated, grouped, depthwise, of any layout) read it,
+    through casts, transposes, reshapes, products with a number, and into scan (stacked weights: each layer on grids of
+    its own), remat, cond and custom derivatives. Other readers are given its value. The report names what stays in
+    floating point, and why. Fold batch norms first (:func:`fold_batch_norm`).
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``: any JAX function.
+      params: parameters alone or a whole tree of variables; shapes will do, for a function whose parameters come from a
+        file.
+      *example: the other arguments, or their shapes.
+      scheme: a :class:`Scheme` for all weights, or ``[(regex, Scheme or None), ...]``: the first that matches the whole
+        path counts, and what none matches, or None, stays as it is. So the first and the last layer have their own.
+      ranges: ``{path: grid}`` of what the sites of weights with static inputs read: :func:`calibrate`. Without any,
+        inputs inside of shard_map and pmap stay in floating point, and the report says so.
+      grids: ``{path: grid}`` of weights, for those that are not to be fitted to their values' range: of the state of
+        :func:`jaxcomp.quant.fake` that they were trained with.
+
+    Returns:
+      The new function, whose ``report`` prints as a table, and its parameters, in which a quantised weight is a
+      :class:`jaxcomp.rewrite.Packed` of ``codes``, ``scale``, and where they are needed ``zero_point``, ``input_scale``
+      ``input_zero_point`` and ``sums`` of codes. It computes what :func:`fake_quantize` does.
+
+    Raises:
+      ArgumentError: for a scheme out of range, static inputs without a range, a grid of another shape (the weight is
+        named), and what is quantised already (weights that are not can be, by rules or by one scheme for all);
+        RuleError: for a rule that applies to no weight.
+
+    Example:
+      >>> from jaxcomp.rewrite import calibrate
+      >>> params = {"w": jnp.array([[1.27, 0.5], [-1.0, 0.02]]), "bias": jnp.ones(2)}
+      >>> layer = lambda p, x: x @ p["w"] + p["bias"]
+      >>> x = jnp.array([[2.55, 0.5]])
+      >>> new, packed = quantize(layer, params, x, ranges=calibrate(layer, params, [x]))
+      >>> packed["w"].parts["codes"].tolist()
+      [[127, 127], [-100, 5]]
+      >>> print(new.report)
+      weight  shape  format  inputs    in floating point because  bytes  before
+      ------  -----  ------  --------  -------------------------  -----  ------
+      w       2x2         8  static 8                                28      16
+      ------  -----  ------  --------  -------------------------  -----  ------
+      total                                                          28      16
+      left out: bias (read by add: no matmul or convolution)
+      >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
+      Array(True, dtype=bool)
+
+    Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
+    """
+    params = as_arrays(params)
+    named = named_leaves(params)
+    check_reads_weights(apply_fn, "quantize")
+    program, targets = _targets(apply_fn, params, example, scheme, ranges)
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named.values())
+    if ranges is None and not abstract:
+        targets = _inputs_left(program, targets)
+    known = _checked_ranges({**_unknown(targets, named), **(ranges or {})} if abstract else dict(ranges or {}), targets)
+
+    def encoded(leaves: Mapping[str, Any], grids: Mapping[str, Grid], ranges: Mapping[str, Grid]) -> dict[str, Codes]:
+        return {
+            path: encode(target, leaves[path], grids, ranges).in_bytes(target.scheme.format.bits)
+            for path, target in targets.weights.items()
+        }
+
+    # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
+    wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
+    packed = jax.eval_shape(encoded, *wanted) if abstract else jax.jit(encoded)(*wanted)
+    report = report_of(program, example, packed, targets, named)
+    return Quantized(apply_fn, params, packed, report), replace_leaves(params, packed)
+
+
+class Quantized(PackedFunction):
+    """A function that computes with integers. Made by :func:`quantize`; traces once for each shape of its inputs.
+
+    Attributes:
+      report: what became of each weight.
+    """
+
+    made = ("quantised", "quantize")
+
+    def __init__(self, apply_fn: Callable[..., Any], params: Params, packed: Mapping[str, Codes], report: QuantReport):
+        """Takes the quantised weights, arrays or shapes, by path."""
+        super().__init__(apply_fn, params, packed)
+        self.report = report
+
+    def prepared(self, program: Program) -> frozenset[Node]:
+        """The sites."""
+        return sites_in(program)
+
+    def interpreter(self, prepared: frozenset[Node]) -> QuantizedRun:
+        """What runs the function."""
+        return QuantizedRun(prepared)
+
+    def opened(self, leaf: Any) -> Any:
+        """A leaf as the interpreter takes it: a whole number to a byte."""
+        return leaf.opened() if isinstance(leaf, Codes) else leaf
+
+
+def fake_quantize(
+    apply_fn: Callable[..., Any],
+    params: Params,
+    *example: Any,
+    scheme: Any = INT8,
+    ranges: Mapping[str, Grid] | None = None,
+    grids: Mapping[str, Grid] | None = None,
+) -> "FakeQuantized":
+    """The function that :func:`quantize` would give, of the parameters as they are, to train.
+
+    At every site weights and inputs are rounded to their codes, which floating-point numbers hold; sums of these are
+    exact up to 2**24, so the integer function computes the very same. Gradients pass rounding straight through, and
+    stop where codes are clipped.
+
+    Args:
+      apply_fn, params, *example, scheme, ranges, grids: as of :func:`quantize`. Weights without a grid are fitted to
+        their range at every call.
+
+    Returns:
+      ``(params, *inputs, ranges=None, grids=None) -> what apply_fn returns``. Ranges and grids that it is called with
+      go before those of here: give it those that a training step's state holds, as arguments of the jitted step (by a
+      constant scale a compiler may divide otherwise, and round a half to the other side).
+
+    Raises:
+      As :func:`quantize`.
+
+    Example:
+      >>> from jaxcomp.rewrite import Scheme
+      >>> layer = lambda p, x: x @ p["w"]
+      >>> params, x = {"w": jnp.array([[0.26], [-0.7]])}, jnp.array([[1.0, 1.0]])
+      >>> fake = fake_quantize(layer, params, x, scheme=Scheme(bits=2, inputs=None))
+      >>> round(fake(params, x).item(), 3), jax.grad(lambda p: fake(p, x).sum())(params)["w"].tolist()
+      (-0.7, [[1.0], [1.0]])
+
+    Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
+    """
+    params = as_arrays(params)
+    check_reads_weights(apply_fn, "fake_quantize")
+    _, targets = _targets(apply_fn, params, example, scheme, ranges)
+    return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
+
+
+class FakeQuantized(Rounding):
+    """A function that rounds as integers would. Made by :func:`fake_quantize`; traces once a shape of its inputs."""
+
+    made_by = ("fake_quantize", "the integers are what quantize gives with the same arguments")
+
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        params: Params,
+        targets: Targets,
+        ranges: dict[str, Grid],
+        grids: dict[str, Grid],
+    ):
+        """Takes what is quantised, and on which grids."""
+        self.__wrapped__ = apply_fn
+        self._targets, self._ranges, self._grids = targets, ranges, grids
+        self.left = targets.left
+        self._paths = tuple(named_leaves(params))
+        self._plans = programs(apply_fn, params, sites_in)
+
+    def __call__(
+        self,
+        *args: Any,
+        ranges: Mapping[str, Grid] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+        **named: Any,
+    ) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, named)
+        weights, paths = self._targets.weights, self._paths
+        pairs = list(zip(paths, leaves_of(as_arrays(params), paths), strict=True))
+        given = [replicated(leaf) if path in weights else leaf for path, leaf in pairs]
+        program, sites = self._plans(given, inputs)
+        ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
+        leaves = [
+            encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
+            for path, leaf in zip(paths, given, strict=True)
+        ]
+        return run_packed(program, QuantizedRun(sites), leaves, inputs)
+
+
+def _targets(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Any, ranges: Any
+) -> tuple[Program, Targets]:
+    program = trace(apply_fn, params, *example)
+    check_reads(program)
+    return program, reached(find_targets(program, scheme, params), ranges)
+
+
+def _inputs_left(program: Program, targets: Targets) -> Targets:
+    """Without the inputs of weights that are read inside of shard_map alone, of which no range was given.
+
+    What devices read there is not a value of the function; that a range is needed at all is for the report to say.
+    """
+    inside = set[Value]().union(*(values_inside(n) for n in all_nodes(program.frame) if n.op == "shard_map"))
+    paths = {path for group in targets.shared if inside.issuperset(group.values) for path in group.paths}
+    weights = {
+        path: dataclasses.replace(target, scheme=target.scheme._replace(inputs=None), stack=())
+        if path in paths
+        else target
+        for path, target in targets.weights.items()
+    }
+    why = "its inputs, inside of shard_map, have no range: give ranges= of jaxcomp.rewrite.calibrate"
+    return targets._replace(weights=weights, left={**targets.left, **dict.fromkeys(paths, why)})
+
+
+def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:
+    for path in ranges.keys() & targets.weights.keys():
+        scale = ranges[path].scale
+        known = not isinstance(scale, jax.ShapeDtypeStruct | jax.core.Tracer)
+        if known and not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
+            raise ArgumentError(
+                f"the grid of what {path!r} is multiplied by has scale {np.asarray(scale)}: it must be positive and "
+                "finite; calibrate on data that reach it"
+            )
+    return ranges
+
+
+def _unknown(targets: Targets, named: Mapping[str, Any]) -> dict[str, Grid]:
+    """Grids of no meaning, for a function whose parameters have none yet."""
+    shapes = {path: tuple(named[path].shape[i] for i in own.stack) for path, own in targets.weights.items()}
+    return {path: Grid(jnp.ones(shape), jnp.zeros(shape, jnp.int32)) for path, shape in shapes.items()}

@@ -1,0 +1,1 @@
+"""Parameters held as several arrays, and how sites compute with them."""

@@ -1,0 +1,85 @@
+"""Post-training quantisation in one call is its parts, one after the other; the ends have their own bits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.posttrain import post_training, round_weights
+from jaxcomp.rewrite import Scheme, calibrate, fold_batch_norm, quantize
+from tests.rewrite.lowrank.test_factors import conv, normal
+
+IMAGE = normal(16, 6, 6, 3)
+
+
+def network(p: Any, x: jax.Array) -> jax.Array:
+    for name in ("a", "b"):
+        own = p[name]
+        x = conv((1, 1), "SAME")({"w": own["w"]}, x)
+        x = jax.nn.relu((x - own["mean"]) * jax.lax.rsqrt(own["var"] + 1e-5) * own["scale"] + own["bias"])
+    return x.mean((1, 2)) @ p["head"]
+
+
+def params() -> dict[str, Any]:
+    tree: dict[str, Any] = {"head": normal(8, 4)}
+    for i, (name, width) in enumerate({"a": 3, "b": 8}.items()):
+        own = {key: normal(8, seed=i) ** 2 + 0.5 for key in ("var", "scale")}
+        tree[name] = own | {
+            "w": normal(3, 3, width, 8, seed=i),
+            "mean": normal(8, seed=i),
+            "bias": normal(8, seed=i + 1),
+        }
+    return tree
+
+
+def test_one_call_is_its_parts() -> None:
+    tree, data = params(), [IMAGE[:8], IMAGE[8:]]
+    new = post_training(network, tree, data, 4, 4)
+    rows = {row.path: (row.format, row.inputs) for row in new.report.quantized.rows}
+    low, high = ("4", "static 4"), ("8", "static 8")
+    assert rows == {"a/w": high, "b/w": low, "head": high}
+    assert new.report.folded is not None
+    assert [row.bias for row in new.report.rounded.rows] == ["a/bias", "b/bias", "it has no bias"]
+    assert all(word in str(new.report) for word in ("taken in", "nearest", "static 8"))
+    function, folded = fold_batch_norm(network, tree, data[0])
+    scheme = Scheme(4, input_bits=4)
+    rules = [("a/w|head", Scheme()), (".*", scheme)]
+    ranges = calibrate(function, folded, data, rules)
+    rounded = round_weights(function, folded, data, rules, ranges=ranges, places=256)
+    again, packed = quantize(function, rounded.params, data[0], scheme=rules, ranges=ranges, grids=rounded.grids)
+    np.testing.assert_array_equal(new.apply_fn(new.params, IMAGE[:8]), again(packed, IMAGE[:8]))
+    ruled = post_training(network, tree, data, scheme=rules)
+    assert ruled.scheme == rules
+    np.testing.assert_array_equal(ruled.apply_fn(ruled.params, IMAGE[:8]), again(packed, IMAGE[:8]))
+    plain = post_training(network, tree, data, 4, 4, method="nearest", biases=False)
+    wanted = network(tree, IMAGE[:8])
+    errors = [jnp.sum((each.apply_fn(each.params, IMAGE[:8]) - wanted) ** 2) for each in (new, plain)]
+    assert errors[0] < errors[1]
+
+
+def test_weights_alone_and_networks_of_ends_alone() -> None:
+    layer, weight = lambda p, x: x @ p["w"], {"w": normal(3, 4)}
+    new = post_training(layer, weight, [normal(6, 3)], 3, None)
+    assert [(row.format, row.inputs) for row in new.report.quantized.rows] == [("8", "")]
+    assert new.report.folded is None
+    low = post_training(layer, weight, [normal(6, 3)], 3, 8, inputs="dynamic", end_bits=None)
+    assert [(row.format, row.inputs) for row in low.report.quantized.rows] == [("3", "dynamic 8")]
+    blocks = post_training(layer, weight, [normal(6, 3)], "nf4", None, block=2, end_bits=None)
+    assert blocks.params["w"].block == jc.core.types.Block(2, (1,))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bits": 9}, "bits must be"),
+        ({"end_bits": 0}, "end_bits must be 1 to 8"),
+        ({"method": "best"}, "method must be"),
+    ],
+)
+def test_errors(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ArgumentError, match=said):
+        post_training(lambda p, x: x @ p["w"], {"w": normal(3, 4)}, [normal(6, 3)], **options)

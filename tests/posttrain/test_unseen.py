@@ -1,0 +1,175 @@
+"""Corrections on data that were not given: never worse than the plain method, however little they vary."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxcomp as jc
+from jaxcomp.observe.evidence import Seen, moment
+from jaxcomp.observe.held_out import Examples, examples_of
+from jaxcomp.posttrain import correct_biases, post_training, refit, round_weights, sparsify
+from jaxcomp.rewrite import Scheme, mask
+from tests.rewrite.lowrank.test_factors import normal
+
+WIDE, HIDDEN = 16, 32
+LAYER = {
+    "up": normal(WIDE, HIDDEN, seed=1) / 4,
+    "bias": normal(HIDDEN, seed=2) / 4,
+    "down": normal(HIDDEN, WIDE, seed=3) / 5,
+    "shift": jnp.zeros(WIDE),
+}
+PARAMS = {"first": LAYER, "head": normal(WIDE, 9, seed=4)}
+
+
+def residual(p: Any, x: jax.Array) -> jax.Array:
+    own = p["first"]
+    return (x + jax.nn.gelu(x @ own["up"] + own["bias"]) @ own["down"] + own["shift"]) @ p["head"]
+
+
+def error(new: Any, function: Any = residual, params: Any = PARAMS, size: Any = (512, WIDE)) -> float:
+    unseen = normal(*size, seed=9)
+    return float(jnp.sqrt(jnp.mean((function(new, unseen) - function(params, unseen)) ** 2)))
+
+
+def rounded(bits: int, **options: Any) -> Callable[[Any], tuple[Any, Any]]:
+    def both(x: Any) -> tuple[Any, Any]:
+        call = lambda **how: round_weights(residual, PARAMS, [x], Scheme(bits, inputs=None), **how)  # noqa: E731
+        return call(**options).params, call(method="nearest", biases=False).params
+
+    return both
+
+
+def pruned(method: Any) -> Callable[[Any], tuple[Any, Any]]:
+    return lambda x: tuple(sparsify(residual, PARAMS, [x], 0.5, method=own).params for own in (method, "magnitude"))
+
+
+def corrected(method: Any) -> Callable[[Any], tuple[Any, Any]]:
+    rough = jax.tree.map(lambda leaf: jnp.round(leaf * 4) / 4 if leaf.ndim == 2 else leaf, PARAMS)
+    return lambda x: (correct_biases(residual, PARAMS, rough, [x], method=method).params, rough)
+
+
+def cut(x: Any) -> tuple[Any, Any]:
+    groups = jc.trace.groups(residual, PARAMS, x)
+    (name,) = (group.name for group in groups if group.size == HIDDEN)
+    keep = {name: np.arange(HIDDEN) % 4 > 0}
+    return refit(groups, residual, PARAMS, [x], keep), mask(groups, PARAMS, keep)
+
+
+METHODS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "gptq": rounded(4),
+    "sparsegpt": pruned("sparsegpt"),
+    "refit": cut,
+    "fast biases": corrected("fast"),
+}
+MORE = {
+    "gptq, 8 bits": rounded(8),
+    "adaround": rounded(4, method="adaround", steps=100),
+    "obc": pruned("obc"),
+    "wanda": pruned("wanda"),
+    "exact biases": corrected("exact"),
+}
+
+
+@pytest.mark.parametrize(("name", "samples"), [("gptq", 20), ("sparsegpt", 3), ("refit", 20), ("fast biases", 3)])
+def test_few_samples_do_no_harm(name: str, samples: int) -> None:
+    found, plain = METHODS[name](normal(samples, WIDE, seed=5))
+    assert error(found) <= 1.02 * error(plain)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("samples", [1, 2, 3, 8, 20, 64, 320])
+@pytest.mark.parametrize("name", {**METHODS, **MORE})
+def test_any_number_of_samples_does_no_harm(name: str, samples: int) -> None:
+    found, plain = {**METHODS, **MORE}[name](normal(samples, WIDE, seed=6))
+    assert error(found) <= 1.02 * error(plain)
+
+
+def images(p: Any, x: jax.Array) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for name in ("one", "two"):
+        own = p[name]
+        x = jax.nn.relu(lax.conv_general_dilated(x, own["w"], (1, 1), "SAME", dimension_numbers=numbers) + own["b"])
+    return x.mean((1, 2)) @ p["head"] + p["shift"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("samples", [1, 4, 24])
+def test_post_training_of_convolutions_does_no_harm(samples: int, bits: int) -> None:
+    params = {"one": {"w": normal(3, 3, 3, 8, seed=1) / 4, "b": jnp.zeros(8)}, "head": normal(8, 6, seed=3)}
+    params |= {"two": {"w": normal(3, 3, 8, 8, seed=2) / 6, "b": jnp.zeros(8)}, "shift": jnp.zeros(6)}
+    x = normal(samples, 8, 8, 3, seed=5) + normal(samples, 1, 1, 3, seed=6)
+    errors = []
+    for how in ({}, {"method": "nearest", "biases": False}):
+        new = post_training(images, params, [x], bits, inputs="dynamic", **how)
+        errors.append(error(new.params, lambda p, x, new=new: (new.apply_fn if p is new.params else images)(p, x),
+                            params, (128, 8, 8, 3)))  # fmt: skip
+    assert errors[0] <= 1.02 * errors[1]
+
+
+def test_what_reports_show_is_what_others_show() -> None:
+    x = normal(160, WIDE, seed=5)
+    new = round_weights(residual, PARAMS, [x], Scheme(4, inputs=None))
+    shown = {row.path: row.error for row in new.report.rows}["head"]
+    whole = float(jnp.sqrt(jnp.mean(residual(PARAMS, normal(512, WIDE, seed=9)) ** 2)))
+    assert shown is not None
+    assert 0.7 < np.sqrt(shown) / (error(new.params) / whole) < 1.4
+    assert "40 of 160 examples" in str(new.report)
+
+
+def test_held_out_examples_are_whole_and_spread() -> None:
+    two = examples_of([(jnp.ones((6, 2)),)] * 2)
+    assert [np.flatnonzero(own.held).tolist() for own in two] == [[3], [1, 5]]
+    assert two[0].split_axes((5, 6, 2)).held.tolist() == [2 * (6 * i + 3) + j for i in range(5) for j in range(2)]
+    assert two[0].split_axes((12,)).held.tolist() == [6, 7]
+    assert examples_of([(jnp.ones((2, 3)),)])[0].held == (False, True)
+    (alone,) = examples_of([(jnp.ones((1, 3)),)])
+    assert alone == Examples(1, (False,), True)
+    assert alone.split_axes((1, 8)).held.tolist() == [6, 7]
+
+
+def test_moments_are_about_their_means_and_add_up() -> None:
+    rng = np.random.default_rng(0)
+    rows = (1e3 + rng.standard_normal((2, 40, 5))).astype(np.float32) * np.float32(1e-22)
+    half = np.split(np.arange(40), [13])
+    parts = [moment(jnp.asarray(rows), jnp.asarray(2 * rows), take) for take in half]
+    both = parts[0].merged(parts[1])
+    want = [np.cov(own, rowvar=False, bias=True) * 40 for own in rows.astype(np.float64)]
+    np.testing.assert_allclose(both.now, want, rtol=1e-3, atol=1e-3 * np.max(want))
+    np.testing.assert_allclose(both.cross, 2 * np.asarray(want), rtol=1e-3, atol=1e-3 * np.max(want))
+    np.testing.assert_allclose(both.means[1], 2 * rows.astype(np.float64).mean(1), rtol=1e-6)
+    known = Seen(*parts).evidence([])
+    assert 0.5 < np.mean(np.diagonal(known.fit[0], axis1=1, axis2=2)) < 2
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.001])
+def test_inputs_that_hardly_vary(spread: float) -> None:
+    layer = lambda p, x: x @ p["w"] + p["b"]  # noqa: E731
+    params = {"w": normal(24, 6, seed=1), "b": jnp.zeros(6)}
+    x = 1 + jnp.arange(24) / 24 + spread * normal(64, 24, seed=2)
+    new = round_weights(layer, params, [x], Scheme(8, inputs=None)).params
+    plain = round_weights(layer, params, [x], Scheme(8, inputs=None), method="nearest", biases=False).params
+    off, other = (np.abs(layer(p, x) - layer(params, x)).max() for p in (new, plain))
+    assert off < 0.2 * other
+
+
+def test_a_weight_that_reads_zeros_stays_in_floating_point() -> None:
+    def function(p: Any, x: jax.Array) -> jax.Array:
+        return x @ p["seen"] + jax.nn.relu(-jnp.abs(x)) @ p["idle"]
+
+    params, x = {"seen": normal(6, 4), "idle": normal(6, 4, seed=1)}, normal(12, 6)
+    ranges = jc.rewrite.calibrate(function, params, [x])
+    assert list(ranges) == ["seen"]
+    assert list(ranges.left) == ["idle"]
+    integers, packed = jc.rewrite.quantize(function, params, x, ranges=ranges)
+    new = post_training(function, params, [x])
+    for report in (integers.report, new.report.quantized, new.report.rounded):
+        assert {row.path: row.left for row in report.rows}["idle"].startswith("what it is multiplied by is 0")
+    assert packed["idle"] is params["idle"]
+    for out in (integers(packed, x), new.apply_fn(new.params, x)):
+        np.testing.assert_allclose(out, function(params, x), atol=0.2)

@@ -1,0 +1,55 @@
+"""Every score on every model, with targets met and parity kept; and every model's channels as a view."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from jaxcomp.observe import fisher
+from jaxcomp.rewrite import choose, importance, mask, shrink
+from jaxcomp.trace import groups
+from tests.rewrite.channels.test_models import CASES, prepared
+from tests.rewrite.parity import TOLERANCE, distance, randomize
+
+pytestmark = pytest.mark.exhaustive
+
+
+def options(score: str, params: Any, example: Any) -> dict[str, Any]:
+    if score in ("activation", "apoz"):
+        return {"batches": [(example,), (2 * example,)]}
+    grads = randomize(params, 3)
+    return {"taylor": {"grads": grads}, "hessian": {"curvature": fisher([grads])}}.get(score, {})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_score_and_target(name: str) -> None:
+    apply_fn, params = prepared(CASES[name])
+    example = CASES[name].example
+    found = groups(apply_fn, params, example)
+    for score in ("l2", "fpgm", "lamp", "norm_scale", "taylor", "hessian", "activation", "apoz"):
+        given = options(score, params, example)
+        scores = importance(found, params, score, **given)
+        assert {n: own.shape for n, own in scores.items()} == {g.name: (g.size,) for g in found}
+        assert all(np.isfinite(own).all() for own in scores.values())
+        keep = choose(macs=0.8, score=lambda f, p, s=scores: s, scope="global")(found, params)
+        assert found.costs(keep).macs <= 0.8 * found.costs().macs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_model_as_a_view(name: str) -> None:
+    apply_fn, params = prepared(CASES[name])
+    example = CASES[name].example
+    found = groups(apply_fn, params, example)
+    prune = jc.prune.channels(found, 0.4, scope="global", minimum=2)
+    state = jax.jit(prune.init)(params)
+    view = jax.jit(prune.apply)(params, state)
+    masked = mask(found, params, state)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, view, masked))
+    new, small = shrink(apply_fn, params, example, keep=state)
+    whole, left = jax.jit(apply_fn)(view, example), jax.jit(new)(small, example)
+    if CASES[name].train:
+        whole, left = whole[0], left[0]
+    assert distance(whole, left) <= TOLERANCE

@@ -1,0 +1,161 @@
+"""The parity law on networks as users write them: results, new states and gradients, eval and train."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxcomp.rewrite import shrink
+from jaxcomp.trace import groups
+from jaxcomp.trace.channels import coupling
+from tests.rewrite import models, models_nnx
+from tests.rewrite.parity import TOLERANCE, randomize, worst
+
+pytestmark = pytest.mark.exhaustive
+RNG = np.random.default_rng(0)
+IMAGE = jnp.asarray(RNG.standard_normal((2, 8, 8, 3)), jnp.float32)
+SERIES = jnp.asarray(RNG.standard_normal((2, 4, 5)), jnp.float32)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    yield
+    jax.clear_caches()
+
+
+class Case(NamedTuple):
+    """A model, its input, and how many channels each group of it has that can be cut."""
+
+    model: Any
+    example: jax.Array
+    channels: tuple[int, ...]
+    train: bool = False
+
+
+CASES = {
+    "cnn": Case(models.CNN(), IMAGE, (6, 8, 10)),
+    "resnet": Case(models.BasicResNet(), IMAGE, (6, 6, 10, 10)),
+    "resnet_train": Case(models.BasicResNet(train=True), IMAGE, (6, 6, 10, 10), True),
+    "bottleneck": Case(models.BottleneckResNet(), IMAGE, (3, 4, 4, 5, 6, 8, 12)),
+    "bottleneck_train": Case(models.BottleneckResNet(train=True), IMAGE, (3, 4, 4, 5, 6, 8, 12), True),
+    "option_a": Case(models.OptionA(), IMAGE, (4, 4, 4, 8, 8, 16)),
+    "vgg": Case(models.VGG(), IMAGE, (4, 5, 6, 7, 8, 9)),
+    "mobile": Case(models.MobileBlock(), IMAGE, (4, 6, 12)),
+    "mobilenet_v2": Case(models.MobileNetV2(), IMAGE, (4, 6, 8, 9, 10)),
+    "mobilenet_v3": Case(models.MobileNetV3(), IMAGE, (4, 5, 8, 9, 10)),
+    "mobilenet_v3_train": Case(models.MobileNetV3(train=True), IMAGE, (4, 5, 8, 9, 10), True),
+    "densenet": Case(models.Dense(), IMAGE, (4, 4, 4, 6)),
+    "densenet_train": Case(models.Dense(train=True), IMAGE, (4, 4, 4, 6), True),
+    "googlenet": Case(models.GoogLeNet(), IMAGE, (2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 6, 6)),
+    "vit": Case(models.ViT(), IMAGE, (3, 3, 4, 4, 4, 4, 12, 16, 16)),
+    "vit_fused": Case(models.ViT(fused=True), IMAGE, (3, 3, 4, 4, 12, 16, 16)),
+    "lstm": Case(models.Recurrent(nn.LSTMCell(6)), SERIES, (6,)),
+    "optimized_lstm": Case(models.Recurrent(nn.OptimizedLSTMCell(6)), SERIES, (6,)),
+    "gru": Case(models.Recurrent(nn.GRUCell(6)), SERIES, (6,)),
+    "mixer": Case(models.Mixer(), IMAGE, (5, 12)),
+    "convnext": Case(models.ConvNeXt(), IMAGE, (8, 16)),
+    "unet": Case(models.UNet(), IMAGE, (2, 4, 4, 6)),
+    "detector": Case(models.Detector(), IMAGE, (5, 6, 7, 8, 9)),
+    "shufflenet": Case(models.ShuffleNet(), IMAGE, (2, 2, 4, 4, 4)),
+    "swin": Case(models.Swin(), IMAGE, (2, 2, 4, 4, 8, 10, 12, 12)),
+    "scanned_layers": Case(models.Scanned(), IMAGE, (8, 10)),
+    "nnx_resnet_train": Case(models_nnx.BasicResNet, IMAGE, (5, 6, 9, 10), True),
+    "nnx_bottleneck": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12)),
+    "nnx_vit": Case(models_nnx.ViT, IMAGE, (3, 4, 4, 12, 16)),
+}
+
+
+def prepared(case: Case) -> tuple[Callable[..., Any], Any]:
+    """What is applied, and random variables for it."""
+    if isinstance(case.model, type):
+        return _prepared_nnx(case)
+    variables = randomize(jax.eval_shape(case.model.init, jax.random.key(0), case.example))
+    if case.train:
+        return lambda v, x: case.model.apply(v, x, mutable=["batch_stats"]), variables
+    return case.model.apply, variables
+
+
+def _prepared_nnx(case: Case) -> tuple[Callable[..., Any], Any]:
+    model = nnx.eval_shape(lambda: case.model(nnx.Rngs(0)))
+    model.train() if case.train else model.eval()
+    graph, state = nnx.split(model)
+
+    def apply_fn(state: Any, x: jax.Array) -> Any:
+        merged = nnx.merge(graph, state, copy=True)
+        out = merged(x)
+        return (out, nnx.state(merged, nnx.BatchStat)) if case.train else out
+
+    return apply_fn, randomize(state)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity(name: str) -> None:
+    apply_fn, variables = prepared(CASES[name])
+    found = groups(apply_fn, variables, CASES[name].example)
+    assert tuple(sorted(group.size for group in found)) == CASES[name].channels
+    assert worst(apply_fn, variables, CASES[name].example) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_readers_that_are_seen_at_once_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply_fn, variables = prepared(CASES[name])
+    at_once = groups(apply_fn, variables, CASES[name].example)
+    monkeypatch.setattr(coupling, "_plain_readers", lambda program, origins: frozenset())
+    later = groups(apply_fn, variables, CASES[name].example)
+    assert at_once.coupling.readers == later.coupling.readers
+    assert str(at_once) == str(later)
+
+
+@pytest.mark.parametrize("model", [models.ViT(train=True), models.VGG(train=True)], ids=["vit", "vgg"])
+def test_dropout_in_training(model: nn.Module) -> None:
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    variables = randomize(jax.eval_shape(model.init, keys, IMAGE))
+
+    def apply_fn(v: Any, x: jax.Array, key: jax.Array) -> Any:
+        return model.apply(v, x, rngs={"dropout": key})
+
+    assert worst(apply_fn, variables, IMAGE, jax.random.key(3)) <= TOLERANCE
+
+
+def test_new_statistics_come_back_small() -> None:
+    apply_fn, variables = prepared(CASES["resnet_train"])
+    keep = {"params/Conv_0/kernel": np.arange(6) < 4}
+    new, small = shrink(apply_fn, variables, IMAGE, keep=keep)
+    _, states = jax.eval_shape(new, small, IMAGE)
+    assert jax.tree.map(jnp.shape, states["batch_stats"]) == jax.tree.map(jnp.shape, small["batch_stats"])
+    assert states["batch_stats"]["BatchNorm_0"]["mean"].shape == (4,)
+
+
+class Block(nnx.Module):
+    """Convolution, norm, pool, dense."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(3, 6, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.more = nnx.Conv(6, 8, (3, 3), rngs=rngs)
+        self.drop = nnx.Dropout(0.3, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.norm(self.conv(x)))
+        x = self.drop(nnx.relu(self.more(x)))
+        return self.head(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_nnx(train: bool) -> None:
+    model = Block(nnx.Rngs(0))
+    model.train() if train else model.eval()
+    graph, state = nnx.split(model)
+
+    def apply_fn(state: Any, x: jax.Array) -> Any:
+        merged = nnx.merge(graph, state, copy=True)
+        return merged(x), nnx.state(merged, nnx.BatchStat)
+
+    assert {group.name for group in groups(apply_fn, state, IMAGE)} == {"conv/kernel", "more/kernel"}
+    assert worst(apply_fn, randomize(state), IMAGE) <= TOLERANCE

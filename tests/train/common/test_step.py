@@ -1,0 +1,90 @@
+"""The training step, against steps written out: what the recipe is shown, and what is trained."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import jaxcomp as jc
+from train.common.step import Classifier, hard_loss, init_state, make_step
+
+
+class Net(nn.Module):
+    """Two layers and no batch norm."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, valid: Any = None) -> jax.Array:
+        del train, valid
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
+
+
+MODEL = Classifier(Net(), (0.5,), (0.25,))
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": RNG.integers(0, 256, (12, 3, 3, 1)).astype(np.uint8),
+    "label": RNG.integers(0, 3, 12),
+    "valid": np.ones(12, np.float32),
+}
+OPTIMIZER = optax.sgd(0.5, momentum=0.9)
+VARIABLES = MODEL.init(jax.random.key(0), BATCH["image"])
+
+
+def trained(recipe: jc.Compressor, steps: int = 4) -> Any:
+    step = jax.jit(make_step(MODEL, recipe, OPTIMIZER, hard_loss, record_every=2))
+    state = init_state(VARIABLES, recipe, OPTIMIZER)
+    for _ in range(steps):
+        state = step(state, {}, BATCH)
+    return state
+
+
+def loss(params: Any) -> jax.Array:
+    return jnp.mean(jc.distill.cross_entropy(MODEL.logits({"params": params}, BATCH["image"]), BATCH["label"]))
+
+
+def kernels(recipe: jc.Compressor) -> jc.Compressor:
+    return jc.partition([(".*kernel", recipe)])
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor", "snip", "movement"])
+def test_scores_and_regrowth_see_the_gradients_at_the_view(score: str) -> None:
+    regrow = "rigl" if score == "magnitude" else None
+    recipe = kernels(jc.prune.prune(0.5, score, regrow=regrow))
+    params, compressor = VARIABLES["params"], recipe.init(VARIABLES["params"])
+    opt_state, first = OPTIMIZER.init(params), compressor
+    for i in range(4):
+        view = recipe.apply(params, compressor)
+        at_view = jax.grad(loss)(view)
+        updates, opt_state = OPTIMIZER.update(recipe.apply(at_view, compressor), opt_state)  # the view is linear
+        params = optax.apply_updates(params, updates)
+        compressor = recipe.update(params, compressor, i + 1, grads=at_view)
+    state = trained(recipe)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.compressor, compressor)
+    masks = [np.asarray(leaf) for leaf in jax.tree.leaves(state.compressor) if leaf.dtype == bool]
+    assert masks
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(compressor), strict=True))
+
+
+def test_what_a_recipe_learns_is_trained_with_the_parameters() -> None:
+    recipe = kernels(jc.prune.learned_threshold(-3.0))
+    start = recipe.init(VARIABLES["params"])
+    both: Any = VARIABLES["params"], jc.learned(start)
+    opt_state = OPTIMIZER.init(both)
+    for _ in range(4):
+        grads = jax.grad(lambda both: loss(recipe.apply(both[0], jc.with_learned(start, both[1]))))(both)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        both = optax.apply_updates(both, updates)
+    state = trained(recipe)
+    got = state.params, jc.learned(state.compressor)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, both)
+    assert all(float(value) != -3.0 for value in jc.learned(state.compressor).values())
+
+
+def test_the_state_fits_its_parameters_at_every_step() -> None:
+    recipe = kernels(jc.prune.magnitude(optax.linear_schedule(0.0, 0.8, 4)))
+    state = trained(recipe)
+    jax.tree.map(np.testing.assert_array_equal, state.compressor, recipe.update(state.params, state.compressor, 4))

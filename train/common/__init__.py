@@ -1,0 +1,1 @@
+"""What the scripts share: data, steps, the loop, checkpoints, folders, the command line."""

@@ -1,0 +1,259 @@
+"""The command line: a Python file of defaults, and an override for every field of it.
+
+JAX is imported where it is used: a mistake, a folder in use and a finished run are answered for before it starts.
+"""
+
+import difflib
+import importlib
+import itertools
+import json
+import re
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from train import results
+from train.common import lock, sealed
+from train.common import workdir as folders
+from train.common.errors import UserError, exit_status, first_line
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "How the step runs on all devices.")
+DATASET = flags.DEFINE_string("dataset", None, "'digits' or a TensorFlow Datasets name; overrides the configuration.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data; else TFDS_DATA_DIR.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; a run found there goes on (default: runs/DATASET).")
+MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts; they find each other on TPU pods and Slurm.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: HOST:PORT of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this one is, from 0.")
+
+
+def define_config_flag(argv: list[str]) -> Any:
+    """Defines ``--config``; its default is the configuration of the data set that the command line names.
+
+    Args:
+      argv: the command line, not yet parsed.
+
+    Returns:
+      The flag's holder, whose ``value`` is the ConfigDict once absl has parsed the command line.
+
+    Raises:
+      UserError: if the file cannot be used, or has no such field as an argument overrides.
+    """
+    dataset, file = _given(argv, "dataset"), _given(argv, "config")
+    named = CONFIGS / f"{(dataset or 'digits').split(':')[0]}.py"
+    default = str(named if named.exists() else CONFIGS / "default.py")
+    _check_overrides(argv, load(file or default).to_dict())
+    holder = config_flags.DEFINE_config_file("config", default, "Python file of defaults.")
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --helpshort
+    return holder
+
+
+def _given(argv: list[str], flag: str) -> str | None:
+    """The last value that a command line gives to a flag, as ``--flag=value`` or ``--flag value``."""
+    spelled = (f"--{flag}", f"-{flag}")
+    pairs = [a.split("=", 1) if "=" in a else (a, b) for a, b in itertools.zip_longest(argv, argv[1:], fillvalue="")]
+    given = [value for name, value in pairs if name in spelled]
+    return given[-1] if given else None
+
+
+def load(file: str) -> ConfigDict:
+    """Runs ``get_config()`` of a configuration file; ``FILE:ARGUMENT`` hands it an argument.
+
+    Raises:
+      UserError: if there is no such file or function, if it fails, or if its fields are not those of a job.
+    """
+    path, *argument = file.split(":", 1)
+    if not Path(path).is_file():
+        raise UserError(f"--config={file}: there is no such file; those of this project are in {CONFIGS}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={file}: the file needs a function get_config() that returns a ConfigDict")
+        config = get_config(*argument)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's: whatever it raises is shown with the line that did
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        raise UserError(
+            f"--config={file}: {type(error).__name__}: {error}{f' (line {lines[-1]})' if lines else ''}"
+        ) from error
+    _check_fields(file, config)
+    return config
+
+
+def _check_fields(file: str, config: Any) -> None:
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={file}: get_config() must return a ConfigDict, got {type(config).__name__}")
+    needed, found = (
+        _fields(fields) for fields in (runpy.run_path(str(CONFIGS / "default.py"))["get_config"](), config)
+    )
+    wrong = [f"{field} is missing" for field in needed if field not in found]
+    wrong += [f"{field} is unknown{_near(field, needed)}" for field in found if field not in needed]
+    for field in needed.keys() & found.keys():
+        kind = type(needed[field])
+        if not isinstance(found[field], (kind, int) if kind is float else kind):
+            wrong.append(f"{field} must be of type {kind.__name__}, got {found[field]!r}")
+    if wrong:
+        raise UserError(
+            f"--config={file}: {'; '.join(sorted(wrong))}. Start from train.configs.default.get_config() and change "
+            "what differs."
+        )
+
+
+def _fields(config: ConfigDict) -> dict[str, Any]:
+    """Values by field, without the options of the models, which are each model's own."""
+    return {key: value for key, value in folders.flat(config.to_dict()).items() if ".options" not in key}
+
+
+def _check_overrides(argv: list[str], config: dict[str, Any]) -> None:
+    known = folders.flat(config)
+    groups = {key.rsplit(".", n)[0] for key in known for n in (1, 2) if key.count(".") >= n}
+    for argument in argv:
+        if not (match := re.match(r"--?(?:no)?config\.([^=\[]*)", argument)):
+            continue
+        field = match[1]
+        if field in known or field in groups:
+            continue
+        words = f"unknown configuration field --config.{field}{_near(field, known)}"
+        if ".options." in field:
+            group, option = field.rsplit(".", 1)
+            raise UserError(f"{words}; give the options of another model as --config.{group}='{{\"{option}\": ...}}'")
+        raise UserError(f"{words}; the fields are: {', '.join(known)}")
+
+
+def _near(field: str, known: Any) -> str:
+    near = difflib.get_close_matches(field, known, n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def join_hosts() -> None:
+    """Joins the other hosts of a run; each of them runs the same command on the same files.
+
+    Raises:
+      UserError: if they cannot be found.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--multihost: {first_line(error)} On a machine that does not say by itself who takes "
+            "part, give every process --coordinator=HOST:PORT --num_processes=N and its own --process_id."
+        ) from error
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """The configuration with ``--dataset`` applied, checked and locked.
+
+    Raises:
+      UserError: for a value out of its range; the field and what it takes are named.
+    """
+    if DATASET.value:
+        config.dataset = DATASET.value
+    student = config.student
+    _need(0 <= student.sparsity < 1, "student.sparsity", student.sparsity, "a fraction of zeros in [0, 1)")
+    _need(2 <= student.bits <= 8, "student.bits", student.bits, "an integer from 2 to 8")
+    _need(student.scope in ("layer", "global"), "student.scope", student.scope, "'layer' or 'global'")
+    _need(0 < student.prune_until <= 1, "student.prune_until", student.prune_until, "a fraction in (0, 1]")
+    _need(student.prune_every >= 1, "student.prune_every", student.prune_every, "1 step or more")
+    _need(student.temperature > 0, "student.temperature", student.temperature, "a number above 0")
+    _need(0 <= student.alpha <= 1, "student.alpha", student.alpha, "a fraction in [0, 1]")
+    _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
+    _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
+    _need(config.optimizer in ("adamw", "sgd"), "optimizer", config.optimizer, "'adamw' or 'sgd'")
+    for field in ("seed", "image_size", "shift", "weight_decay"):
+        _need(config[field] >= 0, field, config[field], "0 or more")
+    for phase in ("teacher", "student"):
+        for field in ("epochs", "learning_rate"):
+            _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
+    config.lock()
+    return config
+
+
+def _need(holds: bool, field: str, value: Any, what: str) -> None:
+    if not holds:
+        raise UserError(f"--config.{field} must be {what}, got {value!r}")
+
+
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """A configuration as ``config.json`` holds it."""
+    return json.loads(config.to_json_best_effort())
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Takes a run folder: writes the configuration into a new one, or checks that an old one holds the same.
+
+    Of several hosts the first holds the folder; all of them call.
+
+    Raises:
+      UserError: if the workdir cannot be written, is in use, or holds a run of another configuration; the fields
+        that differ are listed.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    known = folders.check_settings(workdir, fields(config))
+    multihost_utils.sync_global_devices("every host has looked before one writes")
+    refusal = _prepare(workdir, None if known else config) if jax.process_index() == 0 else ""
+    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(refusal))) and not refusal:
+        refusal = f"process 0 could not take {workdir}: it says why"
+    if refusal:
+        raise UserError(refusal)
+
+
+def _prepare(workdir: Path, config: ConfigDict | None) -> str:
+    """Locks a folder, clears it of torn files and writes the configuration, if given; returns why it could not."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock.take(workdir)
+        for torn in (torn for name in folders.FILES for torn in workdir.glob(f".{name}.????????.tmp")):
+            torn.unlink()  # of a run that was killed while it wrote
+        if config is not None:
+            sealed.write(workdir / "config.json", fields(config))
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"--workdir={workdir} cannot be used ({error}): name another"
+    return ""
+
+
+def workdir_of(config: ConfigDict) -> Path:
+    """The run folder that the command line names."""
+    return Path(WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
+
+
+def run(module: str) -> None:
+    """Runs ``main(config)`` of a module under absl's flags, unless the run folder is refused, or finished already.
+
+    It ends as :func:`train.common.errors.exit_status` has it.
+    """
+
+    def job() -> None:
+        holder = define_config_flag(sys.argv[1:])
+        app.run(lambda argv: _entry(module, holder, argv))
+
+    sys.exit(exit_status(job))
+
+
+def _entry(module: str, holder: Any, argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: every option starts with --, as in --config.seed=1")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    config = resolve(holder.value)
+    workdir = workdir_of(config)
+    if summary := folders.finished(workdir, fields(config)):
+        print(results.sentence(summary, workdir))
+        return
+    if not MULTIHOST.value:  # of several hosts it is not known yet which is the first
+        folders.open_existing(workdir, fields(config))
+    importlib.import_module(module).main(config)

@@ -1,0 +1,59 @@
+"""Integer networks: what an artefact says of one, and the function that computes with its codes."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+import jaxcomp as jc
+from train.common.step import Classifier, Variables
+
+FIELDS = ("bits", "symmetric", "input_bits", "inputs")
+"""What of a scheme the scripts choose."""
+
+
+class IntegerClassifier(NamedTuple):
+    """What :class:`train.common.step.Classifier` is for a module, for integers of a trained network; it cannot learn.
+
+    Attributes:
+      infer: ``(variables, images) -> logits``.
+    """
+
+    infer: jc.rewrite.Quantized
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
+        return self.infer(variables, images)
+
+
+def described(scheme: Any, folded: bool) -> dict[str, Any]:
+    """What an artefact says of an integer network; :func:`restored` reads it.
+
+    Args:
+      scheme: one for all weights, or rules.
+      folded: whether batch norm was folded before.
+
+    Example:
+      >>> described([("a", jc.rewrite.Scheme(8)), (".*", jc.rewrite.Scheme(4, inputs=None))], True)["rules"][1]
+      ['.*', {'bits': 4, 'symmetric': True, 'input_bits': 8, 'inputs': None}]
+    """
+    rules = [(".*", scheme)] if isinstance(scheme, jc.rewrite.Scheme) else scheme
+    return {
+        "folded": folded,
+        "rules": [[pattern, {field: getattr(own, field) for field in FIELDS}] for pattern, own in rules],
+    }
+
+
+def restored(model: Classifier, about: dict[str, Any], images: Any) -> IntegerClassifier:
+    """The function of an artefact's codes, from shapes alone.
+
+    Args:
+      model: in floating point.
+      about: of :func:`described`.
+      images: some, of which only the shape is read.
+    """
+    function: Any = model.logits
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    if about["folded"]:
+        function, shapes = jc.rewrite.fold_batch_norm(function, shapes, images)
+    rules = [(pattern, jc.rewrite.Scheme(**own)) for pattern, own in about["rules"]]
+    return IntegerClassifier(jc.rewrite.quantize(function, shapes, images, scheme=rules)[0])
