@@ -10,6 +10,7 @@ from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import both, everything
 from jaxcomp.core.kept import kept as kept_by
+from jaxcomp.core.rules import assign
 from jaxcomp.core.straight_through import straight_through as pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
@@ -111,7 +112,7 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
     def split(params: Params) -> list[dict[str, Any]]:
         named = paths.named_leaves(params)
         parts: list[dict[str, Any]] = [{} for _ in rules]
-        for path, rule in paths.assign(patterns, named).items():
+        for path, rule in assign(patterns, named).items():
             parts[rule][path] = named[path]
         return parts
 

@@ -1,13 +1,12 @@
-"""Path strings of parameters, and ordered regex rules over them: one spelling for Linen, NNX and plain trees."""
+"""Path strings of parameters: one spelling for Linen, NNX and plain trees."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from jaxcomp.core.errors import PathError, RuleError
+from jaxcomp.core.errors import PathError
 
 
 class PartKey(GetAttrKey):
@@ -125,61 +124,6 @@ def in_container(tree: Any, like: Any, whose: str) -> Any:
 def replace_leaves(tree: Any, named: dict[str, Any]) -> Any:
     """The tree with the leaves named in ``named`` replaced, all others as they were."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: named.get(path_string(path), leaf), tree)
-
-
-def assign(patterns: Sequence[str], paths: Iterable[str]) -> dict[str, int]:
-    """Assigns each path to the first pattern that matches the whole of it.
-
-    Args:
-      patterns: regular expressions, in order of precedence (``re.fullmatch``).
-      paths: path strings.
-
-    Returns:
-      ``{path: index of its pattern}``, without the paths that no pattern matches.
-
-    Raises:
-      RuleError: if a pattern is no regular expression, matches no path, or matches only paths that earlier
-        patterns have taken (a closing ``.*`` may be left without any).
-
-    Example:
-      >>> assign([r".*/kernel"], ["Conv_0/kernel", "Conv_0/bias"])
-      {'Conv_0/kernel': 0}
-    """
-    paths = list(paths)
-    compiled = [_compile(pattern) for pattern in patterns]
-    owner = {}
-    for path in paths:
-        hit = next((i for i, regex in enumerate(compiled) if regex.fullmatch(path)), None)
-        if hit is not None:
-            owner[path] = hit
-    for i, regex in enumerate(compiled):
-        if i not in owner.values() and regex.pattern != ".*":
-            _explain_unused(i, regex, owner, compiled, paths)
-    return owner
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise RuleError(f"rule {pattern!r} is not a regular expression: {error}") from error
-
-
-def _explain_unused(
-    i: int, regex: re.Pattern[str], owner: dict[str, int], compiled: list[re.Pattern[str]], paths: list[str]
-) -> None:
-    taken = [path for path in paths if regex.fullmatch(path)]
-    if taken:
-        earlier = compiled[owner[taken[0]]].pattern
-        raise RuleError(
-            f"rule {i}, {regex.pattern!r}, is left without a parameter: the earlier rule {earlier!r} takes "
-            f"{taken[0]!r} and every other path it matches. Put the more specific rule first."
-        )
-    listing = "\n  ".join(paths) or "(the tree has no leaves)"
-    raise RuleError(
-        f"rule {i}, {regex.pattern!r}, matches no parameter. A rule must match a whole path "
-        f"(write '.*/kernel' for every kernel). The paths are:\n  {listing}"
-    )
 
 
 def without(tree: Any, gone: Collection[str]) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxcomp.core import leaves, meshes
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything, kept
-from jaxcomp.core.paths import assign, named_leaves, replace_leaves
+from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.rules import assign
 from jaxcomp.core.types import Block, Compressor, Grid, Note, Params, State, Step
 
 Axes = int | Mapping[str, int]

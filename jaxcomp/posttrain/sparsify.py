@@ -14,6 +14,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
+from jaxcomp.core.rules import by_rule
 from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.evidence import Seen
@@ -26,7 +27,6 @@ from jaxcomp.posttrain.sparsify_methods import PRUNERS
 from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.posttrain.walk import Walk, lost
 from jaxcomp.prune.patterns import Pattern
-from jaxcomp.rewrite.lowrank.choose import by_rule
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Program, trace

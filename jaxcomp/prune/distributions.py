@@ -14,7 +14,7 @@ from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.paths import assign
+from jaxcomp.core.rules import assign
 from jaxcomp.core.types import Schedule, Step
 from jaxcomp.prune.patterns import Axes, reduced
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxcomp.core.errors import ArgumentError, RuleError
-from jaxcomp.core.paths import assign
+from jaxcomp.core.rules import assign
 
 Rule = str | tuple[str, float]
 """A regex for groups that stay whole, or a regex and the fraction of their channels that may be cut at most."""

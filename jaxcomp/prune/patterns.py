@@ -12,8 +12,7 @@ from jax import Array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.reproducible import filled_up, sum_runs
-from jaxcomp.core.rounding import rounded
+from jaxcomp.core.reproducible import filled_up, rounded, sum_runs
 
 Shape = tuple[int, ...]
 

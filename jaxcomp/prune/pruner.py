@@ -12,7 +12,8 @@ from jaxcomp.core.counts import fraction_at
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
-from jaxcomp.core.paths import assign, named_leaves, path_string
+from jaxcomp.core.paths import named_leaves, path_string
+from jaxcomp.core.rules import assign
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step

@@ -11,7 +11,7 @@ from jax import Array
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
-from jaxcomp.core.rounding import rounded
+from jaxcomp.core.reproducible import rounded
 from jaxcomp.core.threshold import itself
 from jaxcomp.core.types import Step
 from jaxcomp.prune.reconstruct import wanda_scores

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import assign, path_string
+from jaxcomp.core.paths import path_string
+from jaxcomp.core.rules import assign
 from jaxcomp.core.types import Params
 from jaxcomp.trace.channels.coupling import AxisKey
 from jaxcomp.trace.channels.groups import Groups

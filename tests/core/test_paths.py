@@ -1,4 +1,4 @@
-"""Paths are spelled alike whatever the container, and rules over them never fail in silence."""
+"""Paths are spelled alike whatever the container."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from flax.core import FrozenDict
 
-from jaxcomp.core.errors import JaxcompError, PathError, RuleError
-from jaxcomp.core.paths import assign, named_leaves, path_string, replace_leaves
+from jaxcomp.core.errors import JaxcompError, PathError
+from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 
 
 class Layer(NamedTuple):
@@ -85,38 +85,3 @@ def test_replace_leaves_touches_the_named_alone():
     new = replace_leaves(tree, {"a/0": 5.0, "elsewhere": 9.0})
     assert new == {"a": [5.0, tree["a"][1]], "b": FrozenDict({"c": 2.0})}
     assert path_string(()) == ""
-
-
-def test_the_first_rule_that_matches_the_whole_path_wins():
-    paths = ["a/kernel", "a/bias", "b/kernel", "b/kernel_2"]
-    assert assign(["b/.*", ".*/kernel"], paths) == {"b/kernel": 0, "b/kernel_2": 0, "a/kernel": 1}
-    assert assign([], paths) == {}
-
-
-def test_a_closing_rule_for_the_rest_may_be_left_without_any():
-    assert assign([r"a/.*", ".*"], ["a/x"]) == {"a/x": 0}
-    assert assign([".*"], []) == {}
-
-
-def test_a_rule_that_matches_nothing_lists_the_paths():
-    with pytest.raises(RuleError) as error:
-        assign([".*/kernel", "Conv_9"], ["Conv_0/kernel", "Conv_0/bias"])
-    assert "rule 1, 'Conv_9', matches no parameter" in str(error.value)
-    assert "\n  Conv_0/kernel\n  Conv_0/bias" in str(error.value)
-    with pytest.raises(RuleError, match="the tree has no leaves"):
-        assign(["kernel"], [])
-
-
-def test_a_rule_that_matches_a_part_of_a_path_matches_nothing():
-    with pytest.raises(RuleError, match="must match a whole path"):
-        assign(["kernel"], ["Conv_0/kernel"])
-
-
-def test_a_shadowed_rule_names_the_one_that_shadows_it():
-    with pytest.raises(RuleError, match=r"the earlier rule '\.\*/kernel' takes 'Conv_0/kernel'"):
-        assign([".*/kernel", "Conv_0/.*nel"], ["Conv_0/kernel"])
-
-
-def test_a_rule_that_is_no_regular_expression_is_named():
-    with pytest.raises(RuleError, match=r"rule '\*/kernel' is not a regular expression"):
-        assign(["*/kernel"], ["a/kernel"])

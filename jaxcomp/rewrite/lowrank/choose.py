@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.core import paths
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.knapsack import Choices, best_choices
+from jaxcomp.core.rules import by_rule
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.observe.moments import Moments
 from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Method, Rank, method
@@ -54,14 +54,6 @@ class Target(NamedTuple):
     def per_path(self, candidates: Sequence[str]) -> dict[str, Any]:
         """The value for each path; without those that rules leave dense."""
         return {path: value for path, value in by_rule(self.value, candidates).items() if value is not None}
-
-
-def by_rule(value: Any, candidates: Sequence[str]) -> dict[str, Any]:
-    """A value for each path: one for all, or that of the first rule that matches."""
-    if not isinstance(value, list):
-        return dict.fromkeys(candidates, value)
-    owner = paths.assign([pattern for pattern, _ in value], candidates)
-    return {path: value[rule][1] for path, rule in owner.items()}
 
 
 def _check(kind: str, value: Any) -> None:

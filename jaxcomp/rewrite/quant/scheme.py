@@ -11,11 +11,11 @@ from jax.tree_util import DictKey, register_pytree_with_keys
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.rules import by_rule
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format, as_format, check_integer_form
 from jaxcomp.quant.granularity import check_block
 from jaxcomp.quant.ranges import Fit
-from jaxcomp.rewrite.lowrank.choose import by_rule
 from jaxcomp.trace.integer_weights import check_not_yet_quantized
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.packed.codes import Inputs
