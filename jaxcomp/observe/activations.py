@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.channels import Group
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, inputs_of
-from jaxcomp.trace.channels.groups import Group, Groups
+from jaxcomp.trace.channels.groups import Groups
 from jaxcomp.trace.ir import Value
 from jaxcomp.trace.observer import Observer, observable
 from jaxcomp.trace.sites import weight_of

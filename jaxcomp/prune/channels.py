@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core import leaves, threshold
+from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated, spread_like
@@ -55,7 +56,7 @@ def channel_masks(scores: Sequence[Array], fraction: Any, scope: Scope, least: S
 
 
 def channels(
-    groups: Any,
+    groups: ChannelGroups,
     fraction: float | Schedule,
     *,
     score: str | Callable[[Params], Mapping[str, Any]] = "l2",
@@ -163,7 +164,7 @@ Places = dict[str, list[tuple[int, np.ndarray]]]
 """``{path: [(axis, int [size of the axis])]}``: which of all channels owns an index; one past the last: none."""
 
 
-def _places(groups: Any) -> Places:
+def _places(groups: ChannelGroups) -> Places:
     total = sum(group.size for group in groups)
     places: Places = {}
     first = 0
@@ -182,7 +183,12 @@ def _places(groups: Any) -> Places:
 
 
 def _scored(
-    groups: Any, score: str, params: Params, grads: Params | None, combine: Combine, normalize: Normalize | None
+    groups: ChannelGroups,
+    score: str,
+    params: Params,
+    grads: Params | None,
+    combine: Combine,
+    normalize: Normalize | None,
 ) -> dict[str, Array]:
     of, weights = Sources(_single(params), _single(grads)), floating(groups, named_leaves(params))
     raw = {group.name: saliency(group, weights, score, of, combine) for group in groups}
@@ -201,7 +207,7 @@ def _masked(params: Params, places: Places, masks: list[Array]) -> Params:
     return jax.tree_util.tree_map_with_path(view, params)
 
 
-def _check_members(groups: Any, params: Params) -> None:
+def _check_members(groups: ChannelGroups, params: Params) -> None:
     given = {path: np.shape(leaf) for path, leaf in named_leaves(params).items()}
     for path in sorted({member.path for group in groups for member in group.members}):
         if given.get(path) != groups.shapes[path]:

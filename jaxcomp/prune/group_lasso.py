@@ -1,10 +1,9 @@
 """Group lasso: a penalty that drives whole channels to zero."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.leaves import single
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
@@ -12,7 +11,7 @@ from jaxcomp.core.units import unit
 from jaxcomp.prune.saliency import Sources, floating, saliency
 
 
-def group_lasso(groups: Any, params: Params) -> Array:
+def group_lasso(groups: ChannelGroups, params: Params) -> Array:
     r"""The sum of all channels' norms, :math:`\sum_c \sqrt{n_c} \lVert w_c \rVert_2`.
 
     :math:`w_c`: the :math:`n_c` entries that a channel owns in all kernels of its group, those that read it included;

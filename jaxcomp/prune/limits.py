@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.rules import assign
 
@@ -11,7 +11,9 @@ Rule = str | tuple[str, float]
 """A regex for groups that stay whole, or a regex and the fraction of their channels that may be cut at most."""
 
 
-def least_kept(groups: Any, rules: Sequence[Rule] = (), minimum: int = 1, maximum: float = 1.0) -> dict[str, int]:
+def least_kept(
+    groups: ChannelGroups, rules: Sequence[Rule] = (), minimum: int = 1, maximum: float = 1.0
+) -> dict[str, int]:
     """How many channels each group keeps at least.
 
     Args:
@@ -47,7 +49,7 @@ def least_kept(groups: Any, rules: Sequence[Rule] = (), minimum: int = 1, maximu
     return {g.name: min(g.size, max(minimum, g.size - math.floor(caps[g.name] * g.size + 1e-9))) for g in groups}
 
 
-def _owners(groups: Any, patterns: Sequence[str]) -> Mapping[str, int]:
+def _owners(groups: ChannelGroups, patterns: Sequence[str]) -> Mapping[str, int]:
     """The first rule that names each group."""
     names = {group.name: {group.name, *(m.path for m in group.members if groups.produces(m))} for group in groups}
     try:

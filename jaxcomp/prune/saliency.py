@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.channels import ChannelGroups, Group, Member
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
 
@@ -100,11 +101,11 @@ def check(score: str, combine: str, normalize: str | None) -> None:
             raise ArgumentError(f"{what} must be one of {', '.join(names)}; got {given!r}")
 
 
-def saliency(group: Any, weights: frozenset[str], score: str, of: Sources, combine: Combine, xp: Any = jnp) -> Any:
+def saliency(group: Group, weights: frozenset[str], score: str, of: Sources, combine: Combine, xp: Any = jnp) -> Any:
     """Scores the channels of one group.
 
     Args:
-      group: with ``name``, ``size`` and ``members`` (of :func:`jaxcomp.trace.groups`).
+      group: one of :func:`jaxcomp.trace.groups`.
       weights: the parameters that a matmul or convolution reads.
       score: one of ``NAMES``.
       of: what to score by.
@@ -134,7 +135,7 @@ def normalized(scores: Any, score: str, normalize: Normalize | None = None, xp: 
     return _NORMALIZE[normalize or default](xp, scores)
 
 
-def floating(groups: Any, named: Mapping[str, Any]) -> frozenset[str]:
+def floating(groups: ChannelGroups, named: Mapping[str, Any]) -> frozenset[str]:
     """Which of the weights that groups go through vote by their sizes: those of floating-point numbers, and no masks.
 
     Raises:
@@ -150,7 +151,7 @@ def floating(groups: Any, named: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(path for path, kind in kinds.items() if kind not in "iub")
 
 
-def _voters(group: Any, weights: frozenset[str], score: str, of: Sources) -> list[Any]:
+def _voters(group: Group, weights: frozenset[str], score: str, of: Sources) -> list[Member]:
     kind = SCORES.get(score)
     matrices = [m for m in group.members if m.path in weights] or list(group.members)
     if kind is None or kind.on == "matrices":
@@ -168,18 +169,18 @@ def _voters(group: Any, weights: frozenset[str], score: str, of: Sources) -> lis
     return given
 
 
-def _first(member: Any) -> np.ndarray:
+def _first(member: Member) -> np.ndarray:
     """``bool [channels, k]``: False where a channel that owns fewer indices than others repeats its last."""
     repeats = np.diff(member.indices, axis=1) == 0
     return np.concatenate([np.ones((len(repeats), 1), bool), ~repeats], axis=1)
 
 
-def _sums(xp: Any, member: Any, terms: Any) -> Any:
+def _sums(xp: Any, member: Member, terms: Any) -> Any:
     others = tuple(axis for axis in range(terms.ndim) if axis != member.axis)
     return xp.where(_first(member), replicated(terms.sum(others))[member.indices], 0).sum(1)
 
 
-def _rows(xp: Any, member: Any, leaf: Any) -> Any:
+def _rows(xp: Any, member: Member, leaf: Any) -> Any:
     """``[channels, entries]``."""
     size = leaf.shape[member.axis]
     flat = xp.moveaxis(replicated(leaf), member.axis, 0).reshape(size, leaf.size // size)

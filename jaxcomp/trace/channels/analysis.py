@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp.core.channels import Reason
 from jaxcomp.trace.channels.cut_values import Dead
 from jaxcomp.trace.channels.facts import Axis, Facts, constant_facts
-from jaxcomp.trace.channels.labels import Labels, LabelSet, Reason
+from jaxcomp.trace.channels.labels import Labels, LabelSet
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.origins import Origins
 

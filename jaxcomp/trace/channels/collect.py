@@ -2,49 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
+from jaxcomp.core.channels import Group, Member
 from jaxcomp.trace.channels.coupling import AxisKey, Coupling, Reading
-from jaxcomp.trace.channels.labels import Labels, Reason
+from jaxcomp.trace.channels.labels import Labels
 from jaxcomp.trace.ir import Value
-
-
-class Member(NamedTuple):
-    """An axis of a parameter that has a part in a group.
-
-    Attributes:
-      path: the parameter.
-      axis: the axis.
-      indices: ``int [channels, k]``: the indices of the axis that each channel owns.
-    """
-
-    path: str
-    axis: int
-    indices: np.ndarray
-
-
-class Group(NamedTuple):
-    """Channels, each of which is a set of indices of parameters' axes that are cut together.
-
-    Attributes:
-      name: the parameter that makes the channels (``path:axis`` where that names two groups).
-      size: how many channels there are.
-      members: the axes that they are indices of.
-      macs: multiply-accumulates saved by cutting one channel, all others kept, for the example batch.
-      bytes: parameter bytes saved likewise.
-      frozen: why none of them can be cut; None if they can.
-      reading: of the program's reshapes, in which they are channels (heads in one, positions in all heads in another).
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-    macs: int
-    bytes: int
-    frozen: Reason | None
-    reading: int = 0
 
 
 def collect(coupling: Coupling) -> list[Group]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcomp.trace.channels.collect import Group
+from jaxcomp.core.channels import Group
 from jaxcomp.trace.channels.coupling import Coupling
 from jaxcomp.trace.channels.labels import Labels
 

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxcomp.core.channels import Reason
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.trace import compat
 from jaxcomp.trace.channels.analysis import Analysis, Offer
 from jaxcomp.trace.channels.cut_values import UNKNOWN, Dead, tidy
 from jaxcomp.trace.channels.facts import Axis, Facts, whole
-from jaxcomp.trace.channels.labels import Labels, Reason
+from jaxcomp.trace.channels.labels import Labels
 from jaxcomp.trace.channels.rules import OPAQUE, RULES
 from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 from jaxcomp.trace.origins import Origins

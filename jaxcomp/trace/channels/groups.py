@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxcomp.core.channels import Group, Member
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.trace.account import left_out
-from jaxcomp.trace.channels.collect import Group, Member, collect
+from jaxcomp.trace.channels.collect import collect
 from jaxcomp.trace.channels.costs import Costs, Prices
 from jaxcomp.trace.channels.coupling import AxisKey, Coupling, couple, only_read
 from jaxcomp.trace.ir import trace

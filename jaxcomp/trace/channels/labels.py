@@ -1,30 +1,11 @@
 """Labels: one number an index of an axis, which indices must be kept or cut together, and which must be kept."""
 
-from typing import NamedTuple
-
 import numpy as np
+
+from jaxcomp.core.channels import Reason
 
 Labels = np.ndarray
 """int64 ``[size of the axis]``; indices with one label (or labels tied to each other) go together."""
-
-
-class Reason(NamedTuple):
-    """Why indices cannot be cut.
-
-    Attributes:
-      primitive: the operation that needs them.
-      place: where it was written.
-      text: what it needs them for.
-      window: whether they are no channels but places under a convolution's window.
-    """
-
-    primitive: str
-    place: str
-    text: str
-    window: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.text} ({self.primitive}{' at ' + self.place if self.place else ''})"
 
 
 class LabelSet:

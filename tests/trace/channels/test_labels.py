@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxcomp.trace.channels.labels import LabelSet, Reason
+from jaxcomp.core.channels import Reason
+from jaxcomp.trace.channels.labels import LabelSet
 
 
 def slow_components(count: int, pairs: list[tuple[int, int]]) -> list[int]:
