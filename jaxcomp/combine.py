@@ -151,7 +151,7 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
 
 
 def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = None) -> Compressor:
-    """Updates a compressor at step 0, at steps begin, begin + n, ... and at end; between and after, its state stands.
+    """Updates a compressor at step 0, at every n-th step from ``begin`` on and at ``end``; else its state stands.
 
     Args:
       n: steps from one update to the next, 1 or more.

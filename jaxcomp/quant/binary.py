@@ -18,7 +18,7 @@ from jaxcomp.quant.ranges import grid_between, mean_of
 
 
 def clipped(x: Array) -> Array:
-    """1 for |x| <= 1, else 0: the slope of the clipped straight-through estimator.
+    r"""1 for :math:`|x| \le 1`, else 0: the slope of the clipped straight-through estimator.
 
     Reference: Hubara et al., Binarized neural networks, 2016.
     """
@@ -26,7 +26,7 @@ def clipped(x: Array) -> Array:
 
 
 def approximate_sign(x: Array) -> Array:
-    """2 - 2 |x| for |x| <= 1, else 0: the slope of a piecewise parabola that is nearer to the sign.
+    r""":math:`2 - 2|x|` for :math:`|x| \le 1`, else 0: the slope of a piecewise parabola that is nearer to the sign.
 
     Reference: Liu et al., Bi-Real Net, 2018.
     """
@@ -73,7 +73,7 @@ def sign(x: Array, slope: Slope = clipped) -> Array:
 def binary(
     *, axis: Axes = None, block: int | None = None, balanced: bool = False, slope: Slope = clipped
 ) -> Compressor:
-    r"""Shows weights as :math:`\pm s`, s the mean of |w| (of what is not 0), as :func:`fake` with 1 bit does.
+    r"""Shows weights as :math:`\pm s`, s the mean of :math:`|w|` (of what is not 0), as :func:`fake` with 1 bit does.
 
     Gradients are ``s * slope(w)``: the scale is a constant. A weight of exactly 0 is a pruned one and stays 0: there is
     no code for it, it is stored as a mask. How it differs from ``fake(1)``: in gradients, and in balance.
@@ -82,7 +82,7 @@ def binary(
       axis: where each index has a scale of its own, -1: per output channel, as XNOR-Net.
       block: weights of a block: see :func:`fake`.
       balanced: IR-Net: the sign of w less its mean, so that half are negative, and scales that are powers of two: the
-        one nearest to the mean of |w - mean|, in the weights' own units (the paper's are those of w / deviation,
+        one nearest to the mean of ``abs(w - mean)``, in the weights' own units (the paper's are those of w / deviation,
         which batch norm makes the same). A mean beyond s / 2 counts as s / 2: a view's view is itself. No blocks.
       slope: :func:`clipped`, :func:`approximate_sign`, or any of w.
 

@@ -166,7 +166,7 @@ def fake(
         of its own), flattened as hardware contracts them, in convolutions of any kind. A last block that is not full
         holds what is left.
       symmetric: codes evenly about 0, without zero point (weights), or affine (integers of 2 bits and more).
-      fit: how far the grid reaches: :func:`min_max` if None (the mean of |w| for one bit), :func:`mse`,
+      fit: how far the grid reaches: :func:`min_max` if None (the mean of ``abs(w)`` for one bit), :func:`mse`,
         :func:`percentile`.
       stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 

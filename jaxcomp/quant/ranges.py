@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.reproducible import rounded, steady_sum
+from jaxcomp.core.reproducible import steady_sum
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
@@ -147,7 +147,7 @@ def percentile(fraction: float = 0.999) -> Fit:
 
 
 def mean_size(factor: float = 1.0) -> Fit:
-    """A multiple of the mean of |w| over what is not 0: for binary weights the range of least squared error.
+    """A multiple of the mean of ``abs(w)`` over what is not 0: for binary weights the range of least squared error.
 
     Reference: Rastegari et al., XNOR-Net, 2016.
     """
@@ -171,8 +171,7 @@ def deviations(number: float = 3.0) -> Fit:
         everywhere = jnp.ones(groups.values.shape, bool)
         size = unit(jnp.max(jnp.abs(_counted(groups)), axis=groups.shared, keepdims=True, initial=0))
         mean = mean_of(groups.values, groups, everywhere)
-        variance = mean_of(jnp.square((groups.values - mean) / size), groups, everywhere)
-        spread = rounded(number * size * jnp.sqrt(variance))
+        spread = number * size * jnp.sqrt(mean_of(jnp.square((groups.values - mean) / size), groups, everywhere))
         high = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread))
         return -high, high
 

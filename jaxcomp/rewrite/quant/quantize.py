@@ -147,11 +147,11 @@ def fake_quantize(
     """The function that :func:`quantize` would give, of the parameters as they are, to train.
 
     At every site weights and inputs are rounded to their codes, which floating-point numbers hold; sums of these are
-    exact up to 2**24, so the integer function computes the very same. Gradients pass rounding straight through, and
+    exact up to ``2**24``, so the integer function computes the very same. Gradients pass rounding straight through, and
     stop where codes are clipped.
 
     Args:
-      apply_fn, params, *example, scheme, ranges, grids: as of :func:`quantize`. Weights without a grid are fitted to
+      apply_fn, params, example, scheme, ranges, grids: as of :func:`quantize`. Weights without a grid are fitted to
         their range at every call.
 
     Returns:

@@ -1,0 +1,244 @@
+"""Writes the tables of measured numbers in the documentation from ``bench/*.json``.
+
+A page holds a table between ``<!-- table: NAME FILE -->`` and ``<!-- end -->``; what stands between is made here.
+
+    python docs/results.py            writes the tables of every page
+    python docs/results.py --check    exits with 1, naming the pages, where a table is not what its file says
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+METHODS = {
+    "cubic": "cubic magnitude",
+    "dense, shifted": "dense, moved images",
+    "steep distilled": "steep, distilled",
+    "steep distilled, shifted": "steep, distilled, moved images",
+}
+Data = dict[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction in percent; None: nothing."""
+    return "" if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample deviation of fractions, in percent."""
+    mean = percent(statistics.fmean(values))
+    return f"{mean} ± {percent(statistics.stdev(values))}" if len(values) > 1 else f"{mean} (1 seed)"
+
+
+def compress(data: Data) -> str:
+    """Runs of ``train.compress``: a row a seed, then mean and sample deviation."""
+    head = ["seed", "teacher, %", "compressed, %", "drop, points", "bytes", "ratio", "sparsity, %"]
+    numbers = [
+        [
+            100 * row["teacher_accuracy"],
+            100 * row["compressed_accuracy"],
+            100 * (row["teacher_accuracy"] - row["compressed_accuracy"]),
+            row["compressed_bytes"],
+            row["teacher_bytes"] / row["compressed_bytes"],
+            100 * row["sparsity"],
+        ]
+        for row in data["rows"]
+    ]
+
+    def line(name: str, row: Sequence[float]) -> list[str]:
+        return [name, *(f"{x:.2f}" for x in row[:3]), f"{row[3]:,.0f}", f"{row[4]:.1f}x", f"{row[5]:.1f}"]
+
+    lines = [line(str(row["seed"]), own) for row, own in zip(data["rows"], numbers, strict=True)]
+    if len(numbers) > 1:
+        columns = list(zip(*numbers, strict=True))
+        lines += [line("mean", [statistics.fmean(column) for column in columns])]
+        lines += [line("deviation", [statistics.stdev(column) for column in columns])]
+    return table(head, lines)
+
+
+def curves(data: Data) -> str:
+    """Error against sparsity of ``train.curves``: a row a method, a column a sparsity."""
+    asked = sorted({row["asked"] for row in data["rows"]})
+
+    def cell(method: str, sparsity: float) -> str:
+        rows = [row for row in data["rows"] if row["method"] == method and row["asked"] == sparsity]
+        if not rows:
+            return ""
+        reached = statistics.fmean(row["sparsity"] for row in rows)
+        missed = sparsity > 0 and abs((1 - reached) / (1 - sparsity) - 1) > 0.1
+        return spread([row["error"] for row in rows]) + (f" at {percent(reached)} %" if missed else "")
+
+    methods = list(dict.fromkeys(row["method"] for row in data["rows"]))
+    methods.sort(key=lambda method: ("dense" not in method, "steep" in method))
+    head = ["method", *("dense" if s == 0 else f"{percent(s, 2).rstrip('0').rstrip('.')} %" for s in asked)]
+    return table(head, ([METHODS.get(m, m), *(cell(m, s) for s in asked)] for m in methods))
+
+
+def shrink(data: Data) -> str:
+    """Runs of ``train.shrink``."""
+    head = ["network", "fewer MACs", "whole, %", "cut, %", "recalibrated, %", "fine-tuned, %"]
+    keys = ("dense", "cut", "recalibrated", "tuned")
+    return table(
+        head, ([row["network"], f"{row['speedup']:.2f}x", *(percent(row[k]) for k in keys)] for row in data["rows"])
+    )
+
+
+def quantize(data: Data) -> str:
+    """Settings of ``train.quantize``; beside them the best of others on the same file and images."""
+
+    def name(setting: str) -> str:
+        mixed = re.fullmatch(r"mixed(\d+)a(\d)", setting)
+        if mixed:
+            return f"of each layer's own, within {int(mixed[1]):,} bytes; {mixed[2]} static"
+        weights, inputs, dynamic = re.fullmatch(r"w(\d)(?:a(\d)(d?))?", setting).groups()  # type: ignore[union-attr]
+        return f"{weights}; " + (f"{inputs} {'dynamic' if dynamic else 'static'}" if inputs else "float")
+
+    rows = [
+        [
+            name(row["setting"]),
+            percent(row["accuracy"]),
+            f"{100 * row['drop']:.2f}",
+            f"{row['bytes']:,}",
+            f"{percent(row['peer_accuracy'])} ({row['peer']})" if row["peer"] else "",
+        ]
+        for row in data["rows"]
+    ]
+    head = ["bits of weights; of inputs", "accuracy, %", "drop, points", "bytes of the file", "others, %"]
+    shown = [row if any(each[-1] for each in rows) else row[:-1] for row in rows]
+    return table(head[: len(shown[0])], shown)
+
+
+def qat(data: Data) -> str:
+    """Runs of ``train.qat``."""
+    head = ["command", "rounded, %", "trained, %", "integers, %", "drop, points", "bytes of the file", "minutes"]
+    rows = []
+    for row in data["rows"]:
+        accuracy = [percent(row["accuracy"][k]) for k in ("rounded", "trained", "integers")]
+        flags = row["command"].split(" --weights resnet20.npz ")[1]
+        drop, minutes = f"{100 * row['drop']:.2f}", f"{row['seconds'] / 60:.0f}"
+        rows.append([f"`{flags}`", *accuracy, drop, f"{row['bytes']:,}", minutes])
+    return table(head, rows)
+
+
+def oneshot(data: Data) -> str:
+    """Methods of ``train.oneshot``: accuracy as pruned, and with batch norm recalibrated."""
+    asked = sorted({row["asked"] for row in data["rows"]})
+    found = {(row["method"], row["asked"]): row for row in data["rows"]}
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in data["rows"]):
+        own = [found.get((method, s)) for s in asked]
+        cells = [f"{percent(r['accuracy'])} / {percent(r['recalibrated'])}" if r else "" for r in own]
+        seconds = found.get((method, 0.8))
+        rows.append([method, *cells, f"{seconds['seconds']:.0f}" if seconds else ""])
+    return table(["method", *(f"{percent(s, 0)} %" for s in asked), "seconds at 80 %"], rows)
+
+
+def iterative(data: Data) -> str:
+    """Rounds of ``train.prune``."""
+    rows = ([percent(row["sparsity"], 1), percent(row["accuracy"])] for row in data["rows"])
+    return table(["zeros, %", "accuracy, %"], rows)
+
+
+def _timed(rows: Iterable[Data], *before: str) -> list[list[str]]:
+    return [
+        [*before, row["variant"], _milliseconds(row["median_ms"]), f"{row['ratio']:.3g}x", f"{row['cpu_ratio']:.3g}x"]
+        for row in rows
+    ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def times(data: Data) -> str:
+    """Variants of ``train.bench``, timed in turn: medians, and ratios to the first."""
+    tail = ["median, ms", "time", "CPU time"]
+    if "batches" in data:
+        rows = [row for batch, own in data["batches"].items() for row in _timed(own["rows"], batch)]
+        return table(["batch", "variant", *tail], rows)
+    for kind in ("networks", "trees", "layers"):
+        if kind in data:
+            rows = [row for name, own in data[kind].items() for row in _timed(own["rows"], name)]
+            return table([kind.removesuffix("s"), "variant", *tail], rows)
+    return table(["variant", *tail], _timed(data["rows"]))
+
+
+def integers(data: Data) -> str:
+    """Networks of ``train.bench quant``: time of each variant as a fraction of float32's, and bytes."""
+    networks = data["networks"]
+    columns = [(network, batch) for network, own in networks.items() for batch in own["batches"]]
+    variants = list(dict.fromkeys(r["variant"] for n, b in columns for r in networks[n]["batches"][b]))
+    rows = []
+    for variant in variants:
+        timed = [r for n, b in columns for r in networks[n]["batches"][b] if r["variant"] == variant]
+        stored = [f"{networks[n]['bytes'][variant]:,}" for n in networks]
+        rows.append([variant, *(f"{row['ratio']:.2f}" for row in timed), *stored])
+    head = ["variant", *(f"{n}, batch {b}" for n, b in columns), *(f"{n}, bytes" for n in networks)]
+    return table(head, rows)
+
+
+def thresholds(data: Data) -> str:
+    """Ways to find a threshold among 25 million numbers."""
+    rows = [row for dtype, own in data["dtypes"].items() for row in _timed(own, dtype)]
+    return table(["dtype", "variant", "median, ms", "time", "CPU time"], rows)
+
+
+def errors(data: Data) -> str:
+    """What one-shot methods leave of a layer's output, and how long they take."""
+    rows = []
+    for layer, own in data["layers"].items():
+        seconds = {row["variant"]: row["median_ms"] / 1000 for row in own["rows"]}
+        methods = ("magnitude", "SparseGPT", "OBC")
+        took = [f"{seconds[m]:.3g}" if m in seconds else "" for m in methods[1:]]
+        rows.append([layer, *(f"{own['errors'][m]:.3f}" if m in own["errors"] else "" for m in methods), *took])
+    return table(["inputs x outputs", "magnitude", "SparseGPT", "OBC", "SparseGPT, s", "OBC, s"], rows)
+
+
+TABLES: dict[str, Callable[[Data], str]] = {
+    each.__name__: each  # type: ignore[attr-defined]
+    for each in (compress, curves, shrink, quantize, qat, oneshot, iterative, times, integers, thresholds, errors)
+}
+
+
+def written(text: str) -> str:
+    """A page with its tables made anew."""
+
+    def one(match: re.Match[str]) -> str:
+        begin, name, file, end = match.groups()
+        if name not in TABLES:
+            raise SystemExit(f"no table {name!r}: there are {', '.join(TABLES)}")
+        return f"{begin}\n{TABLES[name](json.loads((ROOT / 'bench' / file).read_text()))}\n\n{end}"
+
+    return PLACE.sub(one, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes, or checks, every page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page would change")
+    check = parser.parse_args(arguments).check
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    old = [page for page in pages if written(page.read_text()) != page.read_text()]
+    for page in old:
+        if check:
+            print(f"{page.relative_to(ROOT)} differs from bench/: run python docs/results.py", file=sys.stderr)
+        else:
+            page.write_text(written(page.read_text()))
+    return 1 if check and old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
