@@ -1,5 +1,7 @@
 """Units: common factors taken out before numbers are squared, so that nothing depends on their scale."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +25,19 @@ def unit(size: Array) -> Array:
     digits = jnp.finfo(size.dtype).nmant
     power = lax.bitcast_convert_type((lax.bitcast_convert_type(size, bits) >> digits) << digits, size.dtype)
     return jnp.where((power > 0) & jnp.isfinite(power), power, 1)
+
+
+def common_unit(arrays: Iterable[Array]) -> Array:
+    """The unit of the largest number of several arrays of one precision, in which none is squared to infinity.
+
+    Gradients take it for a constant.
+
+    Example:
+      >>> common_unit([jnp.array([3e-30, -1e-29]), jnp.zeros(2)]).item() == 2.0**-97
+      True
+    """
+    largest = [jnp.max(jnp.abs(each), initial=0) for each in arrays]
+    return unit(lax.stop_gradient(functools.reduce(jnp.maximum, largest or [jnp.zeros((), jnp.float32)])))
 
 
 def host_unit(size: Any) -> float:

@@ -17,6 +17,7 @@ from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.core.units import unit
 
 TOO_SMALL = "no matrix"
 
@@ -38,13 +39,16 @@ def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 
       [[1.0, 0.0], [0.0, 0.0]]
     """
     matrix = _matrix(replicated(weight), stack)
+    units = unit(jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True, initial=0))
+    matrix = matrix / units  # squares of 1e-20 are 0 in float32, of 1e20 infinite
     across = jnp.swapaxes(matrix, -1, -2)
     pair = (matrix, across) if _left(matrix) else (across, matrix)
     values, vectors = jnp.linalg.eigh(jnp.matmul(*pair, precision="highest"))
     values, vectors = jnp.maximum(values[..., ::-1], 0), vectors[..., ::-1]
     full = values.shape[-1]
     if energy is not None:
-        sums = jnp.cumsum(values.reshape(-1, full).sum(0))
+        squares = values * jnp.square(units / jnp.max(units))[..., 0]
+        sums = jnp.cumsum(squares.reshape(-1, full).sum(0))
         count = 1 + jnp.sum(sums < energy * sums[-1])
     elif jnp.issubdtype(jnp.result_type(rank), jnp.integer):
         count = jnp.asarray(rank)
@@ -80,8 +84,9 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
     finfo = jnp.finfo(weight.dtype)
     rounding = float(finfo.eps) + 8 * math.sqrt(onto.shape[-1]) * float(jnp.finfo(matrix.dtype).eps)
     least = float(finfo.smallest_subnormal) * math.sqrt(onto.shape[-1])
-    missed = jnp.linalg.norm(product - matrix, axis=axis, keepdims=True)
-    inside = missed <= rounding * jnp.linalg.norm(matrix, axis=axis, keepdims=True) + least
+    units = unit(jnp.max(jnp.abs(matrix), axis=axis, keepdims=True, initial=0))
+    missed, size = (jnp.linalg.norm(x / units, axis=axis, keepdims=True) for x in (product - matrix, matrix))
+    inside = missed <= rounding * size + least / units
     product = product.reshape(weight.shape).astype(weight.dtype)
     inside = jnp.broadcast_to(inside, matrix.shape).reshape(weight.shape)
     view = straight_through(jnp.where(inside, whole, product), product)

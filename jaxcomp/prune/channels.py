@@ -15,8 +15,9 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.core.units import common_unit
 from jaxcomp.prune.limits import Rule, least_kept
-from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, floating, normalized, saliency
+from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, floating, normalized, saliency, usual
 from jaxcomp.prune.selection import all_finite
 
 Scope = Literal["group", "global"]
@@ -190,9 +191,29 @@ def _scored(
     combine: Combine,
     normalize: Normalize | None,
 ) -> dict[str, Array]:
-    of, weights = Sources(_single(params), _single(grads)), floating(groups, named_leaves(params))
-    raw = {group.name: saliency(group, weights, score, of, combine) for group in groups}
-    return {name: normalized(own, score, normalize) for name, own in raw.items()}
+    of, voting = Sources(_single(params), _single(grads)), floating(groups, named_leaves(params))
+    raw = {}
+    for group, scaled in zip(groups, _in_units(groups, score, of, combine, normalize or usual(score)), strict=True):
+        raw[group.name] = normalized(saliency(group, voting, score, scaled, combine), score, normalize)
+    return raw
+
+
+def _in_units(groups: Any, score: str, of: Sources, combine: Combine, normalize: Normalize) -> list[Sources]:
+    """What each group is scored by: squares of 1e-20 are 0 in float32, of 1e20 infinite.
+
+    What is normalised has a unit a group, the rest one for all; products of several numbers as of one member do not
+    compare in any. Weights times gradients have the loss's unit, whatever the weights' is.
+    """
+    if (score in SCORES and SCORES[score].needs) or (normalize == "none" and combine == "product"):
+        return [of] * len(groups)
+    paths = [{member.path for member in group.members} & of.weights.keys() for group in groups]
+    if normalize == "none":
+        paths = [set().union(*paths)] * len(groups)
+    found = []
+    for own in paths:
+        by = common_unit(of.weights[path] for path in sorted(own))
+        found.append(Sources({path: of.weights[path] / by for path in own}))
+    return found
 
 
 def _masked(params: Params, places: Places, masks: list[Array]) -> Params:

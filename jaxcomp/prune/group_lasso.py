@@ -1,13 +1,13 @@
 """Group lasso: a penalty that drives whole channels to zero."""
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.leaves import single
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
-from jaxcomp.core.units import unit
+from jaxcomp.core.units import common_unit
 from jaxcomp.prune.saliency import Sources, floating, saliency
 
 
@@ -43,9 +43,7 @@ def group_lasso(groups: ChannelGroups, params: Params) -> Array:
     total = jnp.zeros((), jnp.float32)
     for group in groups:
         own = sorted({member.path for member in group.members} & paths)
-        largest = [jnp.max(jnp.abs(weights[path]), initial=0) for path in own]
-        # Squares of 1e-20 are 0 in float32, of 1e20 infinite.
-        common = unit(lax.stop_gradient(jnp.max(jnp.stack([jnp.float32(0), *largest]))))
+        common = common_unit(weights[path] for path in own)  # squares of 1e-20 are 0 in float32, of 1e20 infinite
         scaled = {path: weights[path] / common for path in own}
         squares, entries = (saliency(group, voting, "lamp", Sources(of), "joint") for of in (scaled, ones))
         # The root's slope at 0 is infinite; times the 0 of the squares it would be NaN.

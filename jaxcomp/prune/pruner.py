@@ -17,6 +17,7 @@ from jaxcomp.core.rules import assign
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.core.units import common_unit
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
 from jaxcomp.prune.patterns import Pattern, fitted, unstructured
@@ -302,7 +303,7 @@ class _Pruner(NamedTuple):
             return self._chosen(values, of, shares, floors, patterns)
 
         raw = [self.score.rank(evidence, held) for evidence, held in zip(own, memory, strict=True)]
-        values, of = pooled(raw, self.score.of)
+        values, of = pooled(self._in_units(raw), self.score.of)
         fresh = jnp.asarray(step) == 0
         if self.regrow:
             begin = pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
@@ -333,6 +334,17 @@ class _Pruner(NamedTuple):
             safe = threshold.keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
             return selection.keep_beside(safe, floors, scores, keep, group)
         return threshold.keep_largest(values, _stacked(keep), group, score=of)
+
+    def _in_units(self, raw: Sequence[Array]) -> Sequence[Array]:
+        """What is squared, so that it neither underflows nor overflows; of tensors that are compared in one unit."""
+        if self.score.of is not jnp.square:
+            return raw
+        wider = [value.astype(leaves.wide(value.dtype)) for value in raw]
+        units = [common_unit([value]) for value in wider]
+        if self.distribution.compete:
+            real = leaves.wide(*(unit.dtype for unit in units))
+            units = [common_unit(unit.astype(real) for unit in units)] * len(units)
+        return [value / unit.astype(value.dtype) for value, unit in zip(wider, units, strict=True)]
 
     def _pooled(self, raw: Sequence[Array], of: Any, paths: Sequence[str]) -> tuple[list[Array], Any]:
         """Values of the units of tensors, and the function of them that is ranked."""

@@ -15,7 +15,6 @@ from jaxcomp.core.meshes import replicated
 
 Combine = Literal["mean", "sum", "max", "product", "joint"]
 Normalize = Literal["mean", "max", "gaussian", "lamp", "none"]
-TINY = 1e-30
 
 
 class Sources(NamedTuple):
@@ -81,9 +80,9 @@ _COMBINE: dict[str, Callable[[Any, Any], Any]] = {
     "joint": lambda xp, rows: rows[0],
 }
 _NORMALIZE: dict[str, Callable[[Any, Any], Any]] = {
-    "mean": lambda xp, s: s / xp.maximum(s.mean(), TINY),
-    "max": lambda xp, s: s / xp.maximum(s.max(), TINY),
-    "gaussian": lambda xp, s: (s - s.mean()) / xp.maximum(s.std(), TINY),
+    "mean": lambda xp, s: _over(xp, s, s.mean()),
+    "max": lambda xp, s: _over(xp, s, s.max()),
+    "gaussian": lambda xp, s: _over(xp, s - s.mean(), s.std()),
     "lamp": lambda xp, s: _over_the_larger(xp, s),
     "none": lambda xp, s: s,
 }
@@ -131,8 +130,12 @@ def saliency(group: Group, weights: frozenset[str], score: str, of: Sources, com
 
 def normalized(scores: Any, score: str, normalize: Normalize | None = None, xp: Any = jnp) -> Any:
     """Makes a group's scores comparable with other groups'; as befits the score where the caller does not say."""
-    default: Normalize = SCORES[score].normalize if score in SCORES else "mean"
-    return _NORMALIZE[normalize or default](xp, scores)
+    return _NORMALIZE[normalize or usual(score)](xp, scores)
+
+
+def usual(score: str) -> Normalize:
+    """How a score is made comparable where the caller does not say."""
+    return SCORES[score].normalize if score in SCORES else "mean"
 
 
 def floating(groups: ChannelGroups, named: Mapping[str, Any]) -> frozenset[str]:
@@ -204,4 +207,9 @@ def _over_the_larger(xp: Any, scores: Any) -> Any:
     order = xp.argsort(scores)
     ascending = scores[order]
     rest = xp.cumsum(ascending[::-1])[::-1]
-    return (ascending / xp.maximum(rest, TINY))[xp.argsort(order)]
+    return _over(xp, ascending, rest)[xp.argsort(order)]
+
+
+def _over(xp: Any, scores: Any, whole: Any) -> Any:
+    """Scores over what they sum up to, which is 0 only if they are."""
+    return scores / xp.where(whole > 0, whole, 1)

@@ -14,6 +14,7 @@ from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.reproducible import rounded
 from jaxcomp.core.threshold import itself
 from jaxcomp.core.types import Step
+from jaxcomp.core.units import unit
 from jaxcomp.prune.reconstruct import wanda_scores
 
 Memory = Any
@@ -154,16 +155,18 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
     """
     if order not in (1, 2) or not 0 <= decay < 1:
         raise ArgumentError(f"taylor needs order 1 or 2 and a decay in [0, 1), got {order!r} and {decay!r}")
-    size = jnp.abs if order == 1 else jnp.square
-    now = lambda evidence: size(evidence.slope("the score 'taylor'"))  # noqa: E731
+    of = jnp.abs if order == 1 else jnp.square
+    now = lambda evidence: evidence.slope("the score 'taylor'")  # noqa: E731
     if decay == 0:
-        return Score("taylor", lambda evidence, memory: now(evidence), needs="grads")
+        return Score("taylor", lambda evidence, memory: now(evidence), of, needs="grads")
 
     def gather(memory: Array, evidence: Evidence) -> Array:
-        new = now(evidence)
+        new = jnp.abs(now(evidence))
+        if order == 2:
+            return jnp.where(evidence.step == 0, new, _root_mean(memory, new, decay))
         return jnp.where(evidence.step == 0, new, rounded(memory * decay) + rounded(new * (1 - decay)))
 
-    return Score("taylor", lambda evidence, memory: memory, itself, _zeros, gather, "grads")
+    return Score("taylor", lambda evidence, memory: memory, itself if order == 1 else of, _zeros, gather, "grads")
 
 
 def snip() -> Score:
@@ -231,12 +234,11 @@ def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
         raise ArgumentError(f"fisher needs root 2 or 4 and a decay in [0, 1), got {root!r} and {decay!r}")
 
     def gather(memory: Array, evidence: Evidence) -> Array:
-        square = rounded(jnp.square(evidence.gradient("the score 'fisher'")))
-        return jnp.where(evidence.step == 0, square, memory + rounded((1 - decay) * (square - memory)))
+        size = jnp.abs(evidence.gradient("the score 'fisher'"))
+        return jnp.where(evidence.step == 0, size, _root_mean(memory, size, decay))
 
     def rank(evidence: Evidence, memory: Array) -> Array:
-        deviation = jnp.sqrt(memory)
-        return jnp.abs(evidence.weight) * (deviation if root == 2 else jnp.sqrt(deviation))
+        return jnp.abs(evidence.weight) * (memory if root == 2 else jnp.sqrt(memory))
 
     return Score("fisher", rank, itself, _zeros, gather, "grads")
 
@@ -287,6 +289,13 @@ def uniform(evidence: Evidence, seed: int, *more: Any) -> Array:
     for number in (zlib.crc32(evidence.path.encode()), *more):
         key = jax.random.fold_in(key, number)
     return spread_like(jax.random.uniform(key, evidence.weight.shape, jnp.float32), evidence.weight)
+
+
+def _root_mean(held: Array, new: Array, decay: float) -> Array:
+    r""":math:`\sqrt{d h^2 + (1 - d) n^2}`, in a unit: squares of 1e-20 are 0 in float32, of 1e20 infinite."""
+    size = unit(jnp.maximum(held, new))
+    squares = [rounded(jnp.square(each / size)) for each in (held, new)]
+    return size * jnp.sqrt(squares[0] + rounded((1 - decay) * (squares[1] - squares[0])))
 
 
 def _zeros(weight: Array) -> Array:

@@ -1,6 +1,5 @@
 """Harms: how far a function's outputs are from what they were, whatever their types and structure."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import not_a_number
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.units import common_unit
 
 Harm = Callable[[Any, Any], Any]
 """``(outputs before, outputs after) -> scalar``."""
@@ -32,22 +32,23 @@ def divergence(before: Any, after: Any) -> Any:
 
 
 def squared_error(before: Any, after: Any) -> Any:
-    """Squared differences of all outputs over their squares, of any types.
+    """Squared differences of all outputs over their squares, of any types and in any unit.
 
-    Infinities that stay what they were are no harm, and count for nothing; others harm without limit.
+    Infinities that stay what they were are no harm, and count for nothing; others harm without limit, as does any
+    difference of outputs that were all 0.
     """
     sides = [[_plain(leaf) for leaf in jax.tree.leaves(tree)] for tree in (before, after)]
     pairs = list(zip(*sides, strict=True))
     real = wide(*(_real(leaf.dtype) for leaf, _ in pairs))
-    sizes = [_size(leaf) for leaf, _ in pairs]
-    units = [_power_of_two(jnp.max(size, initial=0)).astype(real) for size in sizes]
-    unit = functools.reduce(jnp.maximum, units, jnp.zeros((), real))
-    unit = jnp.where(unit > 0, unit, 1)
+    sizes, gaps = [_size(leaf) for leaf, _ in pairs], [_gap(*pair) for pair in pairs]
+    sizes_unit, gaps_unit = (common_unit(jnp.max(x, initial=0).astype(real) for x in own) for own in (sizes, gaps))
+    nothing = jnp.all(jnp.stack([jnp.all(size == 0) for size in sizes]))
+    unit = jnp.where(nothing, gaps_unit, sizes_unit)
     lost, whole = (
         sum((jnp.sum(jnp.square(each / unit.astype(each.dtype))).astype(real) for each in own), jnp.zeros((), real))
-        for own in ([_gap(*pair) for pair in pairs], sizes)
+        for own in (gaps, sizes)
     )
-    return _worst(lost / jnp.maximum(whole, 1e-30))
+    return _worst(jnp.where(lost > 0, lost / whole, 0))
 
 
 HARMS: dict[str, Harm] = {"kl": divergence, "error": squared_error}
@@ -122,11 +123,6 @@ def _plain(leaf: Any) -> Any:
     leaf = jnp.asarray(leaf)
     short = jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.dtype.itemsize < 4
     return leaf.astype(jnp.int32) if short or leaf.dtype == jnp.bool_ else leaf
-
-
-def _power_of_two(size: Any) -> Any:
-    """The greatest that is not above: a unit in which squares of numbers of any size stay finite, and exact."""
-    return jnp.where(size > 0, jnp.ldexp(jnp.ones((), size.dtype), jnp.frexp(size)[1] - 1), 0).astype(size.dtype)
 
 
 def _worst(harm: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.rewrite import Scheme
 
+from .compressors import COMPRESSORS, KERNEL
 from .rewrites import numbers
 
 PARAMS = {"up": numbers(8, 12) / 3, "b": numbers(12) / 4, "down": numbers(12, 6) / 4, "c": numbers(6) / 4}
@@ -147,3 +148,70 @@ def test_post_training_does_not_depend_on_units(name: str) -> None:
     assert np.isfinite(whole)
     for other in found[1:]:
         jax.tree.map(lambda one, two: np.testing.assert_allclose(two, one, rtol=0, atol=near), found[0], other)
+
+
+SCORES = {
+    "magnitude": "magnitude",
+    "squares": jc.prune.magnitude_score(2),
+    "taylor": jc.prune.taylor(2),
+    "averaged": jc.prune.taylor(2, 0.5),
+    "snip": "snip",
+    "movement": "movement",
+    "fisher": "fisher",
+    "fourth root": jc.prune.fisher(4),
+    "wanda": "wanda",
+}
+PRUNERS: dict[str, dict[str, Any]] = {name: {"score": score} for name, score in SCORES.items()}
+PRUNERS |= {"regrown": {"regrow": "rigl"}}
+
+
+def pruner(pattern: bool = True, **options: Any) -> jc.Compressor:
+    options |= {"pattern": jc.prune.nm(2, 4)} if pattern else {}
+    return jc.partition([(KERNEL, jc.prune.prune(0.5, distribution="global", **options))])
+
+
+APART = ("learned", "quant-dorefa", "prune-movement", "prune-blocks", "prune-taylor", "prune-fisher")
+"""Learned thresholds are in the weights' own units, DoReFa's tanh makes them such; the others have odd gradients."""
+VIEWS: dict[str, Callable[[], jc.Compressor]] = {
+    name: lambda name=name: pruner(name != "regrown", **PRUNERS[name]) for name in PRUNERS
+}
+VIEWS |= {name: COMPRESSORS[name] for name in COMPRESSORS if not name.startswith(APART)}
+MATRIX = {"kernel": numbers(6, 8) ** 3, "layer": {"kernel": numbers(8, 16), "bias": numbers(16)}}
+GRADS = {"kernel": numbers(8, 6).T, "layer": {"kernel": numbers(16, 8).T, "bias": numbers(8, 2).ravel()}}
+STATISTICS = {"kernel": jnp.arange(1.0, 7.0), "layer/kernel": jnp.arange(1.0, 9.0)}
+FEW = ("squares", "fisher", "lowrank-energy", "channels-global-cubic")
+
+
+def shown(view: jc.Compressor, power: int) -> Any:
+    """The view of weights in a unit, of which gradients have the inverse, without it."""
+    params = jax.tree.map(lambda leaf: leaf * 2.0**power, MATRIX)
+    state = view.init(params)
+    for step in range(3):
+        grads = jax.tree.map(lambda leaf: leaf * (2.0**-power * (1 + step)), GRADS)  # noqa: B023
+        state = view.update(params, state, step, grads=grads, statistics=STATISTICS)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) / 2.0**power, view.apply(params, state))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.exhaustive) for name in VIEWS]
+)
+def test_views_do_not_depend_on_the_unit(name: str) -> None:
+    found = [shown(VIEWS[name](), power) for power in (0, -80, 66)]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[0]))
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, found[0], other)
+
+
+@pytest.mark.parametrize("score", ["l2", "lamp", pytest.param("fpgm", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("normalize", [None, "gaussian"])
+def test_channels_are_ranked_whatever_the_unit_of_their_group(score: str, normalize: Any) -> None:
+    params = {name: numbers(6, n) ** 3 for name, n in (("a", 8), ("b", 10))}
+
+    def branches(p: Any, x: jax.Array) -> Any:
+        return [jnp.tanh(x @ p[name]) @ jnp.ones((p[name].shape[1], 2)) for name in "ab"]
+
+    groups = jc.trace.groups(branches, params, numbers(2, 6))
+    view = jc.prune.channels(groups, 0.5, score=score, normalize=normalize, scope="global")
+    plain, other = (view.init({"a": params["a"] * one, "b": params["b"] / one}) for one in (1, 2.0**80))
+    jax.tree.map(np.testing.assert_array_equal, plain, other)
+    assert 0 < sum(int(mask.sum()) for mask in plain.values()) < 18

@@ -72,6 +72,9 @@ def test_the_unit_of_outputs_is_of_no_account(size: float) -> None:
     before, after = numbers("float32", 0), numbers("float32", 1)
     scaled = squared_error(before * np.float32(size), after * np.float32(size))
     np.testing.assert_allclose(scaled, squared_error(before, after), rtol=1e-5)
+    nothing = np.zeros_like(before)
+    assert squared_error(nothing, nothing) == 0
+    assert squared_error(nothing, after * np.float32(size)) == INF
 
 
 @pytest.mark.parametrize("measure", [divergence, squared_error])
