@@ -10,9 +10,9 @@ from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.rewritten import Plans, checked_leaves
-from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.packed.leaf import Packed
+from jaxcomp.trace.packed.run import PackedInterpreter
 
 Prepared = TypeVar("Prepared")
 
@@ -45,9 +45,9 @@ class PackedFunction:
         """What is to be known of a program to run it, found once for each shape of its inputs."""
         return None
 
-    def interpreter(self, prepared: Any) -> Interpreter:
+    def interpreter(self, prepared: Any) -> PackedInterpreter:
         """What runs the function."""
-        return Interpreter()
+        return PackedInterpreter()
 
     def opened(self, leaf: Any) -> Any:
         """A leaf as the interpreter takes it."""
@@ -66,7 +66,7 @@ def programs(
     return Plans(params, traced)
 
 
-def run_packed(program: Program, run: Interpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
+def run_packed(program: Program, run: PackedInterpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
     """Runs a program on the leaves of its parameters, some of them packed, and on its other arguments.
 
     Under Explicit axes every device holds the packed ones in full: what they stand for was traced so.

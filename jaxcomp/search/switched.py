@@ -16,9 +16,9 @@ from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.rewrite.packed_function import programs, run_packed
 from jaxcomp.rewrite.quant.scheme import Scheme, Target, Targets, find_targets
 from jaxcomp.trace import compat
-from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, trace
 from jaxcomp.trace.packed.codes import Codes
+from jaxcomp.trace.packed.run import PackedInterpreter
 
 
 class Switch(NamedTuple):
@@ -129,7 +129,7 @@ def _leaf(target: Target, leaf: Any, switch: Switch) -> Codes:
     return Codes(target.path, parts, list(names.values()), axes, dtypes=(jnp.dtype(leaf.dtype).name,))
 
 
-class _Rounding(Interpreter):
+class _Rounding(PackedInterpreter):
     """Rounds what sites read, by their weights' switches."""
 
     def site(self, node: Node, operands: list[Any], side: int) -> Any:

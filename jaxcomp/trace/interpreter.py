@@ -1,8 +1,6 @@
-"""The interpreter: runs a program again, with some parameters in packed form.
+"""The interpreter: runs a program again, node by node; what becomes of a node is a subclass's to say.
 
-A packed leaf flows through casts, transposes and reshapes, into jit, remat, scan (over its first axis too), cond and
-custom derivatives, to the matmul or convolution that reads it. Anything else is given its dense value: never wrong, at
-worst not faster.
+Control flow, remat and derivatives are rebuilt by JAX's public functions around the interpreted bodies.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,23 +9,57 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxcomp.trace import bodies, compat
-from jaxcomp.trace.ir import MATMULS, Frame, Node, Value
-from jaxcomp.trace.packed import chain
-from jaxcomp.trace.packed.leaf import Packed
+from jaxcomp.trace import compat
+from jaxcomp.trace.ir import Frame, Node, Value
+from jaxcomp.trace.origins import moving
 
 Keep = np.ndarray | None
 """Which indices of an axis are kept, ``bool [size]``; None if all are."""
 
 
 class Interpreter:
-    """Runs programs; subclasses say what becomes of a node.
+    r"""Runs programs; subclasses say what becomes of a node.
+
+    These are the hooks, each below what calls it::
+
+        watched                    body, with what its nodes have noted in ``seen``
+         └─ body                   one frame, node after node
+             ├─ reads              the values that a node is given
+             ├─ node               one primitive: as it was traced, bodies and all
+             │   └─ enter          one with bodies (those of EMIT): rebuilt around interpreted ones
+             │       ├─ keeps      what is kept of a carry's or a result's axes
+             │       ├─ sliced     what a scan runs over
+             │       ├─ shared     what a shard_map is given
+             │       ├─ tangent    what a derivative is given
+             │       ├─ unseen     what a body notes that may never run
+             │       ├─ watched    each body, ...
+             │       ├─ fit        ... what it returns, and
+             │       └─ note       what it has noted
+             ├─ held               the values that ``end`` reads
+             └─ end                the frame has run
+
+    Most subclasses need ``node`` alone.
 
     Attributes:
       seen: what the nodes of the body that now runs have noted, by name.
       join: the ``jnp.ufunc`` by which what several runs of a body noted becomes one, leaf by
         leaf; 0 leaves the other as it is.
+
+    Example:
+      >>> from jaxcomp.trace.ir import trace
+      >>> class HardTanh(Interpreter):
+      ...     "Clips wherever the program takes a tanh, in loops and branches too."
+      ...     def node(self, node, operands):
+      ...         if node.op == "tanh":
+      ...             return [jnp.clip(operands[0], -1, 1)]
+      ...         return self.enter(node, operands) if node.op in EMIT else super().node(node, operands)
+      >>> steps = lambda w, x: lax.scan(lambda x, w: (jnp.tanh(w * x), x), x, w)
+      >>> program = trace(steps, jnp.full(3, 2.0), 0.25)
+      >>> last, each = HardTanh().body(program.frame, [jnp.full(3, 2.0), 0.25])
+      >>> float(last), each.tolist()
+      (1.0, [0.25, 0.5, 1.0])
     """
 
     def __init__(self, join: Any = jnp.add) -> None:
@@ -73,29 +105,12 @@ class Interpreter:
         """Called when a body has run."""
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Applies one primitive."""
-        held = [i for i, x in enumerate(operands) if isinstance(x, Packed)]
-        if not held:
-            return compat.bind(node.equation, operands)
-        if node.op in bodies.EMIT:
-            return bodies.EMIT[node.op](self, node, operands)
-        result = None
-        if len(held) == 1 and node.op in MATMULS:
-            result = self.site(node, operands, held[0])
-        elif len(held) == 1 and node.op in _PASS:
-            others = [x for i, x in enumerate(operands) if i not in held]
-            result = _PASS[node.op](operands[held[0]], node, held[0], others)
-        if result is not None:
-            return [result]
-        return compat.bind(node.equation, [self.dense(x, node) for x in operands])
+        """Applies one primitive, as it was traced."""
+        return compat.bind(node.equation, operands)
 
-    def site(self, node: Node, operands: list[Any], side: int) -> Any:
-        """A matmul or convolution by a packed leaf, part by part; None to have it dense."""
-        return chain.apply(node, operands[1 - side], operands[side], side)
-
-    def dense(self, x: Any, node: Node | None) -> Any:
-        """The value of a packed leaf that a node, or the function's result, needs whole."""
-        return x.dense() if isinstance(x, Packed) else x
+    def enter(self, node: Node, operands: list[Any]) -> list[Any]:
+        """Rebuilds a primitive with bodies, one of ``EMIT``, around what :meth:`body` makes of them."""
+        return EMIT[node.op](self, node, operands)
 
     def watched(self, frame: Frame, operands: Sequence[Any]) -> tuple[list[Any], dict[Any, Any]]:
         """Runs a body; returns what its nodes noted beside its results, for the caller to lead out of a trace."""
@@ -122,55 +137,154 @@ class Interpreter:
 
     def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
         """Makes of a value what a loop's carry, or a branch's result, must be: an array."""
-        return self.dense(x, None)
+        return x
 
     def sliced(self, x: Any, scan: Node) -> Any:
         """What a scan is given to run over."""
-        if isinstance(x, Packed) and len(x.axes[0]) <= 1:
-            return x.sliced(scan)
-        return self.dense(x, None)
+        return x
 
     def shared(self, x: Any, spec: Any, node: Node) -> tuple[Any, Any, Callable[[Any], Any]]:
         """What a shard_map is given, how that is shared out among devices, and what one of them makes of its part."""
-        if isinstance(x, Packed):
-            among = x.among(spec, compat.shards(node.params, spec, len(x.axes)), compat.devices(node.params), node)
-            if among is not None:
-                return among
-        return self.dense(x, node), spec, lambda part: part
+        return x, spec, lambda part: part
 
     def tangent(self, x: Any, tangent: Any) -> Any:
         """The tangent of a value, given those of its parts."""
-        if isinstance(x, Packed):
-            return jax.jvp(lambda packed: packed.dense(), (x,), (tangent,))[1]
         return tangent
 
 
-def _scale(packed: Packed, node: Node, place: int, others: list[Any]) -> Packed | None:
-    (factor,) = others
-    if np.ndim(factor) or (node.op == "div" and place == 1):
-        return None
-    return packed.scaled(1 / factor if node.op == "div" else factor)
+def _fit_all(run: Interpreter, xs: Sequence[Any], values: Sequence[Value], targets: Sequence[list[Keep]]) -> list[Any]:
+    return [run.fit(*each) for each in zip(xs, values, targets, strict=True)]
 
 
-def _cast(packed: Packed, node: Node, place: int, others: list[Any]) -> Packed | None:
-    dtype = node.params["new_dtype"]
-    return packed.cast(dtype) if jax.dtypes.issubdtype(dtype, np.floating) else None
+def _keeps(run: Interpreter, values: Sequence[Value]) -> list[list[Keep]]:
+    return [run.keeps(value) for value in values]
 
 
-_PASS: dict[str, Callable[[Packed, Node, int, list[Any]], Packed | None]] = {
-    "transpose": lambda packed, node, *_: packed.transposed(node.params["permutation"]),
-    "reshape": lambda packed, node, *_: packed.reshaped(node.outs[0].dims),
-    "squeeze": lambda packed, node, *_: packed.squeezed(node.params["dimensions"]),
-    "broadcast_in_dim": lambda packed, node, *_: packed.expanded(
-        node.outs[0].dims, node.params["broadcast_dimensions"]
-    ),
-    "convert_element_type": _cast,
-    "copy": lambda packed, *_: packed,
-    "reshard": lambda packed, node, *_: packed if compat.is_whole(node.equation) else None,
-    "pvary": lambda packed, node, *_: packed.mapped(lambda part: compat.bind(node.equation, [part])[0]),
-    "pcast": lambda packed, node, *_: packed.mapped(lambda part: compat.bind(node.equation, [part])[0]),
-    "neg": lambda packed, *_: packed.scaled(-1),
-    "mul": _scale,
-    "div": _scale,
-}
-"""``(packed, node, its place among the operands, the others) -> packed``; None where it must be dense."""
+def _joined(run: Interpreter, one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: jax.tree.map(run.join, own, other[key]) if key in other else own for key, own in one.items()}
+
+
+def emit_scan(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.scan`` over the rebuilt body."""
+    (first, carried), (body,) = compat.scan_counts(node.params), node.frames
+    targets = _keeps(run, [*body.ins[first : first + carried], *body.outs[carried:]])
+    carry = slice(first, first + carried)
+
+    def step(state: list[Any], xs: list[Any]) -> tuple[list[Any], Any]:
+        outs, seen = run.watched(body, [*operands[:first], *state, *xs])
+        outs = _fit_all(run, outs, body.outs, targets)
+        return outs[:carried], (outs[carried:], seen)
+
+    start = _fit_all(run, operands[carry], node.ins[carry], targets[:carried])
+    settings = {name: node.params[name] for name in ("length", "reverse", "unroll")}
+    if compat.is_symbolic(settings["length"]):
+        settings["length"] = None  # what it runs over has it; lax.scan refuses a name
+    last, (ys, seen) = lax.scan(step, start, [run.sliced(x, node) for x in operands[carry.stop :]], **settings)
+    run.note(seen, node)
+    return [*last, *ys]
+
+
+def emit_while(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.while_loop`` over the rebuilt condition and body."""
+    heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
+    condition, body = node.frames
+    start = heads + first
+    targets = _keeps(run, body.ins[first:])
+
+    def test(state: tuple[list[Any], Any]) -> Any:
+        return run.watched(condition, [*operands[:heads], *state[0]])[0][0]
+
+    def step(state: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+        outs, seen = run.watched(body, [*operands[heads:start], *state[0]])
+        return _fit_all(run, outs, body.outs, targets), _joined(run, state[1], seen)
+
+    carry = _fit_all(run, operands[start:], node.ins[start:], targets)
+    last, seen = lax.while_loop(test, step, (carry, run.unseen(body, [*operands[heads:start], *carry])))
+    run.note(seen)
+    return last
+
+
+def emit_cond(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """``lax.switch`` over the rebuilt branches."""
+    targets, unseen = _keeps(run, node.outs), dict[Any, Any]()
+    for frame in node.frames:
+        unseen |= run.unseen(frame, operands[1:])
+
+    def branch(frame: Frame) -> Callable[..., tuple[list[Any], Any]]:
+        def taken(*xs: Any) -> tuple[list[Any], Any]:
+            outs, seen = run.watched(frame, xs)
+            return _fit_all(run, outs, frame.outs, targets), _joined(run, unseen, seen)
+
+        return taken
+
+    branches = [branch(frame) for frame in node.frames]
+    outs, seen = lax.switch(operands[0].astype(np.int32), branches, *operands[1:])
+    run.note(seen)
+    return outs
+
+
+def emit_remat(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """``jax.checkpoint`` of the rebuilt body, by the same policy."""
+    outs, seen = compat.checkpointed(lambda *xs: run.watched(node.frames[0], xs), node.params)(*operands)
+    run.note(seen)
+    return outs
+
+
+def emit_call(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """The rebuilt body; the call's own way to be batched, partitioned or transposed is that of what it was."""
+    outs, seen = run.watched(node.frames[0], operands)
+    run.note(seen)
+    return outs
+
+
+def emit_shard_map(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """``jax.shard_map`` of the rebuilt body; what nodes noted comes out with a first axis for the devices."""
+    (body,) = node.frames
+    targets = _keeps(run, body.outs)
+    shared = [run.shared(x, spec, node) for x, spec in zip(operands, node.params["in_specs"], strict=True)]
+    given = [i for i, (x, _, _) in enumerate(shared) if x is not None]
+
+    def local(*xs: Any) -> tuple[tuple[Any, ...], Any]:
+        own: list[Any] = [None] * len(shared)
+        for i, x in zip(given, xs, strict=True):
+            own[i] = shared[i][2](x)
+        outs, seen = run.watched(body, own)
+        return tuple(_fit_all(run, outs, body.outs, targets)), jax.tree.map(lambda each: jnp.asarray(each)[None], seen)
+
+    specs = tuple(shared[i][1] for i in given)
+    outs, seen = compat.shard_mapped(local, node.params, specs)(*(shared[i][0] for i in given))
+    run.note(seen, node)
+    return list(outs)
+
+
+def emit_custom_jvp(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
+    """A ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
+    function, rule = node.frames
+    targets, count = _keeps(run, node.outs), len(node.outs)
+    inexact = [compat.is_inexact(value.dtype) for value in node.outs]
+
+    @jax.custom_jvp
+    def rebuilt(*xs: Any) -> tuple[Any, ...]:
+        return tuple(_fit_all(run, run.watched(function, xs)[0], function.outs, targets))
+
+    @rebuilt.defjvp
+    def _(xs: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        outs, _ = run.watched(rule, [*xs, *(run.tangent(xs[i], tangents[i]) for i in moving(node))])
+        ends = targets + [target for target, is_inexact in zip(targets, inexact, strict=True) if is_inexact]
+        outs = _fit_all(run, outs, rule.outs, ends)
+        moved = iter(outs[count:])
+        pairs = zip(outs[:count], inexact, strict=True)
+        return tuple(outs[:count]), tuple(next(moved) if i else np.zeros(x.shape, jax.dtypes.float0) for x, i in pairs)
+
+    return list(rebuilt(*operands))
+
+
+EMIT: dict[str, Callable[..., list[Any]]] = {
+    "scan": emit_scan,
+    "while": emit_while,
+    "cond": emit_cond,
+    "custom_jvp_call": emit_custom_jvp,
+    "shard_map": emit_shard_map,
+    **dict.fromkeys(compat.CALLS, emit_call),
+} | dict.fromkeys(compat.REMAT, emit_remat)
+"""How each primitive with bodies is rebuilt."""

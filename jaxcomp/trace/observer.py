@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import automatic
-from jaxcomp.trace import bodies, compat
+from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value
 
@@ -68,7 +68,7 @@ class Observer(Interpreter):
         if not any(map(self._is_probed, entered)):
             return compat.bind(node.equation, operands)
         if node.op in ("scan", "while", "cond", "shard_map"):
-            return bodies.EMIT[node.op](self, node, operands)
+            return self.enter(node, operands)
         return self.body(entered[0], operands)
 
     def held(self, frame: Frame) -> Iterable[Value]:

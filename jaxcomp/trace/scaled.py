@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.trace import compat
-from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.packed.leaf import Packed, pack
+from jaxcomp.trace.packed.run import PackedInterpreter
 from jaxcomp.trace.uses import Use, Uses, is_weight
 
 FACTOR = "factor"
@@ -91,7 +91,7 @@ def _of_layers(use: Use, factor: np.ndarray) -> Any:
     return float(np.sqrt(np.mean(factor**2)))
 
 
-class _Factors(Interpreter):
+class _Factors(PackedInterpreter):
     """Runs a program whose weights hold a factor as a part of their own, and notes it at the sites."""
 
     def __init__(self, origins: Origins, numbers: Mapping[Node, int]) -> None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.packed import chain
 from jaxcomp.trace.packed.leaf import Indices, Packed, pack
+from jaxcomp.trace.packed.run import PackedInterpreter
 
 
 class Use(NamedTuple):
@@ -76,7 +76,7 @@ class Uses:
         return f"{said}: jaxcomp.rewrite.fold_weights makes a parameter of what the site reads"
 
 
-class _Probe(Interpreter):
+class _Probe(PackedInterpreter):
     """Runs a program on shapes alone and notes who reads each packed parameter."""
 
     def __init__(self, params: Mapping[str, Value]) -> None:

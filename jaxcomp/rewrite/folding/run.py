@@ -6,9 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxcomp.rewrite.folding.find import Changes, Fold, Folds
-from jaxcomp.trace import bodies
 from jaxcomp.trace.affine import Step, input_axes
-from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.interpreter import EMIT, Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
 from jaxcomp.trace.liveness import has_effects, live_values, values_inside
 from jaxcomp.trace.packed.leaf import Indices
@@ -25,7 +24,7 @@ class FoldedRun(Interpreter):
         self._rebuilt = {
             node
             for node in all_nodes(program.frame)
-            if node.op in bodies.EMIT
+            if node.op in EMIT
             and (
                 any(value.const is None and value not in self._live for value in node.ins)
                 or any(inner in changed for body in node.frames for inner in all_nodes(body))
@@ -45,7 +44,7 @@ class FoldedRun(Interpreter):
         elif node in self._changes.stands:
             outs = [jnp.broadcast_to(operands[0].astype(node.outs[0].dtype), node.outs[0].dims)]
         elif node in self._rebuilt:
-            outs = bodies.EMIT[node.op](self, node, operands)
+            outs = self.enter(node, operands)
         else:
             outs = super().node(node, operands)
         if fold is not None:
@@ -76,7 +75,7 @@ class Evaluation(Interpreter):
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         if self._live.isdisjoint(node.outs) and self._live.isdisjoint(values_inside(node)):
             return [None] * len(node.outs)
-        return bodies.EMIT[node.op](self, node, operands) if node.op in bodies.EMIT else super().node(node, operands)
+        return self.enter(node, operands) if node.op in EMIT else super().node(node, operands)
 
     def held(self, frame: Frame) -> Iterable[Value]:
         return self._wanted.get(id(frame), ())

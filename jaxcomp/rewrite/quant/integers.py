@@ -22,13 +22,13 @@ from jaxcomp.quant.gradients import Estimator, Slope, rounded_levels
 from jaxcomp.rewrite.quant.convolutions import Window, fastest
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes
-from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.packed.codes import Codes
+from jaxcomp.trace.packed.run import PackedInterpreter
 from jaxcomp.trace.uses import uses_of
 
 
-class QuantizedRun(Interpreter):
+class QuantizedRun(PackedInterpreter):
     """Runs a program whose weights are :class:`Codes`.
 
     Attributes:

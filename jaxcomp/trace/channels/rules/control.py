@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcomp.trace import compat
-from jaxcomp.trace.bodies import EMIT
 from jaxcomp.trace.channels.analysis import Analysis, Rule
 from jaxcomp.trace.channels.cut_values import join, same
 from jaxcomp.trace.channels.facts import Axis, Facts
 from jaxcomp.trace.channels.rules.collective import repeated, share
+from jaxcomp.trace.interpreter import EMIT
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.origins import moving
 
