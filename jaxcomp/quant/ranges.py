@@ -1,5 +1,6 @@
 """Ranges: how far a grid reaches. Values in (weights, activations, or a histogram's), the two ends of a grid out."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,7 @@ def min_max() -> Fit:
     return fit
 
 
+@functools.lru_cache(typed=True)  # one fit: what is compiled for it is found again
 def mse(steps: int = 100) -> Fit:
     r"""The shrunk range of least squared error: :math:`\arg\min_r \sum (w - \hat w_r)^2`, r = 1/steps, 2/steps, ..., 1.
 
@@ -52,24 +54,29 @@ def mse(steps: int = 100) -> Fit:
     if not isinstance(steps, int) or steps < 1:
         raise ArgumentError(f"mse needs a whole number of steps of at least 1, got {steps!r}")
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
-        low, high = min_max()(groups, format)
-        size = unit(jnp.maximum(high, -low))  # else the squares of small or large values under- or overflow
+    return lambda groups, format: _least_squares(groups.values, groups.weights, groups.shared, format, steps)
 
-        def error(ratio: Array) -> Array:
-            off = quantized(groups.values, grid_between(low * ratio, high * ratio, format), format) - groups.values
-            return steady_sum(_weighted(jnp.square(off / size), groups), groups.shared)
 
-        def better(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
-            ratio = (steps - i).astype(low.dtype) * (1 / steps)
-            now = error(ratio)
-            return jnp.minimum(now, best[0]), jnp.where(now < best[0], ratio, best[1])
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))  # compiled once for all weights of a shape
+def _least_squares(
+    values: Array, weights: Array | None, shared: tuple[int, ...], format: Format, steps: int
+) -> tuple[Array, Array]:
+    groups = Groups(values, shared, weights)
+    low, high = min_max()(groups, format)
+    size = unit(jnp.maximum(high, -low))  # else the squares of small or large values under- or overflow
 
-        one = jnp.ones(low.shape, low.dtype)
-        _, ratio = lax.fori_loop(1, steps, better, (error(jnp.ones((), low.dtype)), one))
-        return low * ratio, high * ratio
+    def error(ratio: Array) -> Array:
+        off = quantized(values, grid_between(low * ratio, high * ratio, format), format) - values
+        return steady_sum(_weighted(jnp.square(off / size), groups), shared)
 
-    return fit
+    def better(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        ratio = (steps - i).astype(low.dtype) * (1 / steps)
+        now = error(ratio)
+        return jnp.minimum(now, best[0]), jnp.where(now < best[0], ratio, best[1])
+
+    one = jnp.ones(low.shape, low.dtype)
+    _, ratio = lax.fori_loop(1, steps, better, (error(jnp.ones((), low.dtype)), one))
+    return low * ratio, high * ratio
 
 
 def entropy(steps: int = 100) -> Fit:
