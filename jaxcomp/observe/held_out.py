@@ -16,6 +16,11 @@ EVERY = 4
 ENOUGH = 32
 """Of so many examples a mean adds at most 1 / 32 to a squared error, 1.6 % to an error: of fewer some are held out."""
 
+KINDS = EVERY + 1
+"""Kinds of examples, by their place in a batch, all of one kind held out or none; the last: what is of no example."""
+EVERYTHING = np.ones(KINDS, bool)
+"""All kinds."""
+
 NO_BETTER = "the results on held-out examples are no better with it"
 """Why a correction was not made, as reports have it."""
 
@@ -50,6 +55,29 @@ class Examples(NamedTuple):
             return None
         exact = [i for i, n in enumerate(axes) if n == self.size]
         return next(iter(exact or [i for i, n in enumerate(axes) if n and n % self.size == 0]), None)
+
+    def kinds(self, shape: Sequence[int]) -> np.ndarray:
+        """The kind of what each entry of a value is of, int32, as it broadcasts; alike in batches of one size."""
+        at = self.axis(shape)
+        if at is None:
+            return np.full((1,) * len(shape), EVERY, np.int32)
+        kinds = np.repeat(np.arange(self.size, dtype=np.int32) % EVERY, shape[at] // self.size)
+        return kinds.reshape([-1 if i == at else 1 for i in range(len(shape))])
+
+    def largest(self, x: Any, axis: int | None = None) -> Any:
+        """The largest entry of each kind of example, at least 0: ``[kinds, 1]``, or of each index of an axis too."""
+        kinds = self.kinds([1 if i == axis else n for i, n in enumerate(x.shape)])
+        kept = [i for i, n in enumerate(kinds.shape) if n > 1]
+        size = 1 if axis is None else x.shape[axis]
+        own = jnp.max(x, [i for i in range(x.ndim) if i not in (*kept, axis)], initial=0)
+        if kept and axis is not None and axis < kept[0]:
+            own = own.T
+        return jnp.zeros((KINDS, size), x.dtype).at[kinds.ravel()].max(own.reshape(-1, size))
+
+    @property
+    def fitted_kinds(self) -> np.ndarray:
+        """Which kinds are fitted to."""
+        return ~np.asarray([*self.held[:EVERY], *[False] * (KINDS - min(self.size, EVERY))])
 
     def split_axes(self, axes: Sequence[int]) -> Split:
         """Which rows are held out, those of all indices of some axes, the last changing fastest.

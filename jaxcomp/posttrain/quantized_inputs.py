@@ -20,10 +20,12 @@ def altered_inputs(
 ) -> dict[Node, Callable[[Any], Any]]:
     """For each site whose inputs are to be quantised, what becomes of them; not inside of scans.
 
+    By the grids of examples to fit to, if those are known: those that are held out are clipped as unseen ones will be.
+
     Raises:
       ArgumentError: for static inputs without a range; the weight is named.
     """
-    found = {}
+    found, known = {}, {**ranges, **getattr(ranges, "judging", {})}
     for path, target in targets.weights.items():
         if target.scheme.inputs == "static" and path not in ranges:
             raise ArgumentError(
@@ -32,7 +34,7 @@ def altered_inputs(
             )
         for use in uses[path].sites if target.scheme.inputs is not None else ():
             if not use.scans:
-                found[use.node] = _altered(target, use, ranges.get(path))
+                found[use.node] = _altered(target, use, known.get(path))
     return found
 
 

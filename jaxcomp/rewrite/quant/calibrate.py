@@ -12,6 +12,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.observe.held_out import EVERYTHING, KINDS, Examples, examples_of
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
 from jaxcomp.rewrite.quant.scheme import INT8, Ranges, Shared, find_targets
@@ -57,6 +58,8 @@ def calibrate(
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
       :func:`quantize`. Weights whose inputs are 0 in all the data are in its ``left``: they stay in floating point.
+      Its ``judging`` are the grids of three of four examples, with which :func:`round_weights` measures errors on the
+      others: what clips unseen data clips those too.
 
     Raises:
       ArgumentError: for no batch, batches of several shapes, an option out of range, and an input that is not finite
@@ -81,23 +84,29 @@ def calibrate(
     program = trace(apply_fn, params, *given[0])
     targets, within = find_targets(program, scheme, params), observable(program.frame)
     groups = [group for group in targets.shared if within.issuperset(group.values)]
-    leaves = [jax.tree.leaves((params, *batch)) for batch in given]
-    ranges = list(zip(*_ranges(program, groups, leaves), strict=True))
-    whole = [_checked(group, own, zeros) for group, own in zip(groups, ranges, strict=True)]
+    leaves, examples = [jax.tree.leaves((params, *batch)) for batch in given], examples_of(given)
+    reaches = _reaches(program, groups, leaves, examples[0])
+    whole = [_checked(group, own, zeros) for group, own in zip(groups, _ranges(reaches, None), strict=True)]
     left = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
     there = [i for i, own in enumerate(whole) if own is not None]
-    groups, ranges, seen = [groups[i] for i in there], [ranges[i] for i in there], [own for own in whole if own]
-    if momentum is not None:
-        seen = [_moving_average(own, momentum) for own in ranges]
+    groups, ends = [groups[i] for i in there], [own for own in whole if own]
     formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
     fits = {f: fit or (None if momentum is not None else _default_fit(f)) for own in formats for f in own.values()}
-    counts = _histograms(program, groups, leaves, seen, bins) if any(fits.values()) else [None] * len(groups)
-    found = {
-        path: _grid(format, fits[format], own, counted)
-        for paths, own, counted in zip(formats, seen, counts, strict=True)
-        for path, format in paths.items()
-    }
-    return Ranges(found, left)
+    counts = _histograms(program, groups, leaves, ends, bins, examples[0]) if any(fits.values()) else []
+
+    def grids(of: Sequence[Examples] | None) -> dict[str, Grid]:
+        each = [_ranges(reaches, of)[i] for i in there]
+        seen = [_moving_average(own, momentum) if momentum is not None else _widest(own) for own in each]
+        tallies: list[Any] = [_tallied(own, of) for own in counts] or [None] * len(groups)
+        return {
+            path: _grid(format, fits[format], own, edges, tally)
+            for paths, own, edges, tally in zip(formats, seen, ends, tallies, strict=True)
+            for path, format in paths.items()
+            if zeros or of is None or (own[1] > own[0]).all()
+        }
+
+    found = grids(None)
+    return Ranges(found, left, found | grids(examples))
 
 
 ZERO = "what it is multiplied by is 0 on the data: there is no range of it"
@@ -111,12 +120,13 @@ def _default_fit(format: Format) -> Fit | None:
     return None if format.bits == 8 else mse()
 
 
-def _grid(format: Format, fit: Fit | None, seen: Range, counts: np.ndarray | None) -> Grid:
-    """The grid, or of stacked layers the grids, of a range or of a histogram over it."""
+def _grid(format: Format, fit: Fit | None, seen: Range, ends: Range, counts: np.ndarray | None) -> Grid:
+    """The grid, or of stacked layers the grids, of a range, or of a histogram from one end of all data to the other."""
     low, high = (jnp.asarray(end, jnp.float32) for end in seen)
     if fit is None or counts is None:
         return grid_between(low, high, format)
-    edges = jnp.linspace(low.min(), high.max(), counts.shape[-1] + 1)
+    first, last = (jnp.asarray(end, jnp.float32) for end in ends)
+    edges = jnp.linspace(first.min(), last.max(), counts.shape[-1] + 1)
     rows = jnp.asarray(counts, jnp.float32).reshape(-1, counts.shape[-1])
     lows, highs = _fitted(fit, format, edges, rows)
     return grid_between(lows.reshape(low.shape), highs.reshape(low.shape), format)
@@ -129,7 +139,7 @@ def _fitted(fit: Fit, format: Format, edges: jax.Array, rows: jax.Array) -> tupl
 
 def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range | None:
     """The range over all batches; None where it is 0 in all of them, of stacked layers in one, unless that counts."""
-    low, high = np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
+    low, high = _widest(ranges)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ArgumentError(
             f"what {' and '.join(map(repr, group.paths))} is multiplied by is not finite: give batches on which it is, "
@@ -146,45 +156,65 @@ def _moving_average(ranges: Sequence[Range], momentum: float) -> Range:
     return low, high
 
 
-def _ranges(program: Program, groups: Sequence[Shared], batches: Sequence[Any]) -> list[list[Range]]:
-    """The range of each group in each batch."""
+def _widest(ranges: Sequence[Range]) -> Range:
+    return np.min([low for low, _ in ranges], 0), np.max([high for _, high in ranges], 0)
 
-    def reach(x: jax.Array) -> Any:
-        x = x.astype(jnp.float32)
-        return jnp.max(-x, initial=0), jnp.max(x, initial=0)
 
-    observe = _observer(program, groups, [reach] * len(groups), jnp.maximum)
-    found = []
-    for batch in batches:
-        ends = [[np.asarray(end, np.float64) for end in _greatest(each)] for each in observe(batch)]
-        found.append([(-below, above) for below, above in ends])
+def _ranges(reaches: Sequence[Sequence[Any]], of: Sequence[Examples] | None) -> list[list[Range]]:
+    """The range of each group in each batch; of examples' parts those to fit to, and batches that have some."""
+    found: list[list[Range]] = [[] for _ in reaches[0]]
+    for i, batch in enumerate(reaches):
+        take = of[i].fitted_kinds if of else EVERYTHING
+        for own, group in zip(found, batch, strict=True):
+            below, above = (np.max([each[end][..., take].max(-1) for each in group], axis=0) for end in (0, 1))
+            if of is None or take[: of[i].size].any():
+                own.append((-below, above))
     return found
 
 
-def _greatest(reaches: Sequence[Any]) -> Any:
-    """The greatest of several values' reaches, both ways."""
-    return [np.max([np.asarray(each[end]) for each in reaches], axis=0) for end in (0, 1)]
+def _reaches(program: Program, groups: Sequence[Shared], batches: Sequence[Any], examples: Examples) -> list[list[Any]]:
+    """How far each value of each group reaches either way, ``[layers ..., kinds of examples]``, in each batch."""
+
+    def reach(x: jax.Array) -> Any:
+        x = x.astype(jnp.float32)
+        return examples.largest(-x)[:, 0], examples.largest(x)[:, 0]
+
+    observe = _observer(program, groups, [reach] * len(groups), jnp.maximum)
+    as_floats = functools.partial(jax.tree.map, lambda end: np.asarray(end, np.float64))
+    return [as_floats(observe(batch)) for batch in batches]
 
 
 def _histograms(
-    program: Program, groups: Sequence[Shared], batches: Sequence[Any], seen: Sequence[Range], bins: int
-) -> list[np.ndarray]:
-    """For each group how many values fell into each bin, ``[layers ..., bins]``, over all batches."""
+    program: Program,
+    groups: Sequence[Shared],
+    batches: Sequence[Any],
+    ends: Sequence[Range],
+    bins: int,
+    examples: Examples,
+) -> list[list[np.ndarray]]:
+    """For each group, by batch, how many values fell into each bin, ``[layers ..., kinds of examples, bins]``."""
 
     def counter(low: float, high: float) -> Callable[[jax.Array], Any]:
         def count(x: jax.Array) -> Any:
-            place = (x.astype(jnp.float32).reshape(-1) - low) * (bins / ((high - low) or 1.0))
-            return jnp.zeros(bins, jnp.int32).at[jnp.clip(place, 0, bins - 1).astype(jnp.int32)].add(1)
+            place = (x.astype(jnp.float32) - low) * (bins / ((high - low) or 1.0))
+            place = jnp.clip(place, 0, bins - 1).astype(jnp.int32) + bins * examples.kinds(x.shape)
+            return jnp.zeros(KINDS * bins, jnp.int32).at[place.ravel()].add(1).reshape(KINDS, bins)
 
         return count
 
-    probes = [counter(float(low.min()), float(high.max())) for low, high in seen]
+    probes = [counter(float(low.min()), float(high.max())) for low, high in ends]
     observe = _observer(program, groups, probes, jnp.add)
-    counts: list[Any] = [0] * len(groups)
+    counts: list[list[np.ndarray]] = [[] for _ in groups]
     for batch in batches:
-        for i, each in enumerate(observe(batch)):
-            counts[i] = counts[i] + np.sum([np.asarray(own, np.float64) for own in each], axis=0)
+        for own, each in zip(counts, observe(batch), strict=True):
+            own.append(np.sum([np.asarray(value, np.int64) for value in each], axis=0))
     return counts
+
+
+def _tallied(counts: Sequence[np.ndarray], of: Sequence[Examples] | None) -> np.ndarray:
+    """Over all batches, and all examples or those to fit to."""
+    takes = [own.fitted_kinds for own in of] if of else [EVERYTHING] * len(counts)
+    return np.sum([own[..., take, :].sum(-2) for own, take in zip(counts, takes, strict=True)], axis=0)
 
 
 def _observer(

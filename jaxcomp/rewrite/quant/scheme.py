@@ -167,12 +167,19 @@ class Ranges(dict[str, Grid]):
 
     Attributes:
       left: ``{path: why}`` of weights with static inputs that have none, and stay in floating point.
+      judging: the grids of the examples that corrections are fitted to, which those that are held out had no part in;
+        as the others where they are not known, and once the tree was mapped.
     """
 
-    def __init__(self, grids: Mapping[str, Grid] | None = None, left: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        grids: Mapping[str, Grid] | None = None,
+        left: Mapping[str, str] | None = None,
+        judging: Mapping[str, Grid] | None = None,
+    ):
         """Takes the grids."""
         super().__init__(grids or {})
-        self.left = dict(left or {})
+        self.left, self.judging = dict(left or {}), dict(judging or {})
 
 
 def _flat(ranges: Ranges) -> tuple[list[tuple[DictKey, Grid]], Any]:
