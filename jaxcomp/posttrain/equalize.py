@@ -1,7 +1,7 @@
 """Equalisation: channels scaled where they are made and back where they are read, so that fewer bits hold them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,12 @@ from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
-from jaxcomp.observe.batches import Select, checked_batches
+from jaxcomp.observe.batches import Batches, Select, checked_batches
+from jaxcomp.observe.held_out import EVERYTHING, NO_BETTER, Examples, examples_of
 from jaxcomp.observe.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.posttrain.equalize_links import Link, Reader, find_links, groups_of
+from jaxcomp.posttrain.trial import quantizes_better
+from jaxcomp.rewrite.quant.scheme import INT8
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.affine import input_axes
 from jaxcomp.trace.integer_weights import check_unquantized
@@ -83,7 +86,9 @@ class Equalized(NamedTuple):
     report: EqualReport
 
 
-def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20) -> Equalized:
+def equalize(
+    apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20, scheme: Any = INT8
+) -> Equalized:
     r"""Cross-layer equalisation: gives the channels between two layers ranges alike in both; the function stays.
 
     Channel by channel :math:`s = \sqrt{r_1 / r_2}`, :math:`r_1` the largest weight that makes it and :math:`r_2` the
@@ -91,22 +96,28 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
     what is positively homogeneous may stand (relu, pooling, reshapes): that is tried, on random numbers. Of use where
     one scale serves a whole weight: with a scale for each output channel readers alone gain. Fold batch norms first.
 
+    It can harm: a channel's weights may reach far where little flows. So it is tried: the parameters stay as they are
+    unless, on every fourth example, which nothing is fitted to, the function that is quantised to the nearest comes
+    nearer to the float one with the new ones, by more than chance.
+
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
       params: parameters alone or a whole tree of variables.
-      *example: the other arguments: a small batch will do.
+      *example: the other arguments: some ten examples or more; with ``scheme=None`` one will do.
       rounds: over all layers.
+      scheme: by which the parameters are to be quantised, as of :func:`quantize`; None: nothing is tried.
 
     Returns:
       The parameters, and a report that prints as a table.
 
     Raises:
-      ArgumentError: for less than one round, and weights that are not finite (the first is named).
+      ArgumentError: for less than one round, and weights that are not finite (the first is named); RuleError: for a
+        rule that applies to no weight.
 
     Example:
       >>> layers = lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"]
       >>> params = {"up": jnp.array([[8.0, 0.5]]), "down": jnp.array([[2.0], [2.0]])}
-      >>> new = equalize(layers, params, jnp.ones((1, 1))).params
+      >>> new = equalize(layers, params, jnp.ones((1, 1)), scheme=None).params
       >>> new["up"].tolist(), new["down"].tolist()
       ([[4.0, 1.0]], [[4.0], [1.0]])
 
@@ -116,7 +127,8 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
         raise ArgumentError(f"rounds must be at least 1, got {rounds!r}")
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "equalize")
-    program, links, left = _found(apply_fn, params, example)
+    given = checked_batches(apply_fn, params, [example])
+    program, links, left = _found(apply_fn, params, given[0])
     links = [link for link in links if link.use is not None]
     leaves = _Leaves(named_leaves(params))
     total = {link.maker: np.ones(link.size) for link in links}
@@ -125,7 +137,8 @@ def equalize(apply_fn: Callable[..., Any], params: Params, *example: Any, rounds
             scales = np.sqrt(_ratio(leaves.reach(link), leaves.read(link)))
             leaves.scale(link, scales)
             total[link.maker] *= scales
-    return leaves.result(params, program, links, total, left)
+    new = leaves.result(params, program, links, total, left)
+    return _tried(new, apply_fn, params, program, given, scheme)
 
 
 def migrate(
@@ -134,6 +147,7 @@ def migrate(
     batches: Iterable[Any],
     *,
     strength: float = 0.5,
+    scheme: Any = INT8,
     select: Select | None = None,
 ) -> Equalized:
     r"""SmoothQuant: moves the ranges of what layers read into their weights; the function stays.
@@ -143,11 +157,17 @@ def migrate(
     bias, or a layer before, if between them all is positively homogeneous (see :func:`equalize`). For inputs of few
     bits, or with outliers in some channels, as transformers have them.
 
+    Of a channel that the data hardly reach it makes one that other data may overflow. So it is tried, as in
+    :func:`equalize`: ranges are those of three of four examples, and the parameters stay as they are unless it helps on
+    the others.
+
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       strength: :math:`\alpha` in [0, 1]: how much of the range goes over.
+      scheme: by which the parameters are to be quantised, as of :func:`quantize`; None: nothing is tried, and ranges
+        are those of all examples.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
@@ -155,12 +175,12 @@ def migrate(
 
     Raises:
       ArgumentError: for a strength outside [0, 1], no batch, batches of several shapes, and weights or what they read
-        on the data that is not finite (the first is named).
+        on the data that is not finite (the first is named); RuleError: for a rule that applies to no weight.
 
     Example:
       >>> layer = lambda p, x: (x * p["scale"]) @ p["w"]
       >>> params = {"scale": jnp.array([1.0, 16.0]), "w": jnp.array([[1.0], [1.0]])}
-      >>> new = migrate(layer, params, [jnp.array([[1.0, -1.0]])]).params
+      >>> new = migrate(layer, params, [jnp.array([[1.0, -1.0]])], scheme=None).params
       >>> new["scale"].tolist(), new["w"].tolist()
       ([1.0, 4.0], [[1.0], [4.0]])
 
@@ -172,7 +192,8 @@ def migrate(
     check_unquantized(apply_fn, params, "migrate")
     given = checked_batches(apply_fn, params, batches, select)
     program, links, left = _found(apply_fn, params, given[0])
-    reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given])
+    examples = None if scheme is None else examples_of(given)
+    reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given], examples)
     leaves, total = _Leaves(named_leaves(params)), {}
     for link, reach in zip(links, reaches, strict=True):
         weights = leaves.read(link)
@@ -180,7 +201,18 @@ def migrate(
         safe = np.where(both, reach, 1) ** strength / np.where(both, weights, 1) ** (1 - strength)
         total[link.maker] = np.where(both, safe, 1)
         leaves.scale(link, total[link.maker])
-    return leaves.result(params, program, links, total, left)
+    new = leaves.result(params, program, links, total, left)
+    return _tried(new, apply_fn, params, program, given, scheme)
+
+
+def _tried(
+    new: Equalized, apply_fn: Callable[..., Any], params: Params, program: Program, given: Batches, scheme: Any
+) -> Equalized:
+    """New parameters if they are quantised better, else the old ones."""
+    if scheme is None or quantizes_better(program, apply_fn, params, new.params, given, scheme):
+        return new
+    rows = [row if row.left else EqualRow(row.path, row.readers, left=NO_BETTER) for row in new.report.rows]
+    return Equalized(params, replace(new.report, rows=tuple(rows)))
 
 
 def _found(
@@ -198,19 +230,24 @@ def _ratio(made: np.ndarray, read: np.ndarray) -> np.ndarray:
     return np.where(both, made, 1) / np.where(both, read, 1)
 
 
-def _reaches(program: Program, links: Sequence[Link], batches: Sequence[Any]) -> list[np.ndarray]:
-    """The largest size of each channel where it is read, on data."""
+def _reaches(
+    program: Program, links: Sequence[Link], batches: Sequence[Any], examples: Sequence[Examples] | None
+) -> list[np.ndarray]:
+    """The largest size of each channel where it is read, on data; of examples' parts on those to fit to."""
+    size = Examples(1, (False,), True) if examples is None else examples[0]
     probes: dict[Any, Any] = {}
     for link in links:
         for reader in link.readers:
             value, axis = _operand(reader)
-            probes[value] = lambda x, axis=axis: jnp.max(
-                jnp.abs(x.astype(jnp.float32)), [i for i in range(x.ndim) if i != axis]
-            )
+            probes[value] = lambda x, axis=axis: size.largest(jnp.abs(x.astype(jnp.float32)), axis)
     observe = Observer(program, probes, join=jnp.maximum)
     run = jax.jit(lambda leaves: observe(leaves)[1])
-    columns = zip(*(run(batch) for batch in batches), strict=True)
-    largest = {value: np.max([np.asarray(x) for x in own], 0) for value, own in zip(probes, columns, strict=True)}
+    takes = [EVERYTHING] * len(batches) if examples is None else [own.fitted_kinds for own in examples]
+    columns = zip(
+        *([np.asarray(x)[take].max(0) for x in run(batch)] for batch, take in zip(batches, takes, strict=True)),
+        strict=True,
+    )
+    largest = {value: np.max(own, 0) for value, own in zip(probes, columns, strict=True)}
     found = []
     for link in links:
         reach = np.zeros(link.size)

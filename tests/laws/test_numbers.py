@@ -61,8 +61,8 @@ REWRITES = {
     "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X])[:2],
     "round_weights": lambda f, p: (f, jc.posttrain.round_weights(f, p, [X], **WEIGHTS).params),
     "sparsify": lambda f, p: (f, jc.posttrain.sparsify(f, p, [X], 0.5, method="wanda").params),
-    "equalize": lambda f, p: (f, jc.posttrain.equalize(f, p, X).params),
-    "migrate": lambda f, p: (f, jc.posttrain.migrate(f, p, [X]).params),
+    "equalize": lambda f, p: (f, jc.posttrain.equalize(f, p, X, scheme=None).params),
+    "migrate": lambda f, p: (f, jc.posttrain.migrate(f, p, [X], scheme=None).params),
     "correct_biases": lambda f, p: (f, jc.posttrain.correct_biases(f, p, p, [X], method="fast").params),
     "refit": lambda f, p: (f, jc.posttrain.refit(jc.trace.groups(f, p, X), f, p, [X], {})),
 }

@@ -81,11 +81,11 @@ def corrected(method: Any) -> Callable[..., Any]:
 
 
 def equalized(p: Any, x: Any, u: Units) -> Any:
-    return np.asarray(network(jc.posttrain.equalize(network, p, x).params, x)) / u["out"]
+    return np.asarray(network(jc.posttrain.equalize(network, p, x, scheme=None).params, x)) / u["out"]
 
 
 def migrated(p: Any, x: Any, u: Units) -> Any:
-    return np.asarray(network(jc.posttrain.migrate(network, p, [x]).params, x)) / u["out"]
+    return np.asarray(network(jc.posttrain.migrate(network, p, [x], scheme=None).params, x)) / u["out"]
 
 
 def factorized(p: Any, x: Any, u: Units) -> Any:

@@ -1,5 +1,6 @@
 """Equalised and migrated networks compute what they did; ranges become alike; what cannot be scaled is named."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxcomp import posttrain
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.posttrain import equalize, migrate
 from tests.rewrite.lowrank.test_factors import conv, normal
 from tests.rewrite.parity import distance
 
 IMAGE = normal(2, 8, 8, 3)
+
+equalize, migrate = (functools.partial(call, scheme=None) for call in (posttrain.equalize, posttrain.migrate))
 
 
 def mobile(p: Any, x: jax.Array) -> jax.Array:

@@ -11,8 +11,8 @@ from jax import lax
 
 import jaxcomp as jc
 from jaxcomp.observe.evidence import Seen, moment
-from jaxcomp.observe.held_out import Examples, examples_of
-from jaxcomp.posttrain import correct_biases, post_training, refit, round_weights, sparsify
+from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of
+from jaxcomp.posttrain import correct_biases, equalize, migrate, post_training, refit, round_weights, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
 
@@ -120,6 +120,78 @@ def test_what_reports_show_is_what_others_show() -> None:
     assert shown is not None
     assert 0.7 < np.sqrt(shown) / (error(new.params) / whole) < 1.4
     assert "40 of 160 examples" in str(new.report)
+
+
+def honesty(samples: int, seeds: Any, scheme: Scheme) -> float:
+    """The errors that reports show of the function over those on unseen data, each averaged over seeds as squares."""
+    unseen, shown = normal(256, WIDE, seed=9), []
+    whole = residual(PARAMS, unseen)
+    for seed in seeds:
+        x = normal(samples, WIDE, seed=seed)
+        ranges = jc.rewrite.calibrate(residual, PARAMS, [x], scheme) if scheme.inputs else None
+        new = round_weights(residual, PARAMS, [x], scheme, ranges=ranges)
+        integers, packed = jc.rewrite.quantize(residual, new.params, x, scheme=scheme, ranges=ranges, grids=new.grids)
+        error = jnp.sum((integers(packed, unseen) - whole) ** 2) / jnp.sum(whole**2)
+        shown.append(({row.path: row.error for row in new.report.rows}["head"], error))
+    return float(np.sqrt(np.divide(*np.sum(shown, 0))))
+
+
+def test_what_was_held_out_is_clipped_as_what_is_unseen() -> None:
+    assert 0.5 < honesty(8, range(4), Scheme()) < 2
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(4, input_bits=4), Scheme(4, inputs=None)], ids=["8", "4", "w4"])
+@pytest.mark.parametrize("samples", [4, 8, 24, 64])
+def test_reports_of_any_number_of_examples_are_honest(samples: int, scheme: Scheme) -> None:
+    assert 0.6 < honesty(samples, range(10, 18), scheme) < 1.8
+
+
+def hinge(p: Any, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x @ p["up"] + p["bias"]) @ p["down"]
+
+
+SCALED: dict[str, Callable[..., Any]] = {
+    "equalize": lambda x, scheme: equalize(hinge, LAYER, x, scheme=scheme).params,
+    "migrate": lambda x, scheme: migrate(hinge, LAYER, [x], scheme=scheme).params,
+}
+SCHEMES = {
+    "one scale": Scheme(4, axis=None, inputs=None),
+    "channels": Scheme(4, inputs=None),
+    "int8": Scheme(),
+    "int4": Scheme(4, axis=None, input_bits=4),
+}
+
+
+def quantized_error(params: Any, x: Any, scheme: Scheme) -> float:
+    ranges = jc.rewrite.calibrate(hinge, params, [x], scheme)
+    new, packed = jc.rewrite.quantize(hinge, params, x, scheme=scheme, ranges=ranges)
+    unseen = normal(512, WIDE, seed=9)
+    return float(jnp.sqrt(jnp.mean((new(packed, unseen) - hinge(LAYER, unseen)) ** 2)))
+
+
+def test_channels_stay_where_scaling_them_does_harm() -> None:
+    x, scheme = normal(8, WIDE, seed=5), SCHEMES["one scale"]
+    new = migrate(hinge, LAYER, [x], scheme=scheme)
+    harmed, plain = (quantized_error(params, x, scheme) for params in (SCALED["migrate"](x, None), LAYER))
+    assert harmed > 1.1 * plain
+    assert new.params is LAYER or all(new.params[path] is LAYER[path] for path in LAYER)
+    assert {row.left for row in new.report.rows if row.path == "up"} == {NO_BETTER}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("samples", [1, 3, 8, 20, 64])
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("name", SCALED)
+def test_scaled_channels_do_no_harm(name: str, scheme: Scheme, samples: int) -> None:
+    x = normal(samples, WIDE, seed=6)
+    assert quantized_error(SCALED[name](x, scheme), x, scheme) <= 1.02 * quantized_error(LAYER, x, scheme)
+
+
+def test_channels_are_scaled_where_it_helps() -> None:
+    uneven = LAYER | {"up": LAYER["up"] * jnp.geomspace(0.02, 2, HIDDEN)}
+    new = equalize(hinge, uneven, normal(16, WIDE, seed=5), scheme=SCHEMES["one scale"])
+    assert any(row.greatest > 1.5 for row in new.report.rows)
 
 
 def test_held_out_examples_are_whole_and_spread() -> None:

@@ -65,7 +65,7 @@ REWRITES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "fold_batch_norm": lambda: fold_batch_norm(beside, PARAMS, X),
     "fold_weights": lambda: fold_weights(beside, PARAMS, X),
     "factorize": lambda: factorize(beside, PARAMS, X, energy=1.0),
-    "equalize": lambda: (beside, equalize(beside, PARAMS, X).params),
+    "equalize": lambda: (beside, equalize(beside, PARAMS, X, scheme=None).params),
     **{f"quantize {bits}": lambda bits=bits: quantize(beside, PARAMS, X, scheme=Scheme(bits, inputs=None))
        for bits in (8, 2, "nf4")},
 }  # fmt: skip

@@ -58,8 +58,8 @@ TELLERS = {
     "fold_batch_norm": lambda f, p: jc.rewrite.fold_batch_norm(f, p, X)[0].report,
     "fold_weights": lambda f, p: jc.rewrite.fold_weights(f, p, X)[0].report,
     "sparsify": lambda f, p: jc.posttrain.sparsify(f, p, [X], 0.5, method="magnitude").report,
-    "equalize": lambda f, p: jc.posttrain.equalize(f, p, X, rounds=1).report,
-    "migrate": lambda f, p: jc.posttrain.migrate(f, p, [X]).report,
+    "equalize": lambda f, p: jc.posttrain.equalize(f, p, X, rounds=1, scheme=None).report,
+    "migrate": lambda f, p: jc.posttrain.migrate(f, p, [X], scheme=None).report,
     "correct_biases": lambda f, p: jc.posttrain.correct_biases(f, p, p, [X], method="fast").report,
     "round_weights": lambda f, p: (
         jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest", biases=False).report
