@@ -14,6 +14,8 @@ from jaxcomp.core.meshes import replicated
 def steady_sum(values: Array, axes: Sequence[int]) -> Array:
     """The sum over axes, which stay with size 1; of the same bits however the values are sharded or compiled.
 
+    Values that are products are rounded before they are added: a compiler may fuse the two in one program alone.
+
     Args:
       values: ``[...]`` floating point.
       axes: counted from the front.
@@ -26,7 +28,8 @@ def steady_sum(values: Array, axes: Sequence[int]) -> Array:
     rest = tuple(axis for axis in range(values.ndim) if axis not in axes)
     length = math.prod(values.shape[axis] for axis in axes)
     kept = tuple(values.shape[axis] for axis in rest)
-    flat = jax.lax.optimization_barrier(replicated(values)).transpose((*axes, *rest)).reshape(length, *kept)
+    # The barrier keeps a compiler from knowing the sum of what is constant, and dividing by it in another way.
+    flat = rounded(jax.lax.optimization_barrier(replicated(values))).transpose((*axes, *rest)).reshape(length, *kept)
     return sum_runs(flat, 0, length).reshape([1 if axis in axes else n for axis, n in enumerate(values.shape)])
 
 

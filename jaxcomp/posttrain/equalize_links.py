@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from jaxcomp.observe.matrices import feature_groups
-from jaxcomp.posttrain.find_biases import Readers
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import feature_axes, input_axes
 from jaxcomp.trace.ir import Node, Program, Value
+from jaxcomp.trace.readers import Readers
 from jaxcomp.trace.uses import Use, Uses
 
 

@@ -1,20 +1,33 @@
-"""Biases: the parameters by which the means of sites' results can be set, and their correction."""
+"""Biases: the parameters by which the means of sites' results can be set."""
 
-import math
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from jaxcomp.posttrain.walk import Bias
-from jaxcomp.trace.affine import Chain, chains, frames, images
-from jaxcomp.trace.ir import Node, Program, Value, all_nodes
+from jaxcomp.trace.affine import Chain, chains
+from jaxcomp.trace.ir import Node, Program
 from jaxcomp.trace.origins import Origins
+from jaxcomp.trace.readers import Readers
 from jaxcomp.trace.uses import Uses
 
-SHAPES = ("reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
-"""What leaves a bias in its order."""
+
+class Bias(NamedTuple):
+    """A parameter by which the means of a site's results can be set.
+
+    Attributes:
+      path: its own.
+      weight: that of the site.
+      node: what adds it, or subtracts it, as the mean of batch norm.
+      axes: those of the node's result along which it varies.
+      sign: of the result's change with it.
+      scaled: whether the site's result is scaled before it.
+    """
+
+    path: str
+    weight: str
+    node: Node
+    axes: tuple[int, ...]
+    sign: int
+    scaled: bool
 
 
 class Biases(NamedTuple):
@@ -49,7 +62,7 @@ def find_biases(program: Program, uses: Mapping[str, Uses]) -> Biases:
     return Biases(of, missing)
 
 
-def _bias(look: "Readers", weight: str, chain: Chain | None) -> Bias | str:
+def _bias(look: Readers, weight: str, chain: Chain | None) -> Bias | str:
     """The bias of a site, or why it has none."""
     if chain is None or chain.lengths:
         return "it is in a loop or branch"
@@ -67,65 +80,3 @@ def _bias(look: "Readers", weight: str, chain: Chain | None) -> Bias | str:
         return "its bias is no number for each feature"
     sign = -1 if step.node.op == "sub" and step.place == 0 else 1
     return Bias(path, weight, step.node, tuple(sorted(step.axes)), sign, chain.after[0] is not step)
-
-
-class Readers:
-    """Who makes and who reads each value of a program."""
-
-    def __init__(self, program: Program) -> None:
-        """Takes the program."""
-        self._images, self._params = images(program), program.parameters()
-        self._maker: dict[Value, Node] = {}
-        self._count = Counter(value for frame, _ in frames(program.frame) for value in frame.outs)
-        for node in all_nodes(program.frame):
-            self._maker |= dict.fromkeys(node.outs, node)
-            self._count.update(node.ins)
-
-    def parameter(self, value: Value) -> tuple[str, Value, bool] | None:
-        """The parameter that a value is, in another shape: its path, itself, and whether nothing else reads it."""
-        alone = self._count[value] == 1
-        while value not in self._images:
-            maker = self._maker.get(value)
-            if maker is None or maker.op not in SHAPES:
-                return None
-            (value,) = maker.ins
-            alone &= self._count[value] == 1
-        path, sliced = self._images[value]
-        return path, value, alone and not sliced and self._count[self._params[path]] == 1
-
-    def per_channel(self, value: Value, out: Value) -> tuple[str, int] | None:
-        """A parameter that has a number for each index of one axis of what is computed with it, and that axis."""
-        found = self.parameter(value)
-        if found is None or not found[2]:
-            return None
-        path, root, _ = found
-        shape = value.shape
-        numbers: Any = np.arange(math.prod(root.shape)).reshape(root.shape)
-        for node in self._since(value):
-            numbers = _reshaped(node, numbers)
-        if len(shape) != len(out.shape) or numbers.size < 2:
-            return None
-        whole = np.broadcast_to(numbers, out.shape)
-        own = [i for i, n in enumerate(out.shape) if n == math.prod(root.shape)]
-        along = [np.arange(out.shape[i]).reshape([-1 if j == i else 1 for j in range(len(shape))]) for i in own]
-        hits = [
-            i for i, each in zip(own, along, strict=True) if np.array_equal(whole, np.broadcast_to(each, whole.shape))
-        ]
-        return (path, hits[0]) if len(hits) == 1 else None
-
-    def _since(self, value: Value) -> list[Node]:
-        """The nodes by which a parameter became a value, the first first."""
-        nodes: list[Node] = []
-        while value not in self._images:
-            nodes.append(self._maker[value])
-            (value,) = nodes[-1].ins
-        return nodes[::-1]
-
-
-def _reshaped(node: Node, numbers: np.ndarray) -> np.ndarray:
-    if node.op == "broadcast_in_dim":
-        shape = [1] * len(node.outs[0].shape)
-        for i, j in enumerate(node.params["broadcast_dimensions"]):
-            shape[j] = numbers.shape[i]
-        return np.broadcast_to(numbers.reshape(shape), node.outs[0].shape)
-    return numbers if node.op == "convert_element_type" else numbers.reshape(node.outs[0].shape)

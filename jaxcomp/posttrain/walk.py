@@ -17,6 +17,7 @@ from jaxcomp.observe.evidence import NOTHING, Seen, joined, moment
 from jaxcomp.observe.held_out import ENOUGH, Examples, examples_of
 from jaxcomp.observe.matrices import input_rows
 from jaxcomp.observe.moments import seen_at
+from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
@@ -24,26 +25,6 @@ from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
-
-
-class Bias(NamedTuple):
-    """A parameter by which the means of a site's results can be set.
-
-    Attributes:
-      path: its own.
-      weight: that of the site.
-      node: what adds it, or subtracts it, as the mean of batch norm.
-      axes: those of the node's result along which it varies.
-      sign: of the result's change with it.
-      scaled: whether the site's result is scaled before it.
-    """
-
-    path: str
-    weight: str
-    node: Node
-    axes: tuple[int, ...]
-    sign: int
-    scaled: bool
 
 
 Solve = Callable[[str, Use, Seen], Any]

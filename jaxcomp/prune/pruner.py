@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcomp.core import leaves, threshold
+from jaxcomp.core import leaves
 from jaxcomp.core.counts import fraction_at
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
@@ -17,10 +17,10 @@ from jaxcomp.core.rules import assign
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
-from jaxcomp.core.units import common_unit
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
 from jaxcomp.prune.patterns import Pattern, fitted, unstructured
+from jaxcomp.prune.ranking import Ranking
 from jaxcomp.prune.regrow import REGROW, Regrow
 from jaxcomp.prune.schedules import check_never_falls, check_rising
 from jaxcomp.prune.scores import SCORES, Evidence, Score
@@ -277,90 +277,12 @@ class _Pruner(NamedTuple):
         floors = [layers[i].least for i in free]
         shares = _without_dense(shares, layers, free)
         held, before = [memory[e.path] for e in own], [old[e.path] for e in own]
-        for evidence, units in zip(own, self._units_kept(own, held, before, shares, floors), strict=True):
+        ranking = Ranking(self.score, self.pattern, self.distribution, self.regrow, self.nested)
+        for evidence, units in zip(own, ranking.kept(own, held, before, shares, floors), strict=True):
             spread = self.pattern.of(evidence.path).spread
             mask = spread_like(spread(units, evidence.weight.shape), evidence.weight)
             masks[evidence.path] = mask & (old[evidence.path] | (jnp.asarray(step) == 0)) if self.nested else mask
         return masks
-
-    def _units_kept(
-        self,
-        own: Sequence[Evidence],
-        memory: Sequence[Any],
-        old: Sequence[Array],
-        shares: Shares,
-        floors: Sequence[int],
-    ) -> list[Array]:
-        """Masks of the units of each tensor."""
-        keep, group, step = shares.keep, shares.group, own[0].step
-        paths = [evidence.path for evidence in own]
-        patterns = [self.pattern.of(path) for path in paths]
-
-        def pooled(raw: Sequence[Array], of: Any) -> tuple[list[Array], Any]:
-            return self._pooled(raw, of, paths)
-
-        def choose(values: Sequence[Array], of: Any = threshold.itself) -> list[Array]:
-            return self._chosen(values, of, shares, floors, patterns)
-
-        raw = [self.score.rank(evidence, held) for evidence, held in zip(own, memory, strict=True)]
-        values, of = pooled(self._in_units(raw), self.score.of)
-        fresh = jnp.asarray(step) == 0
-        if self.regrow:
-            begin = pooled([self.regrow.start.rank(evidence, ()) for evidence in own], self.regrow.start.of)
-            if not isinstance(step, jax.core.Tracer) and step == 0:
-                return choose(*begin)
-            alive = [each.pick(mask) for each, mask in zip(patterns, old, strict=True)]
-            growth = selection.scores_of(*pooled([self.regrow.grow(evidence) for evidence in own], threshold.itself))
-            ranks, first = selection.scores_of(values, of), selection.scores_of(*begin)
-            return selection.exchange(alive, ranks, growth, first, keep, group, self.regrow.drop(step), fresh, choose)
-        if self.nested:
-            alive = [each.pick(mask) | fresh for each, mask in zip(patterns, old, strict=True)]
-            scores = selection.scores_of(values, of)
-            return choose([jnp.where(a, s, -jnp.inf) for a, s in zip(alive, scores, strict=True)])
-        return choose(values, of)
-
-    def _chosen(
-        self, values: Sequence[Array], of: Any, shares: Shares, floors: Sequence[int], patterns: Sequence[Pattern]
-    ) -> list[Array]:
-        """Masks of the units of highest score, beside those that are protected."""
-        keep, group = shares
-        if self.pattern.protect is not None:
-            scores = selection.scores_of(values, of)
-            safe = [each.protect(score) for each, score in zip(patterns, scores, strict=True) if each.protect]
-            assert len(safe) == len(scores), "patterns of one kind protect alike"
-            return selection.keep_beside(safe, floors, scores, keep, group)
-        if self.distribution.compete and any(floors):
-            scores = selection.scores_of(values, of)
-            safe = threshold.keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
-            return selection.keep_beside(safe, floors, scores, keep, group)
-        return threshold.keep_largest(values, _stacked(keep), group, score=of)
-
-    def _in_units(self, raw: Sequence[Array]) -> Sequence[Array]:
-        """What is squared, so that it neither underflows nor overflows; of tensors that are compared in one unit."""
-        if self.score.of is not jnp.square:
-            return raw
-        wider = [value.astype(leaves.wide(value.dtype)) for value in raw]
-        units = [common_unit([value]) for value in wider]
-        if self.distribution.compete:
-            real = leaves.wide(*(unit.dtype for unit in units))
-            units = [common_unit(unit.astype(real) for unit in units)] * len(units)
-        return [value / unit.astype(value.dtype) for value, unit in zip(wider, units, strict=True)]
-
-    def _pooled(self, raw: Sequence[Array], of: Any, paths: Sequence[str]) -> tuple[list[Array], Any]:
-        """Values of the units of tensors, and the function of them that is ranked."""
-        values, scale = list(raw), self.distribution.scale
-        if self.pattern.pool is not None:
-            pools = [self.pattern.of(path).pool or threshold.itself for path in paths]
-            values, of = [pool(of(value)) for pool, value in zip(pools, values, strict=True)], threshold.itself
-        if scale is not None:
-            values, of = [scale(of(value), path) for value, path in zip(values, paths, strict=True)], threshold.itself
-        return values, of
-
-
-def _stacked(keep: Sequence[Any]) -> Any:
-    return (
-        keep if all(isinstance(count, int) for count in keep) else jnp.stack([jnp.asarray(k, jnp.uint32) for k in keep])
-    )
 
 
 def _evidence(params: Params, step: Step, grads: Params | None, statistics: Any) -> dict[str, Evidence]:

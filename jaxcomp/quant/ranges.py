@@ -12,7 +12,7 @@ from jax import Array, lax
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.reproducible import steady_sum
+from jaxcomp.core.reproducible import rounded, steady_sum
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
@@ -178,7 +178,8 @@ def deviations(number: float = 3.0) -> Fit:
         everywhere = jnp.ones(groups.values.shape, bool)
         size = unit(jnp.max(jnp.abs(_counted(groups)), axis=groups.shared, keepdims=True, initial=0))
         mean = mean_of(groups.values, groups, everywhere)
-        spread = number * size * jnp.sqrt(mean_of(jnp.square((groups.values - mean) / size), groups, everywhere))
+        variance = mean_of(jnp.square((groups.values - mean) / size), groups, everywhere)
+        spread = rounded(number * size * jnp.sqrt(variance))
         high = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread))
         return -high, high
 

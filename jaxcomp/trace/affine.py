@@ -15,6 +15,10 @@ from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.variation import Variation
 
 AFFINE = ("add", "sub", "mul", "div", "neg")
+"""What scales or shifts one of its operands by the other."""
+
+MOVES = ("reshape", "transpose", "squeeze", "copy", "rev")
+"""What moves numbers about and changes none: a range holds before as after."""
 
 
 class Step(NamedTuple):

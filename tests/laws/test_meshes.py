@@ -15,7 +15,7 @@ import jaxcomp as jc
 from .compressors import COMPRESSORS
 from .containers import CONTAINERS
 from .executions import close, replicate, shard, shardings_kept
-from .rewrites import REWRITES, networks, ran
+from .rewrites import REWRITES, networks, numbers, ran
 
 DEFAULT = ("sites", "quantize-w4", "input_norms")
 """The rewrites that are not left to the exhaustive tests."""
@@ -78,6 +78,17 @@ def test_recipes(name: str, container: str, place: Place) -> None:
         assert close(view, apply(params, state))
         assert shardings_kept(view, spread)
         assert close(recipe.apply(spread, recipe.update(spread, recipe.init(spread), 2)), view)  # eagerly
+
+
+@pytest.mark.parametrize("place", PLACES[:2], ids=named)
+def test_learned_scales_begin_with_the_same_bits(place: Place) -> None:
+    begin = jc.quant.lsq(4, axis=-1, start=jc.quant.deviations()).init
+    with on(place) as mesh:
+        start = jax.jit(begin, compiler_options={"xla_backend_optimization_level": 3})
+        for i in range(8):  # a product that a compiler fuses with a sum differs in one of ten
+            w = numbers(64, 32) * 3.3**i
+            for other in (start(w), start(shard(w, mesh))):
+                np.testing.assert_array_equal(begin(w).scale.value, other.scale.value)
 
 
 @pytest.mark.parametrize(("name", "network", "place"), places(REWRITES, DEFAULT, networks()))

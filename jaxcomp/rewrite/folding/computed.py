@@ -10,9 +10,8 @@ import jax
 
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folding.find import constants_of
-from jaxcomp.rewrite.quant.scheme import MOVES
 from jaxcomp.trace import compat
-from jaxcomp.trace.affine import frames
+from jaxcomp.trace.affine import MOVES, frames
 from jaxcomp.trace.ir import MATMULS, Frame, Node, Program, Value, all_nodes, trace
 from jaxcomp.trace.liveness import live_values
 from jaxcomp.trace.origins import Origins

@@ -16,13 +16,11 @@ from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import Format, as_format, check_integer_form
 from jaxcomp.quant.granularity import check_block
 from jaxcomp.quant.ranges import Fit
+from jaxcomp.trace.affine import MOVES
 from jaxcomp.trace.integer_weights import check_not_yet_quantized
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.packed.codes import Inputs
 from jaxcomp.trace.uses import Use, Uses, uses_of
-
-MOVES = ("reshape", "transpose", "squeeze", "copy", "rev")
-"""What moves numbers about and changes none: a range holds before as after."""
 
 
 class Scheme(NamedTuple):
