@@ -21,7 +21,7 @@ from jaxcomp.observe.moments import observer, unseen
 from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.walk import Walk, by_chance, chance, lost
-from jaxcomp.rewrite.quant.scheme import find_targets, reached
+from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Program, trace

@@ -16,12 +16,13 @@ from jaxcomp.posttrain.round_weights import RoundReport, round_weights
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.ranges import Fit, mse
 from jaxcomp.rewrite.folding.batch_norm import Folded, fold_batch_norm
-from jaxcomp.rewrite.folding.find import FoldReport
+from jaxcomp.rewrite.folding.report import FoldReport
 from jaxcomp.rewrite.folding.weights import fold_weights
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.quantize import Quantized, quantize
 from jaxcomp.rewrite.quant.report import QuantReport
-from jaxcomp.rewrite.quant.scheme import Scheme, find_targets, rules_without
+from jaxcomp.rewrite.quant.scheme import Scheme
+from jaxcomp.rewrite.quant.targets import find_targets, rules_without
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.first_and_last import ends
 from jaxcomp.trace.integer_weights import check_unquantized

@@ -10,7 +10,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fake_quantize, fit_grid
-from jaxcomp.rewrite.quant.scheme import Target, Targets
+from jaxcomp.rewrite.quant.targets import Target, Targets
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.uses import Use, Uses
 

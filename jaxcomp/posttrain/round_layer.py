@@ -21,7 +21,7 @@ from jaxcomp.quant.formats import Format
 from jaxcomp.quant.gptq import descend, gptq, order_of
 from jaxcomp.quant.granularity import numbers_for
 from jaxcomp.quant.ranges import mse, quantized
-from jaxcomp.rewrite.quant.scheme import Target
+from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.uses import Use
 
 MethodName = Literal["gptq", "adaround", "nearest"]

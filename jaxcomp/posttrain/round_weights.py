@@ -21,7 +21,8 @@ from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.round_layer import MethodName, Settings, Solution, least_squares, nearest, rounded
 from jaxcomp.posttrain.walk import Walk
-from jaxcomp.rewrite.quant.scheme import INT8, find_targets, reached
+from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace

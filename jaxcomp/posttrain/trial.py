@@ -14,7 +14,7 @@ from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.round_layer import nearest
 from jaxcomp.posttrain.walk import lost
 from jaxcomp.rewrite.quant.calibrate import calibrate
-from jaxcomp.rewrite.quant.scheme import find_targets, reached
+from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import uses_of

@@ -19,7 +19,8 @@ from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.encode import encode
-from jaxcomp.rewrite.quant.scheme import Scheme, Target
+from jaxcomp.rewrite.quant.scheme import Scheme
+from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.search.harms import HARMS, Harm, check_outputs
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.account import left_out

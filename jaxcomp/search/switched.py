@@ -14,7 +14,8 @@ from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.rewrite.packed_function import programs, run_packed
-from jaxcomp.rewrite.quant.scheme import Scheme, Target, Targets, find_targets
+from jaxcomp.rewrite.quant.scheme import Scheme
+from jaxcomp.rewrite.quant.targets import Target, Targets, find_targets
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Node, trace
 from jaxcomp.trace.packed.codes import Codes

@@ -10,7 +10,8 @@ from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.folding.find import Changes, FoldReport, Row, find_folds
+from jaxcomp.rewrite.folding.find import Changes, find_folds
+from jaxcomp.rewrite.folding.report import FoldReport, FoldRow
 from jaxcomp.rewrite.folding.run import FoldedRun, folded_values
 from jaxcomp.rewrite.rewritten import Plans, checked_leaves
 from jaxcomp.trace.account import left_out
@@ -79,7 +80,7 @@ class Found(Protocol):
     """What was found to fold in a program."""
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[FoldRow, ...]:
         """The report."""
 
     @property

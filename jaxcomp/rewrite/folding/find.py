@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.tables import table, with_left_out
+from jaxcomp.rewrite.folding.report import FoldRow
 from jaxcomp.trace import compat
 from jaxcomp.trace.affine import Chain, chains, feature_axes, images
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
@@ -48,49 +47,6 @@ class Fold(NamedTuple):
         return tuple(node.outs[0].shape[i] for i in feature_axes(node, self.use.side))
 
 
-class Row(NamedTuple):
-    """What became of one kernel.
-
-    Attributes:
-      path: the kernel.
-      bias: where its new bias is; empty if it has none.
-      taken: the parameters that are gone into it.
-      left: why it took in nothing.
-    """
-
-    path: str
-    bias: str = ""
-    taken: tuple[str, ...] = ()
-    left: str = ""
-
-
-@dataclass(frozen=True)
-class FoldReport:
-    """What became of every kernel that a matmul or convolution reads; prints as a table.
-
-    Attributes:
-      rows: one a kernel.
-      left_out: ``{path: what reads it}`` of all parameters that are neither kernels nor part of one now.
-    """
-
-    rows: tuple[Row, ...]
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was folded."""
-        return all(row.left for row in self.rows)
-
-    def __str__(self) -> str:
-        rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
-        return with_left_out(table(["kernel", "bias", "taken in", "not folded because"], rows), self.left_out)
-
-    @property
-    def told(self) -> set[str]:
-        """The parameters that the rows name."""
-        return {path for row in self.rows for path in (row.path, *filter(None, [row.bias]), *row.taken)}
-
-
 class Folds(NamedTuple):
     """What is folded in one program.
 
@@ -103,7 +59,7 @@ class Folds(NamedTuple):
     """
 
     folds: tuple[Fold, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FoldRow, ...]
     live: frozenset[Value]
     gone: frozenset[str]
     constants: tuple[Any, ...]
@@ -137,8 +93,8 @@ def find_folds(program: Program) -> Folds:
     folds, live = _with_biases(program, origins, folds, left)
     before = live_values(program.frame, program.frame.outs)
     gone = frozenset(path for path, value in program.parameters().items() if value in before and value not in live)
-    rows = {fold.path: Row(fold.path, fold.bias, _taken(fold, origins, gone)) for fold in folds}
-    rows |= {path: Row(path, left=reason) for path, reason in left.items()}
+    rows = {fold.path: FoldRow(fold.path, fold.bias, _taken(fold, origins, gone)) for fold in folds}
+    rows |= {path: FoldRow(path, left=reason) for path, reason in left.items()}
     ordered = tuple(rows[path] for path in program.paths if path in rows)
     steps = [step.by for fold in folds for step in (*fold.chain.before, *fold.chain.after)]
     constants = constants_of(program, [value for value in steps if value is not None])

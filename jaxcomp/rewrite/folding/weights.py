@@ -10,7 +10,8 @@ from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folding.batch_norm import Folded, evaluated
 from jaxcomp.rewrite.folding.computed import Bodies, Candidates, Computed, Key, candidates, of_these_sizes, recipe
-from jaxcomp.rewrite.folding.find import Changes, Row
+from jaxcomp.rewrite.folding.find import Changes
+from jaxcomp.rewrite.folding.report import FoldRow
 from jaxcomp.rewrite.folding.run import Evaluation
 from jaxcomp.trace import compat
 from jaxcomp.trace.integer_weights import check_unquantized
@@ -85,7 +86,7 @@ class FoundWeights(NamedTuple):
     """
 
     weights: tuple[Computed, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FoldRow, ...]
     live: frozenset[Value]
     gone: frozenset[str]
     made: Any
@@ -108,9 +109,9 @@ def find_weights(program: Program, sized: Collection[Key] = ()) -> FoundWeights:
     kept, live = _with_owners(program, found, left)
     before = live_values(program.frame, program.frame.outs)
     gone = frozenset(path for path, value in program.parameters().items() if value in before and value not in live)
-    rows = {each.owner: Row(each.owner, taken=tuple(p for p in each.paths if p in gone)) for each in kept}
+    rows = {each.owner: FoldRow(each.owner, taken=tuple(p for p in each.paths if p in gone)) for each in kept}
     for (paths, _), reason in left.items():
-        rows.setdefault(paths[0], Row(paths[0], left=reason))
+        rows.setdefault(paths[0], FoldRow(paths[0], left=reason))
     values = [each.value for each in kept]
     ordered = tuple(rows[path] for path in program.paths if path in rows)
     made = tuple((each.owner, each.shape) for each in kept), gone, *recipe(program, values)

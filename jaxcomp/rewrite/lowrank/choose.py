@@ -1,8 +1,6 @@
 """Choosing factors: which weights can be factorised, by which method and to which rank."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +9,9 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.knapsack import Choices, best_choices
 from jaxcomp.core.rules import by_rule
-from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.observe.moments import Moments
 from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Method, Rank, method
+from jaxcomp.rewrite.lowrank.report import FactorReport, FactorRow
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.origins import Origins
@@ -22,7 +20,7 @@ from jaxcomp.trace.sites import macs, sites_of
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
 
-class Target(NamedTuple):
+class Criterion(NamedTuple):
     """How much is kept.
 
     Attributes:
@@ -34,7 +32,7 @@ class Target(NamedTuple):
     value: Any
 
     @classmethod
-    def of(cls, rank: Any, energy: Any, macs: Any, bytes: Any) -> "Target":
+    def of(cls, rank: Any, energy: Any, macs: Any, bytes: Any) -> "Criterion":
         """The one that is given.
 
         Raises:
@@ -73,88 +71,6 @@ def _check(kind: str, value: Any) -> None:
             raise ArgumentError(f"{kind} must be {needed}, got {value!r}")
 
 
-@dataclass(frozen=True)
-class Row:
-    """What became of one weight.
-
-    Attributes:
-      path: the parameter.
-      method: how it was factorised; empty if it was not.
-      rank: to which rank.
-      energy: the share of its squared entries (with data: of its outputs') that is kept.
-      macs, bytes: what it costs now.
-      dense_macs, dense_bytes: what it cost.
-      left: why it was left dense.
-      plain: why ``data=``, if given, had no part in its factors.
-    """
-
-    path: str
-    method: str
-    rank: Rank
-    energy: float
-    macs: int
-    bytes: int
-    dense_macs: int
-    dense_bytes: int
-    left: str = ""
-    plain: str = ""
-
-
-@dataclass(frozen=True)
-class FactorReport:
-    """What became of every weight that a matmul or convolution reads; prints as a table.
-
-    Attributes:
-      rows: one a weight, in order of the tree's leaves.
-      dense_macs, dense_bytes: what all sites and all parameters cost before.
-      left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
-    """
-
-    rows: tuple[Row, ...]
-    dense_macs: int
-    dense_bytes: int
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of all sites now."""
-        return self.dense_macs - sum(row.dense_macs - row.macs for row in self.rows)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all parameters now."""
-        return self.dense_bytes - sum(row.dense_bytes - row.bytes for row in self.rows)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The arguments by which ``factorize`` makes the same function again, whatever the values: plain data."""
-        made = [(re.escape(row.path), row) for row in self.rows if row.method]
-        return {
-            "rank": [[path, list(row.rank)] for path, row in made],
-            "method": [[path, row.method] for path, row in made],
-            "cheaper": False,
-        }
-
-    def __str__(self) -> str:
-        plain = any(row.plain for row in self.rows)
-        columns = ["parameter", "method", "rank", "left dense because", *["without data because"] * plain]
-        columns += ["energy", "MACs", "before", "bytes", "before"]
-        rows = [
-            [
-                row.path,
-                row.method or "dense",
-                "x".join(map(str, row.rank)),
-                row.left,
-                *[row.plain] * plain,
-                f"{row.energy:.4f}",
-                *(f"{n:,}" for n in (row.macs, row.dense_macs, row.bytes, row.dense_bytes)),
-            ]
-            for row in self.rows
-        ]
-        totals = [f"{n:,}" for n in (self.macs, self.dense_macs, self.bytes, self.dense_bytes)]
-        return with_left_out(table(columns, rows, ["total", *[""] * (len(columns) - 5), *totals]), self.left_out)
-
-
 class Factors(NamedTuple):
     """The packed leaf of each factorised parameter, and the report."""
 
@@ -176,7 +92,7 @@ class _Weight(NamedTuple):
 def choose_factors(
     program: Program,
     named: Mapping[str, Any],
-    target: Target,
+    criterion: Criterion,
     methods: Any,
     moments: Moments | None,
     cheaper: bool,
@@ -184,13 +100,13 @@ def choose_factors(
     """Decides for every weight; see :func:`jaxcomp.rewrite.factorize`."""
     weights = _weights(program, named)
     candidates = [weight.path for weight in weights]
-    wanted, chosen = target.per_path(candidates), by_rule(methods, candidates)
-    weights = [_with_methods(w, named[w.path], target, wanted, chosen.get(w.path), moments) for w in weights]
+    wanted, chosen = criterion.per_path(candidates), by_rule(methods, candidates)
+    weights = [_with_methods(w, named[w.path], criterion, wanted, chosen.get(w.path), moments) for w in weights]
     sites = sites_of(program)
-    if target.kind in ("macs", "bytes"):
-        picks = _by_budget(weights, target, getattr(sites, target.kind))
+    if criterion.kind in ("macs", "bytes"):
+        picks = _by_budget(weights, criterion, getattr(sites, criterion.kind))
     else:
-        picks = [_by_value(weight, target.kind, wanted.get(weight.path), cheaper) for weight in weights]
+        picks = [_by_value(weight, criterion.kind, wanted.get(weight.path), cheaper) for weight in weights]
     packed = {
         weight.path: pick[0].pack(tuple(pick[0].ranks[pick[1]].tolist()))
         for weight, pick in zip(weights, picks, strict=True)
@@ -239,7 +155,7 @@ def _alike(a: Use, b: Use) -> bool:
 
 
 def _with_methods(
-    weight: _Weight, leaf: Any, target: Target, wanted: Mapping[str, Any], name: Any, moments: Moments | None
+    weight: _Weight, leaf: Any, criterion: Criterion, wanted: Mapping[str, Any], name: Any, moments: Moments | None
 ) -> _Weight:
     """The weight with the methods that it may be factorised by."""
     if weight.left:
@@ -250,7 +166,7 @@ def _with_methods(
         raise ArgumentError(f"method must be one of {', '.join(METHODS)} or dense; got {name!r} for {weight.path!r}")
     windowed = any(weight.calls[0].use.window)
     names = [name] if name else ["svd"] if moments is not None or not windowed else list(METHODS)
-    if target.kind == "rank" and name is None and len(names) > 1:
+    if criterion.kind == "rank" and name is None and len(names) > 1:
         names = ["tucker"]
     check_finite({weight.path: leaf}, why="of which there are no factors")
     moment = None if moments is None else moments.of.get(weight.path)
@@ -292,9 +208,9 @@ def _rank(path: str, value: Any, full: Rank) -> Rank:
     return tuple(min(max(count, 1), n) for count, n in zip(counts, full, strict=True))
 
 
-def _by_budget(weights: Sequence[_Weight], target: Target, total: int) -> list[Pick]:
+def _by_budget(weights: Sequence[_Weight], criterion: Criterion, total: int) -> list[Pick]:
     """The choices that keep most energy, summed over weights, within the budget."""
-    kind = target.kind
+    kind = criterion.kind
     free = [weight for weight in weights if not weight.left]
     choices = []
     for weight in free:
@@ -307,14 +223,14 @@ def _by_budget(weights: Sequence[_Weight], target: Target, total: int) -> list[P
             )
         )
     fixed = total - sum(getattr(weight, f"dense_{kind}") for weight in free)
-    budget = target.value if isinstance(target.value, int | np.integer) else target.value * total
+    budget = criterion.value if isinstance(criterion.value, int | np.integer) else criterion.value * total
     best = best_choices(choices, budget - fixed)
     if best is None:
         least = fixed + sum(int(each.cost.min()) for each in choices)
         name = {"macs": "MACs", "bytes": "bytes"}[kind]
         raise ArgumentError(
-            f"{kind}={target.value!r} asks for {int(budget):,} of {total:,} {name}, and the least that factors of rank "
-            f"1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorised"
+            f"{kind}={criterion.value!r} asks for {int(budget):,} of {total:,} {name}, and the least that factors of "
+            f"rank 1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorised"
         )
     picks = iter(_pick(weight, place) for weight, place in zip(free, best, strict=True))
     return [weight.left or next(picks) for weight in weights]
@@ -328,10 +244,10 @@ def _pick(weight: _Weight, place: int) -> Pick:
     return "the budget has room for it"
 
 
-def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> Row:
+def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> FactorRow:
     if isinstance(pick, str):
         dense = weight.dense_macs, weight.dense_bytes
-        return Row(weight.path, "", (), 1.0, *dense, *dense, left=pick)
+        return FactorRow(weight.path, "", (), 1.0, *dense, *dense, left=pick)
     own, i = pick
     rank = tuple(own.ranks[i].tolist())
     cost = int(own.macs[i]), int(own.bytes[i])
@@ -339,4 +255,4 @@ def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> Row:
     if moments is not None and own.name != "svd":
         plain = f"{own.name} is of the weight alone"
     dense = weight.dense_macs, weight.dense_bytes
-    return Row(weight.path, own.name, rank, float(own.energy[i]), *cost, *dense, plain=plain)
+    return FactorRow(weight.path, own.name, rank, float(own.energy[i]), *cost, *dense, plain=plain)

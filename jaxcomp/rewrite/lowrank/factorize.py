@@ -13,7 +13,7 @@ from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select
 from jaxcomp.observe.moments import second_moments
-from jaxcomp.rewrite.lowrank.choose import Factors, Target, choose_factors
+from jaxcomp.rewrite.lowrank.choose import Criterion, Factors, choose_factors
 from jaxcomp.rewrite.packed_function import PackedFunction
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
@@ -107,7 +107,7 @@ def factorize(
     convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
     """
     params = as_arrays(params)
-    target = Target.of(rank, energy, macs, bytes)
+    criterion = Criterion.of(rank, energy, macs, bytes)
     named = named_leaves(params)
     if any(
         not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
@@ -116,7 +116,7 @@ def factorize(
     check_unquantized(apply_fn, params, "factorize")
     program = trace(apply_fn, params, *example)
     moments = None if data is None else second_moments(apply_fn, params, data, select=select)
-    found = choose_factors(program, named, target, method, moments, cheaper)
+    found = choose_factors(program, named, criterion, method, moments, cheaper)
     packed = {path: jax.tree.map(lambda x, at=named[path]: beside(x, at), leaf) for path, leaf in found.packed.items()}
     return Factorized(apply_fn, params, found), replace_leaves(params, packed)
 

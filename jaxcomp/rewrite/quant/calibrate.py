@@ -1,12 +1,13 @@
 """Calibration: the grids of what sites read, from batches of data."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import DictKey, register_pytree_with_keys
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
@@ -15,13 +16,47 @@ from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.held_out import EVERYTHING, KINDS, Examples, examples_of
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
-from jaxcomp.rewrite.quant.scheme import INT8, Ranges, Shared, find_targets
+from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.targets import Shared, find_targets
 from jaxcomp.trace.integer_weights import check_reads_weights
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.observer import Observer, observable
 
 Range = tuple[np.ndarray, np.ndarray]
 """The least and the greatest value, ``[...]`` each; the least is at most 0, the greatest at least 0."""
+
+
+class Ranges(dict[str, Grid]):
+    """``{path of the weight: grid}`` of what sites read.
+
+    Attributes:
+      left: ``{path: why}`` of weights with static inputs that have none, and stay in floating point.
+      judging: the grids of the examples that corrections are fitted to, which those that are held out had no part in;
+        as the others where they are not known, and once the tree was mapped.
+    """
+
+    def __init__(
+        self,
+        grids: Mapping[str, Grid] | None = None,
+        left: Mapping[str, str] | None = None,
+        judging: Mapping[str, Grid] | None = None,
+    ):
+        """Takes the grids."""
+        super().__init__(grids or {})
+        self.left, self.judging = dict(left or {}), dict(judging or {})
+
+
+def _flat(ranges: Ranges) -> tuple[list[tuple[DictKey, Grid]], Any]:
+    paths = tuple(sorted(ranges))
+    return [(DictKey(path), ranges[path]) for path in paths], (paths, tuple(sorted(ranges.left.items())))
+
+
+def _unflat(known: Any, grids: Iterable[Grid]) -> Ranges:
+    paths, left = known
+    return Ranges(dict(zip(paths, grids, strict=True)), dict(left))
+
+
+register_pytree_with_keys(Ranges, _flat, _unflat)
 
 
 def calibrate(

@@ -15,7 +15,7 @@ from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fake_quantize, fit_grid, quantize
 from jaxcomp.quant.gradients import Estimator, Slope, members, rounded_levels
 from jaxcomp.quant.granularity import grid_shape
-from jaxcomp.rewrite.quant.scheme import Target
+from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.packed.codes import Codes
 from jaxcomp.trace.packed.leaf import Indices
 

@@ -22,7 +22,8 @@ from jaxcomp.rewrite.quant.encode import encode_to_train
 from jaxcomp.rewrite.quant.qat_run import TrainingRun, scans_apart
 from jaxcomp.rewrite.quant.quantize import Quantized, quantize
 from jaxcomp.rewrite.quant.report import QuantReport
-from jaxcomp.rewrite.quant.scheme import INT8, Targets, find_targets
+from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.targets import Targets, find_targets
 from jaxcomp.rewrite.rewritten import checked_leaves
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import trace

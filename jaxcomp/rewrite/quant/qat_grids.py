@@ -14,7 +14,7 @@ from jaxcomp.quant.fake import default_fit, fit_grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.granularity import all_zero
 from jaxcomp.quant.ranges import Fit, mse
-from jaxcomp.rewrite.quant.scheme import Target, Targets
+from jaxcomp.rewrite.quant.targets import Target, Targets
 
 Step = dict[str, Any]
 """``"scale"``, and ``"offset"`` if the number that code 0 stands for is learned too."""

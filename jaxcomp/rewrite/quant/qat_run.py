@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxcomp.quant.gradients import Slope
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
-from jaxcomp.rewrite.quant.scheme import find_targets
+from jaxcomp.rewrite.quant.targets import find_targets
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Program
 from jaxcomp.trace.packed.codes import Codes

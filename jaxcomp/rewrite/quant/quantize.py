@@ -18,7 +18,8 @@ from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
 from jaxcomp.rewrite.quant.encode import encode, encode_to_train
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.quant.report import QuantReport, report_of
-from jaxcomp.rewrite.quant.scheme import INT8, Targets, find_targets, reached
+from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.targets import Targets, find_targets, reached
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
 from jaxcomp.trace.liveness import values_inside

@@ -1,0 +1,50 @@
+"""What folding did to every kernel, as a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxcomp.core.tables import table, with_left_out
+
+
+class FoldRow(NamedTuple):
+    """What became of one kernel.
+
+    Attributes:
+      path: the kernel.
+      bias: where its new bias is; empty if it has none.
+      taken: the parameters that are gone into it.
+      left: why it took in nothing.
+    """
+
+    path: str
+    bias: str = ""
+    taken: tuple[str, ...] = ()
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What became of every kernel that a matmul or convolution reads; prints as a table.
+
+    Attributes:
+      rows: one a kernel.
+      left_out: ``{path: what reads it}`` of all parameters that are neither kernels nor part of one now.
+    """
+
+    rows: tuple[FoldRow, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was folded."""
+        return all(row.left for row in self.rows)
+
+    def __str__(self) -> str:
+        rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
+        return with_left_out(table(["kernel", "bias", "taken in", "not folded because"], rows), self.left_out)
+
+    @property
+    def told(self) -> set[str]:
+        """The parameters that the rows name."""
+        return {path for row in self.rows for path in (row.path, *filter(None, [row.bias]), *row.taken)}
