@@ -22,7 +22,7 @@ from jaxcomp.observe.held_out import examples_of, is_better, judged_on
 from jaxcomp.observe.matrices import feature_groups
 from jaxcomp.observe.moments import seen_at, unseen
 from jaxcomp.posttrain import sparsify_counts
-from jaxcomp.posttrain.sparsify_layer import Inputs, Pruned, Recipe
+from jaxcomp.posttrain.sparsify_layer import MASKS_MARGIN, Inputs, Pruned, Recipe
 from jaxcomp.posttrain.sparsify_methods import PRUNERS
 from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.posttrain.walk import Walk, lost
@@ -181,11 +181,14 @@ def sparsify(
     else:
         for path, own in uses.items():
             solve(path, own[0], moments.get(path) if recipe.reads_data else None)
+    decided = ""
     if any(own.plain is not None for own in found.values()):
-        found = _better(program, params, given, found)
+        found, decided = _better(program, params, given, found, recipe.refits)
     judged = judged_on(examples) if recipe.reads_data else ""
     done = _result(params, {path: named[path] for path in sites}, found, goals, left)
-    return done._replace(report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged))
+    return done._replace(
+        report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged, decided=decided)
+    )
 
 
 def _factor(uses: Uses) -> Any:
@@ -213,14 +216,24 @@ def _dense(
     return found
 
 
-def _better(program: Program, params: Params, given: Any, found: dict[str, Pruned]) -> dict[str, Pruned]:
-    """What was found, if the function's results where it is held out are better than with the plain method."""
+def _better(
+    program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool
+) -> tuple[dict[str, Pruned], str]:
+    """What was found, if the function's results where it is held out bear out what was decided layer by layer.
+
+    What was fitted has to be better than the plain method; masks alone, as in each layer, no more than 2 % worse.
+
+    Returns:
+      What is kept of the two, and why, if that is not what was found.
+    """
     plain = {path: own.plain or own for path, own in found.items()}
     errors = [
         lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
         for each in (found, plain)
     ]
-    return found if is_better(*errors) else plain
+    if is_better(*errors) if refits else errors[0].sum() <= MASKS_MARGIN * errors[1].sum():
+        return found, ""
+    return plain, "all layers have the plain method's weights: with them the results on those examples are no worse"
 
 
 def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, left: Any) -> Sparsified:

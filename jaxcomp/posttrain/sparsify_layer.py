@@ -19,6 +19,10 @@ from jaxcomp.trace.uses import Use
 Inputs = Literal["corrected", "pruned", "dense"]
 
 
+MASKS_MARGIN = 1.02
+"""How much more error a mask may make than magnitude's: nothing is fitted, and little is due to chance."""
+
+
 class Pruned(NamedTuple):
     """A parameter that was pruned.
 
@@ -95,7 +99,7 @@ class Recipe:
         all_ = known.pooled()
         layer = self.layer(path, use, leaf, all_)
         mask, new = self._pruned(layer, old, all_, all_.fit[0], goal)
-        plain = _Matrix(mask, np.where(mask, old, 0))
+        plain = _Matrix(mask, np.where(mask, old, 0), back="no refit" if self.refits else "")
         if self.pruner.needs == "moment":
             small, _ = PRUNERS["magnitude"].prune(layer, *_keep(goal))
             plain = _Matrix(small, np.where(small, old, 0), back="magnitude")
@@ -104,8 +108,7 @@ class Recipe:
             return plain
         if not self.refits:
             own = _Matrix(mask, new).judged(known, old)
-            # Nothing is fitted, and little due to chance.
-            return own._replace(plain=plain) if own.error <= 1.02 * plain.error else plain
+            return own._replace(plain=plain) if own.error <= MASKS_MARGIN * plain.error else plain
         most = (1 - known.least_gain()) * plain.error
         trial, chosen = self.layer(path, use, leaf, known), mask
         if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there

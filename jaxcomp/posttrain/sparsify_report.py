@@ -38,11 +38,14 @@ class SparseReport:
       rows: one a weight.
       left_out: ``{path: what reads it}`` of all other parameters, which stay dense.
       judged: on which examples errors were measured.
+      decided: why all layers have the plain method's weights, whatever was found layer by layer; empty where each layer
+        was decided by its own errors.
     """
 
     rows: tuple[SparseRow, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     judged: str = ""
+    decided: str = ""
 
     @property
     def sparsity(self) -> float:
@@ -70,5 +73,5 @@ class SparseReport:
         ]
         pruned = sum(row.size for row in self.rows if row.asked is not None)
         total = ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
-        printed = table(columns, rows, total)
-        return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)
+        lines = [table(columns, rows, total), self.judged, self.decided]
+        return with_left_out("\n".join(filter(None, lines)), self.left_out)

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.common import sealed
+from jaxcomp.core.files import naming
+from train.common import hosts, sealed
 from train.common.errors import GO_ON, UserError, disk_is_full, first_line, is_full
 from train.common.signals import postponed
 from train.common.workdir import check_checkpoint, damaged, whole_steps, write_checksums
@@ -25,7 +26,7 @@ class Checkpoints:
     digest of them, and what else a run must know, under a checksum: a damaged file is told from a good one. Last,
     checksums of all files are put beside them, so that Orbax is not given a damaged one to read; a kill may come
     before that. Arrays are kept as the host has them: a run may go on with another number of devices. With several
-    hosts, all of them call, and the first writes.
+    hosts, all of them call, and the first writes, by itself: what it meets with then, all of them say.
 
     Attributes:
       records: of the phase's metrics up to the last step; saved and restored with it.
@@ -43,9 +44,27 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp, self.folder, self._of = ocp, folder.absolute(), dict(of or {})
         self.records: list[dict[str, Any]] = []
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
         with _alone():
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(self.folder, options=self._options())
+
+    def _options(self) -> Any:
+        """Orbax's; of several hosts each has a manager of its own, which waits for no other."""
+        if jax.process_count() == 1:
+            return self._ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        host = jax.process_index()
+        alone = self._ocp.options.MultiprocessingOptions(
+            primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host {host}"
+        )
+        with hosts.together() as first, naming(self.folder):
+            if first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+        return self._ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            enable_async_checkpointing=False,
+            create=False,
+            read_only=host != 0,
+            multiprocessing_options=alone,
+        )
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
@@ -60,19 +79,26 @@ class Checkpoints:
           seconds: the time that the run has taken so far.
 
         Raises:
-          UserError: if it cannot be written; what is kept is said.
+          UserError: if it cannot be written, on every host; what is kept is said.
         """
         if step == self.latest():
             return
-        args, tree = self._ocp.args, _on_host(tree)
+        tree = _on_host(tree)
+        with hosts.together() as first:
+            if first:
+                self._write(step, tree, seconds)
+        if not first:
+            self._manager.reload()  # what was written by another is not noticed else
+
+    def _write(self, step: int, tree: Any, seconds: float) -> None:
+        args = self._ocp.args
         meta = {"step": step, "digest": digest(tree), "seconds": seconds, "records": self.records, "of": self._of}
         meta[sealed.KEY] = sealed.digest(meta)
         saved = args.Composite(state=args.StandardSave(tree), meta=args.JsonSave(meta))
         try:
             with _alone():
                 self._manager.save(step, args=saved)
-                if jax.process_index() == 0:
-                    write_checksums(self.folder / str(step))
+                write_checksums(self.folder / str(step))
         except Exception as error:  # Orbax's, TensorStore's and the system's
             raise UserError(self._unwritten(step, error)) from error
 

@@ -198,21 +198,19 @@ def claim(workdir: Path, config: ConfigDict) -> None:
       UserError: if the workdir cannot be written, is in use, or holds a run of another configuration; the fields
         that differ are listed.
     """
-    import jax
-    import numpy as np
     from jax.experimental import multihost_utils
+
+    from train.common.hosts import together
 
     known = folders.check_settings(workdir, fields(config))
     multihost_utils.sync_global_devices("every host has looked before one writes")
-    refusal = _prepare(workdir, None if known else config) if jax.process_index() == 0 else ""
-    if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(refusal))) and not refusal:
-        refusal = f"process 0 could not take {workdir}: it says why"
-    if refusal:
-        raise UserError(refusal)
+    with together() as first:
+        if first:
+            _prepare(workdir, None if known else config)
 
 
-def _prepare(workdir: Path, config: ConfigDict | None) -> str:
-    """Locks a folder, clears it of torn files and writes the configuration, if given; returns why it could not."""
+def _prepare(workdir: Path, config: ConfigDict | None) -> None:
+    """Locks a folder, clears it of torn files and writes the configuration, if given."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock.take(workdir)
@@ -220,11 +218,8 @@ def _prepare(workdir: Path, config: ConfigDict | None) -> str:
             torn.unlink()  # of a run that was killed while it wrote
         if config is not None:
             sealed.write(workdir / "config.json", fields(config))
-    except UserError as error:
-        return str(error)
     except OSError as error:
-        return f"--workdir={workdir} cannot be used ({error}): name another"
-    return ""
+        raise UserError(f"--workdir={workdir} cannot be used ({error}): name another") from error
 
 
 def workdir_of(config: ConfigDict) -> Path:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from jaxcomp.core.files import naming, write_atomically
 from jaxcomp.core.paths import named_leaves
-from train.common import data, lock, sealed
+from train.common import data, hosts, lock, sealed
 from train.common.checkpoints import Checkpoints
 from train.common.errors import GO_ON, UserError
 from train.common.parallel import DataParallel
@@ -85,9 +85,13 @@ def fit(
     metrics = Metrics(workdir / "metrics.jsonl", phase.name, checkpoints.records)
     compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
 
+    def check_workdir() -> None:
+        with hosts.together():
+            lock.check(workdir)
+
     def save(state: TrainState) -> None:
         _check_finite(state, names, phase, checkpoints)
-        lock.check(workdir)
+        check_workdir()
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
 
     with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop:
@@ -101,7 +105,7 @@ def fit(
                 state = parallel.get(shared)
                 _check_finite(state, names, phase, checkpoints)
                 record = _record(state, phase.name) | score(state)
-                lock.check(workdir)
+                check_workdir()
                 metrics.append(record)
                 progress.show(record)
                 save(state)
@@ -159,18 +163,23 @@ class Metrics:
           UserError: if the file is damaged.
         """
         self.path, self.records = path, records
-        if jax.process_index() == 0:
-            found = read_metrics(path)
-            first = next((i for i, record in enumerate(found) if record["phase"] == phase), len(found))
-            before, after = ([r for r in part if r["phase"] != phase] for part in (found[:first], found[first:]))
-            write_atomically(path, "".join(map(sealed.line, [*before, *records, *after])).encode())
+        with hosts.together() as first:
+            if first:
+                self._begin(phase)
+
+    def _begin(self, phase: str) -> None:
+        found = read_metrics(self.path)
+        first = next((i for i, record in enumerate(found) if record["phase"] == phase), len(found))
+        before, after = ([r for r in part if r["phase"] != phase] for part in (found[:first], found[first:]))
+        write_atomically(self.path, "".join(map(sealed.line, [*before, *self.records, *after])).encode())
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record, and hands it to the system at once."""
         self.records.append(record)
-        if jax.process_index() == 0:
-            with naming(self.path), self.path.open("a") as file:
-                file.write(sealed.line(record))
+        with hosts.together() as first, naming(self.path):
+            if first:
+                with self.path.open("a") as file:
+                    file.write(sealed.line(record))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

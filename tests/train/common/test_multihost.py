@@ -43,3 +43,21 @@ def test_two_hosts_stop_together_and_end_as_one(cli: Cli, reference: Path, tmp_p
     summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, reference))
     assert summary["sparsity"] == expected["sparsity"]
     assert abs(summary["compressed_accuracy"] - expected["compressed_accuracy"]) <= 2 / 599
+
+
+@pytest.mark.exhaustive
+def test_a_full_disk_of_the_first_host_stops_both_with_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    workdir = tmp_path / "run"
+    both = start_both(cli, workdir)
+    wait_until(both[0], (workdir / "checkpoints" / "teacher").exists)
+    resource.prlimit(both[0].pid, resource.RLIMIT_FSIZE, (2000, 2000))  # the records have room, a checkpoint has not
+    ends = [finish(process) for process in both]
+    for end in ends:
+        assert end.returncode == 1, end.stderr
+        sentence = end.stderr.strip().splitlines()[-1]
+        assert sentence.startswith("error: the disk is full, or the quota used up: checkpoint "), end.stderr
+        assert sentence.endswith("Free some space, then run the same command to continue.")
+    assert ends[0].stderr.splitlines()[-1] == ends[1].stderr.splitlines()[-1]
+    ended = [finish(process) for process in start_both(cli, workdir)]
+    assert [end.returncode for end in ended] == [0, 0], ended[0].stderr + ended[1].stderr
