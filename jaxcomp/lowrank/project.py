@@ -185,7 +185,7 @@ def _is_matrix(leaf: Any, stack: int) -> bool:
 def _matrix(weight: Array, stack: int) -> Array:
     """``[stack..., in, out]``, in at least float32."""
     shape = (*weight.shape[:stack], -1, weight.shape[-1])
-    return weight.reshape(shape).astype(jnp.promote_types(weight.dtype, jnp.float32))
+    return weight.reshape(shape).astype(leaves.wide(weight.dtype))
 
 
 def _left(matrix: Array) -> bool:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
 from jaxcomp.trace.uses import Use
 
@@ -133,7 +134,7 @@ class Examples(NamedTuple):
         features = math.prod(x.shape[i] for i in axes)
 
         def stretches(x: Any) -> Any:
-            rows = x.astype(jnp.float32).transpose(*others, *axes).reshape(-1, features)
+            rows = x.astype(wide(x.dtype)).transpose(*others, *axes).reshape(-1, features)
             count = self.size if at is not None else min(len(rows), 2 * EVERY)
             length = len(rows) // max(count, 1)
             return rows[: count * length].reshape(count, length, features).mean(1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.trace.packed.leaf import Indices
 from jaxcomp.trace.uses import Use
@@ -56,8 +57,9 @@ def unmatrix(use: Use, weight: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def output_rows(use: Use, result: Any) -> jax.Array:
-    """A site's result as ``[batch of the matmul, places, features]``, in float32."""
-    result = replicated(result).astype(jnp.float32)
+    """A site's result as ``[batch of the matmul, places, features]``, in float32 or wider."""
+    result = replicated(result)
+    result = result.astype(wide(result.dtype))
     if use.is_conv:
         rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
         return rows.reshape(1, -1, use.size(use.free))
@@ -72,12 +74,13 @@ def output_rows(use: Use, result: Any) -> jax.Array:
 
 
 def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
-    """What a site reads beside the parameter as ``[batch of the matmul x groups, places, reduction]``, in float32.
+    """What a site reads beside the parameter, float32 or wider: ``[batch of the matmul x groups, places, reduction]``.
 
     Of a convolution these are the patches under its window, one a place of its result; if each result has more than
     ``places`` of those, every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
     """
-    x = replicated(x).astype(jnp.float32)
+    x = replicated(x)
+    x = x.astype(wide(x.dtype))
     size = use.size(reduction(use))
     if use.is_conv:
         patches = _patches(use, x, places)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.leaves import wide
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.units import host_unit, unit
 from jaxcomp.observe.evidence import NOTHING, Seen, joined, moment
@@ -167,10 +168,11 @@ class Walk(Interpreter):
             self._replace({bias.path: value})
             return None
         mean = np.mean(each, 0)
-        moved = jnp.asarray(value, jnp.float32) - jnp.asarray(bias.sign * mean.reshape(np.shape(value)), jnp.float32)
+        real = wide(jnp.result_type(value))
+        moved = jnp.asarray(value, real) - jnp.asarray(bias.sign * mean.reshape(np.shape(value)), real)
         self._replace({bias.path: moved.astype(jnp.result_type(value))})
         shape = [n if i in bias.axes else 1 for i, n in enumerate(out[0].shape)]
-        return jnp.asarray((mean - np.mean(each[fit], 0)).reshape(shape), jnp.float32) if fit.any() else None
+        return jnp.asarray((mean - np.mean(each[fit], 0)).reshape(shape), wide(out[0].dtype)) if fit.any() else None
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
@@ -248,7 +250,7 @@ class Walk(Interpreter):
         """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
         found = []
         for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            new = new if leak is None else new.astype(jnp.float32) + leak
+            new = new if leak is None else new.astype(leak.dtype) + leak
             size, squares = _squares(*map(own.held_of, (new, old)))
             found.append(np.asarray(squares, np.float64) * float(size) ** 2)
         return np.concatenate(found, 1)
@@ -266,7 +268,8 @@ def lost(
 
 @jax.jit
 def _squares(new: Any, old: Any) -> tuple[Any, Any]:
-    new, old = new.astype(jnp.float32), old.astype(jnp.float32)
+    real = wide(new.dtype, old.dtype)
+    new, old = new.astype(real), old.astype(real)
     size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
     return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
 

@@ -54,7 +54,7 @@ def _eliminate(weight: Array, moment: Array, pattern: NofM | None) -> Eliminatio
 
     def column(inverse: Array, weight: Array) -> tuple[Array, Array]:
         places, done = jnp.arange(size), 0
-        state: _State = jnp.full(size, steps), jnp.zeros(steps, weight.dtype), jnp.asarray(zeros)
+        state: _State = jnp.full(size, steps, jnp.int32), jnp.zeros(steps, weight.dtype), jnp.asarray(zeros, jnp.int32)
         while done < steps:
             some = min(steps - done, max(32, len(places) // 3))
             weight, rows, state = _eliminate_some(weight, inverse, places, state, (done, done + some), m)
@@ -104,7 +104,7 @@ def _eliminate_some(
         row = row * lax.rsqrt(jnp.maximum(row[p], tiny))
         weight = (weight - row * (weight[p] / row[p])).at[p].set(0)
         at = places[p]
-        rank, loss, left = rank.at[at].set(i), loss.at[i].set(scores[p]), left.at[at // m].add(-1)
+        rank, loss, left = rank.at[at].set(i.astype(jnp.int32)), loss.at[i].set(scores[p]), left.at[at // m].add(-1)
         return weight, diagonal - row * row, rows.at[i - first].set(row), rank, loss, left
 
     start = (weight, jnp.diagonal(inverse), jnp.zeros((end - first, len(weight)), weight.dtype), *state)
@@ -123,7 +123,7 @@ def costs(found: Elimination) -> Array:
 
 def keep_after(found: Elimination, kept: Array) -> Array:
     """The mask of those that are left, given which of :func:`costs` are not paid."""
-    return found.rank >= jnp.sum(~kept, axis=1, keepdims=True)
+    return found.rank >= jnp.sum(~kept, axis=1, keepdims=True, dtype=jnp.int32)
 
 
 def obc(weight: Array, moment: Array, keep: int = 0, *, pattern: NofM | None = None) -> tuple[Array, Array]:

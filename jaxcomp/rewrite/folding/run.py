@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcomp.core.leaves import wide
 from jaxcomp.rewrite.folding.find import Changes, Fold, Folds
 from jaxcomp.trace.affine import Step, input_axes
 from jaxcomp.trace.interpreter import EMIT, Interpreter
@@ -108,9 +110,11 @@ def _needs(fold: Fold) -> set[Value]:
 
 def _composed(steps: Sequence[Step], shape: tuple[int, ...], read: Callable[[Value], Any]) -> tuple[Any, Any]:
     """Scale and shift, ``[features]``, of steps one after the other."""
-    scale, shift = jnp.ones(shape), jnp.zeros(shape)
-    for step in steps:
-        by = -1.0 if step.by is None else _per_feature(read(step.by), step.axes)
+    factors = [None if step.by is None else _per_feature(read(step.by), step.axes) for step in steps]
+    real = np.result_type(np.float32, *(by.dtype for by in factors if by is not None))  # in strict modes too
+    scale, shift = jnp.ones(shape, real), jnp.zeros(shape, real)
+    for step, factor in zip(steps, factors, strict=True):
+        by = -1.0 if factor is None else factor.astype(real)
         match step.node.op, step.place:
             case "add", _:
                 shift = shift + by
@@ -127,7 +131,7 @@ def _composed(steps: Sequence[Step], shape: tuple[int, ...], read: Callable[[Val
 
 def _per_feature(by: Any, axes: Sequence[int]) -> Any:
     by = jnp.asarray(by)
-    by = by.astype(jnp.promote_types(by.dtype, jnp.float32))
+    by = by if jnp.iscomplexobj(by) else by.astype(wide(by.dtype))
     if not by.ndim:
         return by
     by = by[tuple(slice(None) if i in axes else 0 for i in range(by.ndim))]
