@@ -85,7 +85,7 @@ class _Layers:
 
     def __init__(self, axis: Axes, params: Params):
         self.named = named_leaves(params)
-        real = [path for path, leaf in self.named.items() if leaves.is_real(leaf)]
+        real = [path for path, leaf in self.named.items() if leaves.is_inexact(leaf)]
         if isinstance(axis, Mapping):
             sizes = list(axis.values())
             asked = {path: sizes[rule] for path, rule in assign(list(axis), self.named).items() if path in real}

@@ -1,3 +1,6 @@
-"""Low rank: weights as products of smaller ones. One method, one file."""
+"""Low rank: weights as products of smaller ones. One method, one file.
+
+What is no real floating-point tensor (complex weights, whole numbers) is left as it is, with a note.
+"""
 
 from jaxcomp.lowrank.project import project as project

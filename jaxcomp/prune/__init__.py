@@ -1,4 +1,8 @@
-"""Pruning: views in which some weights are zero. A pruner is score x pattern x distribution x schedule x regrowth."""
+"""Pruning: views in which some weights are zero. A pruner is score x pattern x distribution x schedule x regrowth.
+
+Complex weights are ranked by their modulus, by gradients in channels alone; else they, and whole numbers, are left as
+they are, with a note.
+"""
 
 from jaxcomp.prune.channels import channel_masks as channel_masks
 from jaxcomp.prune.channels import channels as channels

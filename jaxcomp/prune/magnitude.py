@@ -16,7 +16,7 @@ def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer",
     """Masks that keep the weights of largest magnitude; True = kept.
 
     Args:
-      weights: floating-point arrays of any shapes.
+      weights: floating-point arrays of any shapes, real or complex.
       sparsity: the fraction of zeros, in [0, 1); a float, or a scalar array that may be traced.
       scope: ``"layer"`` ranks every array by itself, ``"global"`` all of them together.
 
@@ -42,8 +42,8 @@ def magnitude(
 
     The threshold t is exact: each update zeroes exactly ``round(sparsity * size)`` weights, of each tensor or of
     all tensors together; among equal magnitudes the first are kept. Every floating-point tensor that it is given
-    is pruned, biases too: choose with :func:`jaxcomp.partition`. Inside the loss, pruned weights receive no
-    gradient; wrap it in :func:`jaxcomp.straight_through` to let them recover.
+    is pruned, biases too, complex ones by their modulus: choose with :func:`jaxcomp.partition`. Inside the loss, pruned
+    weights receive no gradient; wrap it in :func:`jaxcomp.straight_through` to let them recover.
 
     Args:
       sparsity: the fraction of zeros, in [0, 1), or an optax schedule of it (step -> fraction).

@@ -65,7 +65,7 @@ def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
         raise ArgumentError(f"factor must lie in [0, 1], got {factor!r}")
 
     def decayed(leaf: Any, mask: Any) -> Any:
-        return jnp.where(mask, leaf, leaf * jnp.asarray(factor, leaf.dtype)) if leaves.is_real(leaf) else leaf
+        return jnp.where(mask, leaf, leaf * jnp.asarray(factor, leaf.dtype)) if leaves.is_inexact(leaf) else leaf
 
     return jax.tree.map(decayed, params, in_container(masks, params, "the masks"))
 

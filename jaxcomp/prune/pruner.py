@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 
 from jaxcomp.core import leaves
@@ -26,6 +27,7 @@ from jaxcomp.prune.schedules import check_never_falls, check_rising
 from jaxcomp.prune.scores import SCORES, Evidence, Score
 
 _Named = dict[str, Any]
+COMPLEX = "complex: scores of gradients do not rank it"
 
 
 class Scored(NamedTuple):
@@ -55,6 +57,7 @@ def prune(
 ) -> Compressor:
     r"""Prunes the weights that score least: :math:`w \mapsto w \cdot [s(w) \ge t]`.
 
+    Complex weights are ranked by their modulus, and left as they are where a score or regrowth follows gradients.
     Thresholds are exact: what is asked for is reached to the unit, ties are broken in favour of the first, and neither
     devices nor compilers change a mask. Step 0 starts afresh. Gradients that are not finite, as loss scaling has them
     now and then, are left out: where one is, a score's memory stays; without memory, and with regrowth, masks stand.
@@ -165,7 +168,7 @@ class _Pruner(NamedTuple):
     ) -> State:
         """The state at a step; without an old one, that of ``init``."""
         del extra
-        known = _evidence(params, step, grads, statistics)
+        known = self._evidence(params, step, grads, statistics)
         layers = self.layers({path: own.weight for path, own in known.items()})
         blind = (
             state is None and bool(self.score.needs) and (grads if self.score.needs == "grads" else statistics) is None
@@ -175,25 +178,41 @@ class _Pruner(NamedTuple):
             memory = {path: self._gathered(memory[path], own) for path, own in known.items()}
         if not blind or self.regrow:
             old = self._due(step, state is None, old, lambda: self._followed(known, memory, layers, old, step))
-        mask = leaves.map_real(lambda path, leaf: old[path_string(path)], params)
-        if self.score.init is None:
-            return mask
-        return Scored(mask, leaves.map_real(lambda path, leaf: memory[path_string(path)], params))
+        mask = _by_leaf(old, params)
+        return mask if self.score.init is None else Scored(mask, _by_leaf(memory, params))
 
     def describe(self, params: Params, state: State, step: Step) -> dict[str, Note]:
         """What is asked of each tensor, and what is odd about it."""
         del state
         named = named_leaves(params)
-        real = {path: leaf for path, leaf in named.items() if leaves.is_real(leaf)}
-        layers = self.layers(real)
+        layers = self.layers({path: leaf for path, leaf in named.items() if self._ranks(leaf)})
         asked = float(self.asked(step))
         shares = self.distribution.share(self.asked(step), layers, int(step))
-        notes = {path: Note(skipped=leaves.NOT_REAL) for path in named}
+        notes = {
+            path: Note(skipped=COMPLEX if leaves.is_inexact(leaf) else leaves.NOT_REAL) for path, leaf in named.items()
+        }
         for layer, group in zip(layers, shares.group, strict=True):
             rate = asked if self.distribution.compete else _rate(asked, int(shares.keep[group]), layer)
             note = Note(sparsity=rate, remark=layer.remark or None)
             notes[layer.path] = Note(skipped="it is kept dense") if layer.is_dense else note
         return notes
+
+    def _ranks(self, leaf: Any) -> bool:
+        """Whether a leaf's weights have a rank: complex ones by their modulus, of which no gradient is."""
+        follows = self.regrow is not None or self.score.needs == "grads"
+        return leaves.is_real(leaf) if follows else leaves.is_inexact(leaf)
+
+    def _evidence(self, params: Params, step: Step, grads: Params | None, statistics: Any) -> dict[str, Evidence]:
+        """What is known of every tensor that is ranked, by path."""
+        slopes = {} if grads is None else named_leaves(grads)
+        given = {} if statistics is None else named_leaves(statistics)
+        return {
+            path: Evidence(
+                path, jnp.abs(leaf) if jnp.iscomplexobj(leaf) else leaf, step, slopes.get(path), given.get(path)
+            )
+            for path, leaf in named_leaves(params).items()
+            if self._ranks(leaf)
+        }
 
     def layers(self, named: Mapping[str, Any]) -> list[Layer]:
         """The tensors as a distribution sees them."""
@@ -285,15 +304,9 @@ class _Pruner(NamedTuple):
         return masks
 
 
-def _evidence(params: Params, step: Step, grads: Params | None, statistics: Any) -> dict[str, Evidence]:
-    """What is known of every floating-point tensor, by path."""
-    slopes = {} if grads is None else named_leaves(grads)
-    given = {} if statistics is None else named_leaves(statistics)
-    return {
-        path: Evidence(path, leaf, step, slopes.get(path), given.get(path))
-        for path, leaf in named_leaves(params).items()
-        if leaves.is_real(leaf)
-    }
+def _by_leaf(named: _Named, params: Params) -> State:
+    """What there is of each leaf, ``optax.MaskedNode()`` in place of the others."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: named.get(path_string(path), optax.MaskedNode()), params)
 
 
 def _without_dense(shares: Shares, layers: Sequence[Layer], free: Sequence[int]) -> Shares:

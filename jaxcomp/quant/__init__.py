@@ -2,7 +2,8 @@
 
 A method is put together of values: a format (``formats``: which numbers), a granularity (``granularity``: who shares a
 scale), a range (``ranges``: how far it reaches) and a gradient (``fake``: straight through, ``lsq``: learned, ...).
-``gptq`` and ``adaround`` round a layer on data.
+``gptq`` and ``adaround`` round a layer on data. What is no real floating-point tensor (complex weights, whole numbers)
+is left as it is, with a note.
 """
 
 from jaxcomp.quant.adaround import adaround as adaround

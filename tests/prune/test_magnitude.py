@@ -94,3 +94,31 @@ def test_a_schedules_value_is_checked_where_it_is_concrete_and_clipped_where_not
     with pytest.raises(ArgumentError, match="the sparsity schedule's value at step 2 must be"):
         prune.update(params, state, 2)
     assert jax.jit(prune.update)(params, state, 2)["w"].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_complex_weights_are_ranked_by_their_modulus(rng, scope):
+    """Beside real ones: as float64 NumPy has it, whatever their phases."""
+    values = rng.normal(size=(2, 6, 8)) + 1j * rng.normal(size=(2, 6, 8))
+    params = {"a": values[0].astype(np.complex64), "b": values[1].real.astype(np.float32)}
+    prune = jc.chain(jc.prune.magnitude(0.5, scope=scope), jc.quant.fake(8))
+    state = jax.jit(prune.init)(params)
+    view = prune.apply(params, state)
+    sizes = {name: np.abs(leaf.astype(np.complex128)) for name, leaf in params.items()}
+    for name, size in sizes.items():
+        among = np.concatenate([own.ravel() for own in (sizes.values() if scope == "global" else [size])])
+        np.testing.assert_array_equal(np.asarray(view[name]) != 0, size > np.median(among))
+    np.testing.assert_array_equal(view["a"], np.where(view["a"] != 0, params["a"], 0))
+    assert view["a"].dtype == jnp.complex64
+    assert jc.prune.kept(prune, params, state)["a"].sum() == (np.asarray(view["a"]) != 0).sum()
+    assert prune.describe(params, state, 0)["a"].sparsity == 0.5
+    slopes = jax.grad(lambda p: sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(prune.apply(p, state))))
+    assert not np.asarray(slopes(params)["a"])[np.asarray(view["a"]) == 0].any()
+
+
+def test_scores_of_gradients_leave_complex_weights_with_a_note():
+    params = {"a": jnp.arange(4) * 1j, "b": jnp.arange(4.0)}
+    prune = jc.prune.prune(0.5, "taylor")
+    state = prune.update(params, prune.init(params), 1, grads=params)
+    assert jnp.array_equal(prune.apply(params, state)["a"], params["a"])
+    assert "complex" in prune.describe(params, state, 1)["a"].skipped
