@@ -43,7 +43,8 @@ KINDS = {
     ),
     "statistics": Kind(
         "Statistics",
-        "What is found by running a function on data: ``f(apply_fn, params, batches)`` gives trees of numbers.",
+        "What is found by running a function on data: ``f(apply_fn, params, batches)`` gives trees of numbers.\n\n"
+        ".. automodule:: jaxcomp.observe.batches",
         ("jaxcomp.observe",),
     ),
     "rewrites": Kind(
@@ -90,6 +91,8 @@ def _page(kind: Kind) -> Iterator[str]:
         if hasattr(package, "__path__") and package.__name__ != "jaxcomp":
             yield from (inspect.getdoc(package) or "", "")
         for module, names in public(package).items():
+            if module != package.__name__ and module.rpartition(".")[2] not in names:
+                yield from (f".. module:: {module}", "")
             about = (inspect.getdoc(importlib.import_module(module)) or "").split("\n\n")[0].replace("\n", " ")
             yield from (f".. rubric:: {re.split(r'[:;,(]|[.] |[.]$', about)[0]}", "")
             yield from (f".. currentmodule:: {package.__name__}", "", ".. autosummary::", "   :toctree: generated")

@@ -42,6 +42,8 @@ python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 toc_object_entries = False
+nitpicky = True  # a function or module that a page or a docstring names must be in the reference; types need not
+nitpick_ignore_regex = [("py:(class|exc)", ".*")]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -60,6 +62,18 @@ def _skipped(app: Any, what: str, name: str, member: Any, skip: bool, options: A
     return True if type(member).__name__ == "_tuplegetter" else None
 
 
+def _resolved(app: Any, env: Any, node: Any, text: Any) -> Any:
+    """Finds what a docstring calls by its last name alone, in whichever package it is."""
+    if node.get("refdomain") != "py" or "." in node["reftarget"]:
+        return None
+    domain = env.get_domain("py")
+    found = [name for name in domain.objects if name.rpartition(".")[2] == node["reftarget"]]
+    order = ("jaxcomp.rewrite", "jaxcomp.posttrain", "jaxcomp.observe", "jaxcomp")
+    found.sort(key=lambda name: next((i for i, package in enumerate(order) if name.startswith(package)), len(order)))
+    node["reftarget"] = found[0] if found else node["reftarget"]
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, text)
+
+
 def _mathml(writer: Any, node: Any) -> None:
     """Writes a formula as MathML, which browsers show without a script from elsewhere."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
@@ -69,5 +83,6 @@ def _mathml(writer: Any, node: Any) -> None:
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(_mathml, None), block_renderers=(_mathml, None))
+    app.connect("missing-reference", _resolved)
     api.write(Path(app.srcdir) / "api")
     app.connect("autodoc-skip-member", _skipped)

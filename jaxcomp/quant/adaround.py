@@ -34,7 +34,7 @@ def adaround(
 
     Args:
       weight: W ``[groups, reduction, out]``.
-      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.core.quadratic.damped`).
+      moment: H ``[groups, reduction, reduction]``, positive definite (``jaxcomp.core.quadratic.damped``).
       grid: whose numbers broadcast against the weight.
       format: of the codes.
       kept: where it is False, weights become 0; broadcasts against the weight.

@@ -49,7 +49,7 @@ def fit_grid(
 
     Returns:
       A grid in float32 (float64 for float64 weights), 1 along every axis that shares a scale. Weights that are all 0
-      have one for such as layers begin with (:func:`jaxcomp.quant.granularity.usual_size`): they can learn.
+      have one for such as layers begin with: they can learn.
 
     Example:
       >>> import jax.numpy as jnp

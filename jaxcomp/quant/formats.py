@@ -60,7 +60,7 @@ class Format(NamedTuple):
 def integer(bits: int, symmetric: bool = True) -> Format:
     """int1 ... int8: whole numbers in two's complement.
 
-    One bit is :func:`one_bit`. Two bits, symmetric, are ternary: -1, 0, 1.
+    One bit is -1 and 1. Two bits, symmetric, are ternary: -1, 0, 1.
 
     Args:
       bits: 1 to 8.

@@ -50,12 +50,12 @@ def gptq(
     r"""Rounds a layer so that its outputs stay near what they were: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
     Row after row is rounded to the nearest, and its error taken from the rows that follow
-    (:func:`jaxcomp.core.quadratic.sweep`). Costs reduction^3 + reduction^2 x out / 2.
+    (``jaxcomp.core.quadratic.sweep``). Costs reduction^3 + reduction^2 x out / 2.
 
     Args:
       weight: W ``[groups, reduction, out]``.
-      moment: H ``[groups, reduction, reduction]``, positive definite (:func:`jaxcomp.core.quadratic.damped`); or what
-        :func:`order_of` makes of it.
+      moment: H ``[groups, reduction, reduction]``, positive definite (``jaxcomp.core.quadratic.damped``); or what
+        ``order_of`` makes of it.
       grid: whose numbers broadcast against the weight.
       format: of the codes.
       kept: where it is False, weights become 0; broadcasts against the weight.
