@@ -149,11 +149,8 @@ class Examples(NamedTuple):
 def _axes(use: Use, rows: int) -> list[int]:
     """The axes that the rows of what a site reads run over, the last changing fastest."""
     shape = use.node.ins[1 - use.side].shape
-    if use.is_conv:
-        count = shape[use.node.params["dimension_numbers"].lhs_spec[0]]
-        return [count, rows // count if count else 0]
-    summed, batch = (pair[1 - use.side] for pair in use.node.params["dimension_numbers"])
-    return [n for i, n in enumerate(shape) if i not in (*summed, *batch)]
+    free = [shape[i] for i in use.input.free]
+    return [*free, rows // free[0] if free[0] else 0] if use.is_conv else free
 
 
 def examples_of(batches: Sequence[tuple[Any, ...]]) -> list[Examples]:

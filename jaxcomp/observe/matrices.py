@@ -36,7 +36,7 @@ def reduction(use: Use) -> Indices:
 
 def feature_groups(use: Use) -> int:
     """In how many groups a site's features fall, each computed of inputs of its own."""
-    return use.node.params["feature_group_count"] if use.is_conv else 1
+    return use.contraction.groups
 
 
 def matrix(use: Use, leaf: Any) -> np.ndarray:
@@ -60,17 +60,9 @@ def output_rows(use: Use, result: Any) -> jax.Array:
     """A site's result as ``[batch of the matmul, places, features]``, in float32 or wider."""
     result = replicated(result)
     result = result.astype(wide(result.dtype))
-    if use.is_conv:
-        rows = jnp.moveaxis(result, use.node.params["dimension_numbers"].out_spec[1], -1)
-        return rows.reshape(1, -1, use.size(use.free))
-    batch = len(use.node.params["dimension_numbers"][1][0])
-    blocks = result.reshape(use.size(use.stack[len(use.scans) :]), *result.shape[batch:])
-    free = use.node.ins[use.side].shape
-    summed, batched = (pair[use.side] for pair in use.node.params["dimension_numbers"])
-    count = len(free) - len(summed) - len(batched)
-    if use.side == 0:
-        blocks = jnp.moveaxis(blocks, range(1, 1 + count), range(blocks.ndim - count, blocks.ndim))
-    return blocks.reshape(blocks.shape[0], -1, use.size(use.free))
+    axes = use.contraction
+    rows = jnp.transpose(result, (*axes.batch, *axes.free[1 - use.side], *axes.window, *axes.free[use.side]))
+    return rows.reshape(use.size(use.stack[len(use.scans) :]), -1, use.size(use.free))
 
 
 def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
@@ -86,19 +78,17 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
         patches = _patches(use, x, places)
         patches = patches.reshape(*patches.shape[:2], feature_groups(use), -1)
         return jnp.transpose(patches, (2, 0, 1, 3)).reshape(feature_groups(use), -1, size)
-    summed, batch = (pair[1 - use.side] for pair in use.node.params["dimension_numbers"])
-    free = [i for i in range(x.ndim) if i not in (*summed, *batch)]
-    return jnp.transpose(x, (*batch, *free, *summed)).reshape(use.size(use.stack[len(use.scans) :]), -1, size)
+    x = jnp.transpose(x, (*use.input.passed, *use.input.contracted))
+    return x.reshape(use.size(use.stack[len(use.scans) :]), -1, size)
 
 
 def _patches(use: Use, x: jax.Array, places: int | None) -> jax.Array:
     """``[batch x places, window, channels]``: slices, since ``lax.conv_general_dilated_patches`` is slow on CPUs."""
     params = use.node.params
-    numbers = params["dimension_numbers"]
-    x = jnp.transpose(x, (numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1]))
+    x = jnp.transpose(x, (*use.input.free, *use.input.window, *use.input.contracted))
     inner = [(low, high, by - 1) for (low, high), by in zip(params["padding"], params["lhs_dilation"], strict=True)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
-    counts = [use.node.outs[0].shape[axis] for axis in numbers.out_spec[2:]]
+    counts = [use.node.outs[0].shape[axis] for axis in use.contraction.window]
     every = 1
     while places and math.prod(-(-n // every) for n in counts) > places:
         every += 2

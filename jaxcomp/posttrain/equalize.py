@@ -21,7 +21,6 @@ from jaxcomp.posttrain.equalize_links import Link, Reader, find_links, groups_of
 from jaxcomp.posttrain.trial import quantizes_better
 from jaxcomp.rewrite.quant.scheme import INT8
 from jaxcomp.trace.account import left_out
-from jaxcomp.trace.affine import input_axes
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.observer import Observer
@@ -261,7 +260,7 @@ def _reaches(
 
 def _operand(reader: Reader) -> tuple[Any, int]:
     """What a reader reads, and along which axis the channels are."""
-    (axis,) = input_axes(reader.use.node, reader.use.side)
+    (axis,) = reader.use.input.met
     return reader.use.node.ins[1 - reader.use.side], axis
 
 

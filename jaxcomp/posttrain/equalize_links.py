@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxcomp.observe.matrices import feature_groups
 from jaxcomp.trace import compat
-from jaxcomp.trace.affine import feature_axes, input_axes
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.readers import Readers
 from jaxcomp.trace.uses import Use, Uses
@@ -86,7 +85,7 @@ class _Search:
         """The weight, or the scale, that makes channels at a node, and which axis of its result they are."""
         if node in self._sites:
             path, use = self._sites[node]
-            axes = feature_axes(node, use.side)
+            axes = use.contraction.places[use.side]
             return [(path, use, node.outs[0], axes[0])] if len(axes) == 1 else []
         if node.op != "mul":
             return []
@@ -132,7 +131,7 @@ class _Search:
             return None
         path, use = self._sites[node]
         scaled = here.get(1 - use.side)
-        if scaled is None or input_axes(node, use.side) != (scaled.axis,):
+        if scaled is None or use.input.met != (scaled.axis,):
             return None
         if use.is_conv and node.params["batch_group_count"] > 1:
             return None

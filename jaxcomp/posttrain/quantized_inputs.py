@@ -39,7 +39,7 @@ def altered_inputs(
 
 
 def _altered(target: Target, use: Use, grid: Grid | None) -> Callable[[Any], Any]:
-    format, axes = target.scheme.input_format, _rows(use)
+    format, axes = target.scheme.input_format, use.input.rows
 
     @jax.jit
     def quantized(x: Any, grid: Grid | None) -> Any:
@@ -54,12 +54,3 @@ def _altered(target: Target, use: Use, grid: Grid | None) -> Callable[[Any], Any
         return fake_quantize(x, grid, format)
 
     return lambda x: quantized(x, grid)
-
-
-def _rows(use: Use) -> tuple[int, ...]:
-    """The axes of a site's input along which each index has a dynamic scale of its own."""
-    numbers = use.node.params["dimension_numbers"]
-    if use.is_conv:
-        return (numbers.lhs_spec[0],)
-    ndim = len(use.node.ins[1 - use.side].shape)
-    return tuple(i for i in range(ndim) if i not in numbers[0][1 - use.side])

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.channels.rules.reshape import blocks
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Frame, Node, Program, Value
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.variation import Variation
@@ -120,24 +121,6 @@ def images(program: Program) -> dict[Value, tuple[str, tuple[int, ...]]]:
     return known
 
 
-def feature_axes(node: Node, side: int) -> tuple[int, ...]:
-    """The axes of a site's result that are axes of its weight: of a matmul the batch, then the free ones."""
-    if node.op == "conv_general_dilated":
-        return (node.params["dimension_numbers"].out_spec[1],)
-    summed, batch = (pair[side] for pair in node.params["dimension_numbers"])
-    count = len(node.ins[side].shape) - len(summed) - len(batch)
-    start = len(batch) if side == 0 else len(node.outs[0].shape) - count
-    return (*range(len(batch)), *range(start, start + count))
-
-
-def input_axes(node: Node, side: int) -> tuple[int, ...]:
-    """The axes of a site's other operand that meet its weight: of a matmul the batch, then the summed ones."""
-    if node.op == "conv_general_dilated":
-        return (node.params["dimension_numbers"].lhs_spec[1],)
-    summed, batch = (pair[1 - side] for pair in node.params["dimension_numbers"])
-    return (*batch, *summed)
-
-
 class _Frame:
     """One body: who makes and who reads each of its values."""
 
@@ -152,7 +135,7 @@ class _Frame:
 
     def after(self, site: Node, side: int) -> tuple[tuple[Step, ...], str]:
         """The steps on a site's result, and why there are no more."""
-        value, axes, steps = site.outs[0], feature_axes(site, side), list[Step]()
+        value, axes, steps = site.outs[0], Contraction(site).places[side], list[Step]()
         while True:
             readers = self._readers.get(value, [])
             if len(readers) + self._results[value] != 1:
@@ -183,7 +166,7 @@ class _Frame:
                 value = node.ins[0]
                 continue
             live = [operand for operand in node.ins if self._origins[operand].live]
-            step = self._step(node, live[0], input_axes(site, side)) if len(live) == 1 else ""
+            step = self._step(node, live[0], Contraction(site).operands[1 - side].met) if len(live) == 1 else ""
             if isinstance(step, str) or (step.shifts and not _takes_shifts(site)):
                 break
             steps.append(step)

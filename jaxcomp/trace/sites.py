@@ -9,6 +9,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.trace import compat
 from jaxcomp.trace.account import left_out
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import SITES, Node, Program, Value, trace
 from jaxcomp.trace.origins import Origins
 
@@ -152,12 +153,7 @@ def macs(node: Node) -> int:
         (_, summed), (_, batch) = numbers.dot_dimension_numbers
         met = (*summed, *batch, *numbers.rhs_group_dimensions)  # each row meets the matrix of one group
         return math.prod(lhs) * math.prod(size for axis, size in enumerate(rhs) if axis not in met)
-    if node.op == "dot_general":
-        (contracted, _), _ = node.params["dimension_numbers"]
-        terms = math.prod(lhs[axis] for axis in contracted)
-    else:
-        out_axis = node.params["dimension_numbers"].rhs_spec[0]
-        terms = math.prod(size for axis, size in enumerate(rhs) if axis != out_axis)
+    terms = math.prod(rhs[axis] for axis in Contraction(node).operands[1].summed)
     return math.prod(node.outs[0].dims) * terms
 
 

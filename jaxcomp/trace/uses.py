@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.trace.contraction import Axes, Contraction
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.packed import chain
 from jaxcomp.trace.packed.leaf import Indices, Packed, pack
@@ -46,6 +47,21 @@ class Use(NamedTuple):
     def is_conv(self) -> bool:
         """Whether the site is a convolution."""
         return self.node.op == "conv_general_dilated"
+
+    @property
+    def contraction(self) -> Contraction:
+        """The axes of the site's operands and of its result."""
+        return Contraction(self.node)
+
+    @property
+    def weight(self) -> Axes:
+        """The axes of the operand that is made of the parameter."""
+        return self.contraction.operands[self.side]
+
+    @property
+    def input(self) -> Axes:
+        """The axes of the other operand."""
+        return self.contraction.operands[1 - self.side]
 
     def size(self, names: Indices) -> int:
         """How many values indices run over together."""
@@ -111,12 +127,7 @@ class _Probe(PackedInterpreter):
 
 
 def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
-    if node.op == "dot_general":
-        batch, summed, free = chain.dot_names(node, weight, side)
-        window: tuple[Indices, ...] = ()
-    else:
-        batch, (summed, free, places) = (), chain.conv_names(node, weight)
-        window = tuple(places)
+    batch, summed, free, window = chain.axis_names(node, weight, side)
     sizes, scans = weight.sizes, dict(weight.stack)
     for axis, n in zip(weight.home, shape, strict=True):
         if axis and axis[0] in scans:

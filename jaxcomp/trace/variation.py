@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from jaxcomp.trace.channels import cut_values
 from jaxcomp.trace.channels.rules.reshape import blocks
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Frame, Node, Value
 
 Varies = tuple[bool, ...]
@@ -66,10 +67,9 @@ def _reshape(node: Node, ins: list[Varies]) -> Varies:
 
 
 def _dot(node: Node, ins: list[Varies]) -> Varies:
-    summed, batch = node.params["dimension_numbers"]
-    both = [ins[0][i] or ins[1][j] for i, j in zip(*batch, strict=True)]
-    free = [own for side in (0, 1) for i, own in enumerate(ins[side]) if i not in (*summed[side], *batch[side])]
-    return (*both, *free)
+    lhs, rhs = Contraction(node).operands
+    both = [ins[0][i] or ins[1][j] for i, j in zip(lhs.batch, rhs.batch, strict=True)]
+    return (*both, *(ins[0][i] for i in lhs.free), *(ins[1][i] for i in rhs.free))
 
 
 def _reduce(node: Node, ins: list[Varies]) -> Varies:

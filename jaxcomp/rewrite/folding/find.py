@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcomp.rewrite.folding.report import FoldRow
 from jaxcomp.trace import compat
-from jaxcomp.trace.affine import Chain, chains, feature_axes, images
+from jaxcomp.trace.affine import Chain, chains, images
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 from jaxcomp.trace.liveness import live_values
 from jaxcomp.trace.origins import Origins
@@ -44,7 +44,7 @@ class Fold(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """The shape of the features."""
         node = self.use.node
-        return tuple(node.outs[0].shape[i] for i in feature_axes(node, self.use.side))
+        return tuple(node.outs[0].shape[i] for i in self.use.contraction.places[self.use.side])
 
 
 class Folds(NamedTuple):
@@ -212,7 +212,7 @@ class Changes:
             self.passes |= {step.node: step.place for step in (*chain.before, *chain.after)}
             if fold.carrier is not None:
                 last = chain.after[-1] if chain.after else None
-                axes = last.axes if last else feature_axes(fold.use.node, fold.use.side)
+                axes = last.axes if last else fold.use.contraction.places[fold.use.side]
                 self.adds[last.node if last else fold.use.node] = fold, axes
 
     def reads(self, node: Node) -> list[Value]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.rewrite.folding.find import Changes, Fold, Folds
-from jaxcomp.trace.affine import Step, input_axes
+from jaxcomp.trace.affine import Step
 from jaxcomp.trace.interpreter import EMIT, Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
 from jaxcomp.trace.liveness import has_effects, live_values, values_inside
@@ -95,7 +95,7 @@ class _Composition(Evaluation):
     def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
         for fold in self._folds.get(id(frame), ()):
             use, chain = fold.use, fold.chain
-            inner = tuple(use.node.ins[1 - use.side].shape[i] for i in input_axes(use.node, use.side))
+            inner = tuple(use.node.ins[1 - use.side].shape[i] for i in use.input.met)
             into, offset = _composed(chain.before, inner, read)
             scale, shift = _composed(chain.after, fold.shape, read)
             if any(step.shifts for step in chain.before):
@@ -140,14 +140,9 @@ def _per_feature(by: Any, axes: Sequence[int]) -> Any:
 
 def _through(use: Use, weight: Any, offset: Any) -> Any:
     """What a shift of a site's input adds to its result: ``[features]``."""
-    if use.is_conv:
-        out, reads, *_ = use.node.params["dimension_numbers"].rhs_spec
-        return (weight * _spread(offset, [reads], weight.ndim)).sum([i for i in range(weight.ndim) if i != out])
-    summed, batch = (pair[use.side] for pair in use.node.params["dimension_numbers"])
-    products = (weight * _spread(offset, [*batch, *summed], weight.ndim)).sum(summed)
-    rest = [i for i in range(weight.ndim) if i not in summed]
-    free = [i for i in rest if i not in batch]
-    return jnp.transpose(products, [rest.index(i) for i in (*batch, *free)])
+    own = use.weight
+    sums = (weight * _spread(offset, own.met, weight.ndim)).sum(own.summed)
+    return jnp.transpose(sums, [sorted(own.passed).index(i) for i in own.passed])
 
 
 def folded_values(program: Program, folds: Folds, leaves: Sequence[Any]) -> dict[str, Any]:

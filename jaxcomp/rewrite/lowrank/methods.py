@@ -106,11 +106,11 @@ def _svd_macs(use: Use) -> int:
 
 def _spatial_macs(use: Use) -> int:
     """Those of a convolution along the first axis of the window, and one along the others."""
-    lhs, out, numbers = use.node.ins[0].shape, use.node.outs[0].shape, use.node.params["dimension_numbers"]
-    batch, places = out[numbers.out_spec[0]], math.prod(out) // use.size(use.free)
+    lhs, out, axes = use.node.ins[0].shape, use.node.outs[0].shape, use.contraction
+    batch, places = math.prod(out[i] for i in axes.free[0]), math.prod(out) // use.size(use.free)
     axis = next(i for i, group in enumerate(use.window) if group)
     middle = [
-        out[numbers.out_spec[2 + i]] if i == axis or not group else lhs[numbers.lhs_spec[2 + i]]
+        out[axes.window[i]] if i == axis or not group else lhs[use.input.window[i]]
         for i, group in enumerate(use.window)
     ]
     rest = flat([group for i, group in enumerate(use.window) if i != axis])

@@ -21,7 +21,7 @@ from jaxcomp.quant.formats import Format, check_integer_form, decode, encode
 from jaxcomp.quant.gradients import Estimator, Slope, rounded_levels
 from jaxcomp.rewrite.quant.convolutions import Window, fastest
 from jaxcomp.trace import compat
-from jaxcomp.trace.affine import feature_axes
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.packed.codes import Codes
 from jaxcomp.trace.packed.run import PackedInterpreter
@@ -87,7 +87,7 @@ def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
         return f"its other operand is {x.dtype}"
     if node.params.get("batch_group_count", 1) > 1:
         return "its batch is in groups"
-    summed = _summed(node, side)
+    summed = Contraction(node).operands[side].summed
     if any(part is not None and any(part.shape[i] > 1 for i in summed) for part in map(weight.part, _GRID)):
         return "its scales vary along what is summed over"
     assert weight.inputs is not None
@@ -183,7 +183,7 @@ def _quantized(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None
         own, one = weight.input_grid, (1,) * x.ndim
         grid = Grid(own.scale.reshape(one), own.zero_point.reshape(one))
     else:
-        grid = fit_grid(lax.stop_gradient(x.astype(real)), format, _rows(node, x.ndim, side))
+        grid = fit_grid(lax.stop_gradient(x.astype(real)), format, Contraction(node).operands[1 - side].rows)
     unit = check_integer_form(format)
     if spec.estimator is not None:
         levels, grid = _learning(x, grid, format, spec.estimator, slope)
@@ -234,7 +234,7 @@ def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> 
 
 def _sums_of(node: Node, weight: Codes, side: int) -> Any:
     """What each result sums over, of the weight alone, of the weight's rank."""
-    summed, known = _summed(node, side), weight.part("sums")
+    summed, known = Contraction(node).operands[side].summed, weight.part("sums")
     if known is not None and known.shape == tuple(1 if i in summed else n for i, n in enumerate(weight.shape)):
         return known
     return jnp.sum(weight.part("codes"), axis=summed, keepdims=True, dtype=jnp.int32)
@@ -242,14 +242,14 @@ def _sums_of(node: Node, weight: Codes, side: int) -> Any:
 
 def _sums_of_inputs(node: Node, codes: list[Any], side: int, zero: Any) -> Any:
     """What each result sums over, of the input alone: the site with weights of 1, once for all features of a group."""
-    kept = {*_summed(node, side), *(_batch(node, side))}
-    shape = [n if i in kept else 1 for i, n in enumerate(codes[1].shape)]
+    axes = Contraction(node)
+    groups, free = axes.groups, axes.operands[side].free
+    shape = [1 if i in free else n for i, n in enumerate(codes[1].shape)]
     if node.op == "dot_general":
         return _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32)
-    groups, out = node.params["feature_group_count"], node.params["dimension_numbers"].rhs_spec[0]
+    (out,), (place,) = free, axes.free[side]
     shape[out] = groups
     sums = _bound(node, [codes[0], jnp.ones(shape, jnp.int8)], side, jnp.int32, zero)
-    place = node.params["dimension_numbers"].out_spec[1]
     return sums if groups == 1 else jnp.repeat(sums, codes[1].shape[out] // groups, axis=place)
 
 
@@ -289,24 +289,24 @@ def _bound(node: Node, operands: list[Any], side: int, dtype: Any, zero: Any = N
 
 def _form(node: Node, operands: list[Any]) -> Callable[..., Any] | None:
     """The convolution of an input that is padded and a kernel as a CPU does it fastest; None: as it is."""
-    x_spec, w_spec, out_spec = node.params["dimension_numbers"]
-    window = Window(
-        tuple(node.params["window_strides"]), tuple(node.params["rhs_dilation"]), node.params["feature_group_count"]
-    )
-    x_order, w_order = (x_spec[0], *x_spec[2:], x_spec[1]), (*w_spec[2:], w_spec[1], w_spec[0])
+    axes = Contraction(node)
+    own, kernel = axes.operands
+    window = Window(tuple(node.params["window_strides"]), tuple(node.params["rhs_dilation"]), axes.groups)
+    x_order = (*own.free, *own.window, *own.contracted)
+    w_order = (*kernel.window, *kernel.contracted, *kernel.free)
     shape = tuple(operands[1].shape[i] for i in w_order)
-    form = fastest(operands[0].shape[x_spec[1]], shape, window)
+    form = fastest(math.prod(operands[0].shape[i] for i in own.contracted), shape, window)
     if form is None or not all((*shape, *operands[0].shape)):
         return None
-    own = (out_spec[0], *out_spec[2:], out_spec[1])
-    back = [own.index(i) for i in range(len(own))]
+    order = (*axes.free[0], *axes.window, *axes.free[1])
+    back = [order.index(i) for i in range(len(order))]
     return lambda x, w: form(x.transpose(x_order), w.transpose(w_order), window).transpose(back)
 
 
 def _padded(node: Node, x: Any, zero: Any) -> Any:
     """A convolution's input with all that it takes in between and around: zeros, or the code that stands for 0."""
     config = [(0, 0, 0)] * x.ndim
-    places = node.params["dimension_numbers"].lhs_spec[2:]
+    places = Contraction(node).operands[0].window
     for place, (low, high), by in zip(places, node.params["padding"], node.params["lhs_dilation"], strict=True):
         config[place] = (low, high, by - 1)
     if zero is None or zero.size == 1:
@@ -315,39 +315,14 @@ def _padded(node: Node, x: Any, zero: Any) -> Any:
     return jnp.where(own, lax.pad(x, jnp.zeros((), x.dtype), config), zero)
 
 
-def _batch(node: Node, side: int) -> tuple[int, ...]:
-    return () if node.op == "conv_general_dilated" else tuple(node.params["dimension_numbers"][1][side])
-
-
-def _summed(node: Node, side: int) -> tuple[int, ...]:
-    """The axes of a site's weight that are summed over."""
-    if node.op == "conv_general_dilated":
-        return tuple(node.params["dimension_numbers"].rhs_spec[1:])
-    return tuple(node.params["dimension_numbers"][0][side])
-
-
 def _count(node: Node, shape: tuple[int, ...], side: int) -> int:
-    return math.prod(shape[i] for i in _summed(node, side))
-
-
-def _rows(node: Node, ndim: int, side: int) -> tuple[int, ...]:
-    """The axes of a site's input that are not summed over, nor slid over: each index has a scale of its own."""
-    if node.op == "conv_general_dilated":
-        return (node.params["dimension_numbers"].lhs_spec[0],)
-    return tuple(i for i in range(ndim) if i not in node.params["dimension_numbers"][0][1 - side])
+    return math.prod(shape[i] for i in Contraction(node).operands[side].summed)
 
 
 def _spread(node: Node, side: int, array: Any) -> Any:
     """What varies along the axes that an operand passes on, with those at their places in the result."""
-    ndim = len(node.outs[0].shape)
-    shape = [1] * ndim
-    if node.op == "conv_general_dilated":
-        numbers = node.params["dimension_numbers"]
-        own, place = (numbers.rhs_spec[0], numbers.out_spec[1]) if side else (numbers.lhs_spec[0], numbers.out_spec[0])
-        shape[place] = array.shape[own]
-        return array.reshape(shape)
-    summed, batch = (pair[side] for pair in node.params["dimension_numbers"])
-    passed = [*batch, *(i for i in range(array.ndim) if i not in (*summed, *batch))]
-    for i, place in zip(passed, feature_axes(node, side), strict=True):
+    axes = Contraction(node)
+    own, shape = axes.operands[side], [1] * len(node.outs[0].shape)
+    for i, place in zip(own.passed, axes.places[side], strict=True):
         shape[place] = array.shape[i]
-    return jnp.transpose(array, (*passed, *summed)).reshape(shape)
+    return jnp.transpose(array, (*own.passed, *own.summed)).reshape(shape)

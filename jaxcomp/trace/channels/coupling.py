@@ -14,6 +14,7 @@ from jaxcomp.trace.channels.cut_values import UNKNOWN, Dead, tidy
 from jaxcomp.trace.channels.facts import Axis, Facts, whole
 from jaxcomp.trace.channels.labels import Labels
 from jaxcomp.trace.channels.rules import OPAQUE, RULES
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.sites import check_reads
@@ -234,9 +235,8 @@ def _plain_readers(program: Program, origins: Origins) -> frozenset[AxisKey]:
 
 def _summed(node: Node, side: int) -> tuple[int, ...]:
     """The axes of an operand that a matmul, or a convolution's kernel of one group of channels, sums over."""
-    if node.op == "dot_general":
-        return tuple(node.params["dimension_numbers"][0][side])
-    return (node.params["dimension_numbers"].rhs_spec[1],) if side and node.params["feature_group_count"] == 1 else ()
+    axes = Contraction(node)
+    return axes.operands[side].contracted if node.op == "dot_general" or (side and axes.groups == 1) else ()
 
 
 def _stuck(reading: Reading) -> set[Offer]:

@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from jaxcomp.trace import compat
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.packed.leaf import Indices, Packed
 
@@ -34,11 +35,23 @@ def _names(weight: Packed, axes: Sequence[int]) -> Indices:
     return tuple(name for i in axes for name in weight.axes[i])
 
 
-def dot_names(node: Node, weight: Packed, side: int) -> tuple[Indices, Indices, Indices]:
-    """The indices of a weight that a matmul runs over in step with its other operand, sums over, and passes on."""
-    summed, batch = (pair[side] for pair in node.params["dimension_numbers"])
-    free = [i for i in range(len(weight.axes)) if i not in (*summed, *batch)]
-    return _names(weight, batch), _names(weight, summed), _names(weight, free)
+class AxisNames(NamedTuple):
+    """The indices of a weight that a site runs over in each of the ways of :class:`jaxcomp.trace.contraction.Axes`.
+
+    Those of the window are apart, axis by axis.
+    """
+
+    batch: Indices
+    contracted: Indices
+    free: Indices
+    window: tuple[Indices, ...]
+
+
+def axis_names(node: Node, weight: Packed, side: int) -> AxisNames:
+    """Names the axes of a site's weight."""
+    own = Contraction(node).operands[side]
+    batch, contracted, free = (_names(weight, axes) for axes in (own.batch, own.contracted, own.free))
+    return AxisNames(batch, contracted, free, tuple(weight.axes[i] for i in own.window))
 
 
 def _ordered(weight: Packed, first: Indices, last: Indices, shared: Indices) -> list[tuple[Any, Indices]] | None:
@@ -53,12 +66,13 @@ def _ordered(weight: Packed, first: Indices, last: Indices, shared: Indices) -> 
 
 
 def _dot(node: Node, x: Any, weight: Packed, side: int) -> Any:
-    batch, summed, free = dot_names(node, weight, side)
+    batch, summed, free, _ = axis_names(node, weight, side)
     parts = _ordered(weight, summed, free, batch)
     if parts is None or set(free) & set(parts[0][1]) or any(not set(batch) <= set(names) for _, names in parts):
         return None
     sizes = weight.sizes
-    own = {i: weight.axes[j] for xs, ws in node.params["dimension_numbers"] for i, j in _pairs(xs, ws, side)}
+    axes = Contraction(node).operands
+    own = {i: weight.axes[j] for i, j in zip(axes[1 - side].met, axes[side].met, strict=True)}
     # The other operand's axes split into the weight's indices.
     labels: list[int | None] = [name for i in range(x.ndim) for name in own.get(i, (None,))]
     shape = [n for i, s in enumerate(x.shape) for n in ([sizes[name] for name in own[i]] if i in own else [s])]
@@ -73,11 +87,6 @@ def _dot(node: Node, x: Any, weight: Packed, side: int) -> Any:
     return _arranged(h, here, batch, free, side).reshape(node.outs[0].dims)
 
 
-def _pairs(left: Sequence[int], right: Sequence[int], side: int) -> list[tuple[int, int]]:
-    """The axes of the other operand and of the weight that meet."""
-    return list(zip(left, right, strict=True) if side else zip(right, left, strict=True))
-
-
 def _arranged(h: Any, here: list[int | None], batch: Indices, free: Indices, side: int) -> Any:
     """A matmul's result in the order that its primitive promises: batch axes, the left free ones, the right ones."""
     passed = [i for i, name in enumerate(here) if name is None]
@@ -86,15 +95,9 @@ def _arranged(h: Any, here: list[int | None], batch: Indices, free: Indices, sid
     return h if order == list(range(len(order))) else jnp.transpose(h, order)
 
 
-def conv_names(node: Node, weight: Packed) -> tuple[Indices, Indices, list[Indices]]:
-    """The indices of a kernel that are input channels, output channels, and places of the window along each axis."""
-    out, reads, *window = node.params["dimension_numbers"].rhs_spec
-    return weight.axes[reads], weight.axes[out], [weight.axes[i] for i in window]
-
-
 def _conv(node: Node, x: Any, weight: Packed) -> Any:
     params = node.params
-    reads, out, window = conv_names(node, weight)
+    _, reads, out, window = axis_names(node, weight, 1)
     parts = _ordered(weight, reads, out, ())
     if parts is None or params["feature_group_count"] > 1 or params["batch_group_count"] > 1:
         return None

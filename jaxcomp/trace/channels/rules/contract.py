@@ -11,6 +11,7 @@ from jaxcomp.trace.channels.cut_values import UNKNOWN, zero_if
 from jaxcomp.trace.channels.emitter import Emitter, both
 from jaxcomp.trace.channels.facts import Axis, Facts
 from jaxcomp.trace.channels.labels import Labels
+from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Node
 
 
@@ -51,32 +52,30 @@ def _cost(analysis: Analysis, node: Node, axes: list[tuple[int, Labels | None]],
 
 def label_dot(analysis: Analysis, node: Node) -> list[Facts]:
     """Ties summed axes and batch axes; the free ones pass."""
-    (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = node.params["dimension_numbers"]
+    left, right = Contraction(node).operands
     lhs, rhs = (analysis[value] for value in node.ins)
     sizes, axes = [], []
-    for i, j in zip(lhs_sum, rhs_sum, strict=True):
+    for i, j in zip(left.contracted, right.contracted, strict=True):
         sizes.append((node.ins[0].shape[i], _sum(analysis, node, lhs.axes[i], rhs.axes[j])))
-    for i, j in zip(lhs_batch, rhs_batch, strict=True):
+    for i, j in zip(left.batch, right.batch, strict=True):
         both = lhs.axes[i], rhs.axes[j]
         axes.append(Axis(analysis.tie(both), zero_if(both[0].dead, both[1].dead)))
-    lhs_free = [i for i in range(len(lhs.axes)) if i not in (*lhs_sum, *lhs_batch)]
-    rhs_free = [i for i in range(len(rhs.axes)) if i not in (*rhs_sum, *rhs_batch)]
-    free = [lhs.axes[i] for i in lhs_free] + [rhs.axes[j] for j in rhs_free]
+    free = [lhs.axes[i] for i in left.free] + [rhs.axes[j] for j in right.free]
     axes += [Axis(axis.labels, zero_if(axis.dead)) for axis in free]
-    _mark(analysis, node, lhs_sum, [*lhs_batch, *lhs_free], 0)
-    _mark(analysis, node, rhs_sum, [*rhs_batch, *rhs_free], 1)
+    _mark(analysis, node, left.contracted, left.passed, 0)
+    _mark(analysis, node, right.contracted, right.passed, 1)
     sizes += [(n, axis.labels) for n, axis in zip(node.outs[0].shape, axes, strict=True)]
-    right = analysis.origins[node.ins[1]].is_weight
-    made = [rhs.axes[j] for j in rhs_free] if right else [lhs.axes[i] for i in lhs_free]
+    weights = analysis.origins[node.ins[1]].is_weight
+    made = [rhs.axes[j] for j in right.free] if weights else [lhs.axes[i] for i in left.free]
     _cost(analysis, node, sizes, made)
     return [Facts(tuple(axes), zero_if(lhs.fill, rhs.fill))]
 
 
 def emit_dot(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same matmul of what is kept."""
-    (lhs_sum, rhs_sum), (lhs_batch, rhs_batch) = node.params["dimension_numbers"]
+    left, right = Contraction(node).operands
     targets = [emitter.keeps(value) for value in node.ins]
-    for i, j in zip((*lhs_sum, *lhs_batch), (*rhs_sum, *rhs_batch), strict=True):
+    for i, j in zip(left.met, right.met, strict=True):
         targets[0][i] = targets[1][j] = both(targets[0][i], targets[1][j])
     return compat.bind(node.equation, [emitter.fit(*each) for each in zip(operands, node.ins, targets, strict=True)])
 
