@@ -29,6 +29,9 @@ from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
+ALL_AT_ONCE = "in a loop or branch: its layers are rounded all at once, and their errors are not measured"
+"""What is not as elsewhere with weights there."""
+
 
 class RoundRow(NamedTuple):
     """What became of one weight.
@@ -239,11 +242,11 @@ def round_weights(
             found[path].back,
             error / whole if whole else None,
             bias(path),
-            blind.get(path, ""),
+            blind.get(path, "" if path in walk.errors else ALL_AT_ONCE),
         )
 
     rows = tuple(row(path) for path in program.paths if path in found or path in targets.left)
-    others = left_out(program, {row.path for row in rows} | moved.keys())
+    others = left_out(program, {row.path for row in rows} | moved.keys() - walk.unmoved.keys())
     grids_of = {path: each.grid for path, each in found.items()}
     report = RoundReport(rows, others, judged_on(examples))
     return Rounded(replace_leaves(params, solved | moved), grids_of, report)

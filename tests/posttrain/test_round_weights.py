@@ -139,6 +139,9 @@ def test_batch_norm_at_rest_takes_up_means_and_other_biases_are_named() -> None:
     assert rows["bare"].bias == "it has no bias"
     assert rows["twice"].bias == rows["again"].bias == "its bias has other readers"
     assert rows["stack/k"].bias == "it is in a loop or branch"
+    assert rows["stack/k"].left.startswith("in a loop or branch: its layers are rounded all at once")
+    assert not rows["w"].left
+    assert new.report.left_out["stack/b"] == "read by add: no matmul or convolution"
     changed = {path for path, leaf in named_leaves(new.params).items() if leaf is not named_leaves(params)[path]}
     assert changed == {"w", "bare", "twice", "again", "scaled", "mean", "late", "stack/k"}
     norm = lambda p: ((X @ p["w"] - p["mean"]) / jnp.sqrt(p["var"])).mean(0)  # noqa: E731

@@ -62,7 +62,7 @@ TELLERS = {
     "migrate": lambda f, p: jc.posttrain.migrate(f, p, [X], scheme=None).report,
     "correct_biases": lambda f, p: jc.posttrain.correct_biases(f, p, p, [X], method="fast").report,
     "round_weights": lambda f, p: (
-        jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest", biases=False).report
+        jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest").report
     ),
     "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X], inputs=None, method="nearest").report,
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], Scheme(8, inputs=None), weights="fit")[0].report,
