@@ -71,7 +71,23 @@ def find_links(program: Program, uses: Mapping[str, Uses]) -> tuple[list[Link], 
                 left[path] = found
             else:
                 links.append(found)
+    linked = {link.maker for link in links} | {reader.path for link in links for reader in link.readers}
+    for path, own in uses.items():
+        if path not in left and path not in linked:
+            left[path] = _no_maker(program, own)
     return links, {path: why for path, why in left.items() if all(link.maker != path for link in links)}
+
+
+def _no_maker(program: Program, own: Uses) -> str:
+    """Why the channels that a weight's sites make are not looked at."""
+    if own.other:
+        return own.elsewhere()
+    if len(own.sites) > 1:
+        return "several sites read it"
+    (use,) = own.sites
+    if use.node not in program.frame.nodes:
+        return "it is in a loop, a branch or a shard_map"
+    return "it is a stack of matrices" if use.stack else "its channels are no single axis"
 
 
 class _Search:

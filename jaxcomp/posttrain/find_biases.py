@@ -65,7 +65,7 @@ def find_biases(program: Program, uses: Mapping[str, Uses]) -> Biases:
 def _bias(look: Readers, weight: str, chain: Chain | None) -> Bias | str:
     """The bias of a site, or why it has none."""
     if chain is None or chain.lengths:
-        return "it is in a loop or branch"
+        return "it is in a loop, a branch or a shard_map"
     step = next((step for step in chain.after if step.shifts), None)
     if step is None or step.by is None:
         return "it has no bias"

@@ -29,7 +29,7 @@ from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
-ALL_AT_ONCE = "in a loop or branch: its layers are rounded all at once, and their errors are not measured"
+ALL_AT_ONCE = "in a loop, a branch or a shard_map: layers there are rounded all at once, their errors not measured"
 """What is not as elsewhere with weights there."""
 
 

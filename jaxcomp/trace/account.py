@@ -1,13 +1,16 @@
 """Accounts: of every parameter that a report has nothing else to say of, what reads it and why that is no site."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import jax
 import numpy as np
 
 from jaxcomp.trace import compat
-from jaxcomp.trace.ir import SITES, Node, Program, Value
+from jaxcomp.trace.ir import SITES, Frame, Node, Program, Value
 from jaxcomp.trace.origins import Origins
+
+BODIES = ("scan", "while", "cond", "shard_map")
+"""Primitives into whose bodies not everything is followed."""
 
 
 def left_out(program: Program, told: Collection[str], origins: Origins | None = None) -> dict[str, str]:
@@ -33,7 +36,16 @@ def left_out(program: Program, told: Collection[str], origins: Origins | None = 
         return {}
     readers = _readers(program, Origins(program) if origins is None else origins)
     params, returned = program.parameters(), set(program.frame.outs)
-    return {path: _said(params[path], readers.get(path, []), params[path] in returned) for path in others}
+    bodies = dict(_bodies(program.frame))
+    return {path: _said(params[path], readers.get(path, []), params[path] in returned, bodies) for path in others}
+
+
+def _bodies(frame: Frame, op: str = "") -> Iterator[tuple[Node, str]]:
+    """Each node with the primitive in whose body it is, the outermost that is no mere call."""
+    for node in frame.nodes:
+        yield node, op
+        for inner in node.frames:
+            yield from _bodies(inner, op or (node.op if node.op in BODIES else ""))
 
 
 def not_entered(node: Node) -> bool:
@@ -67,7 +79,7 @@ def _mixed(node: Node, origins: Origins) -> Iterator[Value]:
         yield from (one for one, other in pairs if origins[one].is_weight and origins[other].live)
 
 
-def _said(value: Value, readers: list[Node], returned: bool) -> str:
+def _said(value: Value, readers: list[Node], returned: bool, bodies: Mapping[Node, str]) -> str:
     at_site = any(node.op in SITES for node in readers)
     kind = _kind(value, at_site)
     hidden = [node for node in readers if not_entered(node)]
@@ -78,6 +90,8 @@ def _said(value: Value, readers: list[Node], returned: bool) -> str:
         return kind + ("returned as it is, read by nothing" if returned else "nothing reads it")
     names = list(dict.fromkeys(node.op for node in readers))
     said = kind + f"read by {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    within = list(dict.fromkeys(bodies[node] for node in readers if bodies.get(node)))
+    said += f" inside {' and '.join(within)}" if within else ""
     return said if at_site else f"{said}: no matmul or convolution"
 
 

@@ -138,8 +138,8 @@ def test_batch_norm_at_rest_takes_up_means_and_other_biases_are_named() -> None:
     assert (rows["w"].bias, rows["scaled"].bias) == ("mean", "late")
     assert rows["bare"].bias == "it has no bias"
     assert rows["twice"].bias == rows["again"].bias == "its bias has other readers"
-    assert rows["stack/k"].bias == "it is in a loop or branch"
-    assert rows["stack/k"].left.startswith("in a loop or branch: its layers are rounded all at once")
+    assert rows["stack/k"].bias == "it is in a loop, a branch or a shard_map"
+    assert rows["stack/k"].left.startswith("in a loop, a branch or a shard_map: layers there are rounded all at once")
     assert not rows["w"].left
     assert new.report.left_out["stack/b"] == "read by add: no matmul or convolution"
     changed = {path for path, leaf in named_leaves(new.params).items() if leaf is not named_leaves(params)[path]}

@@ -98,6 +98,32 @@ def test_what_reads_each():
     }
 
 
+def shared_out(params, x):
+    mesh, whole = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)), jax.P()
+
+    def local(p, x):
+        hidden = jax.nn.relu((x @ p["up"] - p["mean"]) * p["scale"] + p["bias"])
+        return hidden @ p["down"]
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(whole, jax.P("x")), out_specs=jax.P("x"))(params, x)
+
+
+SHARED = {**{name: LEAVES[name] for name in ("up", "down", "bias")}, "mean": jnp.ones(6), "scale": jnp.full(6, 2.0)}
+
+
+@pytest.mark.parametrize("teller", TELLERS)
+def test_what_is_not_acted_on_inside_shard_map_is_named_with_the_reason(teller):
+    told = TELLERS[teller](shared_out, SHARED)
+    words = set(str(told).replace(",", " ").replace("(", " ").replace(":", " ").split())
+    assert SHARED.keys() <= words, told
+    others = getattr(told, "left_out", {})
+    assert all("inside shard_map" in why for why in others.values()), others
+    if teller in ("fold_batch_norm", "equalize", "migrate", "correct_biases", "round_weights"):
+        rows = [line for line in str(told).split("\n") if line.split()[:1] in (["up"], ["down"])]
+        assert len(rows) == 2, told
+        assert all("shard_map" in row for row in rows), told
+
+
 def kernel(params, x):
     def multiply(x, w, out):
         out[...] = x[...] @ w[...]
