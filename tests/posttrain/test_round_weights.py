@@ -141,7 +141,7 @@ def test_batch_norm_at_rest_takes_up_means_and_other_biases_are_named() -> None:
     assert rows["stack/k"].bias == "it is in a loop, a branch or a shard_map"
     assert rows["stack/k"].left.startswith("in a loop, a branch or a shard_map: layers there are rounded all at once")
     assert not rows["w"].left
-    assert new.report.left_out["stack/b"] == "read by add: no matmul or convolution"
+    assert new.report.left_out["stack/b"] == "read by add inside scan: no matmul or convolution"
     changed = {path for path, leaf in named_leaves(new.params).items() if leaf is not named_leaves(params)[path]}
     assert changed == {"w", "bare", "twice", "again", "scaled", "mean", "late", "stack/k"}
     norm = lambda p: ((X @ p["w"] - p["mean"]) / jnp.sqrt(p["var"])).mean(0)  # noqa: E731
