@@ -1,0 +1,99 @@
+"""The house: what stands on which floor, that no stairs go up or round, and that no room outgrows the others."""
+
+import ast
+import itertools
+from collections import Counter
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    {"core"},
+    {"prune", "quant", "lowrank", "distill", "combine", "optim", "measure"},
+    {"trace", "pack"},
+    {"observe", "export"},
+    {"rewrite"},
+    {"posttrain"},
+    {"search"},
+)
+"""What is on one floor does not know of each other."""
+
+LAWS = {"laws", "tpu"}
+"""Tests of more than one package."""
+
+
+def _modules(package: str) -> dict[str, Path]:
+    found = {path.relative_to(ROOT).with_suffix("").parts: path for path in (ROOT / package).rglob("*.py")}
+    return {".".join(parts).removesuffix(".__init__"): path for parts, path in found.items()}
+
+
+def _imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules that one imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {whole if whole in known else str(node.module) for whole in names.values()}
+    return found & known.keys()
+
+
+MODULES = _modules("jaxcomp")
+IMPORTS = {name: _imports(path, MODULES) for name, path in MODULES.items()}
+FLOOR = {f"jaxcomp.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def test_every_package_has_a_floor() -> None:
+    rooms = {_room(name) for name in MODULES} - {"jaxcomp", "jaxcomp.__main__"}
+    assert rooms == FLOOR.keys()
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_imports_go_down(room: str) -> None:
+    own = {name: used for name, used in IMPORTS.items() if _room(name) == room}
+    up = [(name, each) for name, used in own.items() for each in used if _room(each) != room
+          and FLOOR.get(_room(each), len(FLOORS)) >= FLOOR[room]]  # fmt: skip
+    assert not up
+
+
+@pytest.mark.parametrize("package", ["jaxcomp", "train"])
+def test_imports_go_round_nowhere(package: str) -> None:
+    modules = _modules(package)
+    TopologicalSorter({name: _imports(path, modules) for name, path in modules.items()}).prepare()
+
+
+def _lines(path: Path) -> int:
+    """The lines of code: no comments, docstrings or empty ones."""
+    statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+    texts = [node for node in statements if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)]
+    spans = [range(node.lineno, (node.end_lineno or 0) + 1) for node in statements if not hasattr(node, "body")]
+    lines = {*itertools.chain(*spans), *(node.lineno for node in statements)}
+    return len(lines - {*itertools.chain(*(range(node.lineno, (node.end_lineno or 0) + 1) for node in texts))})
+
+
+def test_no_package_is_more_than_a_fifth_of_the_code() -> None:
+    sizes = {path: _lines(path) for path in MODULES.values()}
+    whole, folders, rooms = sum(sizes.values()), Counter[Path](), Counter[str]()
+    for name, path in MODULES.items():
+        folders[path.parent] += sizes[path]
+        rooms[_room(name)] += sizes[path]
+    assert max(folders.values()) < whole / 5, folders.most_common(3)
+    assert max(rooms.values()) < whole / 4, rooms.most_common(3)  # with the packages in it
+
+
+@pytest.mark.parametrize("package", ["jaxcomp", "train"])
+def test_tests_are_where_what_they_test_is(package: str) -> None:
+    base = ROOT / "tests" / ("train" if package == "train" else "")
+    folders = {path.parent.relative_to(base) for path in base.rglob("test_*.py")}
+    for folder in folders:
+        first = next(iter(folder.parts), "")
+        if first not in LAWS and (package == "train" or first != "train"):
+            assert (ROOT / package / folder).is_dir(), f"tests of {folder}, which {package} has not"
