@@ -1,5 +1,6 @@
 """What optimisers do to pruned weights: nothing, or a decay that lets them come back."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxcomp.core.paths import in_container, named_leaves, path_string
 from jaxcomp.core.types import Compressor, Params, State
 
 KeyPath = tuple[Any, ...]
+ROW = ("all weights in a row",)
+"""Stands for the path of a parameter where a state holds all of them, flattened."""
 
 
 def kept(compressor: Compressor, params: Params, state: State) -> Params:
@@ -76,8 +79,9 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
     ``tx.update(grads, opt_state, params, masks=jc.prune.kept(recipe, params, state))``: where a mask is False the
     update is 0, and so is what the optimiser holds of that weight. A zero stays zero, and a weight that grows begins
     without a past. What it holds weight by weight is found by structure: a tree in its state, however deep, with the
-    paths of the parameters (excluded ones may be missing), and in it the arrays with the shapes of theirs. All else
-    (factored or flattened moments, memories of several steps) is the optimiser's own.
+    paths of the parameters (excluded ones may be missing), and in it the arrays with the shapes of theirs; or all
+    weights in one row, as ``optax.flatten`` has them. All else is the optimiser's own: factored moments (adafactor),
+    each number of which is of many weights, memories of several steps, rows of some parameters alone.
 
     Args:
       optimizer: any optax transformation, also one of parts (``optax.masked``, ``optax.partition``), or inside them.
@@ -114,7 +118,9 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
         owners = copies_of_weights(state, weights)
         if () in weights:
             owners = _that_follow(inner.init, updates if params is None else params, owners)
-        return _mask(new, copies_of_weights(new, weights), given), _mask(state, owners, given)
+        owners = _with_rows(inner.init, updates if params is None else params, state, owners)
+        row = {ROW: jnp.concatenate([jnp.broadcast_to(given[p], shape).ravel() for p, shape in weights.items()])}
+        return _mask(new, copies_of_weights(new, weights), given), _mask(state, owners, given | row)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -154,10 +160,27 @@ def _that_follow(init: Callable[..., Any], params: Params, owners: list[Any]) ->
 
     Such a parameter has no path by which to know its copies, and a memory of ten steps may be as long as ten weights.
     """
-    larger = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct([size + 1 for size in leaf.shape], leaf.dtype), params)
+    larger = _grown(params)
     shapes = {leaf.shape for leaf in jax.tree.leaves(larger) if leaf.shape}
     grown = jax.tree.leaves(jax.eval_shape(init, larger))
     return [own if leaf.shape in shapes else None for own, leaf in zip(owners, grown, strict=True)]
+
+
+def _with_rows(init: Callable[..., Any], params: Params, state: Any, owners: list[Any]) -> list[Any]:
+    """Owners, with ``ROW`` for leaves that hold all weights one after the other: those that are as long and stay so."""
+    size = lambda tree: (sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)),)  # noqa: E731
+    held = jax.tree.leaves(state)
+    if not any(own is None and jnp.shape(leaf) == size(params) for leaf, own in zip(held, owners, strict=True)):
+        return owners
+    larger = _grown(params)
+    pairs = zip(held, jax.tree.leaves(jax.eval_shape(init, larger)), owners, strict=True)
+    is_row = lambda leaf, grown: jnp.shape(leaf) == size(params) and grown.shape == size(larger)  # noqa: E731
+    return [ROW if own is None and is_row(leaf, grown) else own for leaf, grown, own in pairs]
+
+
+def _grown(params: Params) -> Params:
+    """Shapes like the parameters', every axis longer by one."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct([size + 1 for size in leaf.shape], leaf.dtype), params)
 
 
 def _masks_by_path(updates: Params, masks: Params) -> dict[KeyPath, Any]:

@@ -75,8 +75,9 @@ def binary(
 ) -> Compressor:
     r"""Shows weights as :math:`\pm s`, s the mean of :math:`|w|` (of what is not 0), as :func:`fake` with 1 bit does.
 
-    Gradients are ``s * slope(w)``: the scale is a constant. A weight of exactly 0 is a pruned one and stays 0: there is
-    no code for it, it is stored as a mask. How it differs from ``fake(1)``: in gradients, and in balance.
+    Gradients are ``s * slope(w)``: the scale is a constant. A weight of exactly 0 is shown as 0 until training
+    moves it: there is no code for it, it is stored as a mask. How it differs from ``fake(1)``: in gradients, and in
+    balance.
 
     Args:
       axis: where each index has a scale of its own, -1: per output channel, as XNOR-Net.

@@ -1,4 +1,4 @@
-"""The law that zeros learn: what is zero when training begins loses its loss as the unquantised network does."""
+"""The law that zeros learn: what is zero when training begins comes as far as the unquantised network does."""
 
 import functools
 
@@ -36,7 +36,13 @@ def unquantised(dtype):
     x, y = zeros.data(dtype)
     loss = lambda params, state: zeros.losses(zeros.outputs(params, x), y)  # noqa: E731
     before = zeros.begin(dtype), ()
-    return zeros.drop(loss, before, zeros.trained(loss, before[0]))
+    return zeros.reached(loss, before), zeros.reached(loss, zeros.trained(loss, before[0]))
+
+
+def assert_learned(found, least, dtype):
+    """Whether losses fell from where the unquantised network begins by some part of what its own do."""
+    before, after = unquantised(dtype)
+    assert (before - found >= least * (before - after)).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
@@ -60,8 +66,9 @@ def test_zeros_learn_behind_every_recipe(name, dtype):
     both = params, jc.learned(state)
 
     after = zeros.trained(loss, both, moved, state)
-    least = 0.6 if name in ("binary", "balanced", "ternary") else 0.8  # of three levels at most
-    assert (zeros.drop(loss, (both, state), after) >= least * unquantised(dtype)).all()
+    # Two levels do not come as far: from weights that were drawn, the head by 0.92 (binary) and 0.80 (balanced).
+    least = 0.7 if name in ("binary", "balanced") else 0.8
+    assert_learned(zeros.reached(loss, after), least, dtype)
 
 
 @pytest.mark.parametrize("make", [jc.quant.lsq, jc.quant.pact])
@@ -116,7 +123,7 @@ def _qat(dtype, **options):
     fn, both = jc.rewrite.qat(zeros.outputs, params, [x], **options)
     loss = lambda both, state: zeros.losses(fn(both, x), y)  # noqa: E731
     after = zeros.trained(loss, both)
-    return fn, x, zeros.drop(loss, (both, ()), after), after[0]
+    return fn, x, zeros.reached(loss, after), after[0]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.exhaustive)])
@@ -132,12 +139,12 @@ def _qat(dtype, **options):
 )
 def test_zeros_learn_in_quantisation_aware_training(weights, bits, dtype):
     """And the integer network computes what was trained, up to how a compiler fuses products and sums."""
-    fn, x, lost, both = _qat(dtype, weights=weights, scheme=jc.rewrite.Scheme(bits))
-    assert (lost >= 0.8 * unquantised(dtype)).all()
+    fn, x, found, both = _qat(dtype, weights=weights, scheme=jc.rewrite.Scheme(bits))
+    assert_learned(found, 0.8, dtype)
     integers, packed = fn.quantized(both, x)
     ran = jax.jit(integers)(packed, x), jax.jit(fn)(both, x)
-    for found, wanted in zip(*(map(np.float32, jax.tree.leaves(each)) for each in ran), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+    for one, wanted in zip(*(map(np.float32, jax.tree.leaves(each)) for each in ran), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("inputs", ["lsq", pytest.param("average", marks=pytest.mark.exhaustive)])
@@ -152,7 +159,8 @@ def test_inputs_that_are_zero_on_the_first_batches_learn(inputs):
     def loss(run):
         return lambda params, state: jnp.mean(jnp.square(run(params, x) - y))[None]
 
-    lost = zeros.drop(loss(fn), (both, ()), zeros.trained(loss(fn), both))
-    wanted = zeros.drop(loss(network), (params, ()), zeros.trained(loss(network), params))
-    assert lost >= 0.8 * wanted
+    before, after = (
+        zeros.reached(loss(network), each) for each in ((params, ()), zeros.trained(loss(network), params))
+    )
+    assert before - zeros.reached(loss(fn), zeros.trained(loss(fn), both)) >= 0.8 * (before - after)
     assert list(jc.rewrite.calibrate(network, params, [x]).left) == ["b"]  # after training, it has to have one

@@ -116,6 +116,20 @@ def test_what_only_looks_like_the_weights_is_left_alone():
     assert (state[0].v["bias"] != 0).tolist() == masks["bias"].tolist()
 
 
+def test_flattened_moments_are_masked_as_those_by_leaf():
+    masks = tree(9, lambda leaf: leaf > 0)
+    params = jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, 0), tree(0), masks)
+    one, other = (
+        stepped(jc.prune.masked_optimizer(wrap(optax.adam(0.1))), 2, params, masks=masks)
+        for wrap in (lambda tx: tx, optax.flatten)
+    )
+    rows = [[np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(held)]) for held in (updates, s[0].mu, s[0].nu)]
+            for updates, s in (one, other)]  # fmt: skip
+    for alone, flat in zip(*rows, strict=True):
+        np.testing.assert_allclose(flat, alone, rtol=1e-6, atol=0)
+        assert (flat == 0).any()
+
+
 def test_parts_of_an_optimiser_can_be_masked():
     """Inside optax.masked and optax.partition, whose parts see other trees than the masks are."""
     masks = tree(9, lambda leaf: leaf > 0)
