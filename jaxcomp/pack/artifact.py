@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,23 @@ def save(
 
     Reference: Han et al., Deep compression, 2016.
     """
+    return write(path, params, notes=notes, metadata=metadata)
+
+
+def write(
+    path: Path,
+    params: Params,
+    *,
+    notes: Mapping[str, Note] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    rewrites: Sequence[Any] = (),
+) -> int:
+    """Writes a tree of arrays, and how a function of it is made again, as :func:`save` does.
+
+    Args:
+      path, params, notes, metadata: as of :func:`save`.
+      rewrites: ``[name, in words, decision]`` of each rewrite, JSON-able.
+    """
     leaves = layout.rows(params)
     full = [leaf for leaf in leaves if not leaf.empty]
     notes = dict(notes or {})
@@ -69,6 +86,7 @@ def save(
         "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
         "off_grid": [i for i, c in enumerate(coded) if c.off_grid],
         "metadata": dict(metadata or {}),
+        "rewrites": list(rewrites),
     }
     blocks = [
         container.Block([leaf.keys, array.shape, array.dtype.name, c.kind, c.args], c.streams)
@@ -94,7 +112,7 @@ def _warn_of(off_grid: list[str]) -> None:
             f"notes give grids for {_listing(off_grid)} on which the values do not lie: these are stored whole, which "
             "takes several times the bytes. Save the view, recipe.apply(params, state), with the notes of the same "
             "state, recipe.describe(params, state, step)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -161,7 +179,11 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
       >>> again
       (array([1., 1.], dtype=float32), {'b': array([0.], dtype=float32)})
     """
-    held = stored.read(path, max_bytes, at_least=0 if like is None else _nbytes(like))
+    return decoded(path, stored.read(path, max_bytes, at_least=0 if like is None else _nbytes(like)), like)
+
+
+def decoded(path: Path, held: stored.Stored, like: Params | None) -> tuple[Params, dict[str, Any]]:
+    """The tree and the metadata of a file that was read; see :func:`load`."""
     try:
         leaves = [(t.keys, coding.decode(t.coded, t.shape, t.dtype)) for t in held.tensors]
         arrays = {t.name: array for t, (_, array) in zip(held.tensors, leaves, strict=True)}

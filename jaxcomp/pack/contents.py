@@ -36,11 +36,13 @@ class Contents(NamedTuple):
       tensors: in the order of the saved tree.
       overhead: bytes of the file that belong to no tensor: the header.
       metadata: as saved.
+      rewrites: name and words of each rewrite that made the function of these parameters, in order.
     """
 
     tensors: tuple[TensorInfo, ...]
     overhead: int
     metadata: dict[str, Any]
+    rewrites: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         table = [("path", "shape", "dtype", "kind", "bytes", "dense bytes")]
@@ -56,6 +58,8 @@ class Contents(NamedTuple):
         for row in table:
             cells = [c.rjust(w) if i > 3 else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
             lines.append("  ".join(cells).rstrip())
+        if self.rewrites:
+            lines.insert(0, "rewrites: " + " -> ".join(f"{name} ({said})" for name, said in self.rewrites))
         return "\n".join(lines)
 
 
@@ -90,4 +94,4 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Co
         dense = math.prod(shape) * dtype.itemsize
         tensors.append(TensorInfo(name, shape, dtype.name, coded.kind, size, dense, coded.off_grid))
     overhead = os.path.getsize(path) - sum(t.stored for t in tensors)
-    return Contents(tuple(tensors), overhead, held.metadata)
+    return Contents(tuple(tensors), overhead, held.metadata, tuple((name, said) for name, said, _ in held.rewrites))

@@ -48,11 +48,14 @@ class Stored(NamedTuple):
       tensors: in the order of the saved tree.
       empty: ``(index among all rows, keys, the empty container)`` of each empty subtree.
       metadata: as saved.
+      rewrites: ``[name, in words, decision]`` of each rewrite that the parameters went through, if they are those of a
+        rewritten function.
     """
 
     tensors: list[Tensor]
     empty: list[tuple[int, list[Any], Any]]
     metadata: dict[str, Any]
+    rewrites: list[tuple[str, str, Any]]
 
 
 def read(path: str | os.PathLike[str], max_bytes: int | None, *, at_least: int = 0) -> Stored:
@@ -93,7 +96,7 @@ def _limit(path: str | os.PathLike[str], max_bytes: int | None, at_least: int) -
 
 
 def _stored(header: dict[str, Any], blocks: list[container.Block]) -> Stored:
-    unread = header.keys() - {"empty", "off_grid", "metadata"}
+    unread = header.keys() - {"empty", "off_grid", "metadata", "rewrites"}
     if unread:
         raise ValueError(f"nothing here reads {sorted(unread)} of the header")
     off_grid = _indices(header.get("off_grid", []), len(blocks))
@@ -105,7 +108,14 @@ def _stored(header: dict[str, Any], blocks: list[container.Block]) -> Stored:
     spelled = layout.names([*(t.keys for t in tensors), *(keys for _, keys, _ in empty)])
     metadata = header.get("metadata", {})
     container.check_metadata(metadata)
-    return Stored([t._replace(name=name) for t, name in zip(tensors, spelled, strict=False)], empty, metadata)
+    rewrites = [_rewrite(*row) for row in header.get("rewrites", [])]
+    return Stored([t._replace(name=name) for t, name in zip(tensors, spelled, strict=False)], empty, metadata, rewrites)
+
+
+def _rewrite(name: Any, said: Any, data: Any) -> tuple[str, str, Any]:
+    if type(name) is not str or type(said) is not str:
+        raise ValueError(f"a rewrite has a name and words, not {name!r:.40} and {said!r:.40}")
+    return name, said, data
 
 
 def _tensor(block: container.Block, off_grid: bool) -> Tensor:

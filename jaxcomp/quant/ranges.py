@@ -1,8 +1,10 @@
 """Ranges: how far a grid reaches. Values in (weights, activations, or a histogram's), the two ends of a grid out."""
 
 import functools
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -22,6 +24,63 @@ Fit = Callable[[Groups, Format], tuple[Array, Array]]
 """``(groups, format) -> (low, high)``, low <= 0 <= high, 1 along the shared axes."""
 
 
+@dataclass(frozen=True)
+class NamedFit:
+    """A fit of this module: equal to others of the same options, and stored by name.
+
+    Attributes:
+      name: of the function that made it.
+      options: its arguments, by name.
+
+    Example:
+      >>> mse(50), mse(50) == mse(steps=50)
+      (mse(steps=50), True)
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    function: Fit = field(repr=False, compare=False)
+
+    def __call__(self, groups: Groups, format: Format) -> tuple[Array, Array]:
+        return self.function(groups, format)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.options)})"
+
+
+_MAKERS: dict[str, Callable[..., Fit]] = {}
+
+
+def _by_name(maker: Callable[..., Fit]) -> Callable[..., Fit]:
+    """Names the fits that a function makes."""
+    signature = inspect.signature(maker)
+
+    @functools.wraps(maker)
+    def made(*args: Any, **named: Any) -> Fit:
+        bound = signature.bind(*args, **named)
+        bound.apply_defaults()
+        return NamedFit(maker.__name__, tuple(bound.arguments.items()), maker(*args, **named))
+
+    _MAKERS[maker.__name__] = made
+    return made
+
+
+def fit_named(name: str, options: Mapping[str, Any]) -> Fit:
+    """The fit of a name and options, as a :class:`NamedFit` has them.
+
+    Raises:
+      ArgumentError: for a name that none of them has, and as the function of that name.
+
+    Example:
+      >>> fit_named("percentile", {"fraction": 0.99})
+      percentile(fraction=0.99)
+    """
+    if name not in _MAKERS:
+        raise ArgumentError(f"no fit is called {name!r}: they are {', '.join(sorted(_MAKERS))}")
+    return _MAKERS[name](**options)
+
+
+@_by_name
 def min_max() -> Fit:
     """From the smallest to the largest value.
 
@@ -39,7 +98,7 @@ def min_max() -> Fit:
     return fit
 
 
-@functools.lru_cache(typed=True)  # one fit: what is compiled for it is found again
+@_by_name
 def mse(steps: int = 100) -> Fit:
     r"""The shrunk range of least squared error: :math:`\arg\min_r \sum (w - \hat w_r)^2`, r = 1/steps, 2/steps, ..., 1.
 
@@ -79,6 +138,7 @@ def _least_squares(
     return low * ratio, high * ratio
 
 
+@_by_name
 def entropy(steps: int = 100) -> Fit:
     r"""The shrunk range whose levels tell most: least :math:`\mathrm{KL}(p \| q)`, for histograms alone.
 
@@ -129,6 +189,7 @@ def entropy(steps: int = 100) -> Fit:
     return fit
 
 
+@_by_name
 def percentile(fraction: float = 0.999) -> Fit:
     """The smallest range in which at least that fraction of the values lies; of affine formats, below each end.
 
@@ -153,6 +214,7 @@ def percentile(fraction: float = 0.999) -> Fit:
     return fit
 
 
+@_by_name
 def mean_size(factor: float = 1.0) -> Fit:
     """A multiple of the mean of ``abs(w)`` over what is not 0: for binary weights the range of least squared error.
 
@@ -167,6 +229,7 @@ def mean_size(factor: float = 1.0) -> Fit:
     return fit
 
 
+@_by_name
 def deviations(number: float = 3.0) -> Fit:
     """So many standard deviations from the mean, on the farther side: where LSQ+ begins with symmetric weights.
 

@@ -1,20 +1,253 @@
-"""Plans: a new function analyses each shape of its inputs once, and runs what it found."""
+"""The noun of this package: a function that a rewrite made, and the plans by which it runs."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jaxcomp.core import meshes
 from jaxcomp.core.arrays import as_array
+from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.meshes import replicated
+from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.trace import compat
-from jaxcomp.trace.ir import Program, all_nodes
+from jaxcomp.trace.interpreter import Interpreter
+from jaxcomp.trace.ir import Program, all_nodes, trace
+from jaxcomp.trace.packed.leaf import Packed
+from jaxcomp.trace.packed.run import PackedInterpreter
 
 Plan = TypeVar("Plan")
+
+
+class Decision(NamedTuple):
+    """What one rewrite decided: with it and shapes the same function is made again.
+
+    Attributes:
+      name: of the rewrite, ``"shrink"``.
+      data: its arguments or outcome: strings, numbers, arrays, lists, dicts, schemes and grids.
+      said: the same in a few words.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    said: str
+
+
+class Born(NamedTuple):
+    """What a rewrite has traced already: the plan for its example.
+
+    Attributes:
+      example: the inputs.
+      program: the function, traced on them.
+      plan: what :meth:`Rewritten.plan` makes of it.
+    """
+
+    example: tuple[Any, ...]
+    program: Program
+    plan: Any
+
+
+class Rewritten(Generic[Plan]):
+    """A function that a rewrite made: ``fn(params, *inputs)``, pure: jit, differentiate, vmap, shard, export it.
+
+    It traces the original once for each shape of its inputs (the example's is there from the start), checks that the
+    parameters are those that it was returned with, and runs.
+
+    A rewrite subclasses it, and says what is found in a traced program and what runs that:
+
+      >>> import jax.numpy as jnp
+      >>> from jaxcomp.trace.interpreter import Interpreter
+      >>> class Negated(Rewritten[None]):
+      ...     name = "negate"
+      ...     def interpreter(self, program, plan):
+      ...         return Interpreter()
+      ...     def results(self, program, plan, run, outs):
+      ...         return [-out for out in outs]
+      >>> params = {"w": jnp.ones((2, 1))}
+      >>> negated = Negated(lambda p, x: x @ p["w"], params, params)
+      >>> negated(params, jnp.ones((1, 2))).tolist()
+      [[-2.0]]
+
+    Attributes:
+      report: what was done, what was skipped and why; prints as a table.
+      decision: what was decided, to make the function again.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        full: Params,
+        small: Params,
+        *,
+        report: Any = None,
+        decision: Mapping[str, Any] | None = None,
+        said: str = "",
+        born: Born | None = None,
+    ):
+        """Takes the function, its parameters before and after (arrays or shapes), and what was decided.
+
+        Args:
+          apply_fn: the original.
+          full: its parameters.
+          small: those of the new function.
+          report: of what was done.
+          decision: what makes it again.
+          said: the same in a few words.
+          born: what was traced already.
+        """
+        self.__wrapped__ = apply_fn
+        self.report = report
+        self.decision = Decision(self.name, dict(decision or {}), said)
+        self._full = shapes_of(full)
+        self._small = shapes_of(small)
+        self._paths = tuple(named_leaves(full))
+        self._needed = {path: tuple(leaf.shape) for path, leaf in named_leaves(self._small).items()}
+        self._plans: Plans[tuple[Program, Plan]] = Plans(full, self._planned)
+        if born is not None:
+            self._plans.remember(full, born.example, born.program, (born.program, born.plan))
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What all rewrites decided, from the original function on: :func:`jaxcomp.rewrite.restore` takes them."""
+        before = rewritten(self.__wrapped__)
+        return (*(() if before is None else before.decisions), self.decision)
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """The function that the first of these rewrites was given."""
+        before = rewritten(self.__wrapped__)
+        return self.__wrapped__ if before is None else before.original
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        params, inputs = arguments(self.__wrapped__, args, named)
+        return self.run(self.leaves(params), inputs)
+
+    def __repr__(self) -> str:
+        steps = " -> ".join(f"{each.name}({each.said})" for each in self.decisions)
+        return f"<{getattr(self.original, '__name__', type(self.original).__name__)} -> {steps}>"
+
+    def plan(self, program: Program) -> Plan:
+        """What is to be known of a program to run it, found once for each shape of its inputs."""
+        return None  # type: ignore[return-value]
+
+    def interpreter(self, program: Program, plan: Plan) -> Interpreter:
+        """What runs the program."""
+        raise NotImplementedError
+
+    def leaves(self, params: Params) -> list[Any]:
+        """What stands for each leaf of the original's parameters, of the new ones, which are checked."""
+        return checked_leaves(params, self._needed, self.name)
+
+    def check(self, params: Params) -> None:
+        """Refuses other parameters than the function was returned with."""
+        self.leaves(params)
+
+    def operands(self, leaves: list[Any]) -> list[Any]:
+        """The leaves as the interpreter takes them."""
+        return leaves
+
+    def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
+        """The results of a run, of which some are still to be made what a caller takes."""
+        return outs
+
+    def run(self, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
+        """Runs the function on the leaves of its parameters, as of :meth:`leaves`, and on its inputs."""
+        program, plan = self._plans(leaves, inputs)
+        return self.run_with(self.interpreter(program, plan), program, plan, leaves, inputs)
+
+    def run_with(
+        self, run: Interpreter, program: Program, plan: Plan, leaves: list[Any], inputs: tuple[Any, ...]
+    ) -> Any:
+        """Runs a program by an interpreter."""
+        outs = run.body(program.frame, [*self.operands(leaves), *jax.tree.leaves(inputs)])
+        return jax.tree.unflatten(program.out_tree, self.results(program, plan, run, outs))
+
+    def _planned(self, full: Params, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Plan]]:
+        program = trace(self.__wrapped__, full, *inputs)
+        return program, (program, self.plan(program))
+
+
+class RewrittenPacked(Rewritten[Plan]):
+    """A function that computes with packed leaves."""
+
+    def __init__(self, apply_fn: Callable[..., Any], full: Params, packed: Mapping[str, Packed], **known: Any):
+        """Takes the function, its parameters as they were, and the packed leaves, arrays or shapes, by path."""
+        super().__init__(apply_fn, full, replace_leaves(shapes_of(full), dict(packed)), **known)
+        self._structure = jax.tree.structure(self._small)
+
+    def interpreter(self, program: Program, plan: Plan) -> PackedInterpreter:
+        """What runs the function."""
+        return PackedInterpreter()
+
+    def leaves(self, params: Params) -> list[Any]:
+        """The leaves of the parameters, some of them packed."""
+        leaves: list[Any] = []
+        whole = jax.tree.unflatten(self._structure, super().leaves(params))
+        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, whole)  # a packed leaf is one
+        return leaves
+
+    def operands(self, leaves: list[Any]) -> list[Any]:
+        """Packed leaves in full on every device: under Explicit axes, what they stand for was traced so."""
+        return everywhere(leaves)
+
+    def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
+        """The values."""
+        return [run.dense(out, None) for out in outs]
+
+
+def leaf_data(leaf: Packed) -> dict[str, Any]:
+    """What a packed leaf is but for its numbers: plain data, of which :func:`leaf_from` makes one of shapes."""
+    static = leaf.tree_flatten_with_keys()[1]
+    return {"static": static, "parts": {key: [list(x.shape), np.dtype(x.dtype).name] for key, x in leaf.parts.items()}}
+
+
+def leaf_from(data: Mapping[str, Any], kind: type[Packed]) -> Packed:
+    """A packed leaf of shapes, as :func:`leaf_data` tells of it."""
+    parts = [jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype)) for shape, dtype in data["parts"].values()]
+    return kind.tree_unflatten(_tuples(data["static"]), parts)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def everywhere(leaves: list[Any]) -> list[Any]:
+    """Leaves of which the packed ones are held in full by every device of a mesh with Explicit axes."""
+    return [jax.tree.map(replicated, leaf) if isinstance(leaf, Packed) else leaf for leaf in leaves]
+
+
+def run_packed(program: Program, run: PackedInterpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
+    """Runs a program on the leaves of its parameters, some of them packed, and on its other arguments."""
+    outs = run.body(program.frame, [*everywhere(leaves), *jax.tree.leaves(inputs)])
+    return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
+
+
+def shapes_of(params: Params) -> Params:
+    """A tree's shapes, in its own containers."""
+    return jax.eval_shape(lambda tree: tree, params)
+
+
+@functools.cache
+def _jitted() -> type:
+    return type(jax.jit(lambda: None))
+
+
+def rewritten(function: Any) -> Rewritten | None:
+    """The rewritten function that a function is, be it jitted; None if it is none.
+
+    Example:
+      >>> rewritten(abs) is None
+      True
+    """
+    while isinstance(function, _jitted()):
+        function = getattr(function, "__wrapped__")  # noqa: B009
+    return function if isinstance(function, Rewritten) else None
 
 
 class Plans(Generic[Plan]):
@@ -26,7 +259,7 @@ class Plans(Generic[Plan]):
 
     def __init__(self, full: Params, make: Callable[[Params, tuple[Any, ...]], tuple[Program, Plan]]):
         """Takes the original's parameters, arrays or shapes, and ``parameters, inputs -> (the program, the plan)``."""
-        self._full = jax.eval_shape(lambda tree: tree, full)
+        self._full = shapes_of(full)
         self._make, self._known = make, dict[Any, Plan]()
 
     def __call__(self, params: Sequence[Any], inputs: tuple[Any, ...]) -> Plan:
@@ -37,32 +270,51 @@ class Plans(Generic[Plan]):
             for a leaf that every device holds in full.
           inputs: the other arguments.
         """
-        leaves, tree = jax.tree.flatten(inputs)
         layouts = meshes.layouts(params, inputs)
-        key = tree, layouts, tuple((np.shape(x), jax.dtypes.result_type(x), _is_weak(x), _layout(x)) for x in leaves)
+        key = _key(layouts, inputs)
         if key in self._known:
             return self._known[key]
         program, plan = self._make(self._full if layouts is None else _laid_out(self._full, layouts), inputs)
-        if not _holds_tracers(program):
-            self._known[key] = plan
+        self._keep(key, program, plan)
         return plan
 
+    def remember(self, params: Params, inputs: tuple[Any, ...], program: Program, plan: Plan) -> None:
+        """Takes a plan that was made already, of parameters and inputs that are on no mesh with Explicit axes."""
+        if meshes.explicit_mesh((params, inputs)) is None and not meshes.mesh_is_set():
+            self._keep(_key(None, inputs), program, plan)
 
-def checked_leaves(params: Any, wanted: dict[str, tuple[int, ...]], function: str, maker: str) -> list[Any]:
-    """The leaves of a new function's parameters, in the order of ``wanted``, whatever tree of those paths they come in.
+    def _keep(self, key: Any, program: Program, plan: Plan) -> None:
+        if not _holds_tracers(program):
+            self._known[key] = plan
+
+
+def _key(layouts: Any, inputs: tuple[Any, ...]) -> Any:
+    leaves, tree = jax.tree.flatten(inputs)
+    return tree, layouts, tuple(_type(x) for x in leaves)
+
+
+def _type(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.shape, leaf.dtype, bool(leaf.weak_type), None
+    layout = jax.typeof(leaf).sharding if meshes.is_explicit(leaf) else None
+    return np.shape(leaf), jax.dtypes.result_type(leaf), bool(getattr(jax.typeof(leaf), "weak_type", False)), layout
+
+
+def checked_leaves(params: Any, needed: Mapping[str, tuple[int, ...]], maker: str) -> list[Any]:
+    """The leaves of a new function's parameters, in the order of ``needed``, whatever tree of those paths they come in.
 
     Raises:
       ArgumentError: if they are not those that the function was made with; names the first leaf that differs.
     """
     named = named_leaves(params)
     given = {path: np.shape(leaf) for path, leaf in named.items()}
-    if given == wanted:
-        return [as_array((jax.tree_util.DictKey(path),), named[path]) for path in wanted]
-    path = next(path for path in sorted(given | wanted) if given.get(path) != wanted.get(path))
-    needed, came = wanted.get(path), given.get(path)
+    if given == needed:
+        return [as_array((jax.tree_util.DictKey(path),), named[path]) for path in needed]
+    path = next(path for path in sorted({**given, **needed}) if given.get(path) != needed.get(path))
+    wanted, came = needed.get(path), given.get(path)
     raise ArgumentError(
-        f"the {function} function needs the parameters that {maker} returned with it: at {path!r} it needs "
-        f"{'no parameter' if needed is None else f'shape {needed}'} and got {'none' if came is None else came}"
+        f"the function that {maker} returned needs the parameters that {maker} returned with it: at {path!r} it needs "
+        f"{'no parameter' if wanted is None else f'shape {wanted}'} and got {'none' if came is None else came}"
     )
 
 
@@ -70,14 +322,6 @@ def _laid_out(full: Params, layouts: Sequence[Any]) -> Params:
     leaves, tree = jax.tree.flatten(full)
     pairs = zip(leaves, layouts, strict=True)
     return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout) for x, layout in pairs])
-
-
-def _layout(leaf: Any) -> Any:
-    return jax.typeof(leaf).sharding if meshes.is_explicit(leaf) else None
-
-
-def _is_weak(leaf: Any) -> bool:
-    return bool(getattr(jax.typeof(leaf), "weak_type", False))
 
 
 def _holds_tracers(program: Program) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -13,9 +12,9 @@ from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.fake import fake_quantize, fit_grid
-from jaxcomp.rewrite.packed_function import programs, run_packed
 from jaxcomp.rewrite.quant.scheme import Scheme
 from jaxcomp.rewrite.quant.targets import Target, Targets, find_targets
+from jaxcomp.rewrite.rewritten import Born, RewrittenPacked
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Node, trace
 from jaxcomp.trace.packed.codes import Codes
@@ -38,7 +37,7 @@ class Switch(NamedTuple):
     top: Any
 
 
-class Switched:
+class Switched(RewrittenPacked[None]):
     """``(params, switches, *inputs) -> what apply_fn returns``: sites round what they read where they are switched on.
 
     Weights are rounded by handing in rounded ones: :meth:`rounded`.
@@ -47,32 +46,33 @@ class Switched:
       paths: the weights that schemes can apply to.
     """
 
+    name = "sensitivity"
+
     def __init__(self, apply_fn: Callable[..., Any], params: Params, *example: Any):
         """Finds the weights, which must be finite."""
-        self._shapes = jax.eval_shape(lambda: params)
         self._program = trace(apply_fn, params, *example)
         self._base = find_targets(self._program, Scheme(), params)
         self.paths = tuple(self._base.weights)
-        self._plans = programs(apply_fn, params, lambda program: None)
+        super().__init__(apply_fn, params, {}, born=Born(example, self._program, None))
 
     def targets(self, scheme: Any) -> Targets:
         """What a scheme, or rules, would quantise."""
-        return find_targets(self._program, scheme, self._shapes)
+        return find_targets(self._program, scheme, self._full)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
-        paths = tuple(named_leaves(self._shapes))
+        paths = self._paths
         pairs = zip(paths, leaves_of(params, paths), strict=True)
         given = [replicated(leaf) if path in switches else leaf for path, leaf in pairs]
-        program, _ = self._plans(given, inputs)
+        program, plan = self._plans(given, inputs)
         leaves = [
             _leaf(self._base.weights[path], leaf, switches[path]) if path in switches else leaf
             for path, leaf in zip(paths, given, strict=True)
         ]
-        return run_packed(program, _Rounding(), leaves, inputs)
+        return self.run_with(_Rounding(), program, plan, leaves, inputs)
 
     def off(self) -> dict[str, Switch]:
         """Nothing is rounded."""
-        named, switches = named_leaves(self._shapes), {}
+        named, switches = named_leaves(self._full), {}
         for path, target in self._base.weights.items():
             shape = tuple(named[path].shape[i] for i in target.stack)
             numbers = (jnp.ones(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(()), jnp.ones(()))

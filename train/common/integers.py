@@ -18,7 +18,7 @@ class IntegerClassifier(NamedTuple):
       infer: ``(variables, images) -> logits``.
     """
 
-    infer: jc.rewrite.Quantized
+    infer: jc.rewrite.Rewritten
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import PathError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.channels.report import ShrinkReport, report_of
-from jaxcomp.rewrite.rewritten import Plans, checked_leaves
+from jaxcomp.rewrite.channels.report import report_of
+from jaxcomp.rewrite.rewritten import Born, Rewritten, shapes_of
 from jaxcomp.trace.channels.coupling import AxisKey, Coupling, couple
 from jaxcomp.trace.channels.emitter import Emitter, pick
 from jaxcomp.trace.channels.groups import Groups
 from jaxcomp.trace.integer_weights import check_cuts, check_reads_weights
+from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Program, trace
 
 Keep = Mapping[str, Any] | Callable[[Groups, Params], Mapping[str, Any]]
@@ -44,10 +44,9 @@ def shrink(
       lenient: allow groups that need the lenient mask.
 
     Returns:
-      The new function, of the same arguments (other shapes of inputs are traced anew), whose ``report`` prints as a
-      table, and its parameters. Its method
-      :meth:`Shrunk.cut` shrinks an optimiser's state likewise; its attribute ``keep`` is the decision, which makes the
-      same function again in another process.
+      The new function, a :class:`Rewritten` of the same arguments whose ``report`` prints as a table, and its
+      parameters. Its method :meth:`Shrunk.cut` shrinks an optimizer's state likewise; its attribute ``keep`` is the
+      decision. :func:`jaxcomp.rewrite.save` stores both, :func:`jaxcomp.rewrite.load` makes the function again.
 
     Raises:
       ArgumentError: for a mask that does not fit, a group that cannot be cut, a function that reads no parameter; from
@@ -60,28 +59,18 @@ def shrink(
       >>> small_fn, small = shrink(mlp, params, jnp.ones((1, 4)), keep={"up": np.arange(8) < 6})
       >>> small["up"].shape, small["down"].shape, small_fn(small, jnp.ones((3, 4))).shape
       ((4, 6), (6, 2), (3, 2))
-
-      To a file and back, where shapes alone are at hand (elsewhere: ``jaxcomp.export``, which needs no ``apply_fn``):
-
-      >>> import tempfile, jax, jaxcomp.pack
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     size = jaxcomp.pack.save(f"{folder}/m.jcz", {"params": small, "keep": small_fn.keep})
-      ...     saved, _ = jaxcomp.pack.load(f"{folder}/m.jcz")
-      >>> shapes = jax.eval_shape(lambda: params)
-      >>> again, _ = shrink(mlp, shapes, jax.ShapeDtypeStruct((1, 4), "float32"), keep=saved["keep"])
-      >>> again(saved["params"], jnp.ones((3, 4))).shape
-      (3, 2)
     """
     params = as_arrays(params)
     check_reads_weights(apply_fn, "shrink")
-    found = Groups(couple(trace(apply_fn, params, *example), lenient))
+    program = trace(apply_fn, params, *example)
+    found = Groups(couple(program, lenient))
     chosen = keep(found, params) if callable(keep) else keep
     masks = found.masks(chosen)
     if callable(keep) or masks:
         check_cuts(found, params, masks)
-    found.coupling.cut(masks)
-    named = _by_name(found, chosen)
-    return Shrunk(apply_fn, params, named, masks, found.coupling, report_of(found, named)), cut(params, masks)
+    born = Born(example, program, Plan(found.coupling, Emitter(found.coupling.cut(masks))))
+    new = Shrunk(apply_fn, params, _by_name(found, chosen), masks, found, born)
+    return new, cut(params, masks)
 
 
 def _by_name(found: Groups, chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -165,30 +154,34 @@ def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
 
 
 class Plan(NamedTuple):
-    """A program and how to run it at the sizes that are kept."""
+    """What is coupled with what in a program, and what runs it at the sizes that are kept."""
 
     coupling: Coupling
     emitter: Emitter
 
-    def run(self, leaves: list[Any]) -> Any:
-        """The results for the leaves of all arguments; new states as small as the parameters they are of."""
+    def run(self, leaves: list[Any]) -> list[Any]:
+        """The results for the leaves of all arguments."""
+        return self.fitted(self.emitter.body(self.coupling.program.frame, leaves))
+
+    def fitted(self, outs: list[Any]) -> list[Any]:
+        """Results of which new states are as small as the parameters that they are of."""
         program, params = self.coupling.program, self.coupling.program.parameters()
-        outs = self.emitter.body(program.frame, leaves)
         for i, (owner, value) in enumerate(zip(self.coupling.states, program.frame.outs, strict=True)):
             if owner is not None:
                 outs[i] = self.emitter.fit(outs[i], value, self.emitter.keeps(params[owner]))
-        return jax.tree.unflatten(program.out_tree, outs)
+        return outs
 
 
-class Shrunk:
-    """A function that was shrunk: plans for each shape of its inputs once, then runs the plan. Made by :func:`shrink`.
+class Shrunk(Rewritten[Plan]):
+    """A function that was shrunk. Made by :func:`shrink`.
 
     Attributes:
-      keep: ``{group: bool [size]}``, the decision under the groups' own names: saved beside the parameters and given to
-        :func:`shrink` again, it makes this function again.
+      keep: ``{group: bool [size]}``, the decision under the groups' own names.
       masks: ``{(path, axis): bool [size]}``, what is kept of each parameter's axis, for those that were cut.
       report: what became of each group, and why parameters are in none; prints as a table.
     """
+
+    name = "shrink"
 
     def __init__(
         self,
@@ -196,24 +189,38 @@ class Shrunk:
         params: Params,
         keep: Mapping[str, np.ndarray],
         masks: Mapping[AxisKey, np.ndarray],
-        coupling: Coupling,
-        report: ShrinkReport,
+        groups: Groups,
+        born: Born,
     ):
         """Takes what :func:`shrink` decided."""
-        self.report, self.__wrapped__ = report, apply_fn
-        self._apply_fn, self.keep, self.masks = apply_fn, dict(keep), dict(masks)
-        self._lenient, self._readers = coupling.analysis.lenient, coupling.readers
-        self._full = jax.eval_shape(lambda tree: tree, params)
-        self._small = {path: leaf.shape for path, leaf in named_leaves(cut(self._full, masks)).items()}
-        self._plans = Plans(params, self._plan)
+        self.keep, self.masks = dict(keep), dict(masks)
+        self._lenient, self._readers = groups.coupling.analysis.lenient, groups.coupling.readers
+        left, size = (sum(count(kept) for kept in keep.values()) for count in (np.sum, np.size))
+        super().__init__(
+            apply_fn,
+            params,
+            cut(shapes_of(params), masks),
+            report=report_of(groups, keep),
+            decision={"keep": self.keep, "lenient": self._lenient},
+            said=f"{left} of {size} channels of {len(keep)} groups" if keep else "nothing",
+            born=born,
+        )
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        params, inputs = arguments(self.__wrapped__, args, named)
-        leaves = checked_leaves(params, self._small, "shrunk", "shrink")
-        return self._plans(leaves, inputs).run([*leaves, *jax.tree.leaves(inputs)])
+    def plan(self, program: Program) -> Plan:
+        """What is coupled in a program, cut by the masks."""
+        coupling = couple(program, self._lenient, self._readers)
+        return Plan(coupling, Emitter(coupling.cut(self.masks)))
+
+    def interpreter(self, program: Program, plan: Plan) -> Interpreter:
+        """What runs at the sizes that are kept."""
+        return plan.emitter
+
+    def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
+        """New states as small as the parameters that they are of."""
+        return plan.fitted(outs)
 
     def cut(self, tree: Any) -> Any:
-        """Cuts whatever is laid out like the parameters: gradients, an optimiser's moments, a compressor's masks.
+        """Cuts whatever is laid out like the parameters: gradients, an optimizer's moments, a compressor's masks.
 
         Args:
           tree: any tree; a leaf whose path ends in a parameter's path and that has its shape is cut as it was.
@@ -238,8 +245,3 @@ class Shrunk:
             if owner is not None and full[owner].shape == np.shape(leaf):
                 masks |= {(path, axis): kept for (name, axis), kept in self.masks.items() if name == owner}
         return cut(tree, masks)
-
-    def _plan(self, full: Params, inputs: tuple[Any, ...]) -> tuple[Program, Plan]:
-        program = trace(self._apply_fn, full, *inputs)
-        coupling = couple(program, self._lenient, self._readers)
-        return program, Plan(coupling, Emitter(coupling.cut(self.masks)))

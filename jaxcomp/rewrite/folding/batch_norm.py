@@ -6,21 +6,20 @@ from typing import Any, Protocol
 import jax
 
 from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folding.find import Changes, find_folds
 from jaxcomp.rewrite.folding.report import FoldReport, FoldRow
 from jaxcomp.rewrite.folding.run import FoldedRun, folded_values
-from jaxcomp.rewrite.rewritten import Plans, checked_leaves
+from jaxcomp.rewrite.rewritten import Born, Rewritten
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.sites import check_reads
 
 
-def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple["Folded", Params]:
+def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple["FoldedNorms", Params]:
     r"""Folds batch norm, and every other scale and shift made of parameters alone, into the layer before it.
 
     :math:`\gamma (W x - \mu) / \sqrt{v + \epsilon} + \beta = (a W) x + b` with :math:`a = \gamma / \sqrt{v + \epsilon}`
@@ -66,7 +65,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
     named = named_leaves(params)
     values = evaluated(lambda leaves: folded_values(program, folds, leaves), list(named.values()))
     small = without(replace_leaves(params, values), folds.gone)
-    return Folded(apply_fn, params, small, folds, find_folds, "fold_batch_norm", program), small
+    return FoldedNorms(apply_fn, params, small, folds, find_folds, Born(example, program, folds)), small
 
 
 def evaluated(function: Callable[..., Any], leaves: list[Any]) -> Any:
@@ -96,8 +95,8 @@ class Found(Protocol):
         """The decision, comparable between programs of one function."""
 
 
-class Folded:
-    """A function part of which was folded. Made by :func:`fold_batch_norm`, :func:`fold_weights`; plans once a shape.
+class Folded(Rewritten[Found]):
+    """A function part of which was folded.
 
     Attributes:
       report: what became of each kernel.
@@ -110,34 +109,39 @@ class Folded:
         small: Params,
         found: Found,
         find: Callable[[Program], Found],
-        maker: str,
-        program: Program,
+        born: Born,
     ):
-        """Takes what was found in a program, what finds it in another, and the function that this is done by."""
-        self.__wrapped__ = apply_fn
-        self._apply_fn, self._find, self._maker = apply_fn, find, maker
+        """Takes what was found in a program, and what finds it in another."""
+        self._find, self._made = find, found.made
         told = FoldReport(found.rows).told
-        self.report = FoldReport(found.rows, left_out(program, told))
-        self._paths = tuple(named_leaves(params))
-        self._small = {path: leaf.shape for path, leaf in named_leaves(small).items()}
-        self._made = found.made
-        self._plans = Plans(params, self._plan)
+        report = FoldReport(found.rows, left_out(born.program, told))
+        folds = [[row.path, row.bias, *row.taken] for row in found.rows if not row.left]
+        super().__init__(
+            apply_fn, params, small, report=report, decision={"folds": folds}, said=f"{len(folds)} kernels", born=born
+        )
 
-    def __call__(self, *args: Any, **by_name: Any) -> Any:
-        params, inputs = arguments(self.__wrapped__, args, by_name)
-        checked_leaves(params, self._small, "folded", self._maker)
+    def leaves(self, params: Params) -> list[Any]:
+        """The leaves of the parameters, None for those that are gone."""
+        super().leaves(params)
         named = named_leaves(as_arrays(params))
-        leaves = [named.get(path) for path in self._paths]
-        program, found = self._plans(leaves, inputs)
-        run = FoldedRun(program, found.changes, found.live)
-        return jax.tree.unflatten(program.out_tree, run.body(program.frame, [*leaves, *jax.tree.leaves(inputs)]))
+        return [named.get(path) for path in self._paths]
 
-    def _plan(self, full: Params, inputs: tuple[Any, ...]) -> tuple[Program, tuple[Program, Found]]:
-        program = trace(self._apply_fn, full, *inputs)
+    def plan(self, program: Program) -> Found:
+        """What is folded in a program, which has to be what was folded for the example."""
         found = self._find(program)
         if found.made != self._made:
             raise ArgumentError(
                 "for arguments of these shapes other scales and shifts, or weights, can be folded than for the "
-                f"example: call {self._maker} with an example of these shapes"
+                f"example: call {self.name} with an example of these shapes"
             )
-        return program, (program, found)
+        return found
+
+    def interpreter(self, program: Program, plan: Found) -> FoldedRun:
+        """What leaves out what was folded."""
+        return FoldedRun(program, plan.changes, plan.live)
+
+
+class FoldedNorms(Folded):
+    """A function whose scales and shifts were folded. Made by :func:`fold_batch_norm`."""
+
+    name = "fold_batch_norm"

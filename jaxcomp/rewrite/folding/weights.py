@@ -13,6 +13,7 @@ from jaxcomp.rewrite.folding.computed import Bodies, Candidates, Computed, Key, 
 from jaxcomp.rewrite.folding.find import Changes
 from jaxcomp.rewrite.folding.report import FoldRow
 from jaxcomp.rewrite.folding.run import Evaluation
+from jaxcomp.rewrite.rewritten import Born
 from jaxcomp.trace import compat
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Frame, Program, Value, trace
@@ -20,7 +21,7 @@ from jaxcomp.trace.liveness import live_values
 from jaxcomp.trace.sites import check_reads
 
 
-def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[Folded, Params]:
+def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple["FoldedWeights", Params]:
     r"""Makes parameters of the weights that a function computes of its parameters, each time anew, whatever they are.
 
     Of weight standardisation, weight and spectral norm at rest, a low-rank adapter added to a kernel, kernels
@@ -71,7 +72,13 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
         lambda leaves: weight_values(program, found.weights, leaves), list(named_leaves(params).values())
     )
     small = without(replace_leaves(params, values), found.gone)
-    return Folded(apply_fn, params, small, found, find, "fold_weights", program), small
+    return FoldedWeights(apply_fn, params, small, found, find, Born(example, program, found)), small
+
+
+class FoldedWeights(Folded):
+    """A function whose computed weights became parameters. Made by :func:`fold_weights`."""
+
+    name = "fold_weights"
 
 
 class FoundWeights(NamedTuple):

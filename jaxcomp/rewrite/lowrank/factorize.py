@@ -1,6 +1,7 @@
 """Factorise: the same function with large weights held as products of small ones."""
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,10 +14,13 @@ from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select
 from jaxcomp.observe.moments import second_moments
-from jaxcomp.rewrite.lowrank.choose import Criterion, Factors, choose_factors
-from jaxcomp.rewrite.packed_function import PackedFunction
+from jaxcomp.rewrite.lowrank.choose import Criterion, choose_factors
+from jaxcomp.rewrite.lowrank.report import FactorReport, FactorRow
+from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, leaf_data, leaf_from
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
+from jaxcomp.trace.packed.leaf import Packed
 
 MethodName = Literal["svd", "tucker", "spatial", "dense"]
 
@@ -90,18 +94,6 @@ def factorize(
       >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
       Array(True, dtype=bool)
 
-      It comes back from a file and parameters of the same shapes. What the file holds serves as it is, and loaded with
-      ``like=like`` has packed leaves again.
-
-      >>> import tempfile
-      >>> from jaxcomp.pack import load, save
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     size = save(f"{folder}/m.jcz", factors, metadata=new.report.options)
-      ...     saved, options = load(f"{folder}/m.jcz")
-      >>> again, like = factorize(layer, jax.tree.map(jnp.zeros_like, params), jnp.ones((1, 8)), **options)
-      >>> jnp.array_equal(again(saved, jnp.ones((3, 8))), new(factors, jnp.ones((3, 8))))
-      Array(True, dtype=bool)
-
     Reference: Denton et al., Exploiting linear structure within convolutional networks, 2014; Jaderberg et al.,
     Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
     convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
@@ -118,19 +110,45 @@ def factorize(
     moments = None if data is None else second_moments(apply_fn, params, data, select=select)
     found = choose_factors(program, named, criterion, method, moments, cheaper)
     packed = {path: jax.tree.map(lambda x, at=named[path]: beside(x, at), leaf) for path, leaf in found.packed.items()}
-    return Factorized(apply_fn, params, found), replace_leaves(params, packed)
+    new = Factorized(apply_fn, params, packed, found.report, Born(example, program, None))
+    return new, replace_leaves(params, packed)
 
 
-class Factorized(PackedFunction):
-    """A function that computes with factors. Made by :func:`factorize`; plans once for each shape of its inputs.
+class Factorized(RewrittenPacked[None]):
+    """A function that computes with factors. Made by :func:`factorize`.
 
     Attributes:
       report: what became of each weight.
     """
 
-    made = ("factorised", "factorize")
+    name = "factorize"
 
-    def __init__(self, apply_fn: Callable[..., Any], params: Params, found: Factors):
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        params: Params,
+        packed: Mapping[str, Packed],
+        report: FactorReport,
+        born: Born,
+    ):
         """Takes what :func:`factorize` decided."""
-        super().__init__(apply_fn, params, found.packed)
-        self.report = found.report
+        rows = [dataclasses.astuple(row) for row in report.rows]
+        decision = {
+            "leaves": {path: leaf_data(leaf) for path, leaf in packed.items()},
+            "rows": rows,
+            "dense": [report.dense_macs, report.dense_bytes],
+        }
+        said = f"{len(packed)} weights"
+        super().__init__(apply_fn, params, packed, report=report, decision=decision, said=said, born=born)
+
+
+def restored(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
+) -> tuple[Factorized, Params]:
+    """The function that a decision was made for, and the shapes of its parameters."""
+    program = trace(apply_fn, params, *example)
+    packed = {path: leaf_from(leaf, Packed) for path, leaf in data["leaves"].items()}
+    rows = tuple(FactorRow(path, method, tuple(rank), *rest) for path, method, rank, *rest in data["rows"])
+    macs, size = data["dense"]
+    report = FactorReport(rows, macs, size, left_out(program, {row.path for row in rows}))
+    return Factorized(apply_fn, params, packed, report, Born(example, program, None)), replace_leaves(params, packed)

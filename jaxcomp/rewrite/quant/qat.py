@@ -15,18 +15,18 @@ from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.quant.gradients import Estimator, Slope, settled
 from jaxcomp.quant.granularity import block_of
 from jaxcomp.quant.ranges import Fit, grid_between
-from jaxcomp.rewrite.packed_function import programs, run_packed
 from jaxcomp.rewrite.quant import qat_grids
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.encode import encode_to_train
-from jaxcomp.rewrite.quant.qat_run import TrainingRun, scans_apart
+from jaxcomp.rewrite.quant.qat_run import Apart, TrainingRun, scans_apart
 from jaxcomp.rewrite.quant.quantize import Quantized, quantize
-from jaxcomp.rewrite.quant.report import QuantReport
+from jaxcomp.rewrite.quant.report import QuantReport, QuantRow
 from jaxcomp.rewrite.quant.scheme import INT8
 from jaxcomp.rewrite.quant.targets import Targets, find_targets
-from jaxcomp.rewrite.rewritten import checked_leaves
+from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, checked_leaves, shapes_of
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
-from jaxcomp.trace.ir import trace
+from jaxcomp.trace.ir import Node, Program, trace
 
 
 def qat(
@@ -97,9 +97,10 @@ def qat(
     params = as_arrays(params)
     check_reads_weights(apply_fn, "qat")
     given = checked_batches(apply_fn, params, batches, select)
-    targets = find_targets(trace(apply_fn, params, *given[0]), scheme, params)
+    program = trace(apply_fn, params, *given[0])
+    targets = find_targets(program, scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True) if targets.shared else {}
-    shapes = jax.eval_shape(lambda tree: tree, params)
+    shapes = shapes_of(params)
     owners = qat_grids.owners(targets)
     method = Method(
         scheme,
@@ -124,7 +125,7 @@ def qat(
         "ranges": ranges if averaged else {},
     }
     report = quantize(apply_fn, shapes, *given[0], scheme=scheme)[0].report
-    return QuantizedTraining(apply_fn, shapes, method, report), both
+    return QuantizedTraining(apply_fn, both, method, report, Born(given[0], program, _plan(program, method))), both
 
 
 class Method(NamedTuple):
@@ -148,8 +149,8 @@ class Method(NamedTuple):
     shifts: Mapping[str, int]
 
 
-class QuantizedTraining(Rounding):
-    """A function to be trained that rounds as integers would. Made by :func:`qat`; traces once a shape of its inputs.
+class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding):
+    """A function to be trained that rounds as integers would. Made by :func:`qat`.
 
     Pure, like what it was made of: jit, differentiate, vmap, shard it. Jit it: by a constant scale a compiler may
     divide otherwise than by a parameter, and round a half to the other side.
@@ -158,19 +159,41 @@ class QuantizedTraining(Rounding):
       report: what becomes of each weight.
     """
 
+    name = "qat"
     made_by = ("qat", "the integers are what its method quantized(params, *example) gives")
 
-    def __init__(self, apply_fn: Callable[..., Any], params: Params, method: Method, report: QuantReport):
-        """Takes the function, the shapes of its parameters, and how they are rounded."""
-        self.report, self.__wrapped__ = report, apply_fn
-        self._apply_fn, self._full, self._method = apply_fn, params, method
+    def __init__(
+        self,
+        apply_fn: Callable[..., Any],
+        both: Mapping[str, Any],
+        method: Method,
+        report: QuantReport,
+        born: Born | None = None,
+    ):
+        """Takes the function, its parameters as :func:`qat` returns them (or shapes), and how they are rounded."""
+        params = shapes_of(dict(both))
+        self._method = method
         self.left = method.targets.left
-        self._shapes = {path: leaf.shape for path, leaf in named_leaves(params).items()}
+        decision = {
+            "scheme": method.scheme,
+            "weights": method.weights,
+            "inputs": method.inputs,
+            "momentum": method.momentum,
+            "shifts": dict(method.shifts),
+            "held": {name: params[name] for name in ("steps", "ranges")},
+            "rows": list(report.rows),
+        }
+        said = f"{len(method.targets.weights)} weights"
+        super().__init__(apply_fn, params["params"], {}, report=report, decision=decision, said=said, born=born)
+        self._both = params
         self._blocks = {
-            path: block_of(self._shapes[path], target.axes, target.scheme.block)
+            path: block_of(self._needed[path], target.axes, target.scheme.block)
             for path, target in method.targets.weights.items()
         }
-        self._plans = programs(apply_fn, params, lambda program: scans_apart(program, method.scheme, method.owners))
+
+    def plan(self, program: Program) -> tuple[frozenset[Node], Apart]:
+        """The sites, and the scans whose iterations have ranges of their own."""
+        return _plan(program, self._method)
 
     def __call__(
         self,
@@ -221,7 +244,7 @@ class QuantizedTraining(Rounding):
 
         What a weight's sites read there is rounded on the grid that the weight's path has here.
         """
-        return QuantizedTraining(apply_fn, self._full, self._method, self.report)
+        return QuantizedTraining(apply_fn, self._both, self._method, self.report)
 
     def weight_grids(self, params: Params) -> dict[str, Grid]:
         """The grids that learned weights have come to: ``grids`` of :func:`quantize`. Call it under jit."""
@@ -243,15 +266,16 @@ class QuantizedTraining(Rounding):
         self._leaves(params)
         grids, ranges = jax.jit(lambda tree: (self.weight_grids(tree), self.input_grids(tree)))(dict(params))
         return quantize(
-            self._apply_fn, params["params"], *example, scheme=self._method.scheme, ranges=ranges, grids=grids
+            self.__wrapped__, params["params"], *example, scheme=self._method.scheme, ranges=ranges, grids=grids
         )
 
     def _run(
         self, params: Params, inputs: tuple[Any, ...], slope: Slope | None, grids: Any, watch: bool
     ) -> tuple[Any, dict[str, Any]]:
-        own, named = self._method, zip(self._shapes, self._leaves(params), strict=True)
+        own, named = self._method, zip(self._needed, self._leaves(params), strict=True)
         leaves = [replicated(leaf) if path in own.targets.weights else leaf for path, leaf in named]
-        program, (sites, apart) = self._plans(leaves, inputs)
+        program, plan = self._plans(leaves, inputs)
+        sites, apart = plan
         learning, ranges, fixed = self._weights(params), self._inputs(params), dict(grids or {})
 
         def packed(path: str, leaf: Any) -> Any:
@@ -262,8 +286,14 @@ class QuantizedTraining(Rounding):
             return encode_to_train(target, leaf, grids, ranges, weights=learns, inputs=own.inputs, slope=slope)
 
         run = TrainingRun(sites, slope, own.owners if watch else {}, apart)
-        outs = run_packed(program, run, [packed(*each) for each in zip(program.paths, leaves, strict=True)], inputs)
+        outs = self.run_with(
+            run, program, plan, [packed(*each) for each in zip(program.paths, leaves, strict=True)], inputs
+        )
         return outs, run.seen
+
+    def check(self, params: Params) -> None:
+        """Refuses other parameters than the function was returned with."""
+        self._leaves(params)
 
     def _leaves(self, params: Any) -> list[Any]:
         if not isinstance(params, Mapping) or not {"params", "steps", "ranges"} <= params.keys():
@@ -271,7 +301,7 @@ class QuantizedTraining(Rounding):
                 'the function needs the {"params": ..., "steps": ..., "ranges": ...} that qat returned with it, got '
                 f"{sorted(params) if isinstance(params, Mapping) else type(params).__name__}"
             )
-        return checked_leaves(params["params"], self._shapes, "training", "qat")
+        return checked_leaves(params["params"], self._needed, "qat")
 
     def _weights(self, params: Params) -> dict[str, Grid]:
         """The grid of each weight with a learned one, with its gradients."""
@@ -292,6 +322,31 @@ class QuantizedTraining(Rounding):
             formats = {path: own.targets.weights[path].scheme.input_format for path, _ in ranges}
             held = {path: grid_between(each["low"], each["high"], formats[path]) for path, each in ranges}
         return {path: held[owner] for path, owner in own.owners.items() if owner in held}
+
+
+def _plan(program: Program, method: Method) -> tuple[frozenset[Node], Apart]:
+    return scans_apart(program, method.scheme, method.owners)
+
+
+def restored(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
+) -> tuple[QuantizedTraining, dict[str, Any]]:
+    """The function that a decision was made for, and the shapes of its parameters."""
+    program = trace(apply_fn, params, *example)
+    targets = find_targets(program, data["scheme"])
+    method = Method(
+        data["scheme"],
+        targets,
+        qat_grids.owners(targets),
+        data["weights"],
+        data["inputs"],
+        data["momentum"],
+        {path: int(shift) for path, shift in data["shifts"].items()},
+    )
+    rows = tuple(QuantRow(path, tuple(shape), *rest) for path, shape, *rest in data["rows"])
+    report = QuantReport(rows, left_out(program, {row.path for row in rows}))
+    both = {"params": shapes_of(params), **data["held"]}
+    return QuantizedTraining(apply_fn, both, method, report, Born(example, program, _plan(program, method))), both
 
 
 def _check(weights: str, inputs: str, momentum: float) -> None:

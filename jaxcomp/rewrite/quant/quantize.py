@@ -14,12 +14,14 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
-from jaxcomp.rewrite.packed_function import PackedFunction, programs, run_packed
+from jaxcomp.rewrite.quant.calibrate import Ranges
 from jaxcomp.rewrite.quant.encode import encode, encode_to_train
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
-from jaxcomp.rewrite.quant.report import QuantReport, report_of
+from jaxcomp.rewrite.quant.report import QuantReport, QuantRow, report_of
 from jaxcomp.rewrite.quant.scheme import INT8
 from jaxcomp.rewrite.quant.targets import Targets, find_targets, reached
+from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, leaf_data, leaf_from
+from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
 from jaxcomp.trace.liveness import values_inside
@@ -107,34 +109,51 @@ def quantize(
     wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
     packed = jax.eval_shape(encoded, *wanted) if abstract else jax.jit(encoded)(*wanted)
     report = report_of(program, example, packed, targets, named)
-    return Quantized(apply_fn, params, packed, report), replace_leaves(params, packed)
+    new = Quantized(apply_fn, params, packed, report, Born(example, program, sites_in(program)))
+    return new, replace_leaves(params, packed)
 
 
-class Quantized(PackedFunction):
-    """A function that computes with integers. Made by :func:`quantize`; traces once for each shape of its inputs.
+class Quantized(RewrittenPacked[frozenset[Node]]):
+    """A function that computes with integers. Made by :func:`quantize`.
 
     Attributes:
       report: what became of each weight.
     """
 
-    made = ("quantised", "quantize")
+    name = "quantize"
 
-    def __init__(self, apply_fn: Callable[..., Any], params: Params, packed: Mapping[str, Codes], report: QuantReport):
-        """Takes the quantised weights, arrays or shapes, by path."""
-        super().__init__(apply_fn, params, packed)
-        self.report = report
+    def __init__(
+        self, apply_fn: Callable[..., Any], params: Params, packed: Mapping[str, Codes], report: QuantReport, born: Born
+    ):
+        """Takes the quantized weights, arrays or shapes, by path."""
+        decision = {"leaves": {path: leaf_data(leaf) for path, leaf in packed.items()}, "rows": list(report.rows)}
+        formats = ", ".join(sorted({row.format for row in report.rows if row.format}))
+        said = f"{len(packed)} weights of {formats} bits" if packed else "nothing"
+        super().__init__(apply_fn, params, packed, report=report, decision=decision, said=said, born=born)
 
-    def prepared(self, program: Program) -> frozenset[Node]:
+    def plan(self, program: Program) -> frozenset[Node]:
         """The sites."""
         return sites_in(program)
 
-    def interpreter(self, prepared: frozenset[Node]) -> QuantizedRun:
+    def interpreter(self, program: Program, plan: frozenset[Node]) -> QuantizedRun:
         """What runs the function."""
-        return QuantizedRun(prepared)
+        return QuantizedRun(plan)
 
-    def opened(self, leaf: Any) -> Any:
-        """A leaf as the interpreter takes it: a whole number to a byte."""
-        return leaf.opened() if isinstance(leaf, Codes) else leaf
+    def operands(self, leaves: list[Any]) -> list[Any]:
+        """The leaves, a whole number to a byte."""
+        return super().operands([leaf.opened() if isinstance(leaf, Codes) else leaf for leaf in leaves])
+
+
+def restored(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
+) -> tuple[Quantized, Params]:
+    """The function that a decision was made for, and the shapes of its parameters."""
+    program = trace(apply_fn, params, *example)
+    packed: dict[str, Any] = {path: leaf_from(leaf, Codes) for path, leaf in data["leaves"].items()}
+    rows = tuple(QuantRow(path, tuple(shape), *rest) for path, shape, *rest in data["rows"])
+    report = QuantReport(rows, left_out(program, {row.path for row in rows}))
+    new = Quantized(apply_fn, params, packed, report, Born(example, program, sites_in(program)))
+    return new, replace_leaves(params, packed)
 
 
 def fake_quantize(
@@ -175,29 +194,34 @@ def fake_quantize(
     """
     params = as_arrays(params)
     check_reads_weights(apply_fn, "fake_quantize")
-    _, targets = _targets(apply_fn, params, example, scheme, ranges)
-    return FakeQuantized(apply_fn, params, targets, _checked_ranges(dict(ranges or {}), targets), dict(grids or {}))
+    program, targets = _targets(apply_fn, params, example, scheme, ranges)
+    known = Ranges(_checked_ranges(dict(ranges or {}), targets), getattr(ranges, "left", {}))
+    born = Born(example, program, sites_in(program))
+    return FakeQuantized(apply_fn, params, scheme, targets, known, dict(grids or {}), born)
 
 
-class FakeQuantized(Rounding):
-    """A function that rounds as integers would. Made by :func:`fake_quantize`; traces once a shape of its inputs."""
+class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
+    """A function that rounds as integers would. Made by :func:`fake_quantize`."""
 
+    name = "fake_quantize"
     made_by = ("fake_quantize", "the integers are what quantize gives with the same arguments")
 
     def __init__(
         self,
         apply_fn: Callable[..., Any],
         params: Params,
+        scheme: Any,
         targets: Targets,
-        ranges: dict[str, Grid],
+        ranges: Ranges,
         grids: dict[str, Grid],
+        born: Born,
     ):
-        """Takes what is quantised, and on which grids."""
-        self.__wrapped__ = apply_fn
+        """Takes what is quantized, and on which grids."""
         self._targets, self._ranges, self._grids = targets, ranges, grids
         self.left = targets.left
-        self._paths = tuple(named_leaves(params))
-        self._plans = programs(apply_fn, params, sites_in)
+        decision = {"scheme": scheme, "ranges": ranges, "grids": grids}
+        said = f"{len(targets.weights)} weights"
+        super().__init__(apply_fn, params, {}, decision=decision, said=said, born=born)
 
     def __call__(
         self,
@@ -216,7 +240,11 @@ class FakeQuantized(Rounding):
             encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
             for path, leaf in zip(paths, given, strict=True)
         ]
-        return run_packed(program, QuantizedRun(sites), leaves, inputs)
+        return self.run_with(QuantizedRun(sites), program, sites, leaves, inputs)
+
+    def plan(self, program: Program) -> frozenset[Node]:
+        """The sites."""
+        return sites_in(program)
 
 
 def _targets(

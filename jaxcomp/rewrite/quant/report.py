@@ -9,9 +9,9 @@ import jax
 
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.quant.formats import Format
-from jaxcomp.rewrite.packed_function import run_packed
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.quant.targets import Targets
+from jaxcomp.rewrite.rewritten import run_packed
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program
 from jaxcomp.trace.packed.codes import Codes

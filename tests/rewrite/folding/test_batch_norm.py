@@ -377,7 +377,7 @@ def test_shapes_alone_are_enough(network: Any) -> None:
 def test_other_parameters_and_functions_are_refused(network: Any) -> None:
     function, params = network
     new, _ = fold_batch_norm(function, params, IMAGE)
-    with pytest.raises(ArgumentError, match="the folded function needs the parameters that fold_batch_norm returned"):
+    with pytest.raises(ArgumentError, match="the function that fold_batch_norm returned needs the parameters"):
         new(params, IMAGE)
     with pytest.raises(ArgumentError, match="pass them instead"):
         fold_batch_norm(lambda p, x: function(params, x), {"a": jnp.ones(2)}, IMAGE)

@@ -150,7 +150,7 @@ def test_weights_that_change_with_the_shape_are_refused() -> None:
     new, folded = fold_weights(lambda p, x: x @ jnp.tanh(p["w"] / x.shape[1]), params, many)
     with pytest.raises(ArgumentError, match=r"other scales and shifts, or weights, .* call fold_weights"):
         new(folded, many[:, :2])
-    with pytest.raises(ArgumentError, match="needs the parameters that fold_weights returned"):
+    with pytest.raises(ArgumentError, match="the function that fold_weights returned needs the parameters"):
         new({**folded, "w": folded["w"][1:]}, X)
 
 

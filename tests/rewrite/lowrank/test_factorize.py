@@ -283,7 +283,7 @@ def test_rules_parameters_and_functions_that_do_not_fit() -> None:
     with pytest.raises(ArgumentError, match="pass them instead"):
         factorize(lambda p, x: apply_fn(PARAMS, x), {"a": jnp.ones((2, 2))}, X, rank=2)
     new, _ = factorize(apply_fn, PARAMS, X, rank=2)
-    with pytest.raises(ArgumentError, match="the factorised function needs the parameters that factorize returned"):
+    with pytest.raises(ArgumentError, match="the function that factorize returned needs the parameters"):
         new(PARAMS, X)
     new, _ = factorize(apply_fn, PARAMS, X, rank=2, method="tucker")
     assert set(lefts(new).values()) == {"Tucker-2 needs a convolution with a window"}

@@ -466,7 +466,7 @@ def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
         ArgumentError, match=r"the grid of 'b' must be of shape \(7, 3\), or 1 along some axes, got \(2,\)"
     ):
         quantize(layers, PARAMS, X, ranges=known, grids={"b": jc.Grid(jnp.ones(2), jnp.zeros(2, jnp.int32))})
-    with pytest.raises(ArgumentError, match="the quantised function needs the parameters that quantize returned"):
+    with pytest.raises(ArgumentError, match="the function that quantize returned needs the parameters"):
         trio[1](PARAMS, X)
 
 
