@@ -50,6 +50,16 @@ class Grid(NamedTuple):
     block: Block | None = None  # a field to what stores named tuples (flax.serialization), structure to JAX
 
 
+class Skipped(NamedTuple):
+    """What stands in place of a result that there cannot be.
+
+    Attributes:
+      reason: why, in words, as reports have it.
+    """
+
+    reason: str
+
+
 class Learned(NamedTuple):
     """A value in a compressor's state that the user's optimiser trains: see :func:`jaxcomp.learned`.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.core.types import Skipped
 from jaxcomp.observe.matrices import feature_groups
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Node, Program, Value
@@ -67,8 +68,8 @@ def find_links(program: Program, uses: Mapping[str, Uses]) -> tuple[list[Link], 
     for node in program.frame.nodes:
         for path, use, value, axis in search.makers(node):
             found = search.follow(path, use, value, axis)
-            if isinstance(found, str):
-                left[path] = found
+            if isinstance(found, Skipped):
+                left[path] = found.reason
             else:
                 links.append(found)
     linked = {link.maker for link in links} | {reader.path for link in links for reader in link.readers}
@@ -112,8 +113,8 @@ class _Search:
                 found.append((each[0], None, node.outs[0], each[1]))
         return found
 
-    def follow(self, path: str, use: Use | None, value: Value, axis: int) -> Link | str:
-        """What becomes of channels; in words why they cannot be scaled."""
+    def follow(self, path: str, use: Use | None, value: Value, axis: int) -> Link | Skipped:
+        """What becomes of channels, if they can be scaled."""
         size = value.shape[axis]
         scaled = {value: _Scaled(axis, np.arange(size))}
         biases, readers = list[str](), list[Reader]()
@@ -133,13 +134,13 @@ class _Search:
                 scaled[node.outs[0]] = next(iter(here.values()))
             else:
                 out = self._tried(node, here, size)
-                if isinstance(out, _Scaled):
-                    scaled[node.outs[0]] = out
-                elif out:
+                if isinstance(out, Skipped):
                     return out
+                if out is not None:
+                    scaled[node.outs[0]] = out
         if any(v in scaled for v in self._program.frame.outs):
-            return "it is the function's result"
-        return Link(path, use, size, tuple(biases), tuple(readers)) if readers else "no site reads it"
+            return Skipped("it is the function's result")
+        return Link(path, use, size, tuple(biases), tuple(readers)) if readers else Skipped("no site reads it")
 
     def _reader(self, node: Node, here: Mapping[int, _Scaled]) -> Reader | None:
         """The site that sums over the channels."""
@@ -164,9 +165,9 @@ class _Search:
         plain = np.array_equal(scaled.channels, np.arange(len(scaled.channels)))
         return each[0] if each is not None and each[1] == scaled.axis and plain else None
 
-    def _tried(self, node: Node, here: Mapping[int, _Scaled], size: int) -> _Scaled | str:
-        """How a node's result is scaled if its operands are; ``""`` if it stays as it is, else in words why neither."""
-        why = f"{node.op} is not homogeneous in it"
+    def _tried(self, node: Node, here: Mapping[int, _Scaled], size: int) -> _Scaled | Skipped | None:
+        """How a node's result is scaled if its operands are; None if it stays as it is."""
+        why = Skipped(f"{node.op} is not homogeneous in it")
         channels, out = next(iter(here.values())).channels, node.outs[0]
         left: list[_Scaled | None] = [None]
         left += [_Scaled(i, names) for i, n in enumerate(out.shape) for names in _candidates(channels, n)]
@@ -187,7 +188,7 @@ class _Search:
             left = [each for each in left if np.allclose(after, wanted[each], rtol=1e-5, atol=0)]
         if not draws or not left:
             return why
-        return "" if left[0] is None else left[0]
+        return left[0]
 
     def _operand(self, value: Value) -> Any:
         """A constant as it is, random numbers for what depends on parameters and inputs; None for what has no unit."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxcomp.core.types import Skipped
 from jaxcomp.trace.affine import Chain, chains
 from jaxcomp.trace.ir import Node, Program
 from jaxcomp.trace.origins import Origins
@@ -54,7 +55,7 @@ def find_biases(program: Program, uses: Mapping[str, Uses]) -> Biases:
     missing: dict[str, str] = {}
     for path, own in uses.items():
         each = [_bias(look, path, found.get(use.node)) for use in own.sites]
-        lost = [why for why in each if isinstance(why, str)]
+        lost = [bias.reason for bias in each if isinstance(bias, Skipped)]
         if lost:
             missing[path] = lost[0]
         elif each:
@@ -62,21 +63,21 @@ def find_biases(program: Program, uses: Mapping[str, Uses]) -> Biases:
     return Biases(of, missing)
 
 
-def _bias(look: Readers, weight: str, chain: Chain | None) -> Bias | str:
-    """The bias of a site, or why it has none."""
+def _bias(look: Readers, weight: str, chain: Chain | None) -> Bias | Skipped:
+    """The bias of a site."""
     if chain is None or chain.lengths:
-        return "it is in a loop, a branch or a shard_map"
+        return Skipped("it is in a loop, a branch or a shard_map")
     step = next((step for step in chain.after if step.shifts), None)
     if step is None or step.by is None:
-        return "it has no bias"
+        return Skipped("it has no bias")
     parameter = look.parameter(step.by)
     if parameter is None:
-        return "its bias is computed"
+        return Skipped("its bias is computed")
     path, value, alone = parameter
     if not alone:
-        return "its bias has other readers"
+        return Skipped("its bias has other readers")
     features = [step.node.outs[0].shape[axis] for axis in sorted(step.axes)]
     if [n for n in value.shape if n > 1] != [n for n in features if n > 1]:
-        return "its bias is no number for each feature"
+        return Skipped("its bias is no number for each feature")
     sign = -1 if step.node.op == "sub" and step.place == 0 else 1
     return Bias(path, weight, step.node, tuple(sorted(step.axes)), sign, chain.after[0] is not step)

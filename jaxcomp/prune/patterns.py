@@ -13,6 +13,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.reproducible import filled_up, rounded, sum_runs
+from jaxcomp.core.types import Skipped
 
 Shape = tuple[int, ...]
 
@@ -36,7 +37,7 @@ class Pattern(NamedTuple):
 
     Attributes:
       name: for errors.
-      units: ``shape -> Units``, or a string: why a tensor of that shape has none.
+      units: ``shape -> Units``, or :class:`jaxcomp.core.types.Skipped` if a tensor of that shape has none.
       pool: ``scores [...] -> scores`` of units, in an array of any shape; None where every weight is a unit.
       pick: ``mask [...] -> mask`` of units, of a mask that is constant within units.
       spread: ``(mask of units, shape) -> mask [...]``.
@@ -48,7 +49,7 @@ class Pattern(NamedTuple):
     """
 
     name: str
-    units: Callable[[Shape], Units | str]
+    units: Callable[[Shape], Units | Skipped]
     pool: Callable[[Array], Array] | None = None
     pick: Callable[[Array], Array] = lambda mask: mask
     spread: Callable[[Array, Shape], Array] = lambda mask, shape: mask
@@ -74,10 +75,10 @@ def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
       ArgumentError: if the pattern does not fit it, naming the path.
     """
     units = pattern.of(path).units(shape)
-    if isinstance(units, str):
+    if isinstance(units, Skipped):
         raise ArgumentError(
-            f"the pattern {pattern.name} does not fit {path!r} of shape {shape}: {units}. Give it the tensors that it "
-            "fits, jc.partition([('.*/kernel', ...)]), or keep this one dense: dense=[...]"
+            f"the pattern {pattern.name} does not fit {path!r} of shape {shape}: {units.reason}. Give it the tensors "
+            "that it fits, jc.partition([('.*/kernel', ...)]), or keep this one dense: dense=[...]"
         )
     return units
 
@@ -128,10 +129,10 @@ def nm(n: int, m: int, axes: Axes = None) -> Pattern:
         return _by_path(nm(n, m), {path: nm(n, m, own) for path, own in axes.items()})
     name = f"{n}:{m}"
 
-    def units(shape: Shape) -> Units | str:
+    def units(shape: Shape) -> Units | Skipped:
         summed = reduced(len(shape), axes)
         if not summed:
-            return "it has no reduction axis"
+            return Skipped("it has no reduction axis")
         length = math.prod(shape[axis] for axis in summed)
         outputs, rest = math.prod(shape) // max(length, 1), length % m
         remark = f"the last group of {m} holds {rest} weights and {m - rest} zeros that fill it up" if rest else ""
@@ -171,9 +172,9 @@ def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
     if not block or min(block) < 1:
         raise ArgumentError(f"blocks(shape) needs sizes of at least 1, got {shape!r}")
 
-    def of(shape: Shape) -> Shape | str:
+    def of(shape: Shape) -> Shape | Skipped:
         if len(shape) < len(block):
-            return f"it has {len(shape)} axes, and blocks of {block} need {len(block)}"
+            return Skipped(f"it has {len(shape)} axes, and blocks of {block} need {len(block)}")
         whole = (1,) * (len(shape) - len(block)) + block
         return tuple(max(1, min(size, most)) for size, most in zip(whole, shape, strict=True))
 
@@ -192,8 +193,10 @@ def kernels() -> Pattern:
     Reference: Mao et al., Exploring the granularity of sparsity in convolutional neural networks, 2017.
     """
 
-    def of(shape: Shape) -> Shape | str:
-        return (*(max(1, size) for size in shape[:-2]), 1, 1) if len(shape) > 2 else "it has no spatial axes"
+    def of(shape: Shape) -> Shape | Skipped:
+        if len(shape) < 3:
+            return Skipped("it has no spatial axes")
+        return (*(max(1, size) for size in shape[:-2]), 1, 1)
 
     return _of_blocks("kernels", of)
 
@@ -217,25 +220,25 @@ def filters(axis: int = -1) -> Pattern:
     Reference: Li et al., Pruning filters for efficient ConvNets, 2017.
     """
 
-    def of(shape: Shape) -> Shape | str:
+    def of(shape: Shape) -> Shape | Skipped:
         if not -len(shape) <= axis < len(shape):
-            return f"it has no axis {axis}"
+            return Skipped(f"it has no axis {axis}")
         return tuple(1 if i == axis % len(shape) else max(1, size) for i, size in enumerate(shape))
 
     return _of_blocks(f"filters(axis={axis})", of)
 
 
-def _of_blocks(name: str, block_of: Callable[[Shape], Shape | str]) -> Pattern:
+def _of_blocks(name: str, block_of: Callable[[Shape], Shape | Skipped]) -> Pattern:
     """A pattern of blocks whose size follows from the tensor's shape."""
 
     def block(shape: Shape) -> Shape:
         found = block_of(shape)
-        assert not isinstance(found, str)  # units() was asked first
+        assert not isinstance(found, Skipped)  # units() was asked first
         return found
 
-    def units(shape: Shape) -> Units | str:
+    def units(shape: Shape) -> Units | Skipped:
         found = block_of(shape)
-        return found if isinstance(found, str) else Units(math.prod(_counts(shape, found)))
+        return found if isinstance(found, Skipped) else Units(math.prod(_counts(shape, found)))
 
     def pick(mask: Array) -> Array:
         return replicated(mask)[tuple(slice(None, None, size) for size in block(mask.shape))]
@@ -269,7 +272,7 @@ def _means(scores: Array, block: Shape) -> Array:
 
 def _by_path(pattern: Pattern, known: Mapping[str, Pattern]) -> Pattern:
     """A pattern of the tensors whose axes are known."""
-    unknown = pattern._replace(units=lambda shape: "axes= has none for it")
+    unknown = pattern._replace(units=lambda shape: Skipped("axes= has none for it"))
     return pattern._replace(at=lambda path: known.get(path, unknown))
 
 

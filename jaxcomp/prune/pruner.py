@@ -17,7 +17,7 @@ from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.rules import assign
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
-from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
+from jaxcomp.core.types import Compressor, Note, Params, Schedule, Skipped, State, Step
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import DISTRIBUTIONS, Distribution, Layer, Shares, by_layer
 from jaxcomp.prune.patterns import Pattern, fitted, unstructured
@@ -222,7 +222,7 @@ class _Pruner(NamedTuple):
             shape = tuple(leaf.shape)
             if path in kept_whole:
                 units = self.pattern.of(path).units(shape)
-                size = leaf.size if isinstance(units, str) else units.number
+                size = leaf.size if isinstance(units, Skipped) else units.number
                 found.append(Layer(path, shape, size, size, is_dense=True))
                 continue
             number, least, remark = fitted(self.pattern, path, shape)

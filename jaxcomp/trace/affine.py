@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.core.types import Skipped
 from jaxcomp.trace import compat
 from jaxcomp.trace.channels.rules.reshape import blocks
 from jaxcomp.trace.contraction import Contraction
@@ -149,8 +150,8 @@ class _Frame:
                 value, axes = node.outs[0], moved
                 continue
             step = self._step(node, value, axes)
-            if isinstance(step, str):
-                return tuple(steps), step
+            if isinstance(step, Skipped):
+                return tuple(steps), step.reason
             steps.append(step)
             value = node.outs[0]
 
@@ -166,8 +167,10 @@ class _Frame:
                 value = node.ins[0]
                 continue
             live = [operand for operand in node.ins if self._origins[operand].live]
-            step = self._step(node, live[0], Contraction(site).operands[1 - side].met) if len(live) == 1 else ""
-            if isinstance(step, str) or (step.shifts and not _takes_shifts(site)):
+            if len(live) != 1:
+                break
+            step = self._step(node, live[0], Contraction(site).operands[1 - side].met)
+            if isinstance(step, Skipped) or (step.shifts and not _takes_shifts(site)):
                 break
             steps.append(step)
             value = live[0]
@@ -177,23 +180,23 @@ class _Frame:
         """Whether a step scales or shifts by parameters, rather than by constants."""
         return step.by is not None and self._origins[step.by].is_weight
 
-    def _step(self, node: Node, value: Value, axes: tuple[int, ...]) -> Step | str:
-        """A node as a step of a chain; in words why it is none."""
+    def _step(self, node: Node, value: Value, axes: tuple[int, ...]) -> Step | Skipped:
+        """A node as a step of a chain."""
         if node.op not in AFFINE:
-            return f"{node.op} reads its result"
+            return Skipped(f"{node.op} reads its result")
         place = node.ins.index(value)
         if node.op == "neg":
             return Step(node, place, None, axes)
         by = node.ins[1 - place]
         if self._origins[by].live or by is value:
-            return f"what {node.op} takes with it is computed from the inputs"
+            return Skipped(f"what {node.op} takes with it is computed from the inputs")
         if node.op == "div" and place == 1:
-            return "it is divided by"
+            return Skipped("it is divided by")
         if node.outs[0].shape != value.shape:
-            return f"{node.op} broadcasts it"
+            return Skipped(f"{node.op} broadcasts it")
         varies = self._variation[by]
         if by.shape and any(varies[i] for i in range(len(by.shape)) if i not in axes):
-            return f"what {node.op} takes with it varies along other axes than its features"
+            return Skipped(f"what {node.op} takes with it varies along other axes than its features")
         return Step(node, place, by, axes)
 
 

@@ -9,6 +9,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.knapsack import Choices, best_choices
 from jaxcomp.core.rules import by_rule
+from jaxcomp.core.types import Skipped
 from jaxcomp.observe.moments import Moments
 from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Method, Rank, method
 from jaxcomp.rewrite.lowrank.report import FactorReport, FactorRow
@@ -110,7 +111,7 @@ def choose_factors(
     packed = {
         weight.path: pick[0].pack(tuple(pick[0].ranks[pick[1]].tolist()))
         for weight, pick in zip(weights, picks, strict=True)
-        if not isinstance(pick, str)
+        if not isinstance(pick, Skipped)
     }
     rows = tuple(_row(weight, pick, moments) for weight, pick in zip(weights, picks, strict=True))
     others = left_out(program, {row.path for row in rows})
@@ -171,18 +172,19 @@ def _with_methods(
     check_finite({weight.path: leaf}, why="of which there are no factors")
     moment = None if moments is None else moments.of.get(weight.path)
     found = [method(each, weight.path, leaf, weight.calls, moment) for each in names]
-    usable = tuple(each for each in found if not isinstance(each, str))
-    return weight._replace(methods=usable, left="" if usable else str(found[0]))
+    usable = tuple(each for each in found if isinstance(each, Method))
+    lost = [each.reason for each in found if isinstance(each, Skipped)]
+    return weight._replace(methods=usable, left="" if usable else lost[0])
 
 
-Pick = tuple[Method, int] | str
-"""A method and a place among its ranks, or why there is none."""
+Pick = tuple[Method, int] | Skipped
+"""A method and a place among its ranks."""
 
 
 def _by_value(weight: _Weight, kind: str, value: Any, cheaper: bool) -> Pick:
     """The rank that is asked for, or the cheapest that keeps the energy that is asked for."""
     if weight.left:
-        return weight.left
+        return Skipped(weight.left)
     if kind == "rank":
         (own,) = weight.methods
         pick = own, own.place(_rank(weight.path, value, own.full))
@@ -190,7 +192,7 @@ def _by_value(weight: _Weight, kind: str, value: Any, cheaper: bool) -> Pick:
         pick = min((_cheapest(each, value) for each in weight.methods), key=lambda pick: pick[0].macs[pick[1]])
     if cheaper and pick[0].macs[pick[1]] >= weight.dense_macs:
         rank = "x".join(map(str, pick[0].ranks[pick[1]].tolist()))
-        return f"{pick[0].name} of rank {rank} would cost {int(pick[0].macs[pick[1]]):,} MACs"
+        return Skipped(f"{pick[0].name} of rank {rank} would cost {int(pick[0].macs[pick[1]]):,} MACs")
     return pick
 
 
@@ -233,7 +235,7 @@ def _by_budget(weights: Sequence[_Weight], criterion: Criterion, total: int) -> 
             f"rank 1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorised"
         )
     picks = iter(_pick(weight, place) for weight, place in zip(free, best, strict=True))
-    return [weight.left or next(picks) for weight in weights]
+    return [Skipped(weight.left) if weight.left else next(picks) for weight in weights]
 
 
 def _pick(weight: _Weight, place: int) -> Pick:
@@ -241,13 +243,13 @@ def _pick(weight: _Weight, place: int) -> Pick:
         if place < len(each.energy):
             return each, place
         place -= len(each.energy)
-    return "the budget has room for it"
+    return Skipped("the budget has room for it")
 
 
 def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> FactorRow:
-    if isinstance(pick, str):
+    if isinstance(pick, Skipped):
         dense = weight.dense_macs, weight.dense_bytes
-        return FactorRow(weight.path, "", (), 1.0, *dense, *dense, left=pick)
+        return FactorRow(weight.path, "", (), 1.0, *dense, *dense, left=pick.reason)
     own, i = pick
     rank = tuple(own.ranks[i].tolist())
     cost = int(own.macs[i]), int(own.bytes[i])

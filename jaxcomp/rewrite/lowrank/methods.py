@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.types import Skipped
 from jaxcomp.lowrank.decompose import Svd, Tucker
 from jaxcomp.observe.matrices import arranged, flat
 from jaxcomp.trace.packed.leaf import Indices, Packed
@@ -49,8 +50,8 @@ class Method(NamedTuple):
         return int(np.ravel_multi_index([r - 1 for r in rank], self.full))
 
 
-def method(name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.ndarray | None) -> Method | str:
-    """A method for a parameter; in words why not, if its sites do not allow it.
+def method(name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.ndarray | None) -> Method | Skipped:
+    """A method for a parameter, if its sites allow it.
 
     Args:
       name: one of ``METHODS``.
@@ -62,9 +63,9 @@ def method(name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.nd
     use = calls[0].use
     wide = [axis for axis in use.window if axis]
     if name == "tucker" and not wide:
-        return "Tucker-2 needs a convolution with a window"
+        return Skipped("Tucker-2 needs a convolution with a window")
     if name == "spatial" and len(wide) < 2:
-        return "spatial SVD needs a window of two axes or more"
+        return Skipped("spatial SVD needs a window of two axes or more")
     if name == "tucker":
         return _tucker(path, leaf, calls)
     first = [] if name == "svd" else wide[:1]
