@@ -1,9 +1,9 @@
 """Evidence: what data say of the inputs of a layer, of examples to fit to and of examples to judge on."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -31,6 +31,15 @@ class Moment(NamedTuple):
     now: Any
     cross: Any = None
     was: Any = None
+
+    @classmethod
+    def of(cls, sums: Any) -> "Moment":
+        """That of :func:`sums_of`, on the host."""
+        count, units, means, moments = sums
+        one, other = (float(x) for x in units)
+        factors = one * one, one * other, other * other
+        found = [np.asarray(x, np.float64) * by for x, by in zip(moments, factors, strict=True)]
+        return cls(int(count), np.asarray(means, np.float64) * np.reshape([one, other], (2, 1, 1)), *found)
 
     def about(self, means: Any) -> "Moment":
         """The same about other points, 0 if they are None."""
@@ -60,33 +69,26 @@ def _plus(one: Any, other: Any) -> Any:
     return None if one is None or other is None else one + other
 
 
-def moment(rows: Array, old: Array, take: np.ndarray) -> Moment:
-    """The moments of some of a layer's rows.
+def sums_of(rows: Array, old: Array, take: np.ndarray) -> Any:
+    """What :meth:`Moment.of` takes of some of a layer's rows.
+
+    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels.
 
     Args:
       rows: ``[groups, places, n]``, as they are now.
       old: as they were.
       take: which of the places.
     """
-    groups, _, size = rows.shape
-    if not len(take):
-        return Moment(0, np.zeros((2, groups, size)), *[np.zeros((groups, size, size))] * 3)
-    units, means, sums = automatic(_sums, rows, old, jnp.asarray(take))
-    one, other = (float(x) for x in units)
-    factors = one * one, one * other, other * other
-    moments = [np.asarray(x, np.float64) * by for x, by in zip(sums, factors, strict=True)]
-    return Moment(len(take), np.asarray(means, np.float64) * np.reshape([one, other], (2, 1, 1)), *moments)
+    return automatic(functools.partial(_sums, take), rows, old)
 
 
-@jax.jit
-def _sums(rows: Array, old: Array, take: Array) -> tuple[Array, Array, list[Array]]:
-    """A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels."""
+def _sums(take: np.ndarray, rows: Array, old: Array) -> tuple[int, Array, Array, list[Array]]:
     some = [jnp.take(x, take, axis=1) for x in (rows, old)]
     units = [unit(jnp.max(jnp.abs(x), initial=0)) for x in some]
     some = [x / size for x, size in zip(some, units, strict=True)]
-    means = [x.mean(1) for x in some]
+    means = [x.sum(1) / max(len(take), 1) for x in some]
     now, was = (x - mean[:, None] for x, mean in zip(some, means, strict=True))
-    return jnp.stack(units), jnp.stack(means), [gram(now), gram(now, was), gram(was)]
+    return len(take), jnp.stack(units), jnp.stack(means), [gram(now), gram(now, was), gram(was)]
 
 
 def gram(rows: Any, others: Any = None) -> Any:

@@ -1,9 +1,10 @@
 """A walk through a program on data, in which the parameters of a site, and its bias, are replaced as it is reached.
 
-What later sites read is then computed with the new parameters, at the cost of a single forward pass: node after node,
-on all batches before the next.
+What later sites read is then computed with the new parameters, at the cost of a single forward pass: stretch after
+stretch of nodes, each compiled whole, on all batches before the next.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,19 +14,22 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.paths import leaves_of
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.units import host_unit, unit
-from jaxcomp.observe.evidence import NOTHING, Seen, joined, moment
+from jaxcomp.observe.evidence import NOTHING, Moment, Seen, joined, sums_of
 from jaxcomp.observe.held_out import ENOUGH, Examples, examples_of
 from jaxcomp.observe.matrices import input_rows
 from jaxcomp.observe.moments import seen_at
 from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
+from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
 from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
+STRETCH = "stretch"
+"""What nodes between those at which a walk stops are merged into."""
 
 
 Solve = Callable[[str, Use, Seen], Any]
@@ -48,6 +52,24 @@ class _OfParams(NamedTuple):
 
     made: _Applied
     place: int
+
+
+def _stretch(frame: Frame, own: list[Node]) -> Node:
+    """Some nodes of a frame, one after another, as one."""
+    made = dict.fromkeys(value for node in own for value in node.outs)
+    ins = [value for node in own for value in node.ins if value.const is None and value not in made]
+    inside = set(own)
+    read = {value for node in frame.nodes if node not in inside for value in node.ins} | {*frame.outs}
+    body = Frame(list(dict.fromkeys(ins)), own, [value for value in made if value in read])
+    return Node(STRETCH, body.ins, body.outs, own[0].equations, own[0].scope, [body])
+
+
+def _value(x: _OfParams, known: dict[_Applied, list[Any]]) -> Any:
+    """A value that depends on parameters alone, given those that are known; it becomes known."""
+    if x.made not in known:
+        operands = [_value(y, known) if isinstance(y, _OfParams) else y for y in x.made.operands]
+        known[x.made] = compat.bind(x.made.node.equation, operands)  # type: ignore[union-attr]
+    return known[x.made][x.place]
 
 
 class Walk(Interpreter):
@@ -115,9 +137,46 @@ class Walk(Interpreter):
         named = zip(self._program.paths, self._leaves, strict=True)
         return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
 
+    def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
+        """Runs a body, its nodes between those at which the walk stops as one."""
+        given = zip(frame.ins, operands, strict=True)
+        return super().body(self._merged(frame, {value for value, x in given if isinstance(x, _Streams)}), operands)
+
+    def _merged(self, frame: Frame, data: set[Value]) -> Frame:
+        """A frame whose nodes that depend on data, and at which there is nothing to do, are merged into stretches.
+
+        Args:
+          frame: a body.
+          data: those of its values that depend on data; more are added.
+        """
+        first: list[Node] = []  # what depends on parameters alone is computed where it is read
+        groups: list[list[Node]] = []
+        for node in frame.nodes:
+            if data.isdisjoint(node.ins):
+                first.append(node)
+                continue
+            data.update(node.outs)
+            if self._stops(node):
+                groups += [[node], []]
+            elif groups:
+                groups[-1].append(node)
+            else:
+                groups.append([node])
+        nodes = [own[0] if self._stops(own[0]) else _stretch(frame, own) for own in groups if own]
+        return Frame(frame.ins, first + nodes, frame.outs)
+
+    def _stops(self, node: Node) -> bool:
+        """Whether there is something to do at a node, or inside of it."""
+        return any(
+            inner in self._sites or inner in self._inputs or inner in self._biases
+            for inner in all_nodes(Frame([], [node], []))
+        )
+
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Applies one primitive to every batch."""
-        if node.frames and node.op not in LOOPS:
+        """Applies one primitive, or a stretch of them, to every batch."""
+        if node.op == STRETCH:
+            return self._applied(node.frames[0], operands)
+        if node.frames and node.op not in LOOPS and self._stops(node):
             return self.body(node.frames[0], operands)
         operands = self._altered(node, operands)
         here = [self._sites[inner] for inner in all_nodes(Frame([], [node], [])) if inner in self._sites]
@@ -125,20 +184,49 @@ class Walk(Interpreter):
             made = _Applied(node, operands)
             return [_OfParams(made, i) for i in range(len(node.outs))]
         ready, leak = self._observe(node, here, operands), None
-        outs = self._applied(node, operands)
+        alone = Frame(node.ins, [node], node.outs)
+        outs = self._applied(alone, operands)
         if node in self._biases:
             bias = self._biases[node]
             leak = self._set(bias, outs[0])
-            outs = self._applied(node, operands)
+            outs = self._applied(alone, operands)
             ready = [bias.weight]
         if node.op not in LOOPS:
             self.errors |= {path: self._error(outs[0], leak) for path in ready}
         return outs
 
-    def _applied(self, node: Node, operands: list[Any]) -> list[Any]:
-        count = 2 * self._batches
-        results = [compat.bind(node.equation, [self._at(x, i) for x in operands]) for i in range(count)]
+    def _applied(self, frame: Frame, operands: list[Any]) -> list[Any]:
+        """What a stretch of nodes gives for every batch, of parameters as they are now and as they were."""
+        places = [i for i, x in enumerate(operands) if isinstance(x, _Streams)]
+        leaves = self._leaves_in(operands)
+
+        def run(data: list[Any], values: list[Any]) -> list[Any]:
+            known = {leaf: [value] for leaf, value in zip(leaves, values, strict=True)}
+            given = [_value(x, known) if isinstance(x, _OfParams) else x for x in operands]
+            for i, x in zip(places, data, strict=True):
+                given[i] = x
+            return Interpreter().body(frame, given)
+
+        program = compiled(run)
+        results = []
+        for stream in range(2 * self._batches):
+            known = self._known[stream >= self._batches]
+            results.append(program([operands[i][stream] for i in places], [known[leaf][0] for leaf in leaves]))
         return [_Streams(column) for column in zip(*results, strict=True)]
+
+    def _leaves_in(self, operands: Sequence[Any]) -> list[_Applied]:
+        """The leaves of parameters that operands are computed of."""
+        found: dict[_Applied, None] = {}
+        pending = [x.made for x in operands if isinstance(x, _OfParams)]
+        seen = set(pending)
+        while pending:
+            made = pending.pop()
+            if made.node is None:
+                found[made] = None
+            more = {x.made for x in made.operands if isinstance(x, _OfParams)} - seen
+            seen |= more
+            pending += more
+        return sorted(found, key=self._leaves.index)
 
     def _altered(self, node: Node, operands: list[Any]) -> list[Any]:
         """A node's operands, what a site reads now being altered."""
@@ -177,14 +265,7 @@ class Walk(Interpreter):
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
             return x[stream]
-        return self._value(x, stream >= self._batches) if isinstance(x, _OfParams) else x
-
-    def _value(self, x: _OfParams, old: bool) -> Any:
-        known = self._known[old]
-        if x.made not in known:
-            operands = [self._value(y, old) if isinstance(y, _OfParams) else y for y in x.made.operands]
-            known[x.made] = compat.bind(x.made.node.equation, operands)  # type: ignore[union-attr]
-        return known[x.made][x.place]
+        return _value(x, self._known[stream >= self._batches]) if isinstance(x, _OfParams) else x
 
     def _observe(self, node: Node, here: Sequence[tuple[str, Use]], operands: list[Any]) -> list[str]:
         """Sums up what flows into sites; replaces the parameters that have no more of them to come."""
@@ -214,14 +295,17 @@ class Walk(Interpreter):
             del self._known[0][made]
 
     def _direct(self, use: Use, operands: list[Any]) -> Seen:
-        found = []
+        def sums(examples: Examples) -> Callable[..., Any]:
+            def both(*values: Any) -> Any:
+                now, old = (by_factor(use, input_rows(use, x, self._places)) for x in values)
+                return [sums_of(now, old, take) for take in examples.split_rows(use, now.shape[1])]
+
+            return compiled(both)
+
+        found, programs = [], {examples: sums(examples) for examples in self.examples}
         for i, examples in enumerate(self.examples):
-            rows, old = (
-                by_factor(use, input_rows(use, self._at(operands[1 - use.side], j), self._places))
-                for j in (i, i + self._batches)
-            )
-            fit, held = examples.split_rows(use, rows.shape[1])
-            found.append(Seen(moment(rows, old, fit), moment(rows, old, held)))
+            now, old = (self._at(operands[1 - use.side], j) for j in (i, i + self._batches))
+            found.append(Seen(*map(Moment.of, programs[examples](now, old))))
         return joined(found)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
@@ -248,10 +332,10 @@ class Walk(Interpreter):
 
     def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
         """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
+        squares_of = {own: compiled(functools.partial(_squares, own)) for own in self.examples}
         found = []
         for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            new = new if leak is None else new.astype(leak.dtype) + leak
-            size, squares = _squares(*map(own.held_of, (new, old)))
+            size, squares = squares_of[own](new, old, leak)
             found.append(np.asarray(squares, np.float64) * float(size) ** 2)
         return np.concatenate(found, 1)
 
@@ -266,10 +350,10 @@ def lost(
     return walk.lost
 
 
-@jax.jit
-def _squares(new: Any, old: Any) -> tuple[Any, Any]:
+def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, Any]:
+    new = new if leak is None else new.astype(leak.dtype) + leak
     real = wide(new.dtype, old.dtype)
-    new, old = new.astype(real), old.astype(real)
+    new, old = (examples.held_of(x).astype(real) for x in (new, old))
     size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
     return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
 

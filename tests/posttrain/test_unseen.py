@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import jaxcomp as jc
-from jaxcomp.observe.evidence import Seen, moment
+from jaxcomp.observe.evidence import Moment, Seen, sums_of
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of
 from jaxcomp.posttrain import correct_biases, equalize, migrate, post_training, refit, round_weights, sparsify
 from jaxcomp.rewrite import Scheme, mask
@@ -209,7 +209,7 @@ def test_moments_are_about_their_means_and_add_up() -> None:
     rng = np.random.default_rng(0)
     rows = (1e3 + rng.standard_normal((2, 40, 5))).astype(np.float32) * np.float32(1e-22)
     half = np.split(np.arange(40), [13])
-    parts = [moment(jnp.asarray(rows), jnp.asarray(2 * rows), take) for take in half]
+    parts = [Moment.of(sums_of(jnp.asarray(rows), jnp.asarray(2 * rows), take)) for take in half]
     both = parts[0].merged(parts[1])
     want = [np.cov(own, rowvar=False, bias=True) * 40 for own in rows.astype(np.float64)]
     np.testing.assert_allclose(both.now, want, rtol=1e-3, atol=1e-3 * np.max(want))
