@@ -1,7 +1,8 @@
 """Sparsify: weights pruned layer by layer on data, those that are left making up for the others."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -19,11 +20,11 @@ from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import examples_of, is_better, judged_on
-from jaxcomp.observe.matrices import feature_groups
+from jaxcomp.observe.matrices import feature_groups, reduction
 from jaxcomp.observe.moments import seen_at, unseen
 from jaxcomp.posttrain import sparsify_counts
 from jaxcomp.posttrain.sparsify_layer import MASKS_MARGIN, Inputs, Pruned, Recipe
-from jaxcomp.posttrain.sparsify_methods import PRUNERS
+from jaxcomp.posttrain.sparsify_methods import PRUNERS, obc_seconds
 from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.posttrain.walk import Walk, lost
 from jaxcomp.prune.patterns import Pattern
@@ -33,7 +34,7 @@ from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
-MethodName = Literal["magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
+MethodName = Literal["auto", "magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
 Distribution = Literal["uniform", "erk", "global"]
 
 
@@ -58,7 +59,7 @@ def sparsify(
     sparsity: Any = None,
     *,
     pattern: Any = None,
-    method: MethodName = "obc",
+    method: MethodName = "auto",
     distribution: Distribution = "uniform",
     fisher: Params | None = None,
     inputs: Inputs = "corrected",
@@ -74,9 +75,10 @@ def sparsify(
     small. ``magnitude``: the smallest weights go. ``wanda``: the smallest products of a weight and its input's norm, of
     each output alike. ``woodfisher``: those of least :math:`F w^2`, F the Fisher information's diagonal. ``sparsegpt``:
     input after input, those that follow make up for each. ``obc``: of each output always the cheapest weight, all
-    others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes a second). All outputs
-    of a layer, its groups, and stacked layers that share a parameter, are ranked together (of ``wanda``, output by
-    output).
+    others make up for it; costs out x reduction^3 (a 3 x 3 convolution of 64 channels takes half a second, of 256 a
+    minute and a half; a warning says so of more than a minute in all). ``auto``: ``obc`` where that takes about 5
+    seconds at most, else ``sparsegpt``; under global distribution one of the two for all. All outputs of a layer, its
+    groups, and stacked layers that share a parameter, are ranked together (of ``wanda``, output by output).
 
     Every fourth example (of two or three the last; of one alone the last quarter of its places) is held out: nothing is
     fitted to it. Refitted weights go from what they were as far as serves it, and where a method is no better there
@@ -161,6 +163,7 @@ def sparsify(
     check_finite({path: named[path] for path in goals})
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
+    recipe = _timely(recipe, method, distribution, [_shape(own[0], named[path]) for path, own in uses.items()])
     if not recipe.pattern:
         evidence = {path: seen.evidence(examples) for path, seen in moments.items()}
         goals = _counts(recipe, uses, named, goals, evidence, distribution, maximum)
@@ -189,6 +192,25 @@ def sparsify(
     return done._replace(
         report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged, decided=decided)
     )
+
+
+def _shape(use: Use, leaf: Any) -> tuple[int, int, int]:
+    """That of a parameter's matrix, ``[groups, reduction, out]``."""
+    groups, size = use.size(use.stack) * feature_groups(use), use.size(reduction(use))
+    return groups, size, leaf.size // max(groups * size, 1)
+
+
+def _timely(recipe: Recipe, method: str, distribution: str, shapes: Sequence[tuple[int, int, int]]) -> Recipe:
+    """The recipe, of one method for all layers where they are compared; warns of what will take long."""
+    if method == "obc" and (seconds := sum(map(obc_seconds, shapes))) > 60:
+        warnings.warn(
+            f"method='obc' will take about {seconds / 60:.0f} minutes on two cores for these {len(shapes)} weights; "
+            "'auto' takes SparseGPT for the large ones, in seconds",
+            stacklevel=3,
+        )
+    if distribution == "global" and any(map(recipe.pruner.other, shapes)):
+        return replace(recipe, pruner=PRUNERS["sparsegpt"]._replace(other=lambda _: "sparsegpt"))
+    return recipe
 
 
 def _factor(uses: Uses) -> Any:

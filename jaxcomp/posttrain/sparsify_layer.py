@@ -30,7 +30,7 @@ class Pruned(NamedTuple):
       leaf: of its own shape and dtype.
       mask: likewise, True = kept.
       error: the squared error of its sites' results over their squares, where it is held out; None if not known.
-      back: the method by which it was pruned after all; ``""`` for the one that was asked for.
+      back: the method by which it was pruned after all; ``""`` for the one that was asked for, of ``auto`` OBC.
       plain: what the plain method makes of it; None where that is not better.
     """
 
@@ -83,10 +83,12 @@ class Recipe:
         else:
             own = self._judged(path, use, leaf, old, known, goal)
 
+        other = self.pruner.other(old.shape)
+
         def shaped(own: _Matrix) -> Pruned:
             leaf_ = jnp.asarray(unmatrix(use, own.weight, leaf.shape), leaf.dtype)
             plain = None if own.plain is None else shaped(own.plain)
-            return Pruned(leaf_, unmatrix(use, np.asarray(own.mask), leaf.shape), own.error, own.back, plain)
+            return Pruned(leaf_, unmatrix(use, np.asarray(own.mask), leaf.shape), own.error, own.back or other, plain)
 
         return shaped(own)
 

@@ -1,6 +1,6 @@
 """Pruners: one layer's weights in, its mask and what the weights become out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -55,12 +55,14 @@ class Pruner(NamedTuple):
       costs: of a layer.
       needs: ``"moment"`` or ``"fisher"``, if it cannot do without.
       updates: whether the weights that are left change.
+      other: what it does with a layer of a shape, ``[groups, reduction, out]``, if that is not what its name says.
     """
 
     prune: Callable[[Layer, int, NofM | None], tuple[Array, Array]]
     costs: Callable[[Layer], Costs]
     needs: str = ""
     updates: bool = False
+    other: Callable[[Sequence[int]], str] = lambda shape: ""
 
 
 def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs: str = "") -> Pruner:
@@ -96,6 +98,26 @@ def _felt(layer: Layer, errors: Array) -> Costs:
     return Costs(errors * felt, layer.unit**2 * layer.fisher_unit)
 
 
+AUTO_SECONDS = 5.0
+"""The most that OBC may take for a layer that is pruned by ``"auto"``."""
+
+
+def obc_seconds(shape: Sequence[int]) -> float:
+    """About what OBC takes for a layer ``[groups, reduction, out]``, on two cores.
+
+    Example:
+      >>> round(obc_seconds((1, 576, 64)), 1), round(obc_seconds((1, 2304, 256)))
+      (0.4, 94)
+    """
+    groups, reduction, out = shape
+    return 3e-11 * groups * out * reduction**3
+
+
+def _instead(shape: Sequence[int]) -> str:
+    """What ``"auto"`` prunes a layer by that is too large for OBC."""
+    return "sparsegpt" if obc_seconds(shape) > AUTO_SECONDS else ""
+
+
 PRUNERS = {
     "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight * layer.factor)),
     "wanda": _by_scores(
@@ -116,3 +138,6 @@ PRUNERS = {
     ),
 }
 """By name."""
+PRUNERS["auto"] = PRUNERS["obc"]._replace(
+    prune=lambda layer, *goal: PRUNERS[_instead(layer.weight.shape) or "obc"].prune(layer, *goal), other=_instead
+)

@@ -18,7 +18,8 @@ class SparseRow(NamedTuple):
       error: the squared error of its sites' outputs over the squares of what they were, on the examples that were held
         out; None without data.
       left: why it was left as it was.
-      back: the method by which it was pruned after all, as the one asked for was no better on what was held out.
+      back: the method by which it was pruned after all, as the one asked for was no better on what was held out, or of
+        ``auto`` OBC too slow.
     """
 
     path: str

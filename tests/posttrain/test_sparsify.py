@@ -333,3 +333,19 @@ def _ten_times_worse() -> Any:
     """The errors of a function's results: ten times as large with what was found as with the plain method."""
     sizes = itertools.cycle([10.0, 1.0])
     return lambda *_: np.full(8, next(sizes))
+
+
+def test_auto_takes_sparsegpt_for_what_obc_is_slow_at_and_obc_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto, exact = (sparsify(mlp, MLP, [X], 0.5, method=method) for method in ("auto", "obc"))  # type: ignore[arg-type]
+    jax.tree.map(np.testing.assert_array_equal, auto.params, exact.params)
+    assert auto.report == exact.report
+    monkeypatch.setattr("jaxcomp.posttrain.sparsify_methods.AUTO_SECONDS", 0.0)
+    for options in ({}, {"distribution": "global"}):
+        slow, wanted = (sparsify(mlp, MLP, [X], 0.5, method=m, **options) for m in ("auto", "sparsegpt"))  # type: ignore[arg-type]
+        jax.tree.map(np.testing.assert_array_equal, slow.params, wanted.params)
+        backs = [row.back or "sparsegpt" for row in wanted.report.rows]
+        assert [row.back for row in slow.report.rows] == backs
+    module = importlib.import_module("jaxcomp.posttrain.sparsify")
+    monkeypatch.setattr(module, "obc_seconds", lambda shape: {(1, 6, 8): 600.0, (1, 8, 3): 1020.0}[tuple(shape)])
+    with pytest.warns(UserWarning, match="about 27 minutes on two cores for these 2 weights; 'auto'"):
+        sparsify(mlp, MLP, [X], 0.5, method="obc")
