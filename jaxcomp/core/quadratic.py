@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.cholesky import cholesky, product
+
 
 def damped(moment: Array, damping: float = 0.01) -> Array:
     r"""The second moment with its diagonal raised, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
@@ -52,14 +54,7 @@ def steady(moment: Array, damping: float = 0.01) -> Array:
 @functools.partial(jax.jit, static_argnames="damping")
 def _factored(moment: Array, damping: float) -> tuple[Array, Array]:
     raised = damped(moment, damping)
-    return raised, jnp.linalg.cholesky(raised)
-
-
-def product(one: Array, other: Array) -> Array:
-    """The matrix product of each group ``[groups, m, n]``, in full precision."""
-    if len(one) == 1:  # without a batch axis XLA:CPU is twice as fast
-        return jnp.matmul(one[0], other[0], precision="highest")[None]
-    return jnp.matmul(one, other, precision="highest")
+    return raised, cholesky(raised)
 
 
 def output_error(weight: Array, other: Array, moment: Array) -> Array:
@@ -152,7 +147,7 @@ def sweep(
 
 def inverse_factor(moment: Array) -> Array:
     """U, upper triangular, with ``inverse(H) = U.T @ U``: the inverse of R of ``H = R @ R.T``."""
-    turned = jnp.linalg.cholesky(moment[:, ::-1, ::-1])[:, ::-1, ::-1]
+    turned = cholesky(moment[:, ::-1, ::-1])[:, ::-1, ::-1]
     identity = jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape)
     return lax.linalg.triangular_solve(turned, identity, left_side=True, lower=False)
 
@@ -173,4 +168,4 @@ def solve(moment: Array, wanted: Array) -> Array:
       >>> solve(4 * jnp.eye(2)[None], jnp.ones((1, 2, 1)))[0].tolist()
       [[0.25], [0.25]]
     """
-    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(moment), True), wanted)
+    return jax.scipy.linalg.cho_solve((cholesky(moment), True), wanted)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxcomp.core.quadratic import inverse_factor, product, sweep
+from jaxcomp.core.cholesky import product
+from jaxcomp.core.quadratic import inverse_factor, sweep
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import quantized
