@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -43,12 +44,20 @@ class Moment(NamedTuple):
 
     def about(self, means: Any) -> "Moment":
         """The same about other points, 0 if they are None."""
-        if self.means is None:
+        if self.means is None or means is self.means:
             return self
         now, old = self.means if means is None else self.means - means
         pairs = (now, now), (now, old), (old, old)
         more = [self.rows * one[..., None] * other[:, None] for one, other in pairs]
         return Moment(self.rows, means, *map(_plus, self[2:], more))
+
+    def diagonals(self) -> list[np.ndarray]:
+        """The sums of the squares of the inputs now, and of their products with what they were if that is known."""
+        own = [np.diagonal(x, axis1=-2, axis2=-1) for x in self[2:4] if x is not None]
+        if self.means is None:
+            return own
+        now = self.means[0]
+        return [x + self.rows * (now * mean) for x, mean in zip(own, self.means, strict=False)]
 
     def merged(self, other: "Moment") -> "Moment":
         """Those of the rows of both (Chan's formula: nothing cancels)."""
@@ -60,6 +69,9 @@ class Moment(NamedTuple):
             means = (self.rows * self.means + other.rows * other.means) / count
         return Moment(count, means, *map(_plus, self.about(means)[2:], other.about(means)[2:]))
 
+
+ROWS = 64
+"""Rows of a matrix that are summed up together."""
 
 NOTHING = Moment(0, None, None)
 """Of no rows."""
@@ -99,7 +111,8 @@ def gram(rows: Any, others: Any = None) -> Any:
     return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")
 
 
-class Evidence(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Evidence:
     """Mean products of a layer's inputs, in one unit that gives them sizes near 1; ``[groups, n, n]``, float64.
 
     Attributes:
@@ -126,8 +139,18 @@ class Evidence(NamedTuple):
         """
         now, cross, was = self.held if held and self.held is not None else self.fit
         change = new - old
-        own = np.sum(change * (now @ change - 2 * (cross - now) @ old), 1)
-        return own + np.maximum(np.sum(old * ((now - 2 * cross + was) @ old), 1), 0) if self.corrects else own
+        if not self.corrects:
+            return np.sum(change * (now @ change), 1)
+        known = self._of_old.get(held)
+        if known is None or known[0] is not old:
+            rest = np.maximum(np.sum(old * ((now - 2 * cross + was) @ old), 1), 0)
+            known = self._of_old[held] = old, 2 * (cross - now) @ old, rest
+        return np.sum(change * (now @ change - known[1]), 1) + known[2]
+
+    @functools.cached_property
+    def _of_old(self) -> dict[bool, Any]:
+        """What of the errors does not depend on new weights: for each half the old ones, and two products."""
+        return {}
 
     def power(self, old: np.ndarray) -> float:
         """The mean square of what the outputs were, of the examples that are held out."""
@@ -148,8 +171,9 @@ class Evidence(NamedTuple):
             return self
         share = self.rows[1] / sum(self.rows)
         both = tuple((1 - share) * one + share * other for one, other in zip(self.fit, self.held, strict=True))
-        return self._replace(fit=both, rows=(sum(self.rows), self.rows[1]))
+        return replace(self, fit=both, rows=(sum(self.rows), self.rows[1]))
 
+    @functools.cached_property
     def chance(self) -> tuple[float, float, float]:
         """Of the correlations of inputs, those with themselves apart: squared errors by chance, squares, and how many.
 
@@ -158,16 +182,20 @@ class Evidence(NamedTuple):
         """
         if self.held is None:
             return 1.0, 1.0, 1.0
-        own, other, both = self.fit[0], self.held[0], self.pooled().fit[0]
-        norms = np.sqrt(np.maximum(np.diagonal(both, axis1=1, axis2=2), 0))
-        norms = np.where(norms > 0, norms, 1)
-        off = (1 - np.eye(own.shape[-1])) / (norms[..., None] * norms[:, None])
-        share = self.rows[1] / sum(self.rows)
-        return (
-            float(share * np.sum(((own - other) * off) ** 2)),
-            float(np.sum((own * off) ** 2)),
-            float(np.sum(off > 0)),
-        )
+        own, other, share = self.fit[0], self.held[0], self.rows[1] / sum(self.rows)
+        squares = [np.diagonal(x, axis1=1, axis2=2) for x in (own, other)]
+        norms = np.sqrt(np.maximum((1 - share) * squares[0] + share * squares[1], 0))
+        by = 1 / np.where(norms > 0, norms, 1)
+        error = whole = 0.0
+        for group, scale in enumerate(by):  # some rows at a time: whole matrices would not stay in the cache
+            for first in range(0, len(scale), ROWS):
+                rows = slice(first, first + ROWS)
+                off = scale[rows, None] * scale
+                np.fill_diagonal(off[:, first:], 0)
+                error += np.sum(((own[group, rows] - other[group, rows]) * off) ** 2)
+                whole += np.sum((own[group, rows] * off) ** 2)
+        size = by.shape[1]
+        return float(share * error), float(whole), float(len(by) * size * (size - 1))
 
     def moment(self) -> np.ndarray:
         r"""An estimate of the inputs' mean products: correlations shrunk by as much as they are due to chance.
@@ -177,7 +205,7 @@ class Evidence(NamedTuple):
 
         Reference: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices, 2004.
         """
-        error, whole, _ = self.chance()
+        error, whole, _ = self.chance
         shrink = min(error / whole, 1) if whole > 0 else 1.0
         own = self.fit[0]
         return (1 - shrink) * own + shrink * np.diagonal(own, axis1=1, axis2=2)[..., None] * np.eye(own.shape[-1])
@@ -199,7 +227,7 @@ class Evidence(NamedTuple):
 
         Of n such rows, a correlation's squared error is 1 / n.
         """
-        error, _, count = self.chance()
+        error, _, count = self.chance
         return float(np.clip(count / error if error > 0 else np.inf, min(self.examples, self.rows[0]), self.rows[0]))
 
     @property
@@ -230,10 +258,7 @@ class Seen(NamedTuple):
     @property
     def sizes(self) -> np.ndarray:
         """The mean squares of the inputs; not finite where one of them is not."""
-        parts = [x.about(None) for x in self]
-        return np.concatenate(
-            [np.diagonal(y, axis1=-2, axis2=-1).ravel() for x in parts for y in x[2:4] if y is not None]
-        )
+        return np.concatenate([own.ravel() for x in self for own in x.diagonals()])
 
     @property
     def reached(self) -> bool:

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import automatic
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
 from jaxcomp.core.units import host_unit, unit
 from jaxcomp.observe.evidence import NOTHING, Moment, Seen, joined, sums_of
 from jaxcomp.observe.held_out import ENOUGH, Examples, examples_of
-from jaxcomp.observe.matrices import input_rows
+from jaxcomp.observe.matrices import input_rows, reduction
 from jaxcomp.observe.moments import seen_at
 from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.trace import compat
@@ -31,6 +32,9 @@ LOOPS = ("scan", "while", "cond", "shard_map")
 STRETCH = "stretch"
 """What nodes between those at which a walk stops are merged into."""
 
+
+TOGETHER = 2**24
+"""Numbers that sites of several batches read at most, if their moments are summed up as one."""
 
 Solve = Callable[[str, Use, Seen], Any]
 """``(path, one of its sites, what flows into them) -> its new value``."""
@@ -295,17 +299,16 @@ class Walk(Interpreter):
             del self._known[0][made]
 
     def _direct(self, use: Use, operands: list[Any]) -> Seen:
-        def sums(examples: Examples) -> Callable[..., Any]:
-            def both(*values: Any) -> Any:
-                now, old = (by_factor(use, input_rows(use, x, self._places)) for x in values)
-                return [sums_of(now, old, take) for take in examples.split_rows(use, now.shape[1])]
-
-            return compiled(both)
-
-        found, programs = [], {examples: sums(examples) for examples in self.examples}
-        for i, examples in enumerate(self.examples):
-            now, old = (self._at(operands[1 - use.side], j) for j in (i, i + self._batches))
-            found.append(Seen(*map(Moment.of, programs[examples](now, old))))
+        x = operands[1 - use.side]
+        size = use.size(reduction(use))
+        rows = jax.eval_shape(lambda x: input_rows(use, x, self._places), self._at(x, 0)).shape[1]
+        some = max(1, TOGETHER // max(rows * size, 1))
+        found = []
+        for first in range(0, self._batches, some):
+            taken = range(first, min(first + some, self._batches))
+            now, old = ([self._at(x, i + shift) for i in taken] for shift in (0, self._batches))
+            sums = compiled(functools.partial(_sums, use, self._places, [self.examples[i] for i in taken]))
+            found.append(Seen(*map(Moment.of, sums(now, old))))
         return joined(found)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
@@ -348,6 +351,16 @@ def lost(
     now = leaves_of(changed, program.paths, "the changed parameters")
     walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)
     return walk.lost
+
+
+def _sums(use: Use, places: int | None, examples: Sequence[Examples], now: Sequence[Any], old: Sequence[Any]) -> Any:
+    """The moments of some batches, apart for the examples to fit to and for those that are held out."""
+    parts = [[by_factor(use, input_rows(use, x, places)) for x in values] for values in (now, old)]
+    count = parts[0][0].shape[1]
+    splits = [own.split_rows(use, count) for own in examples]
+    takes = [np.concatenate([take + i * count for i, take in enumerate(half)]) for half in zip(*splits, strict=True)]
+    rows = [automatic(lambda *own: jnp.concatenate(own, 1), *own) if len(own) > 1 else own[0] for own in parts]
+    return [sums_of(rows[0], rows[1], take) for take in takes]
 
 
 def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, Any]:
