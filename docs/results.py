@@ -26,9 +26,9 @@ METHODS = {
 Data = dict[str, Any]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table whose first columns are words and whose others are numbers."""
+    lines = [head, [*["---"] * words, *["---:"] * (len(head) - words)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -154,7 +154,7 @@ def iterative(data: Data) -> str:
 
 def _timed(rows: Iterable[Data], *before: str) -> list[list[str]]:
     return [
-        [*before, row["variant"], _milliseconds(row["median_ms"]), f"{row['ratio']:.3g}x", f"{row['cpu_ratio']:.3g}x"]
+        [*before, row["variant"], _milliseconds(row["median_ms"]), _ratio(row["ratio"]), _ratio(row["cpu_ratio"])]
         for row in rows
     ]
 
@@ -163,16 +163,20 @@ def _milliseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}x" if value >= 10 else f"{value:.2f}x"
+
+
 def times(data: Data) -> str:
     """Variants of ``train.bench``, timed in turn: medians, and ratios to the first."""
     tail = ["median, ms", "time", "CPU time"]
     if "batches" in data:
         rows = [row for batch, own in data["batches"].items() for row in _timed(own["rows"], batch)]
-        return table(["batch", "variant", *tail], rows)
+        return table(["batch", "variant", *tail], rows, 2)
     for kind in ("networks", "trees", "layers"):
         if kind in data:
             rows = [row for name, own in data[kind].items() for row in _timed(own["rows"], name)]
-            return table([kind.removesuffix("s"), "variant", *tail], rows)
+            return table([kind.removesuffix("s"), "variant", *tail], rows, 2)
     return table(["variant", *tail], _timed(data["rows"]))
 
 
@@ -193,7 +197,7 @@ def integers(data: Data) -> str:
 def thresholds(data: Data) -> str:
     """Ways to find a threshold among 25 million numbers."""
     rows = [row for dtype, own in data["dtypes"].items() for row in _timed(own, dtype)]
-    return table(["dtype", "variant", "median, ms", "time", "CPU time"], rows)
+    return table(["dtype", "variant", "median, ms", "time", "CPU time"], rows, 2)
 
 
 def errors(data: Data) -> str:
