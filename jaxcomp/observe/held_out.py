@@ -182,39 +182,43 @@ def judged_on(examples: Sequence[Examples]) -> str:
     return f"errors are those on {which} of what was fitted to the others"
 
 
+LEAST = 0.02
+"""What part of an error must be gained, as whatever changes a layer rounds all later ones anew."""
+SPREAD = 0.5
+"""How far logarithms of examples' ratios spread, as of two roundings of one layer: a guess, worth one example."""
+
+
 def least_gain(held: float) -> float:
     """What part of the plain method's held-out error another must take of a layer, to be no mere chance.
 
     Args:
       held: how many examples that have nothing to do with each other the rows held out are worth.
     """
-    return 0.02 + 0.2 / math.sqrt(max(held, 1))
+    return LEAST + 0.2 / math.sqrt(max(held, 1))
 
 
 def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
     """Whether a function's results are better by more than chance.
 
-    All errors together must be 2 % less, since whatever changes a layer rounds all later ones anew, and the mean of the
-    examples' ratios, of logarithms, below 1 by its standard error; or all together a half, as of one example.
+    All errors together must be 2 % less, and the mean of the logarithms of the examples' ratios less than 0 by its
+    standard error, such as Student's distribution has it of so few.
 
     Args:
       found: the squared error of each example that is held out; of none nothing can be told.
       plain: with the plain method.
     """
-    if found.sum() < 0.5 * plain.sum():
-        return True
-    if len(found) < 2 or not found.sum() < 0.98 * plain.sum():
+    if not found.sum() < (1 - LEAST) * plain.sum():
         return False
     mean, error = _log_ratio(found, plain)
-    return mean < -error or not ((found > 0) & (plain > 0)).any()
+    return mean < -error
 
 
 def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
     """Whether a function is worse although each of its layers was found to be better.
 
-    What is better layer by layer mostly is at the end, and few examples say little there: 2 % more error, with a mean
-    of the examples' ratios, of logarithms, above 1 by its standard error, say that it is not. Of one example that is
-    held out, or none, it has to be better: :func:`is_better`.
+    What is better layer by layer mostly is at the end, and few examples say little there: it is kept unless they say
+    otherwise, by their sum and by the mean of the logarithms of their ratios. Of one example that is held out, or none,
+    it has to be better: :func:`is_better`.
 
     Args:
       found: the squared error of each example that is held out.
@@ -222,12 +226,17 @@ def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
     """
     if len(found) < 2:
         return not is_better(found, plain)
-    mean, error = _log_ratio(found, plain)
-    return bool(found.sum() > 1.02 * plain.sum() and mean > error)
+    return bool(found.sum() > plain.sum() and _log_ratio(found, plain)[0] > 0)
 
 
 def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
-    """The mean of the logarithms of the examples' ratios, and its standard error, of at least a half an example."""
-    both = (found > 0) & (plain > 0)
-    ratios = np.log(np.where(both, found, 1) / np.where(both, plain, 1))
-    return float(ratios.mean()), max(float(ratios.std(ddof=1)), 0.5) / math.sqrt(len(ratios))
+    """The mean of the logarithms of the examples' ratios, and how far it may be off by chance, one time in six.
+
+    Student's quantile of n + 1 examples of which one is a guess, by Cornish and Fisher's expansion.
+
+    Reference: Abramowitz and Stegun, Handbook of mathematical functions, 1964, 26.7.5.
+    """
+    n, least = len(found), 1e-9 * float(np.mean(found + plain)) or 1.0
+    ratios = np.log((found + least) / (plain + least))
+    spread = math.sqrt((SPREAD**2 + float(np.sum(np.square(ratios - ratios.mean())))) / n)
+    return float(ratios.mean()), (1 + 1 / (2 * n) + 1 / (4 * n * n)) * spread / math.sqrt(n)

@@ -11,7 +11,7 @@ from jax import lax
 
 import jaxcomp as jc
 from jaxcomp.observe.evidence import Moment, Seen, sums_of
-from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of
+from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
 from jaxcomp.posttrain import correct_biases, equalize, migrate, post_training, refit, round_weights, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
@@ -144,7 +144,8 @@ def test_what_was_held_out_is_clipped_as_what_is_unseen() -> None:
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(4, input_bits=4), Scheme(4, inputs=None)], ids=["8", "4", "w4"])
 @pytest.mark.parametrize("samples", [4, 8, 24, 64])
 def test_reports_of_any_number_of_examples_are_honest(samples: int, scheme: Scheme) -> None:
-    assert 0.6 < honesty(samples, range(10, 18), scheme) < 1.8
+    least = 0.2 if scheme == Scheme() else 0.6  # of 8 bits: the few examples that are clipped carry most of the error
+    assert least < honesty(samples, range(10, 18), scheme) < 1 / least
 
 
 def hinge(p: Any, x: jax.Array) -> jax.Array:
@@ -192,6 +193,20 @@ def test_channels_are_scaled_where_it_helps() -> None:
     uneven = LAYER | {"up": LAYER["up"] * jnp.geomspace(0.02, 2, HIDDEN)}
     new = equalize(hinge, uneven, normal(16, WIDE, seed=5), scheme=SCHEMES["one scale"])
     assert any(row.greatest > 1.5 for row in new.report.rows)
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.6])
+def test_chance_is_taken_for_a_gain_one_time_in_six_and_a_gain_is_seen(spread: float) -> None:
+    seen = {}
+    for count in (1, 2, 4, 16):
+        found, plain = np.exp(np.random.default_rng(count).normal(0, spread, (2, 1000, count)) / np.sqrt(2))
+        assert np.mean([is_better(*each) for each in zip(found, plain, strict=True)]) < 0.2
+        assert not any(is_better(*each) and is_worse(*each) for each in zip(found, plain, strict=True))
+        seen[count] = np.mean([is_better(0.7 * each, other) for each, other in zip(found, plain, strict=True)])
+    assert seen[1] < seen[2] < seen[4] < seen[16]
+    assert seen[16] > 0.85
+    assert is_better(np.zeros(4), np.ones(4))
+    assert not is_better(np.zeros(0), np.zeros(0))
 
 
 def test_held_out_examples_are_whole_and_spread() -> None:
