@@ -8,24 +8,27 @@ import jax.numpy as jnp
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import automatic
 from jaxcomp.core.types import Grid
+from jaxcomp.observe.held_out import Examples
 from jaxcomp.quant.fake import fake_quantize, fit_grid
 from jaxcomp.rewrite.quant.targets import Target, Targets
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.uses import Use, Uses
 
+Altered = Callable[[Any, Examples], Any]
+"""``(what a site reads, the examples of the batch) -> what it will read``."""
 
-def altered_inputs(
-    targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]
-) -> dict[Node, Callable[[Any], Any]]:
+
+def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]) -> dict[Node, Altered]:
     """For each site whose inputs are to be quantised, what becomes of them; not inside of scans.
 
-    By the grids of examples to fit to, if those are known: those that are held out are clipped as unseen ones will be.
+    Examples that are held out are quantised by grids that they had no part in, if those are known: so unseen ones are.
 
     Raises:
       ArgumentError: for static inputs without a range; the weight is named.
     """
-    found, known = {}, {**ranges, **getattr(ranges, "judging", {})}
+    found, judging = {}, getattr(ranges, "judging", {})
     for path, target in targets.weights.items():
         if target.scheme.inputs == "static" and path not in ranges:
             raise ArgumentError(
@@ -34,11 +37,11 @@ def altered_inputs(
             )
         for use in uses[path].sites if target.scheme.inputs is not None else ():
             if not use.scans:
-                found[use.node] = _altered(target, use, known.get(path))
+                found[use.node] = _altered(target, use, ranges.get(path), judging.get(path))
     return found
 
 
-def _altered(target: Target, use: Use, grid: Grid | None) -> Callable[[Any], Any]:
+def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) -> Altered:
     format, axes = target.scheme.input_format, use.input.rows
 
     @jax.jit
@@ -53,4 +56,10 @@ def _altered(target: Target, use: Use, grid: Grid | None) -> Callable[[Any], Any
             grid = Grid(jnp.reshape(grid.scale, one), jnp.reshape(grid.zero_point, one))
         return fake_quantize(x, grid, format)
 
-    return lambda x: quantized(x, grid)
+    def altered(x: Any, examples: Examples) -> Any:
+        if judging is None:
+            return quantized(x, grid)
+        fitted = examples.fitted_kinds[examples.kinds(x.shape)]
+        return automatic(lambda x: jnp.where(fitted, quantized(x, grid), quantized(x, judging)), x)
+
+    return altered

@@ -93,7 +93,7 @@ class Walk(Interpreter):
         sites: Mapping[str, Sequence[Use]],
         solve: Solve,
         places: int | None = None,
-        inputs: Mapping[Node, Callable[[Any], Any]] | None = None,
+        inputs: Mapping[Node, Callable[[Any, Examples], Any]] | None = None,
         biases: Sequence[Bias] = (),
         gather: bool = True,
     ):
@@ -104,7 +104,7 @@ class Walk(Interpreter):
           sites: by path.
           solve: gives the new value of each.
           places: of each result of a convolution, how many count at most; None: all.
-          inputs: what becomes of what sites read, with the new parameters.
+          inputs: what becomes of what sites read, with the new parameters, on the examples of a batch.
           biases: those that are set, as they are reached, to what makes means the old ones.
           gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
         """
@@ -237,7 +237,10 @@ class Walk(Interpreter):
         if node not in self._inputs:
             return operands
         new, half = self._inputs[node], self._batches
-        return [_Streams([*map(new, x[:half]), *x[half:]]) if isinstance(x, _Streams) else x for x in operands]
+        return [
+            _Streams([*map(new, x[:half], self.examples), *x[half:]]) if isinstance(x, _Streams) else x
+            for x in operands
+        ]
 
     def _set(self, bias: Bias, out: _Streams) -> Any:
         """Moves a bias by as much as the means of what it is added to have moved, if that is no mere chance.
