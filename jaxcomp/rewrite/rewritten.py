@@ -109,6 +109,7 @@ class Rewritten(Generic[Plan]):
         self._paths = tuple(named_leaves(full))
         self._needed = {path: tuple(leaf.shape) for path, leaf in named_leaves(self._small).items()}
         self._plans: Plans[tuple[Program, Plan]] = Plans(full, self._planned)
+        self._compiled = jax.jit(self.run)
         if born is not None:
             self._plans.remember(full, born.example, born.program, (born.program, born.plan))
 
@@ -126,7 +127,10 @@ class Rewritten(Generic[Plan]):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
-        return self.run(self.leaves(params), inputs)
+        leaves = self.leaves(params)
+        traced = any(map(compat.is_tracer, jax.tree.leaves((leaves, inputs))))
+        # Outside of any transformation it is compiled whole, not primitive by primitive for each of a network's shapes.
+        return (self.run if traced else self._compiled)(leaves, inputs)
 
     def __repr__(self) -> str:
         steps = " -> ".join(f"{each.name}({each.said})" for each in self.decisions)
