@@ -65,7 +65,7 @@ KINDS = {
     ),
     "search": Kind("Search", "Which layer gets how many bits.", ("jaxcomp.search",)),
     "measure": Kind("Measure", "What was reached: tables, figures, reports.", ("jaxcomp.measure",)),
-    "errors": Kind("Errors", "Every error of the library is a :class:`jaxcomp.JaxcompError`.", ("jaxcomp.errors",)),
+    "errors": Kind("Errors", "Every one is a :class:`jaxcomp.errors.JaxcompError`.", ("jaxcomp.errors",)),
 }
 
 

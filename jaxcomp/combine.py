@@ -7,6 +7,7 @@ import jax
 from jax import lax
 
 from jaxcomp.core import paths
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import both, everything
 from jaxcomp.core.kept import kept as kept_by
@@ -15,6 +16,7 @@ from jaxcomp.core.straight_through import straight_through as pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
+@printed
 def identity() -> Compressor:
     """Shows the parameters as they are: the unit of :func:`chain`, and a rule that leaves parameters alone.
 
@@ -27,6 +29,7 @@ def identity() -> Compressor:
     )
 
 
+@printed
 def chain(*compressors: Compressor) -> Compressor:
     """Applies compressors in turn; each sees, and fits itself to, its predecessor's view.
 
@@ -81,6 +84,7 @@ def chain(*compressors: Compressor) -> Compressor:
     return Compressor(init, update, apply, describe, kept)
 
 
+@printed
 def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
     """Gives each parameter to the first rule whose regular expression matches the whole of its path.
 
@@ -150,6 +154,7 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
     return Compressor(init, update, apply, describe, kept)
 
 
+@printed
 def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = None) -> Compressor:
     """Updates a compressor at step 0, at every n-th step from ``begin`` on and at ``end``; else its state stands.
 
@@ -189,6 +194,7 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
     return compressor._replace(update=update)
 
 
+@printed
 def straight_through(compressor: Compressor) -> Compressor:
     """The same view, with the gradient of the identity: masked weights keep learning and may come back.
 

@@ -12,6 +12,8 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
 from jaxcomp.core.types import Compressor, Params, State
 
+__all__ = ["CompressState", "compress", "finalize"]
+
 
 class CompressState(NamedTuple):
     """State of :func:`compress`.

@@ -120,7 +120,7 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
     """
     try:
         rules = jc.search.allocate(found, file_bytes=budget)
-    except jc.JaxcompError as error:
+    except jc.errors.JaxcompError as error:
         raise UserError(str(error)) from error
     return [(path, scheme._replace(fit=None)) for path, scheme in rules]
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core import leaves, meshes
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything, kept
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -17,6 +18,7 @@ Axes = int | Mapping[str, int]
 """The axis that counts layers: of every leaf, or of those whose whole path a regular expression matches."""
 
 
+@printed
 def stacked(axis: Axes | None, compressor: Compressor) -> Compressor:
     """Compresses layers that are stacked along an axis as if each were a leaf of its own.
 

@@ -162,6 +162,20 @@ class Compressor(_Functions):
         functions = (_of_arrays(each) for each in (init, update, apply, describe))
         return super().__new__(cls, *functions, mask)  # type: ignore[call-arg]
 
+    def called(self, text: str) -> Self:
+        """The same, which prints as a text: the call that made it."""
+        apply = self.apply
+
+        @functools.wraps(apply)
+        def named(params: Params, state: State) -> Params:
+            return apply(params, state)
+
+        named.called = text  # type: ignore[attr-defined]
+        return self._replace(apply=named)
+
+    def __repr__(self) -> str:
+        return getattr(self.apply, "called", f"Compressor(apply={getattr(self.apply, '__qualname__', self.apply)})")
+
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
         """Of which ``_replace`` makes another: with its functions wrapped as well."""

@@ -1,5 +1,13 @@
 """Distillation: losses that teach a student what a teacher computes. One method, one file."""
 
-from jaxcomp.distill.kl import cross_entropy as cross_entropy
-from jaxcomp.distill.kl import kl as kl
-from jaxcomp.distill.kl import soft_and_hard as soft_and_hard
+from jaxcomp.distill.kl import cross_entropy, kl, soft_and_hard
+
+__all__ = [
+    "cross_entropy",
+    "kl",
+    "soft_and_hard",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,4 +5,12 @@
 
 from jaxcomp.export.stablehlo import Program, load, save
 
-__all__ = ["Program", "load", "save"]
+__all__ = [
+    "Program",
+    "load",
+    "save",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

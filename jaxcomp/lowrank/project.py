@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from jaxcomp.core import leaves
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything
 from jaxcomp.core.meshes import replicated, spread_like
@@ -93,6 +94,7 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
     return spread_like(view, weight)
 
 
+@printed
 def project(
     rank: float | Schedule | None = None,
     *,

@@ -43,3 +43,7 @@ __all__ = [
     "training_curves",
     "weight_histograms",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

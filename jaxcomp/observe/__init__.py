@@ -1,7 +1,17 @@
 """Statistics: what a function computes on data, as trees of numbers."""
 
-from jaxcomp.observe.activations import activations as activations
-from jaxcomp.observe.gradients import fisher as fisher
-from jaxcomp.observe.gradients import hutchinson as hutchinson
-from jaxcomp.observe.gradients import output_gradients as output_gradients
-from jaxcomp.observe.input_norms import input_norms as input_norms
+from jaxcomp.observe.activations import activations
+from jaxcomp.observe.gradients import fisher, hutchinson, output_gradients
+from jaxcomp.observe.input_norms import input_norms
+
+__all__ = [
+    "activations",
+    "fisher",
+    "hutchinson",
+    "input_norms",
+    "output_gradients",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,4 +7,14 @@ byte ``streams``) and writes the lot as one file (``container``); ``contents`` t
 from jaxcomp.pack.artifact import load, save
 from jaxcomp.pack.contents import Contents, TensorInfo, inspect
 
-__all__ = ["Contents", "TensorInfo", "inspect", "load", "save"]
+__all__ = [
+    "Contents",
+    "TensorInfo",
+    "inspect",
+    "load",
+    "save",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,15 +1,29 @@
 """Post-training: better parameters of the same function, found on data without labels."""
 
-from jaxcomp.posttrain.correct_biases import Corrected as Corrected
-from jaxcomp.posttrain.correct_biases import correct_biases as correct_biases
-from jaxcomp.posttrain.equalize import Equalized as Equalized
-from jaxcomp.posttrain.equalize import equalize as equalize
-from jaxcomp.posttrain.equalize import migrate as migrate
-from jaxcomp.posttrain.ptq import PostTrained as PostTrained
-from jaxcomp.posttrain.ptq import post_training as post_training
-from jaxcomp.posttrain.recalibrate import recalibrate as recalibrate
-from jaxcomp.posttrain.refit import refit as refit
-from jaxcomp.posttrain.round_weights import Rounded as Rounded
-from jaxcomp.posttrain.round_weights import round_weights as round_weights
-from jaxcomp.posttrain.sparsify import Sparsified as Sparsified
-from jaxcomp.posttrain.sparsify import sparsify as sparsify
+from jaxcomp.posttrain.correct_biases import Corrected, correct_biases
+from jaxcomp.posttrain.equalize import Equalized, equalize, migrate
+from jaxcomp.posttrain.ptq import PostTrained, post_training
+from jaxcomp.posttrain.recalibrate import recalibrate
+from jaxcomp.posttrain.refit import refit
+from jaxcomp.posttrain.round_weights import Rounded, round_weights
+from jaxcomp.posttrain.sparsify import Sparsified, sparsify
+
+__all__ = [
+    "Corrected",
+    "Equalized",
+    "PostTrained",
+    "Rounded",
+    "Sparsified",
+    "correct_biases",
+    "equalize",
+    "migrate",
+    "post_training",
+    "recalibrate",
+    "refit",
+    "round_weights",
+    "sparsify",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

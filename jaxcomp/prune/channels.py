@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core import leaves, threshold
+from jaxcomp.core.called import printed
 from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
@@ -56,6 +57,7 @@ def channel_masks(scores: Sequence[Array], fraction: Any, scope: Scope, least: S
     return jnp.split(mask, np.cumsum([len(own) for own in scores])[:-1])
 
 
+@printed
 def channels(
     groups: ChannelGroups,
     fraction: float | Schedule,

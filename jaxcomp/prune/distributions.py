@@ -70,6 +70,9 @@ class Distribution(NamedTuple):
     compete: bool = False
     scale: Callable[[Array, str], Array] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Distribution {self.name}>"
+
 
 def uniform() -> Distribution:
     """Every layer reaches the sparsity; dense layers are not made up for.

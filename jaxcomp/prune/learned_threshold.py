@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcomp.core import leaves
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.types import Compressor, Learned, Note, Params, State, Step
 
 
+@printed
 def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compressor:
     r"""STR: prunes weights below a threshold that is trained, :math:`w \mapsto w \cdot [|w| > \sigma(s)]`.
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from jax import Array
 
 from jaxcomp.core import threshold
+from jaxcomp.core.called import printed
 from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.stacked import Axes
@@ -35,6 +36,7 @@ def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer",
     return threshold.keep_largest(weights, keep, range(len(weights)))
 
 
+@printed
 def magnitude(
     sparsity: float | Schedule, *, scope: Literal["layer", "global"] = "layer", stacked: Axes | None = None
 ) -> Compressor:

@@ -63,6 +63,9 @@ class Pattern(NamedTuple):
         """That of the tensor at a path."""
         return self if self.at is None else self.at(path)
 
+    def __repr__(self) -> str:
+        return f"<Pattern {self.name}>"
+
 
 Axes = Sequence[int] | Mapping[str, Sequence[int]] | None
 """The axes that make up one output: of every tensor, of each by its path, or all but the last."""

@@ -9,6 +9,7 @@ import optax
 from jax import Array, lax
 
 from jaxcomp.core import leaves
+from jaxcomp.core.called import printed
 from jaxcomp.core.counts import fraction_at
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
@@ -42,6 +43,7 @@ class Scored(NamedTuple):
     memory: State
 
 
+@printed
 def prune(
     sparsity: float | Schedule,
     score: str | Score = "magnitude",

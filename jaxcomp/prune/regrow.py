@@ -26,6 +26,9 @@ class Regrow(NamedTuple):
     grow: Callable[[Evidence], Array]
     start: Score
 
+    def __repr__(self) -> str:
+        return f"<Regrow {self.name}>"
+
 
 def random_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score | None = None) -> Regrow:
     """SET: those that score least go, and random others come.

@@ -104,6 +104,9 @@ class Score(NamedTuple):
     gather: Callable[[Memory, Evidence], Memory] = lambda memory, evidence: memory
     needs: Literal["", "grads", "statistics"] = ""
 
+    def __repr__(self) -> str:
+        return f"<Score {self.name}>"
+
 
 def magnitude_score(order: Literal[1, 2] = 1) -> Score:
     """:math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.

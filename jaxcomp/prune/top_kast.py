@@ -4,11 +4,13 @@ from typing import Any
 
 import jax
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.straight_through import straight_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
+@printed
 def top_kast(forward: Compressor, backward: Compressor) -> Compressor:
     """Shows the view of one pruner, with the gradients of another that keeps more.
 

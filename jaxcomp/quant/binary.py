@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
@@ -70,6 +71,7 @@ def sign(x: Array, slope: Slope = clipped) -> Array:
     return with_slope(lax.stop_gradient(jnp.sign(x)), x, lax.stop_gradient(slope(x)))
 
 
+@printed
 def binary(
     *, axis: Axes = None, block: int | None = None, balanced: bool = False, slope: Slope = clipped
 ) -> Compressor:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.types import Compressor, Grid, Note
@@ -12,6 +13,7 @@ from jaxcomp.quant.formats import as_format
 from jaxcomp.quant.quantizer import quantizer
 
 
+@printed
 def dorefa(bits: int = 4) -> Compressor:
     r"""Shows weights as :math:`\mathrm{round}(n \tanh w / \tanh m) / n`, m the largest :math:`|w|`, n the largest code.
 

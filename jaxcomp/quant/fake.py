@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves
+from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import straight_through
@@ -141,6 +142,7 @@ def fake_quantize(w: Array, grid: Grid, bits: int | str | Format, symmetric: boo
     return straight_through(jnp.where(jnp.isnan(w), w, values), jnp.where(unclipped == codes, w, 0))
 
 
+@printed
 def fake(
     bits: int | str | Format = 8,
     *,

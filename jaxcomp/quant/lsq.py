@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
@@ -63,6 +64,7 @@ def learned_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient
     return ((levels - own.zero_point) * own.scale).astype(x.dtype)
 
 
+@printed
 def lsq(
     bits: int | str | Format = 4,
     *,

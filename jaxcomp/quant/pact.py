@@ -2,6 +2,7 @@
 
 from jax import Array
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Grid
@@ -40,6 +41,7 @@ def clip_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient_sc
     return ((levels - own.zero_point) * own.scale).astype(x.dtype)
 
 
+@printed
 def pact(
     bits: int | str | Format = 4,
     *,

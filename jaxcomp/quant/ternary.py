@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
@@ -29,6 +30,7 @@ class Thirds(NamedTuple):
     threshold: Array
 
 
+@printed
 def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0.7) -> Compressor:
     r"""TWN: shows weights as :math:`s\,\mathrm{sign}(w)` where :math:`|w| > \Delta`, else 0.
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
+from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
@@ -29,6 +30,7 @@ class Levels(NamedTuple):
     threshold: Array
 
 
+@printed
 def ttq(threshold: float = 0.05) -> Compressor:
     r"""TTQ: shows weights as p where :math:`w > \Delta`, -n where :math:`w < -\Delta`, else 0; p and n are trained.
 

@@ -26,7 +26,7 @@ def test_fits_do_not_depend_on_the_unit(fit) -> None:
     edges = jnp.linspace(-8.0, 8.0, 65)
 
     def ends(size: jax.Array) -> jax.Array:
-        binned = fit.__qualname__.startswith("entropy")
+        binned = fit.name == "entropy"
         groups = histogram(edges * size, counts) if binned else Groups(values * size, (0,))
         return jnp.stack([end.ravel()[0] for end in fit(groups, integer(3))]) / size
 

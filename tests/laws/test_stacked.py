@@ -107,7 +107,7 @@ def test_leaves_that_are_not_stacked_take_part_as_they_are():
     whole = jc.stacked(0, jc.identity())
     kernel = {"w": jnp.ones((2, 3))}
     assert whole.apply(kernel, whole.init(kernel))["w"] is kernel["w"]
-    with pytest.raises(jc.JaxcompError, match=r"'head' of shape \(2,\) has no axis 1 that could count layers"):
+    with pytest.raises(jc.errors.JaxcompError, match=r"'head' of shape \(2,\) has no axis 1 that could count layers"):
         jc.prune.magnitude(0.5, stacked=1).init(params)
 
 
@@ -127,7 +127,7 @@ def test_gradients_and_statistics_are_those_of_the_layers():
     for given in (jnp.stack(list(norms.values())), jnp.stack(list(norms.values()))[..., 0]):
         state = stacked.update(own, stacked.init(own), 1, statistics={"w": given})
         assert bit_equal(stacked.apply(own, state), together(wanda.apply(matrices, expected)))
-    with pytest.raises(jc.JaxcompError, match="must have its 3 layers along axis 0"):
+    with pytest.raises(jc.errors.JaxcompError, match="must have its 3 layers along axis 0"):
         stacked.update(own, state, 1, statistics={"w": jnp.ones((2, 4, 1))})
 
 

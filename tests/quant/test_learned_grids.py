@@ -149,5 +149,5 @@ def test_dorefas_weights_run_as_the_integers_they_show(rng):
 
 @pytest.mark.parametrize("bits", [1, 9, 2.0, True])
 def test_dorefas_bits_are_checked(bits):
-    with pytest.raises(jc.JaxcompError, match="2 to 8 bits"):
+    with pytest.raises(jc.errors.JaxcompError, match="2 to 8 bits"):
         jc.quant.dorefa(bits)

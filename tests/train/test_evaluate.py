@@ -59,7 +59,7 @@ SOUND = [("image_size", None), ("integers", None)]
 def test_metadata_that_cannot_be_are_refused(tmp_path: Path, field: str, value: Any) -> None:
     if field == "dataset" and value == "mnits":
         pytest.importorskip("tensorflow_datasets")
-    with pytest.raises((UserError, jc.JaxcompError)) as caught:
+    with pytest.raises((UserError, jc.errors.JaxcompError)) as caught:
         score(tmp_path, **{field: value})
     message = str(caught.value)
     assert str(tmp_path / "m.jcz") in message or "unknown dataset" in message
@@ -85,7 +85,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, bad: fl
     ],
 )
 def test_parameters_of_another_model_are_refused(tmp_path: Path, variables: Any) -> None:
-    with pytest.raises((UserError, jc.JaxcompError)):
+    with pytest.raises((UserError, jc.errors.JaxcompError)):
         score(tmp_path, variables)
 
 
