@@ -54,7 +54,7 @@ class BiasReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        text = table(["weight", "bias", "not corrected because"], [list(row) for row in self.rows])
+        text = table(["weight", "bias", "skipped because"], [list(row) for row in self.rows])
         return with_left_out(text, self.left_out)
 
 
@@ -104,8 +104,8 @@ def correct_biases(
       >>> new.params["bias"].tolist()
       [1.0]
       >>> print(new.report)
-      weight  bias  not corrected because
-      ------  ----  ---------------------
+      weight  bias  skipped because
+      ------  ----  ---------------
       w       bias
 
     Reference: Nagel et al., Data-free quantization through weight equalization and bias correction, 2019.

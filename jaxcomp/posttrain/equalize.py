@@ -35,7 +35,7 @@ class EqualRow(NamedTuple):
       path: what makes them.
       readers: the weights that read them.
       least, greatest: the numbers that they were divided by.
-      left: why they were left as they are.
+      skipped: why they were left as they are.
       biases: what is added to them, and was divided with them.
     """
 
@@ -43,7 +43,7 @@ class EqualRow(NamedTuple):
     readers: tuple[str, ...] = ()
     least: float = 1.0
     greatest: float = 1.0
-    left: str = ""
+    skipped: str = ""
     biases: tuple[str, ...] = ()
 
 
@@ -64,12 +64,12 @@ class EqualReport:
             [
                 ", ".join([row.path, *row.biases]),
                 ", ".join(row.readers),
-                "" if row.left else f"{row.least:.3g} ... {row.greatest:.3g}",
-                row.left,
+                "" if row.skipped else f"{row.least:.3g} ... {row.greatest:.3g}",
+                row.skipped,
             ]
             for row in self.rows
         ]
-        text = table(["made by", "read by", "divided by", "left because"], rows)
+        text = table(["made by", "read by", "divided by", "skipped because"], rows)
         return with_left_out(text, self.left_out)
 
 
@@ -127,7 +127,7 @@ def equalize(
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "equalize")
     given = checked_batches(apply_fn, params, [example])
-    program, links, left = _found(apply_fn, params, given[0])
+    program, links, skipped = _found(apply_fn, params, given[0])
     links = [link for link in links if link.use is not None]
     leaves = _Leaves(named_leaves(params))
     total = {link.maker: np.ones(link.size) for link in links}
@@ -136,7 +136,7 @@ def equalize(
             scales = np.sqrt(_ratio(leaves.reach(link), leaves.read(link)))
             leaves.scale(link, scales)
             total[link.maker] *= scales
-    new = leaves.result(params, program, links, total, left)
+    new = leaves.result(params, program, links, total, skipped)
     return _tried(new, apply_fn, params, program, given, scheme)
 
 
@@ -190,7 +190,7 @@ def migrate(
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "migrate")
     given = checked_batches(apply_fn, params, batches, select)
-    program, links, left = _found(apply_fn, params, given[0])
+    program, links, skipped = _found(apply_fn, params, given[0])
     examples = None if scheme is None else examples_of(given)
     reaches = _reaches(program, links, [jax.tree.leaves((params, *batch)) for batch in given], examples)
     leaves, total = _Leaves(named_leaves(params)), {}
@@ -200,7 +200,7 @@ def migrate(
         safe = np.where(both, reach, 1) ** strength / np.where(both, weights, 1) ** (1 - strength)
         total[link.maker] = np.where(both, safe, 1)
         leaves.scale(link, total[link.maker])
-    new = leaves.result(params, program, links, total, left)
+    new = leaves.result(params, program, links, total, skipped)
     return _tried(new, apply_fn, params, program, given, scheme)
 
 
@@ -210,7 +210,7 @@ def _tried(
     """New parameters if they are quantised better, else the old ones."""
     if scheme is None or quantizes_better(program, apply_fn, params, new.params, given, scheme):
         return new
-    rows = [row if row.left else EqualRow(row.path, row.readers, left=NO_BETTER) for row in new.report.rows]
+    rows = [row if row.skipped else EqualRow(row.path, row.readers, skipped=NO_BETTER) for row in new.report.rows]
     return Equalized(params, replace(new.report, rows=tuple(rows)))
 
 
@@ -219,8 +219,8 @@ def _found(
 ) -> tuple[Program, list[Link], dict[str, str]]:
     program = trace(apply_fn, params, *example)
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
-    links, left = find_links(program, {path: own for path, own in uses.items() if own.sites})
-    return program, links, left
+    links, skipped = find_links(program, {path: own for path, own in uses.items() if own.sites})
+    return program, links, skipped
 
 
 def _ratio(made: np.ndarray, read: np.ndarray) -> np.ndarray:
@@ -309,7 +309,7 @@ class _Leaves:
             self._now[reader.path] = unmatrix(reader.use, rows * times[..., None], self._get(reader.path).shape)
 
     def result(
-        self, params: Params, program: Program, links: Sequence[Link], by: Mapping[str, np.ndarray], left: Any
+        self, params: Params, program: Program, links: Sequence[Link], by: Mapping[str, np.ndarray], skipped: Any
     ) -> Equalized:
         """The new parameters, and what was done."""
         new = {path: jnp.asarray(leaf, jnp.result_type(self._named[path])) for path, leaf in self._now.items()}
@@ -323,7 +323,7 @@ class _Leaves:
             )
             for link in links
         }
-        rows |= {path: EqualRow(path, left=why) for path, why in left.items()}
+        rows |= {path: EqualRow(path, skipped=why) for path, why in skipped.items()}
         changed = {path for link in links for path in (link.maker, *link.biases, *(r.path for r in link.readers))}
         kept = {path: leaf for path, leaf in new.items() if path in changed}
         told = {path for row in rows.values() for path in (row.path, *row.readers, *row.biases)}

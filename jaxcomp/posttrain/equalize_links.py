@@ -64,19 +64,19 @@ def find_links(program: Program, uses: Mapping[str, Uses]) -> tuple[list[Link], 
     pooling, padding, reshapes, sums and products with others, and does not of relu6 or gelu.
     """
     search = _Search(program, uses)
-    links, left = [], {}
+    links, skipped = [], {}
     for node in program.frame.nodes:
         for path, use, value, axis in search.makers(node):
             found = search.follow(path, use, value, axis)
             if isinstance(found, Skipped):
-                left[path] = found.reason
+                skipped[path] = found.reason
             else:
                 links.append(found)
     linked = {link.maker for link in links} | {reader.path for link in links for reader in link.readers}
     for path, own in uses.items():
-        if path not in left and path not in linked:
-            left[path] = _no_maker(program, own)
-    return links, {path: why for path, why in left.items() if all(link.maker != path for link in links)}
+        if path not in skipped and path not in linked:
+            skipped[path] = _no_maker(program, own)
+    return links, {path: why for path, why in skipped.items() if all(link.maker != path for link in links)}
 
 
 def _no_maker(program: Program, own: Uses) -> str:

@@ -154,7 +154,7 @@ def post_training(
     )
     rules = _rules(function, folded, given[0], chosen, end_bits) if scheme is None else scheme
     ranges = calibrate(function, folded, given, rules, fit=input_fit)
-    rules = rules_without(rules, trace(function, folded, *given[0]), ranges.left)
+    rules = rules_without(rules, trace(function, folded, *given[0]), ranges.skipped)
     rounded = round_weights(
         function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )

@@ -45,7 +45,7 @@ class RoundRow(NamedTuple):
       error: the squared error of its sites' results on the examples that were held out, what quantised inputs and
         earlier layers do to them included, over the squares of what they were; None if not known.
       bias: the parameter in which the mean of that error is corrected; else why it is not.
-      left: why it, or its rounding, is not as asked for.
+      skipped: why it, or its rounding, is not as asked for.
     """
 
     path: str
@@ -55,7 +55,7 @@ class RoundRow(NamedTuple):
     back: float = 0.0
     error: float | None = None
     bias: str = ""
-    left: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class RoundReport:
 
     def __str__(self) -> str:
         columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
-        left = any(row.left for row in self.rows)
+        skipped = any(row.skipped for row in self.rows)
         rows = [
             [row.path, dims(row.shape), row.format, row.method, f"{row.back:.0%}" if row.method else "",
-             "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.left] * left]
+             "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.skipped] * skipped]
             for row in self.rows
         ]  # fmt: skip
-        printed = table([*columns, *["left because"] * left], rows)
+        printed = table([*columns, *["skipped because"] * skipped], rows)
         return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)
 
 
@@ -232,7 +232,7 @@ def round_weights(
 
     def row(path: str) -> RoundRow:
         if path not in found:
-            return RoundRow(path, np.shape(named[path]), left=targets.left[path])
+            return RoundRow(path, np.shape(named[path]), skipped=targets.skipped[path])
         error, whole = walk.errors.get(path, (0.0, 0.0))
         return RoundRow(
             path,
@@ -245,7 +245,7 @@ def round_weights(
             blind.get(path, "" if path in walk.errors else ALL_AT_ONCE),
         )
 
-    rows = tuple(row(path) for path in program.paths if path in found or path in targets.left)
+    rows = tuple(row(path) for path in program.paths if path in found or path in targets.skipped)
     others = left_out(program, {row.path for row in rows} | moved.keys() - walk.unmoved.keys())
     grids_of = {path: each.grid for path, each in found.items()}
     report = RoundReport(rows, others, judged_on(examples))

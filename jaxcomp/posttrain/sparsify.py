@@ -149,17 +149,17 @@ def sparsify(
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))
     sites = {path: own for path, own in known.items() if own.sites or own.other}
     recipe = replace(recipe, factors={path: _factor(own) for path, own in sites.items() if own.scaled})
-    left = {
+    skipped = {
         path: why for path, own in sites.items() if (why := next(iter(own.other), "") or unseen(own, program, "inputs"))
     }
-    goals = _goals(sparsity, pattern, [path for path in sites if path not in left])
+    goals = _goals(sparsity, pattern, [path for path in sites if path not in skipped])
     examples, moments = examples_of(given), dict[str, Seen]()
     if recipe.reads_data and (inputs == "dense" or distribution == "global"):
         moments = _dense(program, {path: sites[path].sites for path in goals}, params, given, examples, places)
         check_finite({path: seen.sizes for path, seen in moments.items()}, "on the data the input of ")
         empty = [path for path, seen in moments.items() if not seen.reached]
-        left |= dict.fromkeys(empty, "what it reads on the data is 0")
-        goals = {path: goal for path, goal in goals.items() if path not in left}
+        skipped |= dict.fromkeys(empty, "what it reads on the data is 0")
+        goals = {path: goal for path, goal in goals.items() if path not in skipped}
     check_finite({path: named[path] for path in goals})
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
@@ -172,7 +172,7 @@ def sparsify(
     def solve(path: str, use: Use, seen: Seen | None) -> Any:
         check_finite({} if seen is None else {path: seen.sizes}, "on the data the input of ")
         if seen is not None and not seen.reached:
-            left[path] = "what it reads on the data is 0"
+            skipped[path] = "what it reads on the data is 0"
             return named[path]
         known = None if seen is None else seen.evidence(examples)
         found[path] = recipe.solve(path, use, named[path], known, goals[path])
@@ -188,7 +188,7 @@ def sparsify(
     if any(own.plain is not None for own in found.values()):
         found, decided = _better(program, params, given, found, recipe.refits)
     judged = judged_on(examples) if recipe.reads_data else ""
-    done = _result(params, {path: named[path] for path in sites}, found, goals, left)
+    done = _result(params, {path: named[path] for path in sites}, found, goals, skipped)
     return done._replace(
         report=replace(done.report, left_out=left_out(program, sites.keys()), judged=judged, decided=decided)
     )
@@ -258,7 +258,7 @@ def _better(
     return plain, "all layers have the plain method's weights: with them the results on those examples are no worse"
 
 
-def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, left: Any) -> Sparsified:
+def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, skipped: Any) -> Sparsified:
     rows = []
     for path, leaf in sites.items():
         if path in found:
@@ -267,7 +267,7 @@ def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, le
             rows.append(SparseRow(path, leaf.size, asked, 1 - float(np.mean(own.mask)), own.error, back=own.back))
         else:
             zeros = float(np.mean(np.asarray(leaf) == 0))
-            rows.append(SparseRow(path, leaf.size, None, zeros, left=left.get(path, "not asked for")))
+            rows.append(SparseRow(path, leaf.size, None, zeros, skipped=skipped.get(path, "not asked for")))
 
     def mask(path: Any, leaf: Any) -> Any:
         own = found.get(path_string(path))

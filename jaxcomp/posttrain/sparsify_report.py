@@ -17,7 +17,7 @@ class SparseRow(NamedTuple):
       reached: the fraction that it has.
       error: the squared error of its sites' outputs over the squares of what they were, on the examples that were held
         out; None without data.
-      left: why it was left as it was.
+      skipped: why it was left as it was.
       back: the method by which it was pruned after all, as the one asked for was no better on what was held out, or of
         ``auto`` OBC too slow.
     """
@@ -27,7 +27,7 @@ class SparseRow(NamedTuple):
     asked: float | None
     reached: float
     error: float | None = None
-    left: str = ""
+    skipped: str = ""
     back: str = ""
 
 
@@ -55,15 +55,15 @@ class SparseReport:
         return sum(row.reached * row.size for row in pruned) / max(sum(row.size for row in pruned), 1)
 
     def __str__(self) -> str:
-        left = any(row.left for row in self.rows)
+        skipped = any(row.skipped for row in self.rows)
         back = any(row.back for row in self.rows)
         columns = [
-            "parameter", *["left dense because"] * left, "size", "asked", "reached", "error", *["pruned by"] * back
+            "parameter", *["skipped because"] * skipped, "size", "asked", "reached", "error", *["pruned by"] * back
         ]  # fmt: skip
         rows = [
             [
                 row.path,
-                *[row.left] * left,
+                *[row.skipped] * skipped,
                 f"{row.size:,}",
                 "" if row.asked is None else f"{row.asked:.2%}",
                 f"{row.reached:.2%}",
@@ -73,6 +73,6 @@ class SparseReport:
             for row in self.rows
         ]
         pruned = sum(row.size for row in self.rows if row.asked is not None)
-        total = ["total", *[""] * left, f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
+        total = ["total", *[""] * skipped, f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
         lines = [table(columns, rows, total), self.judged, self.decided]
         return with_left_out("\n".join(filter(None, lines)), self.left_out)

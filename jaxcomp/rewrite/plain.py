@@ -52,7 +52,7 @@ def to_json(value: Any, where: str) -> Any:
         case np.ndarray() | jax.Array() if not isinstance(value, jax.core.Tracer):
             return _array(np.asarray(value))
         case Ranges():
-            return ["ranges", to_json(dict(value), where), to_json(value.left, where)]
+            return ["ranges", to_json(dict(value), where), to_json(value.skipped, where)]
         case Mapping() if all(isinstance(key, str) for key in value):
             return ["dict", {key: to_json(each, f"{where}, {key}") for key, each in value.items()}]
         case list() | tuple():
@@ -85,8 +85,8 @@ def from_json(value: Any) -> Any:
         case ["grid", scale, zero_point, block]:
             held = from_json(block)
             return Grid(from_json(scale), from_json(zero_point), None if held is None else Block(*held))
-        case ["ranges", grids, left]:
-            return Ranges(from_json(grids), from_json(left))
+        case ["ranges", grids, skipped]:
+            return Ranges(from_json(grids), from_json(skipped))
         case ["format", str(name)]:
             return named(name)
         case ["fit", str(name), dict(options)]:

@@ -27,11 +27,11 @@ class Rounding:
 
     Attributes:
       made_by: the rewrite that made it, and how the integers are had of it.
-      left: the weights that its sites read as they are.
+      skipped: the weights that its sites read as they are.
     """
 
     made_by: ClassVar[tuple[str, str]]
-    left: Collection[str]
+    skipped: Collection[str]
 
 
 def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
@@ -55,7 +55,7 @@ def check_reads_weights(apply_fn: Any, rewrite: str) -> None:
       ArgumentError: with what to call instead.
     """
     rounding = _rounding(apply_fn)
-    if rounding is not None and not rounding.left:
+    if rounding is not None and not rounding.skipped:
         maker, ship = rounding.made_by
         raise ArgumentError(
             f"this is the function that {maker} returned: it rounds every weight itself, and {rewrite} finds none to "

@@ -45,8 +45,8 @@ def test_the_function_stays_and_ranges_are_alike_on_both_sides() -> None:
     assert distance(mobile(params, IMAGE), mobile(new.params, IMAGE)) <= 1e-5
     rows = {row.path: row for row in new.report.rows}
     for name, reader in zip(("first", "depthwise", "grouped"), ("depthwise", "grouped", "head"), strict=True):
-        assert (rows[name].readers, rows[name].left) == ((reader,), "")
-    assert rows["head"].left == "it is the function's result"
+        assert (rows[name].readers, rows[name].skipped) == ((reader,), "")
+    assert rows["head"].skipped == "it is the function's result"
     made, read = reach(new.params["first"], 3), reach(new.params["depthwise"], 3)
     np.testing.assert_allclose(made, read, rtol=1e-2)
     made, read = reach(new.params["grouped"], 3), reach(new.params["head"].reshape(16, 4, 5), 1)
@@ -72,7 +72,7 @@ def test_only_what_is_homogeneous_and_read_by_sites_alone_is_scaled() -> None:
     assert distance(function(params, normal(3, 4)), function(new.params, normal(3, 4))) <= 1e-5
     rows = {row.path: row for row in new.report.rows}
     assert rows["twice"].readers == ("d", "e")
-    assert all("not homogeneous" in rows[name].left for name in ("gelu", "six", "added", "squared"))
+    assert all("not homogeneous" in rows[name].skipped for name in ("gelu", "six", "added", "squared"))
     old, now = named_leaves(params), named_leaves(new.params)
     assert {path for path in old if now[path] is not old[path]} == {"twice", "d", "e"}
 
@@ -95,7 +95,7 @@ def test_migration_into_the_readers_of_a_norm_is_the_paper_s_formula() -> None:
     np.testing.assert_allclose(new.params["scale"], params["scale"] / by, rtol=1e-4)
     np.testing.assert_allclose(new.params["shift"], params["shift"] / by, rtol=1e-4)
     np.testing.assert_allclose(new.params["q"], params["q"] * by[:, None], rtol=1e-4)
-    (row,) = (row for row in new.report.rows if not row.left)
+    (row,) = (row for row in new.report.rows if not row.skipped)
     assert (row.path, row.readers) == ("scale", ("q", "k"))
 
 

@@ -139,8 +139,10 @@ def test_batch_norm_at_rest_takes_up_means_and_other_biases_are_named() -> None:
     assert rows["bare"].bias == "it has no bias"
     assert rows["twice"].bias == rows["again"].bias == "its bias has other readers"
     assert rows["stack/k"].bias == "it is in a loop, a branch or a shard_map"
-    assert rows["stack/k"].left.startswith("in a loop, a branch or a shard_map: layers there are rounded all at once")
-    assert not rows["w"].left
+    assert rows["stack/k"].skipped.startswith(
+        "in a loop, a branch or a shard_map: layers there are rounded all at once"
+    )
+    assert not rows["w"].skipped
     assert new.report.left_out["stack/b"] == "read by add inside scan: no matmul or convolution"
     changed = {path for path, leaf in named_leaves(new.params).items() if leaf is not named_leaves(params)[path]}
     assert changed == {"w", "bare", "twice", "again", "scaled", "mean", "late", "stack/k"}
@@ -159,9 +161,9 @@ def test_what_cannot_be_watched_is_rounded_to_the_nearest_and_named() -> None:
     params = {name: normal(6, 6, seed=i) for i, name in enumerate(("tied", "idle", "float"))}
     new = round_weights(function, params, [X], [("tied|idle", WEIGHTS)])
     rows = {row.path: row for row in new.report.rows}
-    assert rows["tied"].left == "its sites sum over different features"
-    assert rows["idle"].left == "what it reads on the data is 0"
-    assert rows["float"].left == "not asked for"
+    assert rows["tied"].skipped == "its sites sum over different features"
+    assert rows["idle"].skipped == "what it reads on the data is 0"
+    assert rows["float"].skipped == "not asked for"
     assert new.params["float"] is params["float"]
     plain = quantize(function, params, X, scheme=[("tied|idle", WEIGHTS)])[1]
     for name in ("tied", "idle"):

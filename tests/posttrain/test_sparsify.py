@@ -57,7 +57,7 @@ def check(params: Any, sparse: Any) -> None:
         assert np.isfinite(np.asarray(new[path], np.float32)).all()
         assert rows[path].reached == pytest.approx(float(np.mean(~np.asarray(mask))))
         assert rows[path].reached == pytest.approx(rows[path].asked)
-    assert all((row.path in masks) != bool(row.left) for row in sparse.report.rows)
+    assert all((row.path in masks) != bool(row.skipped) for row in sparse.report.rows)
 
 
 @pytest.mark.exhaustive
@@ -134,7 +134,7 @@ def test_stacked_layers_in_a_scan_and_sites_in_branches_and_remat() -> None:
     params = {"stack": normal(3, 6, 6) / 3, "shared": normal(6, 6) / 3, "remat": normal(6, 2)}
     sparse = sparsify(function, params, [X], 0.5, method="sparsegpt")
     check(params, sparse)
-    assert not any(row.left for row in sparse.report.rows)
+    assert not any(row.skipped for row in sparse.report.rows)
     moments = second_moments(function, params, [X], "inputs").of
     h, seen, inner = X, [], 0
     for w in params["stack"]:
@@ -153,7 +153,7 @@ def test_a_weight_that_two_sites_read_is_solved_for_both_and_others_are_named() 
     params = {name: normal(6, 6) / 4 for name in ("twice", "tied", "scale")}
     sparse = sparsify(function, params, [X], 0.5)
     check(params, sparse)
-    left = {row.path: row.left for row in sparse.report.rows if row.left}
+    left = {row.path: row.skipped for row in sparse.report.rows if row.skipped}
     assert left["tied"] == "its sites sum over different features"
     assert left["scale"].startswith("read by ")
     assert set(left) == {"tied", "scale"}
@@ -216,7 +216,7 @@ def test_patterns_run_along_the_reduction_of_any_layout() -> None:
         assert (np.asarray(sparse.masks["hwio"]).sum(2) == 2).all()
         rows = np.asarray(sparse.masks["oihw"]).transpose(0, 2, 3, 1).reshape(-1, 4)
         assert (rows.sum(1) == 2).all()
-        assert {row.path: row.left for row in sparse.report.rows}["head"] == "not asked for"
+        assert {row.path: row.skipped for row in sparse.report.rows}["head"] == "not asked for"
 
 
 def test_half_precision_and_odd_shapes_and_nnx() -> None:
@@ -246,7 +246,7 @@ def test_layers_that_see_nothing_stay_dense_and_are_named() -> None:
     params = {name: normal(6, 6) for name in ("blind", "seen", "constant")}
     for inputs in ("corrected", "dense"):
         sparse = sparsify(function, params, [X], 0.5, inputs=inputs)  # type: ignore[arg-type]
-        left = {row.path: row.left for row in sparse.report.rows}
+        left = {row.path: row.skipped for row in sparse.report.rows}
         assert left["blind"] == "what it reads on the data is 0"
         assert (left["seen"], "blind" in str(sparse.report)) == ("", True)
         check(params, sparse)

@@ -177,7 +177,7 @@ def test_channels_stay_where_scaling_them_does_harm() -> None:
     harmed, plain = (quantized_error(params, x, scheme) for params in (SCALED["migrate"](x, None), LAYER))
     assert harmed > 1.1 * plain
     assert new.params is LAYER or all(new.params[path] is LAYER[path] for path in LAYER)
-    assert {row.left for row in new.report.rows if row.path == "up"} == {NO_BETTER}
+    assert {row.skipped for row in new.report.rows if row.path == "up"} == {NO_BETTER}
 
 
 @pytest.mark.exhaustive
@@ -252,11 +252,11 @@ def test_a_weight_that_reads_zeros_stays_in_floating_point() -> None:
     params, x = {"seen": normal(6, 4), "idle": normal(6, 4, seed=1)}, normal(12, 6)
     ranges = jc.rewrite.calibrate(function, params, [x])
     assert list(ranges) == ["seen"]
-    assert list(ranges.left) == ["idle"]
+    assert list(ranges.skipped) == ["idle"]
     integers, packed = jc.rewrite.quantize(function, params, x, ranges=ranges)
     new = post_training(function, params, [x])
     for report in (integers.report, new.report.quantized, new.report.rounded):
-        assert {row.path: row.left for row in report.rows}["idle"].startswith("what it is multiplied by is 0")
+        assert {row.path: row.skipped for row in report.rows}["idle"].startswith("what it is multiplied by is 0")
     assert packed["idle"] is params["idle"]
     for out in (integers(packed, x), new.apply_fn(new.params, x)):
         np.testing.assert_allclose(out, function(params, x), atol=0.2)

@@ -38,7 +38,7 @@ def test_factors(name: str, method: str | None) -> None:
     (function, params), x = prepared(CASES[name]), CASES[name].example
     new, factors = factorize(function, params, x, rank=1.0, cheaper=False, method=method)
     if method == "spatial" and not any(row.method for row in new.report.rows):
-        assert all(row.left for row in new.report.rows)
+        assert all(row.skipped for row in new.report.rows)
         return
     (out, slopes), (out_new, slopes_new) = run(function, params, x), run(new, factors, x)
     assert distance(out, out_new) <= TOLERANCE
@@ -51,7 +51,7 @@ def test_folding(name: str) -> None:
     new, folded = fold_batch_norm(function, params, x)
     (out, slopes), (out_new, slopes_new) = run(function, params, x), run(new, folded, x)
     assert distance(out, out_new) <= TOLERANCE
-    changed = {row.path for row in new.report.rows if not row.left} | {row.bias for row in new.report.rows}
+    changed = {row.path for row in new.report.rows if not row.skipped} | {row.bias for row in new.report.rows}
     own, got = named_leaves(slopes), named_leaves(slopes_new)
     kept = [path for path in got if path not in changed]
     assert kept

@@ -18,14 +18,14 @@ class ShrinkRow(NamedTuple):
       members: the parameters that it has a part of.
       channels: how many it had.
       kept: how many are left.
-      left: why it cannot be cut; empty if it can.
+      skipped: why it cannot be cut; empty if it can.
     """
 
     group: str
     members: tuple[str, ...]
     channels: int
     kept: int
-    left: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ShrinkReport:
     left_out: Mapping[str, str]
 
     def __str__(self) -> str:
-        rows = [[r.group, str(r.channels), str(r.kept), ", ".join(r.members), r.left] for r in self.rows]
-        columns = ["group", "channels", "kept", "of", "whole because"]
+        rows = [[r.group, str(r.channels), str(r.kept), ", ".join(r.members), r.skipped] for r in self.rows]
+        columns = ["group", "channels", "kept", "of", "skipped because"]
         return with_left_out(table(columns, rows), self.left_out)
 
 

@@ -51,8 +51,8 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
       >>> folded["w"].tolist(), folded["bias"].tolist(), sorted(folded)
       ([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], [-0.5, -0.5, -0.5], ['bias', 'w'])
       >>> print(new.report)
-      kernel  bias  taken in   not folded because
-      ------  ----  ---------  ------------------
+      kernel  bias  taken in   skipped because
+      ------  ----  ---------  ---------------
       w       bias  mean, var
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
@@ -115,7 +115,7 @@ class Folded(Rewritten[Found]):
         self._find, self._made = find, found.made
         told = FoldReport(found.rows).told
         report = FoldReport(found.rows, left_out(born.program, told))
-        folds = [[row.path, row.bias, *row.taken] for row in found.rows if not row.left]
+        folds = [[row.path, row.bias, *row.taken] for row in found.rows if not row.skipped]
         super().__init__(
             apply_fn, params, small, report=report, decision={"folds": folds}, said=f"{len(folds)} kernels", born=born
         )

@@ -82,19 +82,19 @@ def find_folds(program: Program) -> Folds:
     paths = {use.node: (path, use) for path, own in uses.items() for use in own.sites}
     found = {chain.node: chain for chain in chains(program, origins, {node: u.side for node, (_, u) in paths.items()})}
     read = {path for site in sites_of(program).rows for path in site.paths}
-    left = {path: _of_kernel(uses[path]) for path in read if path in uses and not uses[path].sites}
+    skipped = {path: _of_kernel(uses[path]) for path in read if path in uses and not uses[path].sites}
     folds: list[Fold] = []
     for node, (path, use) in paths.items():
         reason = _refusal(uses[path], use, found.get(node))
         if reason:
-            left.setdefault(path, reason)
+            skipped.setdefault(path, reason)
         else:
             folds.append(Fold(path, use, found[node]))
-    folds, live = _with_biases(program, origins, folds, left)
+    folds, live = _with_biases(program, origins, folds, skipped)
     before = live_values(program.frame, program.frame.outs)
     gone = frozenset(path for path, value in program.parameters().items() if value in before and value not in live)
     rows = {fold.path: FoldRow(fold.path, fold.bias, _taken(fold, origins, gone)) for fold in folds}
-    rows |= {path: FoldRow(path, left=reason) for path, reason in left.items()}
+    rows |= {path: FoldRow(path, skipped=reason) for path, reason in skipped.items()}
     ordered = tuple(rows[path] for path in program.paths if path in rows)
     steps = [step.by for fold in folds for step in (*fold.chain.before, *fold.chain.after)]
     constants = constants_of(program, [value for value in steps if value is not None])
@@ -136,7 +136,7 @@ def _refusal(uses: Uses, use: Use, chain: Chain | None) -> str:
 
 
 def _with_biases(
-    program: Program, origins: Origins, folds: list[Fold], left: dict[str, str]
+    program: Program, origins: Origins, folds: list[Fold], skipped: dict[str, str]
 ) -> tuple[list[Fold], set[Value]]:
     """Finds a parameter that is no longer needed for each new bias; drops the folds for which there is none."""
     known = images(program)
@@ -154,7 +154,7 @@ def _with_biases(
         lost = [fold for fold in chosen if fold.shifts and fold.carrier is None]
         if not lost:
             return chosen, _live(program, chosen)
-        left |= {fold.path: "no parameter becomes free to hold its bias" for fold in lost}
+        skipped |= {fold.path: "no parameter becomes free to hold its bias" for fold in lost}
         folds = [fold for fold in chosen if fold not in lost]
 
 

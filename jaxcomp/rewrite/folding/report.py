@@ -14,13 +14,13 @@ class FoldRow(NamedTuple):
       path: the kernel.
       bias: where its new bias is; empty if it has none.
       taken: the parameters that are gone into it.
-      left: why it took in nothing.
+      skipped: why it took in nothing.
     """
 
     path: str
     bias: str = ""
     taken: tuple[str, ...] = ()
-    left: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class FoldReport:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was folded."""
-        return all(row.left for row in self.rows)
+        return all(row.skipped for row in self.rows)
 
     def __str__(self) -> str:
-        rows = [[row.path, row.bias, ", ".join(row.taken), row.left] for row in self.rows]
-        return with_left_out(table(["kernel", "bias", "taken in", "not folded because"], rows), self.left_out)
+        rows = [[row.path, row.bias, ", ".join(row.taken), row.skipped] for row in self.rows]
+        return with_left_out(table(["kernel", "bias", "taken in", "skipped because"], rows), self.left_out)
 
     @property
     def told(self) -> set[str]:

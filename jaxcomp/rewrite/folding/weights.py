@@ -55,8 +55,8 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
       >>> {path: leaf.shape for path, leaf in folded.items()}, float(folded["w"][0, 0])
       ({'w': (4, 3)}, 3.0)
       >>> print(new.report)
-      kernel  bias  taken in  not folded because
-      ------  ----  --------  ------------------
+      kernel  bias  taken in  skipped because
+      ------  ----  --------  ---------------
       w             a, b
 
     Reference: Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019;
@@ -112,13 +112,15 @@ def find_weights(program: Program, sized: Collection[Key] = ()) -> FoundWeights:
       sized: which of :func:`candidates` depend on the sizes of the inputs.
     """
     found = candidates(program)
-    left = {key: SIZED if key in sized else LARGER for key, each in found.weights.items() if key in sized or each.grew}
-    kept, live = _with_owners(program, found, left)
+    skipped = {
+        key: SIZED if key in sized else LARGER for key, each in found.weights.items() if key in sized or each.grew
+    }
+    kept, live = _with_owners(program, found, skipped)
     before = live_values(program.frame, program.frame.outs)
     gone = frozenset(path for path, value in program.parameters().items() if value in before and value not in live)
     rows = {each.owner: FoldRow(each.owner, taken=tuple(p for p in each.paths if p in gone)) for each in kept}
-    for (paths, _), reason in left.items():
-        rows.setdefault(paths[0], FoldRow(paths[0], left=reason))
+    for (paths, _), reason in skipped.items():
+        rows.setdefault(paths[0], FoldRow(paths[0], skipped=reason))
     values = [each.value for each in kept]
     ordered = tuple(rows[path] for path in program.paths if path in rows)
     made = tuple((each.owner, each.shape) for each in kept), gone, *recipe(program, values)
@@ -130,10 +132,10 @@ LARGER = "the weight is larger than the parameters that it is computed of"
 SIZED = "the weight depends on the sizes of the inputs"
 
 
-def _with_owners(program: Program, found: Candidates, left: dict[Key, str]) -> tuple[list[Computed], set[Value]]:
+def _with_owners(program: Program, found: Candidates, skipped: dict[Key, str]) -> tuple[list[Computed], set[Value]]:
     """Finds for each weight a parameter that is no longer needed; notes why the others stay computed."""
     while True:
-        weights = {key: each for key, each in found.weights.items() if key not in left}
+        weights = {key: each for key, each in found.weights.items() if key not in skipped}
         live = _live(program, list(weights.values()))
         taken, chosen = set[str](), dict[Key, Computed]()
         for key, each in weights.items():
@@ -146,7 +148,7 @@ def _with_owners(program: Program, found: Candidates, left: dict[Key, str]) -> t
             lost = _grown(program, chosen, _live(program, list(chosen.values())))
         if not lost:
             return list(chosen.values()), _live(program, list(chosen.values()))
-        left |= lost
+        skipped |= lost
 
 
 def _grown(program: Program, chosen: dict[Key, Computed], live: set[Value]) -> dict[Key, str]:

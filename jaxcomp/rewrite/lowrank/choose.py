@@ -87,7 +87,7 @@ class _Weight(NamedTuple):
     dense_macs: int
     dense_bytes: int
     methods: tuple[Method, ...] = ()
-    left: str = ""
+    skipped: str = ""
 
 
 def choose_factors(
@@ -128,7 +128,7 @@ def _weights(program: Program, named: Mapping[str, Any]) -> list[_Weight]:
             own, size = uses[path], named[path].nbytes
             calls = tuple(Call(use, origins.calls[use.node]) for use in own.sites if origins.calls[use.node])
             cost = sum(call.times * macs(call.use.node) for call in calls)
-            weights.append(_Weight(path, calls, cost, size, left=_refusal(own, calls)))
+            weights.append(_Weight(path, calls, cost, size, skipped=_refusal(own, calls)))
     return weights
 
 
@@ -159,10 +159,10 @@ def _with_methods(
     weight: _Weight, leaf: Any, criterion: Criterion, wanted: Mapping[str, Any], name: Any, moments: Moments | None
 ) -> _Weight:
     """The weight with the methods that it may be factorised by."""
-    if weight.left:
+    if weight.skipped:
         return weight
     if weight.path not in wanted or name == "dense":
-        return weight._replace(left="asked for")
+        return weight._replace(skipped="asked for")
     if name is not None and name not in METHODS:
         raise ArgumentError(f"method must be one of {', '.join(METHODS)} or dense; got {name!r} for {weight.path!r}")
     windowed = any(weight.calls[0].use.window)
@@ -174,7 +174,7 @@ def _with_methods(
     found = [method(each, weight.path, leaf, weight.calls, moment) for each in names]
     usable = tuple(each for each in found if isinstance(each, Method))
     lost = [each.reason for each in found if isinstance(each, Skipped)]
-    return weight._replace(methods=usable, left="" if usable else lost[0])
+    return weight._replace(methods=usable, skipped="" if usable else lost[0])
 
 
 Pick = tuple[Method, int] | Skipped
@@ -183,8 +183,8 @@ Pick = tuple[Method, int] | Skipped
 
 def _by_value(weight: _Weight, kind: str, value: Any, cheaper: bool) -> Pick:
     """The rank that is asked for, or the cheapest that keeps the energy that is asked for."""
-    if weight.left:
-        return Skipped(weight.left)
+    if weight.skipped:
+        return Skipped(weight.skipped)
     if kind == "rank":
         (own,) = weight.methods
         pick = own, own.place(_rank(weight.path, value, own.full))
@@ -213,7 +213,7 @@ def _rank(path: str, value: Any, full: Rank) -> Rank:
 def _by_budget(weights: Sequence[_Weight], criterion: Criterion, total: int) -> list[Pick]:
     """The choices that keep most energy, summed over weights, within the budget."""
     kind = criterion.kind
-    free = [weight for weight in weights if not weight.left]
+    free = [weight for weight in weights if not weight.skipped]
     choices = []
     for weight in free:
         dense = getattr(weight, f"dense_{kind}")
@@ -235,7 +235,7 @@ def _by_budget(weights: Sequence[_Weight], criterion: Criterion, total: int) -> 
             f"rank 1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorised"
         )
     picks = iter(_pick(weight, place) for weight, place in zip(free, best, strict=True))
-    return [Skipped(weight.left) if weight.left else next(picks) for weight in weights]
+    return [Skipped(weight.skipped) if weight.skipped else next(picks) for weight in weights]
 
 
 def _pick(weight: _Weight, place: int) -> Pick:
@@ -249,7 +249,7 @@ def _pick(weight: _Weight, place: int) -> Pick:
 def _row(weight: _Weight, pick: Pick, moments: Moments | None) -> FactorRow:
     if isinstance(pick, Skipped):
         dense = weight.dense_macs, weight.dense_bytes
-        return FactorRow(weight.path, "", (), 1.0, *dense, *dense, left=pick.reason)
+        return FactorRow(weight.path, "", (), 1.0, *dense, *dense, skipped=pick.reason)
     own, i = pick
     rank = tuple(own.ranks[i].tolist())
     cost = int(own.macs[i]), int(own.bytes[i])

@@ -85,11 +85,11 @@ def factorize(
       >>> layer = lambda p, x: x @ p["up"] + p["bias"]
       >>> new, factors = factorize(layer, params, jnp.ones((1, 8)), energy=0.99)
       >>> print(new.report)
-      parameter  method  rank  left dense because  energy  MACs  before  bytes  before
-      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
-      up         svd     1                         1.0000    16      64     64     256
-      ---------  ------  ----  ------------------  ------  ----  ------  -----  ------
-      total                                                  16      64     96     288
+      parameter  method  rank  skipped because  energy  MACs  before  bytes  before
+      ---------  ------  ----  ---------------  ------  ----  ------  -----  ------
+      up         svd     1                      1.0000    16      64     64     256
+      ---------  ------  ----  ---------------  ------  ----  ------  -----  ------
+      total                                               16      64     96     288
       left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(factors, jnp.ones((3, 8))), layer(params, jnp.ones((3, 8))))
       Array(True, dtype=bool)

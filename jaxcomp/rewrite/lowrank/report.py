@@ -20,7 +20,7 @@ class FactorRow:
       energy: the share of its squared entries (with data: of its outputs') that is kept.
       macs, bytes: what it costs now.
       dense_macs, dense_bytes: what it cost.
-      left: why it was left dense.
+      skipped: why it was left dense.
       plain: why ``data=``, if given, had no part in its factors.
     """
 
@@ -32,7 +32,7 @@ class FactorRow:
     bytes: int
     dense_macs: int
     dense_bytes: int
-    left: str = ""
+    skipped: str = ""
     plain: str = ""
 
 
@@ -73,14 +73,14 @@ class FactorReport:
 
     def __str__(self) -> str:
         plain = any(row.plain for row in self.rows)
-        columns = ["parameter", "method", "rank", "left dense because", *["without data because"] * plain]
+        columns = ["parameter", "method", "rank", "skipped because", *["without data because"] * plain]
         columns += ["energy", "MACs", "before", "bytes", "before"]
         rows = [
             [
                 row.path,
                 row.method or "dense",
                 "x".join(map(str, row.rank)),
-                row.left,
+                row.skipped,
                 *[row.plain] * plain,
                 f"{row.energy:.4f}",
                 *(f"{n:,}" for n in (row.macs, row.dense_macs, row.bytes, row.dense_bytes)),

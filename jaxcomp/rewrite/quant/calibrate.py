@@ -30,7 +30,7 @@ class Ranges(dict[str, Grid]):
     """``{path of the weight: grid}`` of what sites read.
 
     Attributes:
-      left: ``{path: why}`` of weights with static inputs that have none, and stay in floating point.
+      skipped: ``{path: why}`` of weights with static inputs that have none, and stay in floating point.
       judging: the grids of the examples that corrections are fitted to, which those that are held out had no part in;
         as the others where they are not known, and once the tree was mapped.
     """
@@ -38,22 +38,22 @@ class Ranges(dict[str, Grid]):
     def __init__(
         self,
         grids: Mapping[str, Grid] | None = None,
-        left: Mapping[str, str] | None = None,
+        skipped: Mapping[str, str] | None = None,
         judging: Mapping[str, Grid] | None = None,
     ):
         """Takes the grids."""
         super().__init__(grids or {})
-        self.left, self.judging = dict(left or {}), dict(judging or {})
+        self.skipped, self.judging = dict(skipped or {}), dict(judging or {})
 
 
 def _flat(ranges: Ranges) -> tuple[list[tuple[DictKey, Grid]], Any]:
     paths = tuple(sorted(ranges))
-    return [(DictKey(path), ranges[path]) for path in paths], (paths, tuple(sorted(ranges.left.items())))
+    return [(DictKey(path), ranges[path]) for path in paths], (paths, tuple(sorted(ranges.skipped.items())))
 
 
 def _unflat(known: Any, grids: Iterable[Grid]) -> Ranges:
-    paths, left = known
-    return Ranges(dict(zip(paths, grids, strict=True)), dict(left))
+    paths, skipped = known
+    return Ranges(dict(zip(paths, grids, strict=True)), dict(skipped))
 
 
 register_pytree_with_keys(Ranges, _flat, _unflat)
@@ -92,7 +92,7 @@ def calibrate(
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
-      :func:`quantize`. Weights whose inputs are 0 in all the data are in its ``left``: they stay in floating point.
+      :func:`quantize`. Weights whose inputs are 0 in all the data are in its ``skipped``: they stay in floating point.
       Its ``judging`` are the grids of three of four examples, with which :func:`round_weights` measures errors on the
       others: what clips unseen data clips those too.
 
@@ -122,7 +122,7 @@ def calibrate(
     leaves, examples = [jax.tree.leaves((params, *batch)) for batch in given], examples_of(given)
     reaches = _reaches(program, groups, leaves, examples[0])
     whole = [_checked(group, own, zeros) for group, own in zip(groups, _ranges(reaches, None), strict=True)]
-    left = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
+    skipped = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
     there = [i for i, own in enumerate(whole) if own is not None]
     groups, ends = [groups[i] for i in there], [own for own in whole if own]
     formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
@@ -141,7 +141,7 @@ def calibrate(
         }
 
     found = grids(None)
-    return Ranges(found, left, found | grids(examples))
+    return Ranges(found, skipped, found | grids(examples))
 
 
 ZERO = "what it is multiplied by is 0 on the data: there is no range of it"

@@ -173,7 +173,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         """Takes the function, its parameters as :func:`qat` returns them (or shapes), and how they are rounded."""
         params = shapes_of(dict(both))
         self._method = method
-        self.left = method.targets.left
+        self.skipped = method.targets.skipped
         decision = {
             "scheme": method.scheme,
             "weights": method.weights,

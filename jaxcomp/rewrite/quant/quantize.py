@@ -79,11 +79,11 @@ def quantize(
       >>> packed["w"].parts["codes"].tolist()
       [[127, 127], [-100, 5]]
       >>> print(new.report)
-      weight  shape  format  inputs    in floating point because  bytes  before
-      ------  -----  ------  --------  -------------------------  -----  ------
-      w       2x2         8  static 8                                28      16
-      ------  -----  ------  --------  -------------------------  -----  ------
-      total                                                          28      16
+      weight  shape  format  inputs    skipped because  bytes  before
+      ------  -----  ------  --------  ---------------  -----  ------
+      w       2x2         8  static 8                      28      16
+      ------  -----  ------  --------  ---------------  -----  ------
+      total                                                28      16
       left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)
@@ -195,7 +195,7 @@ def fake_quantize(
     params = as_arrays(params)
     check_reads_weights(apply_fn, "fake_quantize")
     program, targets = _targets(apply_fn, params, example, scheme, ranges)
-    known = Ranges(_checked_ranges(dict(ranges or {}), targets), getattr(ranges, "left", {}))
+    known = Ranges(_checked_ranges(dict(ranges or {}), targets), getattr(ranges, "skipped", {}))
     born = Born(example, program, sites_in(program))
     return FakeQuantized(apply_fn, params, scheme, targets, known, dict(grids or {}), born)
 
@@ -218,7 +218,7 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
     ):
         """Takes what is quantized, and on which grids."""
         self._targets, self._ranges, self._grids = targets, ranges, grids
-        self.left = targets.left
+        self.skipped = targets.skipped
         decision = {"scheme": scheme, "ranges": ranges, "grids": grids}
         said = f"{len(targets.weights)} weights"
         super().__init__(apply_fn, params, {}, decision=decision, said=said, born=born)
@@ -269,7 +269,7 @@ def _inputs_left(program: Program, targets: Targets) -> Targets:
         for path, target in targets.weights.items()
     }
     why = "its inputs, inside of shard_map, have no range: give ranges= of jaxcomp.rewrite.calibrate"
-    return targets._replace(weights=weights, left={**targets.left, **dict.fromkeys(paths, why)})
+    return targets._replace(weights=weights, skipped={**targets.skipped, **dict.fromkeys(paths, why)})
 
 
 def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:

@@ -27,7 +27,7 @@ class QuantRow(NamedTuple):
       shape: its own.
       format: its codes' bits, or the name of their format if they are no integers; ``""`` if it stays as it is.
       inputs: how what its sites read is quantised, as ``"static 8"``; ``""`` if it is not.
-      left: why it, or what its sites read, is not quantised as asked; what else reads its value.
+      skipped: why it, or what its sites read, is not quantised as asked; what else reads its value.
       bytes: of everything in its place.
       dense_bytes: its own, before.
     """
@@ -36,7 +36,7 @@ class QuantRow(NamedTuple):
     shape: tuple[int, ...]
     format: str
     inputs: str
-    left: str
+    skipped: str
     bytes: int
     dense_bytes: int
 
@@ -55,10 +55,11 @@ class QuantReport:
 
     def __str__(self) -> str:
         rows = [
-            [r.path, dims(r.shape), r.format, r.inputs, r.left, f"{r.bytes:,}", f"{r.dense_bytes:,}"] for r in self.rows
+            [r.path, dims(r.shape), r.format, r.inputs, r.skipped, f"{r.bytes:,}", f"{r.dense_bytes:,}"]
+            for r in self.rows
         ]
         total = [f"{sum(getattr(row, name) for row in self.rows):,}" for name in ("bytes", "dense_bytes")]
-        columns = ["weight", "shape", "format", "inputs", "in floating point because", "bytes", "before"]
+        columns = ["weight", "shape", "format", "inputs", "skipped because", "bytes", "before"]
         return with_left_out(table(columns, rows, ["total", "", "", "", "", *total]), self.left_out)
 
 
@@ -80,12 +81,12 @@ def report_of(
             own, dense_at = targets.weights[path].scheme, run.dense_at.get(path, "")
             whole = f"{own.inputs} {_said(own.input_format)}" if path in run.in_integers else ""
             read_by = f"{run.read_by[path]} reads its value" if path in run.read_by else ""
-            left = "; ".join(filter(None, (targets.left.get(path, ""), dense_at, read_by)))
+            skipped = "; ".join(filter(None, (targets.skipped.get(path, ""), dense_at, read_by)))
             size = sum(_bytes(part) for part in packed[path].parts.values())
-            rows.append(QuantRow(path, named[path].shape, _said(own.format), whole, left, size, _bytes(named[path])))
-        elif path in targets.left or path in others:
+            rows.append(QuantRow(path, named[path].shape, _said(own.format), whole, skipped, size, _bytes(named[path])))
+        elif path in targets.skipped or path in others:
             size = _bytes(named[path])
-            why = targets.left.get(path) or others[path]
+            why = targets.skipped.get(path) or others[path]
             rows.append(QuantRow(path, named[path].shape, "", "", why, size, size))
     return QuantReport(tuple(rows), left_out(program, {row.path for row in rows}))
 

@@ -58,12 +58,12 @@ class Targets(NamedTuple):
     Attributes:
       weights: by path.
       shared: the groups of those with static inputs.
-      left: why other weights that sites read are not.
+      skipped: why other weights that sites read are not.
     """
 
     weights: Mapping[str, Target]
     shared: tuple[Shared, ...]
-    left: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 def find_targets(program: Program, scheme: Any, params: Params = None) -> Targets:
@@ -103,23 +103,23 @@ def find_targets(program: Program, scheme: Any, params: Params = None) -> Target
 
 def reached(targets: Targets, ranges: Mapping[str, Grid] | None) -> Targets:
     """What is quantised, without weights whose inputs have no range as they are 0 on the data."""
-    left = getattr(ranges, "left", {})
-    gone = {path: why for path, why in left.items() if _is_static(targets, path) or path in targets.left}
+    skipped = getattr(ranges, "skipped", {})
+    gone = {path: why for path, why in skipped.items() if _is_static(targets, path) or path in targets.skipped}
     weights = {path: target for path, target in targets.weights.items() if path not in gone}
     shared = [group._replace(paths=tuple(path for path in group.paths if path in weights)) for group in targets.shared]
-    return Targets(weights, tuple(group for group in shared if group.paths), {**targets.left, **gone})
+    return Targets(weights, tuple(group for group in shared if group.paths), {**targets.skipped, **gone})
 
 
 def _is_static(targets: Targets, path: str) -> bool:
     return path in targets.weights and targets.weights[path].scheme.inputs == "static"
 
 
-def rules_without(scheme: Any, program: Program, left: Mapping[str, str]) -> Any:
+def rules_without(scheme: Any, program: Program, skipped: Mapping[str, str]) -> Any:
     """A scheme, or rules of them, by which some weights stay as they are."""
-    if not left:
+    if not skipped:
         return scheme
     chosen = by_rule(scheme, [path for path, own in uses_of(program).items() if own.sites])
-    return [(re.escape(path), None if path in left else each) for path, each in chosen.items()]
+    return [(re.escape(path), None if path in skipped else each) for path, each in chosen.items()]
 
 
 def _check(path: str, scheme: Any) -> None:

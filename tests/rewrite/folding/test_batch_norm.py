@@ -152,7 +152,7 @@ def test_folded(name: str) -> None:
     more = jnp.concatenate([case.x, case.x + 1], axis=2 if "layouts" in name else 0)
     for x in (case.x, more):
         assert distance(quick(case.function)(case.params, x), quick(new)(folded, x)) <= tolerance
-    assert not [row for row in new.report.rows if row.left]
+    assert not [row for row in new.report.rows if row.skipped]
 
 
 def test_the_folded_values_are_those_of_the_formula() -> None:
@@ -201,8 +201,8 @@ def test_what_is_not_folded_is_named_and_right(name: str) -> None:
     new, same = fold_batch_norm(function, params, X)
     (row,) = new.report.rows
     assert row.path == "w"
-    assert reason in row.left
-    assert row.left in str(new.report)
+    assert reason in row.skipped
+    assert row.skipped in str(new.report)
     assert same is params or set(same) == set(params)
     assert distance(jax.jit(function)(params, X), new(same, X)) == 0
 
@@ -392,4 +392,4 @@ def test_convnext_and_training() -> None:
     variables = randomize(jax.eval_shape(net.init, jax.random.key(0), normal(1, 8, 8, 3)))
     new, same = fold_batch_norm(lambda v, x: net.apply(v, x, mutable=["batch_stats"]), variables, normal(1, 8, 8, 3))
     assert jax.tree.structure(same) == jax.tree.structure(variables)
-    assert sum("reduce_sum" in row.left for row in new.report.rows) == 6
+    assert sum("reduce_sum" in row.skipped for row in new.report.rows) == 6

@@ -107,8 +107,8 @@ def test_the_function_stays_and_every_weight_is_a_parameter(name: str) -> None:
     assert {path: leaf.shape for path, leaf in named_leaves(folded).items()} == case.left
     for x in (case.x, jnp.concatenate([case.x, case.x + 1])):
         assert distance(quick(case.function)(case.params, x), quick(new)(folded, x)) <= 2e-6
-    assert {row.path for row in new.report.rows if row.left} == set()
-    assert not any(row.left for row in quantize(new, folded, case.x, scheme=Scheme(inputs=None))[0].report.rows)
+    assert {row.path for row in new.report.rows if row.skipped} == set()
+    assert not any(row.skipped for row in quantize(new, folded, case.x, scheme=Scheme(inputs=None))[0].report.rows)
     shapes = jax.eval_shape(lambda: case.params)
     assert jax.eval_shape(lambda: folded) == fold_weights(case.function, shapes, case.x)[1]
     again, same = fold_weights(new, folded, case.x)
@@ -135,8 +135,8 @@ def test_what_stays_computed_is_right(name: str) -> None:
     function, reason = LEFT[name]
     params = of(w=(6, 5))
     new, same = fold_weights(function, params, X)
-    assert [row.left for row in new.report.rows if row.left] == ([new.report.rows[0].left] if reason else [])
-    assert reason in "".join(row.left for row in new.report.rows)
+    assert [row.skipped for row in new.report.rows if row.skipped] == ([new.report.rows[0].skipped] if reason else [])
+    assert reason in "".join(row.skipped for row in new.report.rows)
     np.testing.assert_array_equal(same["w"], params["w"])
     assert distance(function(params, X), new(same, X)) <= 1e-6
 
@@ -192,7 +192,7 @@ def test_layers_of_flax() -> None:
 def test_post_training_takes_hold_of_them() -> None:
     function, params = normalised()
     new = post_training(function, params, [IMAGE], bits=8)
-    assert not any(row.left for row in new.report.quantized.rows)
+    assert not any(row.skipped for row in new.report.quantized.rows)
     assert new.report.computed is not None
     assert "standard" in str(new.report)
     assert distance(quick(function)(params, IMAGE), quick(new.apply_fn)(new.params, IMAGE)) <= 0.05
@@ -254,7 +254,7 @@ FOR_A_BATCH: dict[str, tuple[Callable[..., Any], Any, bool]] = {
 def test_no_weight_is_made_for_one_batch(name: str) -> None:
     function, params, folds = FOR_A_BATCH[name]
     new, folded = fold_weights(function, params, IMAGES)
-    assert any(not row.left for row in new.report.rows) == folds
+    assert any(not row.skipped for row in new.report.rows) == folds
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, folded)]
     assert sizes[1] <= sizes[0]
     for x in (IMAGES, IMAGES[:1], jnp.concatenate([IMAGES, IMAGES]), IMAGES[:, :5]):

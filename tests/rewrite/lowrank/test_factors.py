@@ -31,7 +31,7 @@ def methods(new: Any) -> dict[str, str]:
 
 
 def lefts(new: Any) -> dict[str, str]:
-    return {row.path: row.left for row in new.report.rows if row.left}
+    return {row.path: row.skipped for row in new.report.rows if row.skipped}
 
 
 def dot(*numbers: Any, left: bool = False) -> Callable[..., Any]:

@@ -113,7 +113,7 @@ def test_what_cannot_be_calibrated() -> None:
         return jax.nn.relu(x) @ p["a"]
 
     params = {"a": W[0]}
-    assert "is 0 on the data" in calibrate(function, params, [-jnp.ones((2, 6))]).left["a"]
+    assert "is 0 on the data" in calibrate(function, params, [-jnp.ones((2, 6))]).skipped["a"]
     with pytest.raises(ArgumentError, match="what 'a' is multiplied by is not finite"):
         calibrate(function, params, [jnp.full((2, 6), jnp.nan)])
     with pytest.raises(ArgumentError, match="gave no batch"):
@@ -129,9 +129,9 @@ def test_what_cannot_be_calibrated() -> None:
 def test_ranges_are_a_tree_like_any_other(tmp_path: Any) -> None:
     p = {"dead": jnp.ones((2, 2)), "w": jnp.eye(2)}
     found = calibrate(lambda p, x: x @ p["w"] + (0 * x) @ p["dead"], p, [jnp.ones((3, 2))])
-    assert (list(found), list(found.left)) == (["w"], ["dead"])
+    assert (list(found), list(found.skipped)) == (["w"], ["dead"])
     again = jax.tree.map(jnp.asarray, found)
-    assert (again.keys(), again.left) == (found.keys(), found.left)
+    assert (again.keys(), again.skipped) == (found.keys(), found.skipped)
     assert [path for path, _ in jax.tree_util.tree_flatten_with_path(found)[0]] == [
         path for path, _ in jax.tree_util.tree_flatten_with_path(dict(found))[0]
     ]

@@ -235,7 +235,7 @@ def test_the_same_integers_at_every_site(name: str, kind: str, monkeypatch: pyte
     assert distance(out_fake, out) <= TOLERANCE
     format = SCHEMES[kind].format
     said = str(format.bits) if format.kind == "integer" else format.name
-    assert all(row.format == said and not row.left for row in new.report.rows)
+    assert all(row.format == said and not row.skipped for row in new.report.rows)
     assert distance(quick(function)(params, more), out) < {8: 0.25}.get(SCHEMES[kind].bits, 1.5)
 
 
@@ -282,7 +282,7 @@ def test_values_are_given_to_what_is_no_site() -> None:
     ids = jnp.arange(5)
     scheme = [("w", None), (".*", Scheme(4, inputs="dynamic"))]
     fake, new, packed = both(tied, params, ids, scheme)
-    rows = {row.path: (row.format, row.left) for row in new.report.rows}
+    rows = {row.path: (row.format, row.skipped) for row in new.report.rows}
     assert rows == {"table": ("4", "gather reads its value"), "w": ("", "not asked for")}
     assert packed["w"] is params["w"]
     assert packed["norm"] is params["norm"]
@@ -293,7 +293,7 @@ def test_values_are_given_to_what_is_no_site() -> None:
 def test_weights_multiplied_by_weights_are_given_by_value() -> None:
     params = {"a": normal(6, 6), "b": normal(6, 6)}
     fake, new, packed = both(lambda p, x: x @ p["a"] @ (p["a"] @ p["b"]), params, X, Scheme(4))
-    rows = {row.path: (row.format, row.inputs, row.left) for row in new.report.rows}
+    rows = {row.path: (row.format, row.inputs, row.skipped) for row in new.report.rows}
     assert rows["a"] == ("4", "static 8", "dot_general reads its value")
     assert rows["b"][:2] == ("", "")
     assert "read by dot_general" in rows["b"][2]
@@ -308,7 +308,7 @@ def test_what_integers_cannot_do_is_named_and_done_in_floating_point() -> None:
     params = {"rows": normal(6, 2), "ok": normal(6, 2), "long": normal(40_000, 2) / 100}
     scheme = [("rows", Scheme(axis=0, inputs="dynamic")), (".*", Scheme(inputs="dynamic"))]
     fake, new, packed = both(function, params, X, scheme)
-    assert {row.path: row.left for row in new.report.rows} == {
+    assert {row.path: row.skipped for row in new.report.rows} == {
         "rows": "its scales vary along what is summed over",
         "ok": "",
         "long": "a sum of 40,000 products may overflow int32",
