@@ -55,11 +55,3 @@ def test_the_code_runs(tmp_path: Path, monkeypatch: Any) -> None:
     batches = [jnp.linspace(-1, 1, 16).reshape(images.shape)]
     names |= {"apply_fn": model.apply, "variables": {"params": params}, "shapes": {"params": names["shapes"]}}
     exec(integers, names | {"batches": batches})
-
-
-def test_every_call_that_it_names_is_there() -> None:
-    for call in set(re.findall(r"\bjc((?:\.[a-z_0-9]+)+)", README)):
-        found: Any = jc
-        for name in call[1:].split("."):
-            assert hasattr(found, name), f"README names jc{call}"
-            found = getattr(found, name)
