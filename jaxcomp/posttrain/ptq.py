@@ -11,7 +11,7 @@ from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
-from jaxcomp.posttrain.round_layer import MethodName
+from jaxcomp.posttrain.round_layer import RoundMethod
 from jaxcomp.posttrain.round_weights import RoundReport, round_weights
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.ranges import Fit, mse
@@ -84,7 +84,7 @@ def post_training(
     symmetric: bool = True,
     block: int | None = None,
     scheme: Any = None,
-    method: MethodName = "gptq",
+    method: RoundMethod = "gptq",
     input_fit: Fit | None = None,
     biases: bool = True,
     damping: float = 0.01,

@@ -24,7 +24,7 @@ from jaxcomp.quant.ranges import mse, quantized
 from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.uses import Use
 
-MethodName = Literal["gptq", "adaround", "nearest"]
+RoundMethod = Literal["gptq", "adaround", "nearest"]
 RATIOS = 24
 """Parts of the whole range that are tried for few bits, from all of it to a fifth."""
 
@@ -32,7 +32,7 @@ RATIOS = 24
 class Settings(NamedTuple):
     """How layers are rounded: what :func:`jaxcomp.posttrain.round_weights` was asked for."""
 
-    method: MethodName
+    method: RoundMethod
     correct: bool
     damping: float
     act_order: bool
@@ -61,7 +61,7 @@ def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
     return Solution(_on_grid(leaf, grid, own.format), grid)
 
 
-def least_squares(target: Target, given: Grid | None, method: MethodName) -> Target:
+def least_squares(target: Target, given: Grid | None, method: RoundMethod) -> Target:
     """The target whose nearest is what a method has to be better than: where it may choose a grid, a fitted one."""
     return (
         dataclasses.replace(target, scheme=target.scheme._replace(fit=mse()))
@@ -70,7 +70,7 @@ def least_squares(target: Target, given: Grid | None, method: MethodName) -> Tar
     )
 
 
-def _searches(target: Target, given: Grid | None, method: MethodName) -> bool:
+def _searches(target: Target, given: Grid | None, method: RoundMethod) -> bool:
     """Whether a method chooses how far grids reach."""
     own = target.scheme
     return method != "nearest" and given is None and own.fit is None and own.format.bits in range(2, 8)

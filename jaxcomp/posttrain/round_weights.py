@@ -19,7 +19,7 @@ from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_
 from jaxcomp.observe.moments import unseen
 from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
-from jaxcomp.posttrain.round_layer import MethodName, Settings, Solution, least_squares, nearest, rounded
+from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, least_squares, nearest, rounded
 from jaxcomp.posttrain.walk import Walk
 from jaxcomp.rewrite.quant.scheme import INT8
 from jaxcomp.rewrite.quant.targets import find_targets, reached
@@ -104,7 +104,7 @@ def round_weights(
     batches: Iterable[Any],
     scheme: Any = INT8,
     *,
-    method: MethodName = "gptq",
+    method: RoundMethod = "gptq",
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
     inputs: Literal["corrected", "rounded"] = "corrected",

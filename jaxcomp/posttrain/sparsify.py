@@ -34,8 +34,8 @@ from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, Uses, uses_of
 
-MethodName = Literal["auto", "magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
-Distribution = Literal["uniform", "erk", "global"]
+SparsifyMethod = Literal["auto", "magnitude", "wanda", "woodfisher", "sparsegpt", "obc"]
+DistributionName = Literal["uniform", "erk", "global"]
 
 
 class Sparsified(NamedTuple):
@@ -59,8 +59,8 @@ def sparsify(
     sparsity: Any = None,
     *,
     pattern: Any = None,
-    method: MethodName = "auto",
-    distribution: Distribution = "uniform",
+    method: SparsifyMethod = "auto",
+    distribution: DistributionName = "uniform",
     fisher: Params | None = None,
     inputs: Inputs = "corrected",
     update: bool | None = None,

@@ -12,7 +12,7 @@ from jaxcomp.core import quadratic
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.matrices import matrix, unmatrix
-from jaxcomp.posttrain.sparsify_methods import PRUNERS, Layer, Pruner
+from jaxcomp.posttrain.sparsify_methods import PRUNERS, LayerMatrix, Pruner
 from jaxcomp.prune import reconstruct
 from jaxcomp.trace.uses import Use
 
@@ -57,7 +57,7 @@ class Recipe:
     def reads_data(self) -> bool:
         return self.pruner.needs == "moment" or bool(self.update)
 
-    def layer(self, path: str, use: Use, leaf: Any, known: Evidence | None, moment: Any = None) -> Layer:
+    def layer(self, path: str, use: Use, leaf: Any, known: Evidence | None, moment: Any = None) -> LayerMatrix:
         """A parameter as its sites read it."""
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
@@ -65,7 +65,7 @@ class Recipe:
         single, weight = None if moment is None else _single(moment), matrix(use, leaf)
         unit = host_unit(np.max(np.abs(weight), initial=0))
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
-        return Layer(
+        return LayerMatrix(
             weight=_single(weight / unit),
             moment=None if single is None else quadratic.steady(single, self.damping),
             norms=None if single is None else reconstruct.norms_of(single),
@@ -131,13 +131,13 @@ class Recipe:
         """Whether the weights that are left change."""
         return self.pruner.updates if self.update is None else self.update
 
-    def _aim(self, layer: Layer, old: np.ndarray, known: Evidence | None, moment: Any) -> Layer:
+    def _aim(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any) -> LayerMatrix:
         if self.refits and self.inputs == "corrected" and known is not None and known.corrects:
             return layer._replace(weight=_single(known.aim(old, moment, self.damping) / layer.unit))
         return layer
 
     def _pruned(
-        self, layer: Layer, old: np.ndarray, known: Evidence | None, moment: Any, goal: Any
+        self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any, goal: Any
     ) -> tuple[Any, np.ndarray]:
         layer = self._aim(layer, old, known, moment)
         mask, new = self.pruner.prune(layer, *_keep(goal))

@@ -13,7 +13,7 @@ from jaxcomp.prune.reconstruct import NofM
 from jaxcomp.prune.sparsegpt import sparsegpt
 
 
-class Layer(NamedTuple):
+class LayerMatrix(NamedTuple):
     """What is known of one parameter, as a matrix, in units in which squares neither underflow nor overflow.
 
     Attributes:
@@ -58,15 +58,15 @@ class Pruner(NamedTuple):
       other: what it does with a layer of a shape, ``[groups, reduction, out]``, if that is not what its name says.
     """
 
-    prune: Callable[[Layer, int, NofM | None], tuple[Array, Array]]
-    costs: Callable[[Layer], Costs]
+    prune: Callable[[LayerMatrix, int, NofM | None], tuple[Array, Array]]
+    costs: Callable[[LayerMatrix], Costs]
     needs: str = ""
     updates: bool = False
     other: Callable[[Sequence[int]], str] = lambda shape: ""
 
 
-def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs: str = "") -> Pruner:
-    def prune(layer: Layer, keep: int, pattern: NofM | None) -> tuple[Array, Array]:
+def _by_scores(scores: Callable[[LayerMatrix], Array], per_output: bool = False, needs: str = "") -> Pruner:
+    def prune(layer: LayerMatrix, keep: int, pattern: NofM | None) -> tuple[Array, Array]:
         own = scores(layer)
         if pattern:
             mask = reconstruct.keep_pattern(own, pattern)
@@ -74,7 +74,7 @@ def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs
             mask = (reconstruct.keep_per_output if per_output else reconstruct.keep_of_layer)(own, keep)
         return mask, jnp.where(mask, layer.weight, 0)
 
-    def own_costs(layer: Layer) -> Costs:
+    def own_costs(layer: LayerMatrix) -> Costs:
         own = scores(layer)
         if needs == "moment":
             return _felt(layer, jnp.square(own))
@@ -83,7 +83,7 @@ def _by_scores(scores: Callable[[Layer], Array], per_output: bool = False, needs
     return Pruner(prune, own_costs, needs)
 
 
-def _felt(layer: Layer, errors: Array) -> Costs:
+def _felt(layer: LayerMatrix, errors: Array) -> Costs:
     r"""Outputs' squared errors by what the loss feels of them: of each output, or of the layer.
 
     Of one output, the Fisher information of the weights is about the moment of the inputs times

@@ -17,7 +17,7 @@ from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.core.units import common_unit
-from jaxcomp.prune.limits import Rule, least_kept
+from jaxcomp.prune.limits import LimitRule, least_kept
 from jaxcomp.prune.saliency import SCORES, Combine, Normalize, Sources, check, floating, normalized, saliency, usual
 from jaxcomp.prune.selection import all_finite
 
@@ -67,7 +67,7 @@ def channels(
     soft: bool = False,
     combine: Combine = "mean",
     normalize: Normalize | None = None,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[LimitRule] = (),
     minimum: int = 1,
     maximum: float = 1.0,
 ) -> Compressor:

@@ -7,12 +7,12 @@ from jaxcomp.core.channels import ChannelGroups
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.rules import assign
 
-Rule = str | tuple[str, float]
+LimitRule = str | tuple[str, float]
 """A regex for groups that stay whole, or a regex and the fraction of their channels that may be cut at most."""
 
 
 def least_kept(
-    groups: ChannelGroups, rules: Sequence[Rule] = (), minimum: int = 1, maximum: float = 1.0
+    groups: ChannelGroups, rules: Sequence[LimitRule] = (), minimum: int = 1, maximum: float = 1.0
 ) -> dict[str, int]:
     """How many channels each group keeps at least.
 

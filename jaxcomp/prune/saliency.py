@@ -25,7 +25,7 @@ class Sources(NamedTuple):
     curvature: Mapping[str, Any] = {}
 
 
-class Score(NamedTuple):
+class ChannelScore(NamedTuple):
     """A score that sums a term over a channel's entries.
 
     Attributes:
@@ -53,15 +53,15 @@ def _square(xp: Any, x: Any) -> Any:
     return xp.real(x) ** 2 + xp.imag(x) ** 2 if xp.iscomplexobj(x) else x**2
 
 
-SCORES: dict[str, Score] = {
-    "l1": Score(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean"),
-    "l2": Score(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: xp.sqrt(s), "mean"),
-    "lamp": Score(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: s, "lamp"),
-    "norm_scale": Score(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean", on="scales"),
-    "taylor": Score(_slope, lambda xp, s: xp.abs(s), "none", "grads", "given"),
-    "taylor_squared": Score(_slope, lambda xp, s: s**2, "none", "grads", "given"),
-    "taylor_abs": Score(lambda *of: of[0].abs(_slope(*of)), lambda xp, s: s, "none", "grads", "given"),
-    "hessian": Score(
+SCORES: dict[str, ChannelScore] = {
+    "l1": ChannelScore(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean"),
+    "l2": ChannelScore(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: xp.sqrt(s), "mean"),
+    "lamp": ChannelScore(lambda xp, of, path: _square(xp, of.weights[path]), lambda xp, s: s, "lamp"),
+    "norm_scale": ChannelScore(lambda xp, of, path: xp.abs(of.weights[path]), lambda xp, s: s, "mean", on="scales"),
+    "taylor": ChannelScore(_slope, lambda xp, s: xp.abs(s), "none", "grads", "given"),
+    "taylor_squared": ChannelScore(_slope, lambda xp, s: s**2, "none", "grads", "given"),
+    "taylor_abs": ChannelScore(lambda *of: of[0].abs(_slope(*of)), lambda xp, s: s, "none", "grads", "given"),
+    "hessian": ChannelScore(
         lambda xp, of, path: xp.real(of.curvature[path]) * _square(xp, of.weights[path]) / 2,
         lambda xp, s: xp.maximum(s, 0),
         "none",

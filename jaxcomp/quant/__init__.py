@@ -12,7 +12,7 @@ from jaxcomp.quant.dorefa import dorefa
 from jaxcomp.quant.fake import code_range, dequantize, fake, fake_quantize, fit_grid, quantize
 from jaxcomp.quant.formats import Format, apot, every_format, fp4, fp8, integer, named, nf4, power_of_two, to_integers
 from jaxcomp.quant.gptq import descend, gptq
-from jaxcomp.quant.granularity import Groups
+from jaxcomp.quant.granularity import ScaleGroups
 from jaxcomp.quant.lsq import Steps, grid_of, learned_quantize, lsq
 from jaxcomp.quant.pact import clip_quantize, pact
 from jaxcomp.quant.ranges import deviations, entropy, grid_between, histogram, mean_size, min_max, mse, percentile
@@ -21,7 +21,7 @@ from jaxcomp.quant.ttq import ttq
 
 __all__ = [
     "Format",
-    "Groups",
+    "ScaleGroups",
     "Steps",
     "adaround",
     "annealed",

@@ -16,7 +16,7 @@ Axes = int | tuple[int, ...] | None
 Shape = tuple[int, ...]
 
 
-class Groups(NamedTuple):
+class ScaleGroups(NamedTuple):
     """A tensor laid out so that the weights that share a scale lie along some axes.
 
     Attributes:
@@ -72,7 +72,7 @@ def check_block(size: Any) -> None:
         raise ArgumentError(f"block must be a whole number of weights of at least 1, or None; got {size!r}")
 
 
-def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
+def groups(w: Array, axis: Axes = None, block: Block | None = None) -> ScaleGroups:
     """A tensor by what shares a scale.
 
     Args:
@@ -86,15 +86,15 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> Groups:
     """
     if block is None:
         own = own_axes(axis, w.ndim)
-        return Groups(w, tuple(a for a in range(w.ndim) if a not in own))
+        return ScaleGroups(w, tuple(a for a in range(w.ndim) if a not in own))
     cut, own_sizes = _cut(w.shape, block), [w.shape[a] for a in block.axes]
     full = cut.number * cut.size
     flat = replicated(w).transpose((*cut.shared, *block.axes)).reshape(cut.length, *own_sizes)
     values = filled_up(flat, 0, full, 0).reshape(cut.number, cut.size, *own_sizes)
     if full == cut.length:
-        return Groups(values, (1,))
+        return ScaleGroups(values, (1,))
     real = np.arange(full).reshape(cut.number, cut.size, *[1] * len(own_sizes)) < cut.length
-    return Groups(values, (1,), jnp.asarray(real, w.dtype))
+    return ScaleGroups(values, (1,), jnp.asarray(real, w.dtype))
 
 
 def usual_size(shape: Shape) -> float:

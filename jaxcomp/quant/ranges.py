@@ -18,9 +18,9 @@ from jaxcomp.core.reproducible import rounded, steady_sum
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
-from jaxcomp.quant.granularity import Groups
+from jaxcomp.quant.granularity import ScaleGroups
 
-Fit = Callable[[Groups, Format], tuple[Array, Array]]
+Fit = Callable[[ScaleGroups, Format], tuple[Array, Array]]
 """``(groups, format) -> (low, high)``, low <= 0 <= high, 1 along the shared axes."""
 
 
@@ -41,7 +41,7 @@ class NamedFit:
     options: tuple[tuple[str, Any], ...]
     function: Fit = field(repr=False, compare=False)
 
-    def __call__(self, groups: Groups, format: Format) -> tuple[Array, Array]:
+    def __call__(self, groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         return self.function(groups, format)
 
     def __repr__(self) -> str:
@@ -85,11 +85,11 @@ def min_max() -> Fit:
     """From the smallest to the largest value.
 
     Example:
-      >>> [end.item() for end in min_max()(Groups(jnp.array([-1.0, 3.0]), (0,)), None)]
+      >>> [end.item() for end in min_max()(ScaleGroups(jnp.array([-1.0, 3.0]), (0,)), None)]
       [-1.0, 3.0]
     """
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+    def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         del format
         values = _counted(groups)
         low, high = (f(values, axis=groups.shared, keepdims=True, initial=0) for f in (jnp.min, jnp.max))
@@ -120,7 +120,7 @@ def mse(steps: int = 100) -> Fit:
 def _least_squares(
     values: Array, weights: Array | None, shared: tuple[int, ...], format: Format, steps: int
 ) -> tuple[Array, Array]:
-    groups = Groups(values, shared, weights)
+    groups = ScaleGroups(values, shared, weights)
     low, high = min_max()(groups, format)
     size = unit(jnp.maximum(high, -low))  # else the squares of small or large values under- or overflow
 
@@ -157,7 +157,7 @@ def entropy(steps: int = 100) -> Fit:
     if not isinstance(steps, int) or steps < 1:
         raise ArgumentError(f"entropy needs a whole number of steps of at least 1, got {steps!r}")
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+    def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         if groups.weights is None or groups.values.ndim != 1:
             raise ArgumentError("entropy needs a histogram, as calibration makes them of inputs; fit weights with mse")
         values, counts = groups.values, groups.weights
@@ -203,7 +203,7 @@ def percentile(fraction: float = 0.999) -> Fit:
     if not 0.5 < fraction <= 1:
         raise ArgumentError(f"percentile needs a fraction in (0.5, 1] (0.999, not 99.9), got {fraction!r}")
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+    def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         if not format.affine:
             high = _quantile(groups._replace(values=jnp.abs(groups.values)), fraction)
             return -high, high
@@ -221,7 +221,7 @@ def mean_size(factor: float = 1.0) -> Fit:
     Reference: Rastegari et al., XNOR-Net, 2016.
     """
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+    def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         del format
         high = factor * mean_of(jnp.abs(groups.values), groups, groups.values != 0)
         return -high, high
@@ -236,7 +236,7 @@ def deviations(number: float = 3.0) -> Fit:
     Reference: Bhalgat et al., LSQ+, 2020.
     """
 
-    def fit(groups: Groups, format: Format) -> tuple[Array, Array]:
+    def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         del format
         everywhere = jnp.ones(groups.values.shape, bool)
         size = unit(jnp.max(jnp.abs(_counted(groups)), axis=groups.shared, keepdims=True, initial=0))
@@ -249,7 +249,7 @@ def deviations(number: float = 3.0) -> Fit:
     return fit
 
 
-def mean_of(values: Array, groups: Groups, where: Array) -> Array:
+def mean_of(values: Array, groups: ScaleGroups, where: Array) -> Array:
     """The mean over each group of what is chosen, 0 of nothing; of the same bits on every device."""
     chosen = _weighted(where.astype(values.dtype), groups)
     return steady_sum(values * chosen, groups.shared) / jnp.maximum(steady_sum(chosen, groups.shared), 1)
@@ -291,7 +291,7 @@ def grid_between(low: Array, high: Array, format: Format, idle: float = 1.0) -> 
     return Grid(scale, (format.bottom + jnp.round(-low / scale)).astype(jnp.int32))
 
 
-def histogram(edges: Array, counts: Array) -> Groups:
+def histogram(edges: Array, counts: Array) -> ScaleGroups:
     """A histogram as values with weights, for any fit: ``fit(histogram(edges, counts), format)``.
 
     Args:
@@ -303,7 +303,7 @@ def histogram(edges: Array, counts: Array) -> Groups:
       >>> [end.item() for end in min_max()(groups, None)]
       [0.0, 2.0]
     """
-    return Groups((edges[1:] + edges[:-1]) / 2, (0,), counts.astype(wide(edges.dtype)))
+    return ScaleGroups((edges[1:] + edges[:-1]) / 2, (0,), counts.astype(wide(edges.dtype)))
 
 
 def quantized(values: Array, grid: Grid, format: Format) -> Array:
@@ -313,17 +313,17 @@ def quantized(values: Array, grid: Grid, format: Format) -> Array:
     return decode(codes - shift, format, grid.scale.dtype) * grid.scale
 
 
-def _counted(groups: Groups) -> Array:
+def _counted(groups: ScaleGroups) -> Array:
     if groups.weights is None:
         return groups.values
     return jnp.where(groups.weights > 0, groups.values, 0)
 
 
-def _weighted(values: Array, groups: Groups) -> Array:
+def _weighted(values: Array, groups: ScaleGroups) -> Array:
     return values if groups.weights is None else values * groups.weights.astype(values.dtype)
 
 
-def _quantile(groups: Groups, fraction: float) -> Array:
+def _quantile(groups: ScaleGroups, fraction: float) -> Array:
     """The smallest value such that at least that fraction of all is no larger: by halving the range of bit patterns."""
     values = replicated(groups.values)
     integers = jnp.int64 if values.dtype == jnp.float64 else jnp.int32

@@ -17,7 +17,7 @@ from jaxcomp.search.sensitivity import Sensitivity, sensitivity
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.integer_weights import check_reads_weights
 
-Score = Callable[[Callable[..., Any], Params], float]
+Metric = Callable[[Callable[..., Any], Params], float]
 """``(function, its parameters) -> a number, the higher the better``."""
 
 
@@ -43,7 +43,7 @@ def fall_back(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    score: Score,
+    score: Metric,
     *,
     drop: float,
     scheme: Scheme = Scheme(),  # noqa: B008 - a value

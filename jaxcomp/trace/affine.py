@@ -23,7 +23,7 @@ MOVES = ("reshape", "transpose", "squeeze", "copy", "rev")
 """What moves numbers about and changes none: a range holds before as after."""
 
 
-class Step(NamedTuple):
+class AffineStep(NamedTuple):
     """One scaling or shift.
 
     Attributes:
@@ -59,8 +59,8 @@ class Chain(NamedTuple):
     node: Node
     frame: Frame
     lengths: tuple[int, ...]
-    before: tuple[Step, ...]
-    after: tuple[Step, ...]
+    before: tuple[AffineStep, ...]
+    after: tuple[AffineStep, ...]
     end: str
 
     @property
@@ -134,9 +134,9 @@ class _Frame:
                 self._readers.setdefault(value, []).append(node)
         self._results = Counter(frame.outs)
 
-    def after(self, site: Node, side: int) -> tuple[tuple[Step, ...], str]:
+    def after(self, site: Node, side: int) -> tuple[tuple[AffineStep, ...], str]:
         """The steps on a site's result, and why there are no more."""
-        value, axes, steps = site.outs[0], Contraction(site).places[side], list[Step]()
+        value, axes, steps = site.outs[0], Contraction(site).places[side], list[AffineStep]()
         while True:
             readers = self._readers.get(value, [])
             if len(readers) + self._results[value] != 1:
@@ -155,11 +155,11 @@ class _Frame:
             steps.append(step)
             value = node.outs[0]
 
-    def before(self, site: Node, side: int, taken: set[Node]) -> tuple[Step, ...]:
+    def before(self, site: Node, side: int, taken: set[Node]) -> tuple[AffineStep, ...]:
         """The steps on a site's input that its weight can take."""
         if site.params.get("feature_group_count", 1) > 1 or site.params.get("batch_group_count", 1) > 1:
             return ()
-        value, steps = site.ins[1 - side], list[Step]()
+        value, steps = site.ins[1 - side], list[AffineStep]()
         while (node := self._maker.get(value)) is not None and node not in taken:
             if len(self._readers.get(value, [])) + self._results[value] != 1:
                 break
@@ -176,17 +176,17 @@ class _Frame:
             value = live[0]
         return tuple(reversed(steps))
 
-    def reads_parameters(self, step: Step) -> bool:
+    def reads_parameters(self, step: AffineStep) -> bool:
         """Whether a step scales or shifts by parameters, rather than by constants."""
         return step.by is not None and self._origins[step.by].is_weight
 
-    def _step(self, node: Node, value: Value, axes: tuple[int, ...]) -> Step | Skipped:
+    def _step(self, node: Node, value: Value, axes: tuple[int, ...]) -> AffineStep | Skipped:
         """A node as a step of a chain."""
         if node.op not in AFFINE:
             return Skipped(f"{node.op} reads its result")
         place = node.ins.index(value)
         if node.op == "neg":
-            return Step(node, place, None, axes)
+            return AffineStep(node, place, None, axes)
         by = node.ins[1 - place]
         if self._origins[by].live or by is value:
             return Skipped(f"what {node.op} takes with it is computed from the inputs")
@@ -197,7 +197,7 @@ class _Frame:
         varies = self._variation[by]
         if by.shape and any(varies[i] for i in range(len(by.shape)) if i not in axes):
             return Skipped(f"what {node.op} takes with it varies along other axes than its features")
-        return Step(node, place, by, axes)
+        return AffineStep(node, place, by, axes)
 
 
 def _moved(node: Node, axes: tuple[int, ...]) -> tuple[int, ...] | None:

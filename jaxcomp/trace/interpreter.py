@@ -15,7 +15,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.origins import moving
 
-Keep = np.ndarray | None
+AxisMask = np.ndarray | None
 """Which indices of an axis are kept, ``bool [size]``; None if all are."""
 
 
@@ -131,11 +131,11 @@ class Interpreter:
         """
         return {}
 
-    def keeps(self, value: Value) -> list[Keep]:
+    def keeps(self, value: Value) -> list[AxisMask]:
         """What is kept of each axis of a value: all."""
         return [None] * len(value.shape)
 
-    def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
+    def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:
         """Makes of a value what a loop's carry, or a branch's result, must be: an array."""
         return x
 
@@ -152,11 +152,13 @@ class Interpreter:
         return tangent
 
 
-def _fit_all(run: Interpreter, xs: Sequence[Any], values: Sequence[Value], targets: Sequence[list[Keep]]) -> list[Any]:
+def _fit_all(
+    run: Interpreter, xs: Sequence[Any], values: Sequence[Value], targets: Sequence[list[AxisMask]]
+) -> list[Any]:
     return [run.fit(*each) for each in zip(xs, values, targets, strict=True)]
 
 
-def _keeps(run: Interpreter, values: Sequence[Value]) -> list[list[Keep]]:
+def _keeps(run: Interpreter, values: Sequence[Value]) -> list[list[AxisMask]]:
     return [run.keeps(value) for value in values]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxcomp.core.units import host_unit, unit
 from jaxcomp.quant.formats import integer
-from jaxcomp.quant.granularity import Groups
+from jaxcomp.quant.granularity import ScaleGroups
 from jaxcomp.quant.ranges import deviations, entropy, histogram, mean_size, mse, percentile
 
 
@@ -27,7 +27,7 @@ def test_fits_do_not_depend_on_the_unit(fit) -> None:
 
     def ends(size: jax.Array) -> jax.Array:
         binned = fit.name == "entropy"
-        groups = histogram(edges * size, counts) if binned else Groups(values * size, (0,))
+        groups = histogram(edges * size, counts) if binned else ScaleGroups(values * size, (0,))
         return jnp.stack([end.ravel()[0] for end in fit(groups, integer(3))]) / size
 
     found = jax.jit(jax.vmap(ends))(2.0 ** jnp.array([0.0, -90.0, -70.0, 60.0, 80.0]))

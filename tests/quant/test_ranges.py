@@ -18,7 +18,7 @@ from jaxcomp.quant import (
     named,
     percentile,
 )
-from jaxcomp.quant.granularity import Groups
+from jaxcomp.quant.granularity import ScaleGroups
 
 
 def nearest(x, format, scale, zero_point=0.0):
@@ -48,7 +48,7 @@ def test_mse_is_the_best_of_its_ratios(rng, name):
 @pytest.mark.parametrize("fraction", [0.6, 0.9, 0.999, 1.0])
 def test_percentiles_are_numpys(rng, fraction):
     x = rng.normal(size=(101, 3)).astype(np.float32) + np.float32([0, 5, -5])
-    laid = Groups(jnp.asarray(x), (0,))
+    laid = ScaleGroups(jnp.asarray(x), (0,))
 
     def quantile(values):
         return np.quantile(values, fraction, axis=0, method="inverted_cdf")
@@ -68,7 +68,7 @@ def test_a_histogram_is_its_values_repeated(rng, fit):
     middles = np.repeat(np.arange(32) / 4 - 2.875, counts)
     for format in (integer(4), integer(4, symmetric=False)):
         got = fit(histogram(edges, jnp.asarray(counts)), format)
-        wanted = fit(Groups(jnp.asarray(middles, jnp.float32), (0,)), format)
+        wanted = fit(ScaleGroups(jnp.asarray(middles, jnp.float32), (0,)), format)
         np.testing.assert_allclose(np.ravel(got), np.ravel(wanted), rtol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_entropy_is_the_least_divergence_of_its_ratios(rng, name, outliers):
     np.testing.assert_allclose(reached, min(divergences), rtol=1e-3)
     assert high < 10
     with pytest.raises(ArgumentError, match="needs a histogram"):
-        entropy()(Groups(jnp.asarray(x, jnp.float32), (0,)), format)
+        entropy()(ScaleGroups(jnp.asarray(x, jnp.float32), (0,)), format)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

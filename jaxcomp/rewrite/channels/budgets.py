@@ -12,7 +12,7 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.types import Params
-from jaxcomp.rewrite.channels.ranking import Keep, Ranking
+from jaxcomp.rewrite.channels.ranking import KeepMasks, Ranking
 from jaxcomp.rewrite.channels.shrink import Plan, cut
 from jaxcomp.trace.channels.emitter import Emitter
 from jaxcomp.trace.channels.groups import Groups
@@ -53,7 +53,7 @@ def cheapest_cut(groups: Groups, ranking: Ranking, name: str, target: float) -> 
     return low
 
 
-def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, target: float, trials: int) -> Keep:
+def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, target: float, trials: int) -> KeepMasks:
     """Of a few timed candidates the one with most channels that is fast enough.
 
     The multiply-accumulates that may be left are bisected, between the whole and all that may be cut. Each candidate is
@@ -72,7 +72,7 @@ def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, tar
     """
     whole = _runner(groups, params, {})
 
-    def measured(keep: Keep) -> tuple[float, float]:
+    def measured(keep: KeepMasks) -> tuple[float, float]:
         """Seconds, and the same or the fraction of the whole's: what the target limits."""
         own, all_of_it = _times(_runner(groups, params, keep), whole)
         return own, own if name == "seconds" else own / all_of_it
@@ -97,7 +97,7 @@ def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, tar
     return best
 
 
-def _runner(groups: Groups, params: Params, keep: Keep) -> Callable[[], Any]:
+def _runner(groups: Groups, params: Params, keep: KeepMasks) -> Callable[[], Any]:
     """Runs the compiled function with some channels cut, once."""
     coupling = groups.coupling
     masks = groups.masks(keep)

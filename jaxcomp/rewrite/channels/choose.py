@@ -8,18 +8,18 @@ import numpy as np
 from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
-from jaxcomp.prune.limits import Rule, least_kept
+from jaxcomp.prune.limits import LimitRule, least_kept
 from jaxcomp.rewrite.channels.budgets import cheapest_cut, fastest_cut
 from jaxcomp.rewrite.channels.importance import importance
-from jaxcomp.rewrite.channels.ranking import Keep, Ranking
+from jaxcomp.rewrite.channels.ranking import KeepMasks, Ranking
 from jaxcomp.trace.channels.groups import Groups
 
-Score = Callable[[Groups, Params], Mapping[str, Any]]
+ScoreFunction = Callable[[Groups, Params], Mapping[str, Any]]
 
 
 def choose(
     fraction: float | None = None,
-    score: str | Score = "l2",
+    score: str | ScoreFunction = "l2",
     *,
     macs: float | None = None,
     parameters: float | None = None,
@@ -28,13 +28,13 @@ def choose(
     seconds: float | None = None,
     scope: Literal["group", "global"] = "group",
     per: Literal["macs", "bytes"] | None = None,
-    rules: Sequence[Rule] = (),
+    rules: Sequence[LimitRule] = (),
     multiple: int = 1,
     minimum: int = 1,
     maximum: float = 1.0,
     trials: int = 6,
     **options: Any,
-) -> Callable[[Groups, Params], Keep]:
+) -> Callable[[Groups, Params], KeepMasks]:
     """A choice for :func:`shrink`: cuts the least important channels, as many as asked or as a target takes.
 
     Exactly one of ``fraction`` (what is *cut*) and the targets (what may be *left*) is given. For a target, channels
@@ -85,7 +85,7 @@ def choose(
     if callable(score) and options:
         raise ArgumentError(f"a function scores by itself: {', '.join(options)} would go unused")
 
-    def decide(groups: Groups, params: Params) -> Keep:
+    def decide(groups: Groups, params: Params) -> KeepMasks:
         given = score(groups, params) if callable(score) else importance(groups, params, score, **options)
         scores = _fitting(groups, given)
         least = least_kept(groups, rules, minimum, maximum)

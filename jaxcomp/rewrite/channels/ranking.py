@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 
-Keep = dict[str, np.ndarray]
+KeepMasks = dict[str, np.ndarray]
 """``{group: bool [size]}``, True for the channels that stay."""
 
 
@@ -63,12 +63,12 @@ class Ranking:
         self._cuts = owner[::-1][np.argsort(flat[::-1], kind="stable")]
         self.length = len(self._cuts)
 
-    def keep(self, cuts: int) -> Keep:
+    def keep(self, cuts: int) -> KeepMasks:
         """What is kept after the first ``cuts`` cuts, rounded up."""
         gone = np.bincount(self._cuts[:cuts], minlength=len(self._names))
         return self.top({name: len(self._order[name]) - int(n) for name, n in zip(self._names, gone, strict=True)})
 
-    def top(self, counts: Mapping[str, int]) -> Keep:
+    def top(self, counts: Mapping[str, int]) -> KeepMasks:
         """The most important channels, so many of each group or the least that it keeps, rounded up."""
         kept = {}
         for name, order in self._order.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.rewrite.folding.find import Changes, Fold, Folds
-from jaxcomp.trace.affine import Step
+from jaxcomp.trace.affine import AffineStep
 from jaxcomp.trace.interpreter import EMIT, Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
 from jaxcomp.trace.liveness import has_effects, live_values, values_inside
@@ -108,7 +108,7 @@ def _needs(fold: Fold) -> set[Value]:
     return {*fold.chain.operands, *weight}
 
 
-def _composed(steps: Sequence[Step], shape: tuple[int, ...], read: Callable[[Value], Any]) -> tuple[Any, Any]:
+def _composed(steps: Sequence[AffineStep], shape: tuple[int, ...], read: Callable[[Value], Any]) -> tuple[Any, Any]:
     """Scale and shift, ``[features]``, of steps one after the other."""
     factors = [None if step.by is None else _per_feature(read(step.by), step.axes) for step in steps]
     real = np.result_type(np.float32, *(by.dtype for by in factors if by is not None))  # in strict modes too

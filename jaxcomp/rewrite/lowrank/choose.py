@@ -11,7 +11,7 @@ from jaxcomp.core.knapsack import Choices, best_choices
 from jaxcomp.core.rules import by_rule
 from jaxcomp.core.types import Skipped
 from jaxcomp.observe.moments import Moments
-from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Method, Rank, method
+from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Factorization, Rank, factorization
 from jaxcomp.rewrite.lowrank.report import FactorReport, FactorRow
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.ir import Program
@@ -86,7 +86,7 @@ class _Weight(NamedTuple):
     calls: tuple[Call, ...]
     dense_macs: int
     dense_bytes: int
-    methods: tuple[Method, ...] = ()
+    methods: tuple[Factorization, ...] = ()
     skipped: str = ""
 
 
@@ -171,13 +171,13 @@ def _with_methods(
         names = ["tucker"]
     check_finite({weight.path: leaf}, why="of which there are no factors")
     moment = None if moments is None else moments.of.get(weight.path)
-    found = [method(each, weight.path, leaf, weight.calls, moment) for each in names]
-    usable = tuple(each for each in found if isinstance(each, Method))
+    found = [factorization(each, weight.path, leaf, weight.calls, moment) for each in names]
+    usable = tuple(each for each in found if isinstance(each, Factorization))
     lost = [each.reason for each in found if isinstance(each, Skipped)]
     return weight._replace(methods=usable, skipped="" if usable else lost[0])
 
 
-Pick = tuple[Method, int] | Skipped
+Pick = tuple[Factorization, int] | Skipped
 """A method and a place among its ranks."""
 
 
@@ -196,7 +196,7 @@ def _by_value(weight: _Weight, kind: str, value: Any, cheaper: bool) -> Pick:
     return pick
 
 
-def _cheapest(own: Method, energy: float) -> tuple[Method, int]:
+def _cheapest(own: Factorization, energy: float) -> tuple[Factorization, int]:
     enough = own.energy >= min(energy, 1 - 1e-12)
     enough[-1] = True
     return own, int(np.argmin(np.where(enough, own.macs, np.inf)))

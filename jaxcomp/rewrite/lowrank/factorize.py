@@ -22,7 +22,7 @@ from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.packed.leaf import Packed
 
-MethodName = Literal["svd", "tucker", "spatial", "dense"]
+FactorMethod = Literal["svd", "tucker", "spatial", "dense"]
 
 
 def factorize(
@@ -33,7 +33,7 @@ def factorize(
     energy: Any = None,
     macs: float | None = None,
     bytes: float | None = None,
-    method: MethodName | Sequence[tuple[str, MethodName]] | None = None,
+    method: FactorMethod | Sequence[tuple[str, FactorMethod]] | None = None,
     data: Iterable[Any] | None = None,
     cheaper: bool = True,
     select: Select | None = None,

@@ -25,7 +25,7 @@ class Call(NamedTuple):
     times: int
 
 
-class Method(NamedTuple):
+class Factorization(NamedTuple):
     """One way to factorise one parameter, at every rank.
 
     Attributes:
@@ -50,8 +50,10 @@ class Method(NamedTuple):
         return int(np.ravel_multi_index([r - 1 for r in rank], self.full))
 
 
-def method(name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.ndarray | None) -> Method | Skipped:
-    """A method for a parameter, if its sites allow it.
+def factorization(
+    name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.ndarray | None
+) -> Factorization | Skipped:
+    """A parameter's factorization by a method, if its sites allow it.
 
     Args:
       name: one of ``METHODS``.
@@ -85,7 +87,7 @@ def _packed(use: Use, path: str, leaf: Any, parts: dict[str, tuple[np.ndarray, I
 
 def _svd(
     name: str, path: str, leaf: Any, calls: Sequence[Call], groups: tuple[Indices, Indices], moment: Any
-) -> Method:
+) -> Factorization:
     use, (into, out) = calls[0].use, groups
     svd = Svd(arranged(use, leaf, groups), moment)
     ranks = np.arange(1, svd.full + 1)
@@ -96,7 +98,7 @@ def _svd(
 
     size = use.size(use.stack) * (use.size(into) + use.size(out)) * leaf.dtype.itemsize
     cost = sum(call.times * (_spatial_macs if name == "spatial" else _svd_macs)(call.use) for call in calls)
-    return Method(name, (svd.full,), ranks[:, None], ranks * cost, ranks * size, svd.energy, pack)
+    return Factorization(name, (svd.full,), ranks[:, None], ranks * cost, ranks * size, svd.energy, pack)
 
 
 def _svd_macs(use: Use) -> int:
@@ -119,7 +121,7 @@ def _spatial_macs(use: Use) -> int:
     return first + places * use.size((*rest, *use.free))
 
 
-def _tucker(path: str, leaf: Any, calls: Sequence[Call]) -> Method:
+def _tucker(path: str, leaf: Any, calls: Sequence[Call]) -> Factorization:
     use = calls[0].use
     window = flat(use.window)
     tucker = Tucker(arranged(use, leaf, (window, use.summed, use.free)))
@@ -134,7 +136,7 @@ def _tucker(path: str, leaf: Any, calls: Sequence[Call]) -> Method:
     size = a * full[0] + a * b * use.size(window) + b * full[1]
     bytes_ = use.size(use.stack) * size * leaf.dtype.itemsize
     cost = sum(call.times * _tucker_macs(call.use, a, b) for call in calls)
-    return Method("tucker", full, np.stack([a, b], 1), np.asarray(cost), bytes_, tucker.energy.ravel(), pack)
+    return Factorization("tucker", full, np.stack([a, b], 1), np.asarray(cost), bytes_, tucker.energy.ravel(), pack)
 
 
 def _tucker_macs(use: Use, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -16,11 +16,11 @@ from jaxcomp.quant.granularity import all_zero
 from jaxcomp.quant.ranges import Fit, mse
 from jaxcomp.rewrite.quant.targets import Target, Targets
 
-Step = dict[str, Any]
+LearnedGrid = dict[str, Any]
 """``"scale"``, and ``"offset"`` if the number that code 0 stands for is learned too."""
 
 
-def step(grid: Grid, offset: bool) -> Step:
+def step(grid: Grid, offset: bool) -> LearnedGrid:
     """What is learned of a grid."""
     learned = {"offset": -grid.zero_point.astype(grid.scale.dtype) * grid.scale} if offset else {}
     return {"scale": grid.scale, **learned}
@@ -33,7 +33,7 @@ def grid(step: Mapping[str, Any], block: Block | None = None, shift: int = 0) ->
     return Grid(scale, step["offset"] if "offset" in step else jnp.full(scale.shape, shift, jnp.int32), block)
 
 
-def grid_of_weight(own: Step, weight: Any, target: Target, block: Block | None) -> Grid:
+def grid_of_weight(own: LearnedGrid, weight: Any, target: Target, block: Block | None) -> Grid:
     """That of a weight's step; where this is 0, as of weights that began so, a constant one fitted to them now."""
     format, size = target.scheme.format, target.scheme.block
     now = fit_grid(lax.stop_gradient(weight), format, target.axes, block=size, fit=default_fit(format))
@@ -48,7 +48,7 @@ def reach(grid: Grid, format: Format) -> dict[str, Any]:
     return {"low": jnp.minimum(low, 0), "high": jnp.maximum(high, 0)}
 
 
-def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str, Step]:
+def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str, LearnedGrid]:
     """The steps with which weights begin."""
     named, found = named_leaves(params), {}
     for path, target in targets.weights.items():

@@ -13,7 +13,7 @@ from jaxcomp.core.meshes import automatic, layout_of_part
 from jaxcomp.trace import compat
 from jaxcomp.trace.channels.analysis import Analysis
 from jaxcomp.trace.channels.labels import Labels
-from jaxcomp.trace.interpreter import Interpreter, Keep
+from jaxcomp.trace.interpreter import AxisMask, Interpreter
 from jaxcomp.trace.ir import Node, Value
 
 
@@ -30,17 +30,17 @@ class Emitter(Interpreter):
         super().__init__()
         self.analysis = parts[0][0]
         self._parts = parts
-        self._of_labels: dict[int, Keep] = {}
-        self._of_values: dict[Value, list[Keep]] = {}
+        self._of_labels: dict[int, AxisMask] = {}
+        self._of_values: dict[Value, list[AxisMask]] = {}
 
-    def keeps(self, value: Value) -> list[Keep]:
+    def keeps(self, value: Value) -> list[AxisMask]:
         """What is kept of each axis of a value: what every reading keeps."""
         if value not in self._of_values:
             axes = [[self._keep(axis.labels, kept) for axis in analysis[value].axes] for analysis, kept in self._parts]
             self._of_values[value] = [functools.reduce(both, several) for several in zip(*axes, strict=True)]
         return list(self._of_values[value])
 
-    def _keep(self, labels: Labels | None, kept: np.ndarray) -> Keep:
+    def _keep(self, labels: Labels | None, kept: np.ndarray) -> AxisMask:
         if labels is None:
             return None
         if id(labels) not in self._of_labels:
@@ -48,7 +48,7 @@ class Emitter(Interpreter):
             self._of_labels[id(labels)] = None if mask.all() else mask
         return self._of_labels[id(labels)]
 
-    def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
+    def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:
         """Takes of a value's axes what is kept of the axes that they meet; an axis that broadcasts stays."""
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
             if target is not None and target is not own and len(target) == value.shape[axis]:
@@ -65,7 +65,7 @@ class Emitter(Interpreter):
         return list(self.analysis.rule(node).emit(self, node, operands))
 
 
-def both(a: Keep, b: Keep) -> Keep:
+def both(a: AxisMask, b: AxisMask) -> AxisMask:
     """What two masks keep together."""
     if a is None or b is None or a is b:
         return b if a is None else a

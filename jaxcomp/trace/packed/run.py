@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxcomp.trace import compat
-from jaxcomp.trace.interpreter import EMIT, Interpreter, Keep
+from jaxcomp.trace.interpreter import EMIT, AxisMask, Interpreter
 from jaxcomp.trace.ir import MATMULS, Node, Value
 from jaxcomp.trace.packed import chain
 from jaxcomp.trace.packed.leaf import Packed
@@ -52,7 +52,7 @@ class PackedInterpreter(Interpreter):
         """The value of a packed leaf that a node, or the function's result, needs whole."""
         return x.dense() if isinstance(x, Packed) else x
 
-    def fit(self, x: Any, value: Value, targets: Sequence[Keep]) -> Any:
+    def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:
         return self.dense(x, None)
 
     def sliced(self, x: Any, scan: Node) -> Any:

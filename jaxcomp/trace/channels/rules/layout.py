@@ -8,8 +8,9 @@ import numpy as np
 from jaxcomp.trace import compat
 from jaxcomp.trace.channels.analysis import Analysis, Rule
 from jaxcomp.trace.channels.cut_values import Dead, join, tidy
-from jaxcomp.trace.channels.emitter import Emitter, Keep, pick
+from jaxcomp.trace.channels.emitter import Emitter, pick
 from jaxcomp.trace.channels.facts import Axis, Facts
+from jaxcomp.trace.interpreter import AxisMask
 from jaxcomp.trace.ir import Node
 
 
@@ -208,7 +209,7 @@ def label_stack(analysis: Analysis, node: Node) -> list[Facts]:
 def emit_stack(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
     """The same stack of what is kept."""
     along = node.params["axis"]
-    targets: list[Keep] = [keep for i, keep in enumerate(emitter.keeps(node.outs[0])) if i != along]
+    targets: list[AxisMask] = [keep for i, keep in enumerate(emitter.keeps(node.outs[0])) if i != along]
     pairs = zip(operands, node.ins, strict=True)
     return compat.bind(node.equation, [emitter.fit(x, value, targets) for x, value in pairs])
 

@@ -18,10 +18,10 @@ from jaxcomp.trace.channels.emitter import Emitter
 from jaxcomp.trace.channels.facts import Axis, Facts
 from jaxcomp.trace.ir import Node
 
-Block = tuple[list[int], list[int]]
+AxisRuns = tuple[list[int], list[int]]
 
 
-def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[Block]:
+def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[AxisRuns]:
     """The smallest runs of axes, before and after, that hold the same elements; axes of size 1 are left out.
 
     Example:
