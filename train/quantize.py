@@ -88,14 +88,14 @@ class Setting(NamedTuple):
 
 def quantized(whole: Published, images: list[Any], args: argparse.Namespace, setting: Setting, rules: Any) -> Any:
     """The network at a setting, or by the rules of mixed precision."""
-    return jc.posttrain.post_training(
+    inputs: Any = setting.inputs if setting.input_bits else None
+    fit = jc.quant.mse() if args.method == "nearest" and setting.bits in range(2, 8) else None
+    scheme = jc.rewrite.Scheme(setting.bits or 8, inputs=inputs, input_bits=setting.input_bits or 8, fit=fit)
+    return jc.posttrain.ptq(
         whole.model.logits,
         whole.variables,
         images,
-        setting.bits or 8,
-        setting.input_bits,
-        inputs=setting.inputs,  # type: ignore[arg-type]
-        scheme=rules,
+        rules or scheme,
         method=args.method,
         biases=not args.keep_biases,
         damping=args.damping,
@@ -122,7 +122,7 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
         rules = jc.search.allocate(found, file_bytes=budget)
     except jc.errors.JaxcompError as error:
         raise UserError(str(error)) from error
-    return [(path, scheme._replace(fit=None)) for path, scheme in rules]
+    return {path: scheme and scheme._replace(fit=None) for path, scheme in rules.items()}
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:

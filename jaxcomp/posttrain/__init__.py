@@ -2,7 +2,7 @@
 
 from jaxcomp.posttrain.correct_biases import Corrected, correct_biases
 from jaxcomp.posttrain.equalize import Equalized, equalize, migrate
-from jaxcomp.posttrain.ptq import PostTrained, post_training
+from jaxcomp.posttrain.ptq import PostTrained, ptq
 from jaxcomp.posttrain.recalibrate import recalibrate
 from jaxcomp.posttrain.refit import refit
 from jaxcomp.posttrain.round_weights import Rounded, round_weights
@@ -17,7 +17,7 @@ __all__ = [
     "correct_biases",
     "equalize",
     "migrate",
-    "post_training",
+    "ptq",
     "recalibrate",
     "refit",
     "round_weights",

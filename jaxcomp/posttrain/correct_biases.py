@@ -21,6 +21,7 @@ from jaxcomp.observe.moments import observer, unseen
 from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.walk import Walk, by_chance, chance, lost
+from jaxcomp.rewrite.quant.scheme import Schemes
 from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
@@ -63,7 +64,7 @@ def correct_biases(
     params: Params,
     changed: Params,
     batches: Iterable[Any],
-    scheme: Any = None,
+    scheme: Schemes = None,
     *,
     method: Literal["exact", "fast"] = "exact",
     ranges: Mapping[str, Grid] | None = None,

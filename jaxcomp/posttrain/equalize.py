@@ -19,7 +19,7 @@ from jaxcomp.observe.held_out import EVERYTHING, NO_BETTER, Examples, examples_o
 from jaxcomp.observe.matrices import feature_groups, matrix, unmatrix
 from jaxcomp.posttrain.equalize_links import Link, Reader, find_links, groups_of
 from jaxcomp.posttrain.trial import quantizes_better
-from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import Program, trace
@@ -86,7 +86,7 @@ class Equalized(NamedTuple):
 
 
 def equalize(
-    apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20, scheme: Any = INT8
+    apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20, scheme: Schemes = INT8
 ) -> Equalized:
     r"""Cross-layer equalisation: gives the channels between two layers ranges alike in both; the function stays.
 
@@ -146,7 +146,7 @@ def migrate(
     batches: Iterable[Any],
     *,
     strength: float = 0.5,
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     select: Select | None = None,
 ) -> Equalized:
     r"""SmoothQuant: moves the ranges of what layers read into their weights; the function stays.
@@ -205,7 +205,7 @@ def migrate(
 
 
 def _tried(
-    new: Equalized, apply_fn: Callable[..., Any], params: Params, program: Program, given: Batches, scheme: Any
+    new: Equalized, apply_fn: Callable[..., Any], params: Params, program: Program, given: Batches, scheme: Schemes
 ) -> Equalized:
     """New parameters if they are quantised better, else the old ones."""
     if scheme is None or quantizes_better(program, apply_fn, params, new.params, given, scheme):

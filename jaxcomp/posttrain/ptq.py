@@ -1,9 +1,8 @@
 """Post-training quantisation in one call: fold, calibrate, round, quantise."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
@@ -13,16 +12,15 @@ from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.posttrain.round_layer import RoundMethod
 from jaxcomp.posttrain.round_weights import RoundReport, round_weights
-from jaxcomp.quant.formats import Format, as_format
-from jaxcomp.quant.ranges import Fit, mse
+from jaxcomp.quant.ranges import Fit
 from jaxcomp.rewrite.folding.batch_norm import Folded, fold_batch_norm
 from jaxcomp.rewrite.folding.report import FoldReport
 from jaxcomp.rewrite.folding.weights import fold_weights
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.quantize import Quantized, quantize
 from jaxcomp.rewrite.quant.report import QuantReport
-from jaxcomp.rewrite.quant.scheme import Scheme
-from jaxcomp.rewrite.quant.targets import find_targets, rules_without
+from jaxcomp.rewrite.quant.scheme import INT8, Scheme, Schemes
+from jaxcomp.rewrite.quant.targets import find_targets, schemes_without
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.first_and_last import ends
 from jaxcomp.trace.integer_weights import check_unquantized
@@ -60,38 +58,30 @@ class PostTrained(NamedTuple):
       apply_fn: ``apply_fn(params, *inputs)``, in integers.
       params: its parameters.
       report: what was done.
-      scheme: that of all weights, or rules: those given, or those by which the ends have more bits. With it
-        :func:`quantize` makes ``apply_fn`` again for codes from a file, of shapes and of the function as it was folded
-        (``report.computed``, ``report.folded``).
+      scheme: as given, or ``{path: scheme}`` where the first and the last layers have more bits.
     """
 
     apply_fn: Quantized
     params: Params
     report: PostReport
-    scheme: Any
+    scheme: Schemes
 
 
-def post_training(
+def ptq(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    bits: int | str | Format = 8,
-    input_bits: int | str | Format | None = 8,
+    scheme: Schemes = INT8,
     *,
-    inputs: Literal["static", "dynamic"] | None = "static",
-    end_bits: int | None = 8,
-    axis: Any = "channel",
-    symmetric: bool = True,
-    block: int | None = None,
-    scheme: Any = None,
     method: RoundMethod = "gptq",
-    input_fit: Fit | None = None,
+    end_bits: int | None = 8,
     biases: bool = True,
+    fit: Fit | None = None,
     damping: float = 0.01,
     places: int | None = 256,
     select: Select | None = None,
 ) -> PostTrained:
-    """Quantises a trained function on some hundred examples, without labels and without training.
+    """Quantizes a trained function on a few hundred examples, without labels and without training (PTQ).
 
     Makes parameters of weights that are computed of others (:func:`fold_weights`), folds batch norms
     (:func:`fold_batch_norm`), finds the ranges of what sites read (:func:`calibrate`), rounds the weights layer by
@@ -103,17 +93,14 @@ def post_training(
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one): some hundred
         examples, of images those that the network was trained on, augmented alike.
-      bits: of weights' codes, 1 to 8; or a format, or its name.
-      input_bits: of what they are multiplied by, likewise; None: that stays in floating point.
-      inputs: ``"static"`` or ``"dynamic"``: see :class:`Scheme`; None: as ``input_bits=None``.
-      end_bits: of the weights of the first and of the last layers, and of their inputs, where others have fewer;
-        None: as all others.
-      axis, symmetric, block: of weights: see :class:`Scheme`.
-      scheme: instead of all these, a :class:`Scheme` for all weights or rules ``[(regex, Scheme or None), ...]``, as of
-        :func:`quantize` and from ``jaxcomp.search.allocate``.
-      method: ``"gptq"``, ``"adaround"`` or ``"nearest"`` (of least squared error below 8 bits).
-      input_fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
+      scheme: how weights are quantized, and what they are multiplied by: a :class:`Scheme` for all of them; rules
+        ``[(regex, Scheme or None), ...]``; or ``{path: Scheme or None}``, as of :func:`jaxcomp.search.allocate`.
+      method: ``"gptq"``, ``"adaround"`` or ``"nearest"`` (which wants a scheme with ``fit=jaxcomp.quant.mse()`` below 8
+        bits; the others choose the reach of a grid themselves where the scheme has no fit).
+      end_bits: the bits of the first and of the last layers' weights, and of their inputs, where one scheme is for all
+        and has fewer; None: as all others.
       biases: whether they take up the mean of the error.
+      fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
       damping, places: of the layers' second moments: see :func:`round_weights`.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
@@ -130,41 +117,30 @@ def post_training(
       >>> mlp = lambda p, x: jax.nn.relu(x @ p["a"] + p["b"]) @ p["c"]
       >>> params = {"a": jnp.eye(4), "b": jnp.ones(4), "c": jnp.arange(8.0).reshape(4, 2)}
       >>> x = jnp.linspace(-1, 1, 32).reshape(8, 4)
-      >>> new = post_training(mlp, params, [x])
+      >>> new = ptq(mlp, params, [x])
       >>> bool(jnp.allclose(new.apply_fn(new.params, x), mlp(params, x), atol=0.1))
       True
 
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
     params = as_arrays(params)
-    check_unquantized(apply_fn, params, "post_training")
+    check_unquantized(apply_fn, params, "ptq")
     given = checked_batches(apply_fn, params, batches, select)
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
     function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])
-    if inputs is None:
-        input_bits = None
-    chosen = Scheme(
-        bits=bits,
-        axis=axis,
-        symmetric=symmetric,
-        inputs=None if input_bits is None else inputs,
-        input_bits=8 if input_bits is None else input_bits,
-        block=block,
-        fit=mse() if method == "nearest" and as_format(bits, symmetric).bits in range(2, 8) else None,
-    )
-    rules = _rules(function, folded, given[0], chosen, end_bits) if scheme is None else scheme
-    ranges = calibrate(function, folded, given, rules, fit=input_fit)
-    rules = rules_without(rules, trace(function, folded, *given[0]), ranges.skipped)
+    chosen = _with_ends(function, folded, given[0], scheme, end_bits)
+    ranges = calibrate(function, folded, given, chosen, fit=fit)
+    chosen = schemes_without(chosen, trace(function, folded, *given[0]), ranges.skipped)
     rounded = round_weights(
-        function, folded, given, rules, method=method, ranges=ranges, biases=biases, damping=damping, places=places
+        function, folded, given, chosen, method=method, ranges=ranges, biases=biases, damping=damping, places=places
     )
-    integers, packed = quantize(function, rounded.params, *given[0], scheme=rules, ranges=ranges, grids=rounded.grids)
+    integers, packed = quantize(function, rounded.params, *given[0], scheme=chosen, ranges=ranges, grids=rounded.grids)
     told = {path for report in (computed, norms) if report is not None for path in report.told}
     told |= {row.path for row in integers.report.rows}
     told |= named_leaves(folded).keys() - rounded.report.left_out.keys()
     others = left_out(trace(apply_fn, params, *given[0]), told)
     report = PostReport(computed, norms, rounded.report, integers.report, others)
-    return PostTrained(integers, packed, report, rules)
+    return PostTrained(integers, packed, report, chosen)
 
 
 def _folded(
@@ -175,14 +151,14 @@ def _folded(
     return (apply_fn, params, None) if new.report.is_empty else (new, changed, new.report)
 
 
-def _rules(
-    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Scheme, end_bits: int | None
-) -> Any:
-    """A scheme for all, or rules by which the first and the last layers have more bits."""
-    if end_bits is None:
-        return scheme
-    if not 1 <= end_bits <= 8:
+def _with_ends(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Schemes, end_bits: int | None
+) -> Schemes:
+    """What is given; or one scheme for all by paths, if the first and the last layers have more bits than it."""
+    if end_bits is not None and not 1 <= end_bits <= 8:
         raise ArgumentError(f"end_bits must be 1 to 8, or None, got {end_bits!r}")
+    if end_bits is None or not isinstance(scheme, Scheme):
+        return scheme
     finer = scheme
     if scheme.format.bits < end_bits:
         finer = finer._replace(bits=end_bits, fit=None)
@@ -190,8 +166,6 @@ def _rules(
         finer = finer._replace(input_bits=end_bits)
     first, last = ends(apply_fn, params, *example)
     paths = list(find_targets(trace(apply_fn, params, *example), scheme).weights)
-    apart = [path for path in paths if path in {*first, *last}]
-    if finer == scheme or not apart:
+    if finer == scheme or not {*first, *last}.intersection(paths):
         return scheme
-    rest = [(".*", scheme)] if len(apart) < len(paths) else []
-    return [(re.escape(path), finer) for path in apart] + rest
+    return {path: finer if path in (*first, *last) else scheme for path in paths}

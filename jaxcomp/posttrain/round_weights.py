@@ -21,7 +21,7 @@ from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, least_squares, nearest, rounded
 from jaxcomp.posttrain.walk import Walk
-from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
@@ -102,7 +102,7 @@ def round_weights(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     *,
     method: RoundMethod = "gptq",
     ranges: Mapping[str, Grid] | None = None,

@@ -1,6 +1,5 @@
 """Sparsify: weights pruned layer by layer on data, those that are left making up for the others."""
 
-import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -296,8 +295,6 @@ def _goals(sparsity: Any, pattern: Any, candidates: list[str]) -> dict[str, Any]
     if (sparsity is None) == (pattern is None):
         raise ArgumentError("sparsify needs exactly one of sparsity= and pattern=")
     asked = pattern if sparsity is None else sparsity
-    if isinstance(asked, Mapping):
-        asked = [(re.escape(path), value) for path, value in asked.items()]
     goals = {path: goal for path, goal in by_rule(asked, candidates).items() if goal is not None}
     for path, goal in goals.items():
         if pattern is None and not (isinstance(goal, float | int) and 0 <= goal < 1):

@@ -1,13 +1,13 @@
 """Allocation: the choice for each layer that harms least within a budget."""
 
 import math
-import re
 from typing import Any
 
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.knapsack import Choices, best_choices
+from jaxcomp.rewrite.quant.scheme import Scheme
 from jaxcomp.search.sensitivity import Sensitivity
 
 
@@ -17,7 +17,7 @@ def allocate(
     bytes: float | None = None,
     bit_operations: float | None = None,
     file_bytes: float | None = None,
-) -> list[tuple[str, Any]]:
+) -> dict[str, Scheme | None]:
     """Chooses for every weight so that all together cost no more than a budget and harm least.
 
     Harms are taken to add up, and what harms without limit is not chosen. Steps along the convex hulls of the layers'
@@ -31,9 +31,9 @@ def allocate(
       file_bytes: instead, of all weights in a file, before entropy coding, likewise.
 
     Returns:
-      ``[(regex, Scheme or None), ...]``, one for each weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. For
-      :func:`jaxcomp.posttrain.post_training` drop a fit that they were measured with (``scheme._replace(fit=None)``):
-      there the reach of grids is found on data, by the error of layers' outputs.
+      ``{path: Scheme or None}`` of every weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. For
+      :func:`jaxcomp.posttrain.ptq` drop a fit that they were measured with (``scheme._replace(fit=None)``): there the
+      reach of grids is found on data, by the error of layers' outputs.
 
     Raises:
       ArgumentError: for none or several budgets, or one that the cheapest choices exceed; for a harm that is NaN, and a
@@ -45,8 +45,8 @@ def allocate(
       >>> harms = {"a": (0.0, 0.5), "b": (0.0, 0.1)}
       >>> rows = [SensitivityRow(path, (8, 8), str(bits), Scheme(bits), harm, 8 * bits, 64 * bits, 8 * bits)
       ...         for path, own in harms.items() for bits, harm in zip((8, 4), own)]
-      >>> [(path, scheme.bits) for path, scheme in allocate(Sensitivity(tuple(rows)), bytes=100)]
-      [('a', 8), ('b', 4)]
+      >>> {path: scheme.bits for path, scheme in allocate(Sensitivity(tuple(rows)), bytes=100).items()}
+      {'a': 8, 'b': 4}
 
     Reference: Shoham and Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988; Dong et al.,
     HAWQ-V2, 2020.
@@ -75,7 +75,7 @@ def allocate(
             "ask for more, or give options of fewer bits" + _unusable(found)
         )
     pairs = zip(by_path.values(), chosen, strict=True)
-    return [(re.escape(rows[place].path), rows[place].scheme) for rows, place in pairs]
+    return {rows[place].path: rows[place].scheme for rows, place in pairs}
 
 
 def _usable(found: Sensitivity) -> dict[str, list[Any]]:

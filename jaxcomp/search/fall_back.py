@@ -1,7 +1,6 @@
 """Fallback: quantise everything, then give the most harmful layers back until the function is as good as asked."""
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -25,14 +24,14 @@ class Fallback(NamedTuple):
     """What was given back.
 
     Attributes:
-      scheme: ``[(regex, Scheme or None), ...]`` for :func:`jaxcomp.rewrite.quantize`.
+      scheme: ``{path: Scheme or None}`` for :func:`jaxcomp.rewrite.quantize`.
       reverted: the paths of weights that were given back, the most harmful first.
       score: what was reached.
       whole: that of the function as it was.
       tried: ``(how many were given back, score)`` of each trial, in order.
     """
 
-    scheme: list[tuple[str, Any]]
+    scheme: dict[str, Scheme | None]
     reverted: tuple[str, ...]
     score: float
     whole: float
@@ -95,11 +94,11 @@ def fall_back(
     choices = [each for each in (scheme, instead) if each is not None]
     ranges = {each: calibrate(apply_fn, params, given, each) for each in choices}
 
-    def rules(count: int) -> list[tuple[str, Any]]:
-        return [(re.escape(path), instead if i < count else scheme) for i, path in enumerate(ranked)]
+    def chosen(count: int) -> dict[str, Scheme | None]:
+        return {path: instead if i < count else scheme for i, path in enumerate(ranked)}
 
     def scored(count: int) -> float:
-        targets = switched.targets(rules(count))
+        targets = switched.targets(chosen(count))
         own = {path: ranges[target.scheme].get(path) for path, target in targets.weights.items()}
         known = {path: grid for path, grid in own.items() if grid is not None}
         switches = switched.switched(switched.off(), targets, known)
@@ -127,4 +126,4 @@ def fall_back(
             tried[middle] = scored(middle)
             low, high = (low, middle) if tried[middle] >= whole - drop else (middle, high)
         low = high
-    return Fallback(rules(low), tuple(ranked[:low]), tried[low], whole, tuple(tried.items()))
+    return Fallback(chosen(low), tuple(ranked[:low]), tried[low], whole, tuple(tried.items()))

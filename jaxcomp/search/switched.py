@@ -12,7 +12,7 @@ from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.fake import fake_quantize, fit_grid
-from jaxcomp.rewrite.quant.scheme import Scheme
+from jaxcomp.rewrite.quant.scheme import Scheme, Schemes
 from jaxcomp.rewrite.quant.targets import Target, Targets, find_targets
 from jaxcomp.rewrite.rewritten import Born, RewrittenPacked
 from jaxcomp.trace import compat
@@ -55,7 +55,7 @@ class Switched(RewrittenPacked[None]):
         self.paths = tuple(self._base.weights)
         super().__init__(apply_fn, params, {}, born=Born(example, self._program, None))
 
-    def targets(self, scheme: Any) -> Targets:
+    def targets(self, scheme: Schemes) -> Targets:
         """What a scheme, or rules, would quantise."""
         return find_targets(self._program, scheme, self._full)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import path_string
-from jaxcomp.core.rules import assign
+from jaxcomp.core.rules import assign, rules_of
 from jaxcomp.core.types import Params
 from jaxcomp.trace.channels.coupling import AxisKey
 from jaxcomp.trace.channels.groups import Groups
@@ -68,14 +68,14 @@ def check_not_yet_quantized(params: Params, scheme: Any, weights: Collection[str
 
     Args:
       params: the parameters.
-      scheme: one for all, or rules.
+      scheme: one for all, rules, or by path.
       weights: what sites read that is not quantised.
 
     Raises:
       ArgumentError: with the first path, and what to do.
     """
     found = list(quantized_leaves(params))
-    rules = scheme if isinstance(scheme, list) else [(".*", scheme)]
+    rules = rules_of(scheme)
     owners = assign([pattern for pattern, _ in rules], [*weights, *found]) if found else {}
     for path in found:
         rule = owners.get(path)

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxcomp.core.errors import RuleError
-from jaxcomp.core.rules import assign
+from jaxcomp.core.rules import assign, by_rule, rules_of
 
 
 def test_the_first_rule_that_matches_the_whole_path_wins():
@@ -39,3 +39,33 @@ def test_a_shadowed_rule_names_the_one_that_shadows_it():
 def test_a_rule_that_is_no_regular_expression_is_named():
     with pytest.raises(RuleError, match=r"rule '\*/kernel' is not a regular expression"):
         assign(["*/kernel"], ["a/kernel"])
+
+
+PATHS = ["a.b/kernel", "aXb/kernel", "head"]
+
+
+def test_a_mapping_is_exact_paths_and_pairs_are_rules() -> None:
+    assert by_rule({"a.b/kernel": 1}, PATHS) == {"a.b/kernel": 1}
+    for rules in ([("a.b/kernel", 1)], (("a.b/kernel", 1),)):
+        assert by_rule(rules, PATHS) == {"a.b/kernel": 1, "aXb/kernel": 1}
+    for one in (None, (2, 4), 0.5, {}):
+        assert by_rule(one, PATHS) == ({} if one == {} else dict.fromkeys(PATHS, one))
+
+
+@pytest.mark.parametrize("value", [{"a.b/kernel": 1, "head": None}, [("a.b.*", 1), (".*", 2)], 3])
+def test_everything_can_be_written_as_rules(value: object) -> None:
+    assert by_rule(rules_of(value), PATHS) == by_rule(value, PATHS)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"heed": 1}, "'heed' is none; the nearest is 'head'"),
+        ({"a.*": 1}, r"'a.\*' is a regular expression: give rules, \[\('a.\*', value\)\]"),
+        ({"*": 1}, r"'\*' is none; the nearest is"),
+        ([0.5, 0.3], r"element 0 is 0.5: give pairs, or \{path: value\} for exact paths"),
+    ],
+)
+def test_what_is_neither_says_what_to_give(value: object, said: str) -> None:
+    with pytest.raises(RuleError, match=said):
+        by_rule(value, PATHS)

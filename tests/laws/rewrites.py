@@ -187,9 +187,9 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "fake_quantize": trained(fake),
     **{f"qat-{weights}": trained(lambda f, p, x, w=weights: jc.rewrite.qat(f, p, [x], weights=w))
        for weights in ("lsq", "pact", "fit")},
-    "post_training-8": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x]), x),
-    "post_training-4": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x], bits=4), x),
-    "post_training-nearest": lambda f, p, x: ran(jc.posttrain.post_training(f, p, [x], method="nearest"), x),
+    "ptq-8": lambda f, p, x: ran(jc.posttrain.ptq(f, p, [x]), x),
+    "ptq-4": lambda f, p, x: ran(jc.posttrain.ptq(f, p, [x], jc.rewrite.Scheme(bits=4)), x),
+    "ptq-nearest": lambda f, p, x: ran(jc.posttrain.ptq(f, p, [x], method="nearest"), x),
     **{f"sparsify-{method}": lambda f, p, x, m=method: jc.posttrain.sparsify(f, p, [x], 0.5, method=m)[0]
        for method in ("sparsegpt", "wanda")},
     "sparsify-global": lambda f, p, x: jc.posttrain.sparsify(f, p, [x], 0.5, method="wanda", distribution="global")[0],

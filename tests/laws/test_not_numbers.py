@@ -84,7 +84,7 @@ CALLS = {
     "recalibrate": Call(averaged, ("data",)),
     "calibrate": Call(lambda p, x, e: jc.rewrite.calibrate(net, p, [x]), ("weights", "data")),
     "round": Call(lambda p, x, e: jc.posttrain.round_weights(net, p, [x], WEIGHTS_ALONE), ("weights", "data")),
-    "post-training": Call(lambda p, x, e: jc.posttrain.post_training(net, p, [x]), ("weights", "data")),
+    "post-training": Call(lambda p, x, e: jc.posttrain.ptq(net, p, [x]), ("weights", "data")),
     "norms": Call(lambda p, x, e: jc.observe.input_norms(net, p, [x]), ("data",)),
     "sensitivity": Call(lambda p, x, e: jc.search.sensitivity(net, p, [x], {"8": WEIGHTS_ALONE}), ("weights", "data")),
     "curvature": Call(

@@ -58,7 +58,7 @@ REWRITES = {
     "quantize": lambda f, p: jc.rewrite.quantize(f, p, X, **WEIGHTS),
     "fake_quantize": lambda f, p: (jc.rewrite.fake_quantize(f, p, X, **WEIGHTS), p),
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], weights="fit", inputs="average"),
-    "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X])[:2],
+    "ptq": lambda f, p: jc.posttrain.ptq(f, p, [X])[:2],
     "round_weights": lambda f, p: (f, jc.posttrain.round_weights(f, p, [X], **WEIGHTS).params),
     "sparsify": lambda f, p: (f, jc.posttrain.sparsify(f, p, [X], 0.5, method="wanda").params),
     "equalize": lambda f, p: (f, jc.posttrain.equalize(f, p, X, scheme=None).params),
@@ -67,7 +67,7 @@ REWRITES = {
     "refit": lambda f, p: (f, jc.posttrain.refit(jc.trace.groups(f, p, X), f, p, [X], {})),
 }
 EXACT = ("fold_batch_norm", "fold_weights", "remove_dead", "equalize", "migrate", "correct_biases")
-SLOW = ("post_training", "round_weights", "qat", "sparsify", "migrate", "correct_biases", "fake_quantize")
+SLOW = ("ptq", "round_weights", "qat", "sparsify", "migrate", "correct_biases", "fake_quantize")
 
 
 @pytest.mark.parametrize(

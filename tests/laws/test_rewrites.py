@@ -122,9 +122,9 @@ def test_codes_are_not_rewritten_again(name: str) -> None:
         REWRITES[name](*between, x)
 
 
-def test_post_training_comes_back(tmp_path: Path) -> None:
+def test_ptq_comes_back(tmp_path: Path) -> None:
     f, params, x = own = NETWORKS["convolutional"]
-    new = jc.posttrain.post_training(f, params, [x], bits=4)
+    new = jc.posttrain.ptq(f, params, [x], jc.rewrite.Scheme(bits=4))
     assert [each.name for each in new.apply_fn.decisions] == ["fold_batch_norm", "quantize"]
     assert_it_comes_back(tmp_path / "m.jcz", own, (new.apply_fn, new.params))
 

@@ -48,9 +48,9 @@ def static(p: Any, x: Any, u: Units) -> Any:
     return apart(jc.posttrain.round_weights(network, p, [x], Scheme(4), ranges=ranges).params, u)
 
 
-def post_trained(bits: int, **options: Any) -> Callable[..., Any]:
+def post_trained(bits: int, inputs: Any = "static") -> Callable[..., Any]:
     def both(p: Any, x: Any, u: Units) -> Any:
-        new = jc.posttrain.post_training(network, p, [x], bits, **options)
+        new = jc.posttrain.ptq(network, p, [x], Scheme(bits, inputs=inputs))
         codes = [np.asarray(leaf) for leaf in jax.tree.leaves(new.params) if leaf.dtype == jnp.int8]
         return codes, np.asarray(new.apply_fn(new.params, x)) / u["out"]
 
@@ -119,8 +119,8 @@ MORE: dict[str, Callable[[Any, Any, Units], Any]] = {
     "gptq, static inputs": static,
     "adaround": rounded(method="adaround", steps=60),
     "nearest": rounded(method="nearest"),
-    "post_training": post_trained(8),
-    "post_training, dynamic": post_trained(4, inputs="dynamic"),
+    "ptq": post_trained(8),
+    "ptq, dynamic": post_trained(4, inputs="dynamic"),
     "magnitude": pruned("magnitude"),
     "wanda": pruned("wanda"),
     "wanda, refitted": pruned("wanda", update=True, inputs="pruned"),

@@ -37,7 +37,7 @@ def score(function: Any, p: Any) -> float:
 
 ON_DATA: dict[str, Callable[..., Any]] = {
     "calibrate": lambda f, p, data, **how: jc.rewrite.calibrate(f, p, data, **how),
-    "post_training": lambda f, p, data, **how: jc.posttrain.post_training(f, p, data, **how).params,
+    "ptq": lambda f, p, data, **how: jc.posttrain.ptq(f, p, data, **how).params,
     "round_weights": lambda f, p, data, **how: jc.posttrain.round_weights(f, p, data, W8, **how).params,
     "sparsify": lambda f, p, data, **how: jc.posttrain.sparsify(f, p, data, 0.5, method="wanda", **how).params,
     "refit": lambda f, p, data, **how: jc.posttrain.refit(GROUPS, f, p, data, {"a": np.arange(5) < 3}, **how),
@@ -171,7 +171,7 @@ def test_what_comes_to_an_end_is_read_whatever_its_length(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.exhaustive if name == "post_training" else []) for name in ON_DATA
+    pytest.param(name, marks=pytest.mark.exhaustive if name == "ptq" else []) for name in ON_DATA
 ])  # fmt: skip
 def test_labels_beside_the_inputs_are_left_out(name: str) -> None:
     run = ON_DATA[name]

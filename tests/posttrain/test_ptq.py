@@ -9,7 +9,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.posttrain import post_training, round_weights
+from jaxcomp.posttrain import ptq, round_weights
 from jaxcomp.rewrite import Scheme, calibrate, fold_batch_norm, quantize
 from tests.rewrite.lowrank.test_factors import conv, normal
 
@@ -38,7 +38,7 @@ def params() -> dict[str, Any]:
 
 def test_one_call_is_its_parts() -> None:
     tree, data = params(), [IMAGE[:8], IMAGE[8:]]
-    new = post_training(network, tree, data, 4, 4)
+    new = ptq(network, tree, data, Scheme(4, input_bits=4))
     rows = {row.path: (row.format, row.inputs) for row in new.report.quantized.rows}
     low, high = ("4", "static 4"), ("8", "static 8")
     assert rows == {"a/w": high, "b/w": low, "head": high}
@@ -52,10 +52,10 @@ def test_one_call_is_its_parts() -> None:
     rounded = round_weights(function, folded, data, rules, ranges=ranges, places=256)
     again, packed = quantize(function, rounded.params, data[0], scheme=rules, ranges=ranges, grids=rounded.grids)
     np.testing.assert_array_equal(new.apply_fn(new.params, IMAGE[:8]), again(packed, IMAGE[:8]))
-    ruled = post_training(network, tree, data, scheme=rules)
+    ruled = ptq(network, tree, data, scheme=rules)
     assert ruled.scheme == rules
     np.testing.assert_array_equal(ruled.apply_fn(ruled.params, IMAGE[:8]), again(packed, IMAGE[:8]))
-    plain = post_training(network, tree, data, 4, 4, method="nearest", biases=False)
+    plain = ptq(network, tree, data, Scheme(4, input_bits=4, fit=jc.quant.mse()), method="nearest", biases=False)
     wanted = network(tree, IMAGE[:8])
     errors = [jnp.sum((each.apply_fn(each.params, IMAGE[:8]) - wanted) ** 2) for each in (new, plain)]
     assert errors[0] < errors[1]
@@ -63,23 +63,23 @@ def test_one_call_is_its_parts() -> None:
 
 def test_weights_alone_and_networks_of_ends_alone() -> None:
     layer, weight = lambda p, x: x @ p["w"], {"w": normal(3, 4)}
-    new = post_training(layer, weight, [normal(6, 3)], 3, None)
+    new = ptq(layer, weight, [normal(6, 3)], Scheme(3, inputs=None))
     assert [(row.format, row.inputs) for row in new.report.quantized.rows] == [("8", "")]
     assert new.report.folded is None
-    low = post_training(layer, weight, [normal(6, 3)], 3, 8, inputs="dynamic", end_bits=None)
+    low = ptq(layer, weight, [normal(6, 3)], Scheme(3, inputs="dynamic"), end_bits=None)
     assert [(row.format, row.inputs) for row in low.report.quantized.rows] == [("3", "dynamic 8")]
-    blocks = post_training(layer, weight, [normal(6, 3)], "nf4", None, block=2, end_bits=None)
+    blocks = ptq(layer, weight, [normal(6, 3)], Scheme("nf4", inputs=None, block=2), end_bits=None)
     assert blocks.params["w"].block == jc.core.types.Block(2, (1,))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"bits": 9}, "bits must be"),
+        ({"scheme": Scheme(9)}, "bits must be"),
         ({"end_bits": 0}, "end_bits must be 1 to 8"),
         ({"method": "best"}, "method must be"),
     ],
 )
 def test_errors(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
-        post_training(lambda p, x: x @ p["w"], {"w": normal(3, 4)}, [normal(6, 3)], **options)
+        ptq(lambda p, x: x @ p["w"], {"w": normal(3, 4)}, [normal(6, 3)], **options)

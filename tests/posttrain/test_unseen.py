@@ -12,7 +12,7 @@ from jax import lax
 import jaxcomp as jc
 from jaxcomp.observe.evidence import Moment, Seen, sums_of
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
-from jaxcomp.posttrain import correct_biases, equalize, migrate, post_training, refit, round_weights, sparsify
+from jaxcomp.posttrain import correct_biases, equalize, migrate, ptq, refit, round_weights, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
 
@@ -100,13 +100,13 @@ def images(p: Any, x: jax.Array) -> jax.Array:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("samples", [1, 4, 24])
-def test_post_training_of_convolutions_does_no_harm(samples: int, bits: int) -> None:
+def test_ptq_of_convolutions_does_no_harm(samples: int, bits: int) -> None:
     params = {"one": {"w": normal(3, 3, 3, 8, seed=1) / 4, "b": jnp.zeros(8)}, "head": normal(8, 6, seed=3)}
     params |= {"two": {"w": normal(3, 3, 8, 8, seed=2) / 6, "b": jnp.zeros(8)}, "shift": jnp.zeros(6)}
     x = normal(samples, 8, 8, 3, seed=5) + normal(samples, 1, 1, 3, seed=6)
     errors = []
-    for how in ({}, {"method": "nearest", "biases": False}):
-        new = post_training(images, params, [x], bits, inputs="dynamic", **how)
+    for fit, how in ((None, {}), (jc.quant.mse() if bits < 8 else None, {"method": "nearest", "biases": False})):
+        new = ptq(images, params, [x], Scheme(bits, inputs="dynamic", fit=fit), **how)
         errors.append(error(new.params, lambda p, x, new=new: (new.apply_fn if p is new.params else images)(p, x),
                             params, (128, 8, 8, 3)))  # fmt: skip
     assert errors[0] <= 1.02 * errors[1]
@@ -254,7 +254,7 @@ def test_a_weight_that_reads_zeros_stays_in_floating_point() -> None:
     assert list(ranges) == ["seen"]
     assert list(ranges.skipped) == ["idle"]
     integers, packed = jc.rewrite.quantize(function, params, x, ranges=ranges)
-    new = post_training(function, params, [x])
+    new = ptq(function, params, [x])
     for report in (integers.report, new.report.quantized, new.report.rounded):
         assert {row.path: row.skipped for row in report.rows}["idle"].startswith("what it is multiplied by is 0")
     assert packed["idle"] is params["idle"]

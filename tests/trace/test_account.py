@@ -64,7 +64,7 @@ TELLERS = {
     "round_weights": lambda f, p: (
         jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest").report
     ),
-    "post_training": lambda f, p: jc.posttrain.post_training(f, p, [X], inputs=None, method="nearest").report,
+    "ptq": lambda f, p: jc.posttrain.ptq(f, p, [X], jc.rewrite.Scheme(inputs=None), method="nearest").report,
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], Scheme(8, inputs=None), weights="fit")[0].report,
     "sensitivity": lambda f, p: jc.search.sensitivity(f, p, [X], {"8": Scheme(8, inputs=None)}, curvature=p),
 }

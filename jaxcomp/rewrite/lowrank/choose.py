@@ -8,7 +8,7 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.knapsack import Choices, best_choices
-from jaxcomp.core.rules import by_rule
+from jaxcomp.core.rules import by_rule, rules_of
 from jaxcomp.core.types import Skipped
 from jaxcomp.observe.moments import Moments
 from jaxcomp.rewrite.lowrank.methods import METHODS, Call, Factorization, Rank, factorization
@@ -46,7 +46,7 @@ class Criterion(NamedTuple):
                 f"factorize needs exactly one of rank=, energy=, macs= and bytes=; got {', '.join(given) or 'none'}"
             )
         ((kind, value),) = given.items()
-        for each in [each for _, each in value] if isinstance(value, list) else [value]:
+        for _, each in rules_of(value):
             _check(kind, each)
         return cls(kind, value)
 

@@ -1,6 +1,5 @@
 """What factorizing did to every weight, as a table."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,10 +63,10 @@ class FactorReport:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments by which ``factorize`` makes the same function again, whatever the values: plain data."""
-        made = [(re.escape(row.path), row) for row in self.rows if row.method]
+        made = {row.path: row for row in self.rows if row.method}
         return {
-            "rank": [[path, list(row.rank)] for path, row in made],
-            "method": [[path, row.method] for path, row in made],
+            "rank": {path: list(row.rank) for path, row in made.items()},
+            "method": {path: row.method for path, row in made.items()},
             "cheaper": False,
         }
 

@@ -16,7 +16,7 @@ from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.held_out import EVERYTHING, KINDS, Examples, examples_of
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
-from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Shared, find_targets
 from jaxcomp.trace.integer_weights import check_reads_weights
 from jaxcomp.trace.ir import Program, Value, trace
@@ -63,7 +63,7 @@ def calibrate(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     *,
     fit: Fit | None = None,
     momentum: float | None = None,

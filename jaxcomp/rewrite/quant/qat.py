@@ -21,7 +21,7 @@ from jaxcomp.rewrite.quant.encode import encode_to_train
 from jaxcomp.rewrite.quant.qat_run import Apart, TrainingRun, scans_apart
 from jaxcomp.rewrite.quant.quantize import Quantized, quantize
 from jaxcomp.rewrite.quant.report import QuantReport, QuantRow
-from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Targets, find_targets
 from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, checked_leaves, shapes_of
 from jaxcomp.trace.account import left_out
@@ -33,7 +33,7 @@ def qat(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     *,
     weights: Literal["lsq", "pact", "fit"] = "lsq",
     inputs: Literal["lsq", "pact", "average"] = "lsq",
@@ -140,7 +140,7 @@ class Method(NamedTuple):
       shifts: the zero points, which do not learn, of inputs that data never take below 0.
     """
 
-    scheme: Any
+    scheme: Schemes
     targets: Targets
     owners: Mapping[str, str]
     weights: Estimator | None

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxcomp.quant.gradients import Slope
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
+from jaxcomp.rewrite.quant.scheme import Schemes
 from jaxcomp.rewrite.quant.targets import find_targets
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Program
@@ -18,7 +19,7 @@ Apart = Mapping[str, Collection[Node]]
 """By owner, the scans whose iterations have ranges of their own."""
 
 
-def scans_apart(program: Program, scheme: Any, owners: Mapping[str, str]) -> tuple[frozenset[Node], Apart]:
+def scans_apart(program: Program, scheme: Schemes, owners: Mapping[str, str]) -> tuple[frozenset[Node], Apart]:
     """A program's sites, and its scans over stacked layers."""
     shared = find_targets(program, scheme).shared
     return sites_in(program), {owners[path]: group.scans for group in shared for path in group.paths if path in owners}

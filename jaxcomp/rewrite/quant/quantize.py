@@ -18,7 +18,7 @@ from jaxcomp.rewrite.quant.calibrate import Ranges
 from jaxcomp.rewrite.quant.encode import encode, encode_to_train
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.quant.report import QuantReport, QuantRow, report_of
-from jaxcomp.rewrite.quant.scheme import INT8
+from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Targets, find_targets, reached
 from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, leaf_data, leaf_from
 from jaxcomp.trace.account import left_out
@@ -33,7 +33,7 @@ def quantize(
     apply_fn: Callable[..., Any],
     params: Params,
     *example: Any,
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
 ) -> tuple["Quantized", Params]:
@@ -53,8 +53,9 @@ def quantize(
       params: parameters alone or a whole tree of variables; shapes will do, for a function whose parameters come from a
         file.
       *example: the other arguments, or their shapes.
-      scheme: a :class:`Scheme` for all weights, or ``[(regex, Scheme or None), ...]``: the first that matches the whole
-        path counts, and what none matches, or None, stays as it is. So the first and the last layer have their own.
+      scheme: a :class:`Scheme` for all weights; rules ``[(regex, Scheme or None), ...]``, of which the first that
+        matches the whole path counts; or ``{path: Scheme or None}``, of exact paths. None, and what is not named, stays
+        as it is. So the first and the last layer have their own.
       ranges: ``{path: grid}`` of what the sites of weights with static inputs read: :func:`calibrate`. Without any,
         inputs inside of shard_map and pmap stay in floating point, and the report says so.
       grids: ``{path: grid}`` of weights, for those that are not to be fitted to their values' range: of the state of
@@ -160,7 +161,7 @@ def fake_quantize(
     apply_fn: Callable[..., Any],
     params: Params,
     *example: Any,
-    scheme: Any = INT8,
+    scheme: Schemes = INT8,
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
 ) -> "FakeQuantized":
@@ -210,7 +211,7 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
         self,
         apply_fn: Callable[..., Any],
         params: Params,
-        scheme: Any,
+        scheme: Schemes,
         targets: Targets,
         ranges: Ranges,
         grids: dict[str, Grid],
@@ -248,7 +249,7 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
 
 
 def _targets(
-    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Any, ranges: Any
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Schemes, ranges: Any
 ) -> tuple[Program, Targets]:
     program = trace(apply_fn, params, *example)
     check_reads(program)

@@ -1,5 +1,6 @@
 """Schemes: how a weight is quantised, and what its sites read."""
 
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Literal, NamedTuple
 
@@ -61,3 +62,10 @@ class Scheme(NamedTuple):
 
 INT8 = Scheme()
 """Weights of 8 bits a channel, calibrated inputs of 8 bits."""
+
+Schemes = Scheme | None | Sequence[tuple[str, Scheme | None]] | Mapping[str, Scheme | None]
+"""One scheme for all weights, rules ``[(regex, Scheme or None), ...]``, or ``{path: Scheme or None}`` of exact paths.
+
+Of rules the first that matches the whole path counts. What none matches, what the mapping does not name, and None stay
+as they are.
+"""

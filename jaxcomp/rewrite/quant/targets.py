@@ -1,6 +1,5 @@
 """Targets: what schemes quantize in a program, and which sites share a range."""
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from jaxcomp.core.rules import by_rule
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.quant.formats import check_integer_form
 from jaxcomp.quant.granularity import check_block
-from jaxcomp.rewrite.quant.scheme import Scheme
+from jaxcomp.rewrite.quant.scheme import Scheme, Schemes
 from jaxcomp.trace.affine import MOVES
 from jaxcomp.trace.integer_weights import check_not_yet_quantized
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
@@ -66,7 +65,7 @@ class Targets(NamedTuple):
     skipped: Mapping[str, str]
 
 
-def find_targets(program: Program, scheme: Any, params: Params = None) -> Targets:
+def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Targets:
     """What a scheme, or ordered rules of schemes, quantises in a program.
 
     Args:
@@ -114,12 +113,12 @@ def _is_static(targets: Targets, path: str) -> bool:
     return path in targets.weights and targets.weights[path].scheme.inputs == "static"
 
 
-def rules_without(scheme: Any, program: Program, skipped: Mapping[str, str]) -> Any:
-    """A scheme, or rules of them, by which some weights stay as they are."""
+def schemes_without(scheme: Schemes, program: Program, skipped: Mapping[str, str]) -> Schemes:
+    """What is given, or by path, if some weights are to stay as they are."""
     if not skipped:
         return scheme
     chosen = by_rule(scheme, [path for path, own in uses_of(program).items() if own.sites])
-    return [(re.escape(path), None if path in skipped else each) for path, each in chosen.items()]
+    return {path: None if path in skipped else each for path, each in chosen.items()}
 
 
 def _check(path: str, scheme: Any) -> None:

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.posttrain import post_training
+from jaxcomp.posttrain import ptq
 from jaxcomp.rewrite import Scheme, fold_batch_norm, fold_weights, quantize
 from jaxcomp.trace import groups
 from tests.rewrite.folding.test_batch_norm import norm, with_norm
@@ -189,9 +189,9 @@ def test_layers_of_flax() -> None:
 
 
 @pytest.mark.exhaustive
-def test_post_training_takes_hold_of_them() -> None:
+def test_ptq_takes_hold_of_them() -> None:
     function, params = normalised()
-    new = post_training(function, params, [IMAGE], bits=8)
+    new = ptq(function, params, [IMAGE])
     assert not any(row.skipped for row in new.report.quantized.rows)
     assert new.report.computed is not None
     assert "standard" in str(new.report)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError, CallError
 from jaxcomp.observe import input_norms
-from jaxcomp.posttrain import correct_biases, equalize, migrate, post_training, refit, round_weights, sparsify
+from jaxcomp.posttrain import correct_biases, equalize, migrate, ptq, refit, round_weights, sparsify
 from jaxcomp.prune import channels, group_lasso
 from jaxcomp.rewrite import (
     Scheme,
@@ -106,7 +106,7 @@ ON_NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
     "equalize": lambda f, p: equalize(f, p, X),
     "migrate": lambda f, p: migrate(f, p, [(X,)]),
     "correct_biases": lambda f, p: correct_biases(f, p, p, [(X,)]),
-    "post_training": lambda f, p: post_training(f, p, [(X,)]),
+    "ptq": lambda f, p: ptq(f, p, [(X,)]),
     "input_norms": lambda f, p: input_norms(f, p, [(X,)]),
     "sparsify": lambda f, p: sparsify(f, p, [(X,)], 0.5),
     "round_weights": lambda f, p: round_weights(f, p, [(X,)], Scheme(4, inputs=None)),

@@ -445,7 +445,7 @@ def test_what_cannot_be_asked_for(scheme: Any, message: str) -> None:
         lambda p: calibrate(layers, p, [X]),
         lambda p: jc.rewrite.qat(layers, p, [X], Scheme(inputs=None)),
         lambda p: jc.posttrain.round_weights(layers, p, [X], Scheme(inputs=None)),
-        lambda p: jc.posttrain.post_training(layers, p, [X]),
+        lambda p: jc.posttrain.ptq(layers, p, [X]),
         lambda p: jc.search.sensitivity(layers, p, [X], {"8": Scheme(inputs=None)}),
     ],
 )
