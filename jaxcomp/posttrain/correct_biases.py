@@ -131,7 +131,8 @@ def correct_biases(
         missing |= dict.fromkeys(found.of.keys() - means.keys(), "its inputs cannot be watched")
         new = _moved(program, uses, found, means, named_leaves(params), named_leaves(changed), missing)
     else:
-        walk = Walk(program, {}, lambda *_: None, None, altered, biases)
+        apart = bool(getattr(ranges, "judging", None))
+        walk = Walk(program, {}, lambda *_: None, None, altered, biases, apart=apart)
         with np.errstate(invalid="ignore"):  # what is not finite is named below
             new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
         missing |= {bias.weight: walk.unmoved[bias.path] for bias in biases if bias.path in walk.unmoved}

@@ -194,7 +194,7 @@ def round_weights(
     start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
 
     def walked(solve: Any, gather: bool, biases: Any) -> tuple[Walk, dict[str, Any]]:
-        walk = Walk(program, sites, solve, places, altered, biases, gather)
+        walk = Walk(program, sites, solve, places, altered, biases, gather, bool(getattr(ranges, "judging", None)))
         new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
         return walk, {each.path: new[each.path] for each in biases if each.path in new}
 

@@ -96,6 +96,7 @@ class Walk(Interpreter):
         inputs: Mapping[Node, Callable[[Any, Examples], Any]] | None = None,
         biases: Sequence[Bias] = (),
         gather: bool = True,
+        apart: bool = False,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -107,6 +108,7 @@ class Walk(Interpreter):
           inputs: what becomes of what sites read, with the new parameters, on the examples of a batch.
           biases: those that are set, as they are reached, to what makes means the old ones.
           gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
+          apart: whether ``inputs`` round held-out examples otherwise, so that biases are set by the fitted ones alone.
         """
         super().__init__()
         self._program, self._solve, self._places = program, solve, places
@@ -114,7 +116,7 @@ class Walk(Interpreter):
         self._left = {path: len(uses) for path, uses in sites.items()}
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
-        self._gather = gather
+        self._gather, self._apart = gather, apart
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
         self.examples: list[Examples] = []
@@ -253,7 +255,7 @@ class Walk(Interpreter):
             off.append(own.means(new, bias.axes) - own.means(old, bias.axes))
         held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
         each, fit = np.concatenate(off), ~held
-        if len(each) < ENOUGH and fit.any():
+        if (self._apart or len(each) < ENOUGH) and fit.any():
             each, fit = each[fit], fit[fit]
         (leaf,) = (leaf for leaf, path in zip(self._leaves, self._program.paths, strict=True) if path == bias.path)
         value = self._known[0][leaf][0]
