@@ -157,5 +157,5 @@ def test_scale(tmp_path, capsys, monkeypatch):
         assert set(rows[call]["first"]) == {"seconds", "cpu", "programs", "peak_mb"}
     assert [rows[calls[0]][turn]["programs"] for turn in ("first", "second")] == [1, 0]
     assert rows[calls[2]]["first"]["programs"] > 10
-    assert rows["sparsify"]["left"] == "not done in 1 s"
+    assert rows["sparsify"]["skipped"] == "not done in 1 s"
     assert "x forward" in capsys.readouterr().out

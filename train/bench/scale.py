@@ -186,9 +186,9 @@ def _measured(name: str, call: str, args: argparse.Namespace) -> dict[str, Any]:
     except EOFError:
         child.join()
     if child.exitcode == -signal.SIGALRM:
-        found["left"] = f"not done in {args.timeout} s"
+        found["skipped"] = f"not done in {args.timeout} s"
     elif child.exitcode:
-        found["left"] = f"ended with {child.exitcode}"
+        found["skipped"] = f"ended with {child.exitcode}"
     return found
 
 
@@ -215,7 +215,7 @@ def _alone(pipe: Any, model: Callable[[], nn.Module], shape: tuple[int, ...], ca
             memory = (_peak() - before) / 1e6
             pipe.send({turn: {"seconds": seconds, "cpu": cpu, "programs": len(compiled), "peak_mb": memory}})
     except Exception as error:
-        pipe.send({"left": f"{type(error).__name__}: {str(error)[:200]}"})
+        pipe.send({"skipped": f"{type(error).__name__}: {str(error)[:200]}"})
 
 
 def _peak(reset: bool = False) -> float:
@@ -237,6 +237,6 @@ def _show(name: str, rows: dict[str, Any]) -> None:
         numbers = [f"{own[key]:.2f}" if own else "" for own in both for key in ("seconds", "cpu")]
         first, second = ((f"{own['programs']}", f"{own['peak_mb']:.0f}") if own else ("", "") for own in both)
         passes = f"{both[0]['cpu'] / plain:.1f}" if both[0] and plain else ""
-        cells.append([call, *numbers, passes, first[0], second[0], first[1], row.get("left", "")])
+        cells.append([call, *numbers, passes, first[0], second[0], first[1], row.get("skipped", "")])
     headings = ["", "s", "CPU s", "again s", "CPU s", "x forward", "programs", "again", "+ MB", ""]
     timing.table(f"{name}: what calls take", headings, cells)
