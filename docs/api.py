@@ -112,7 +112,7 @@ def public(package: ModuleType) -> dict[str, list[str]]:
     """The public names of a package, by the module that each comes from; of a module, those that it defines."""
     if not hasattr(package, "__path__"):
         own = [name for name, value in vars(package).items() if getattr(value, "__module__", "") == package.__name__]
-        return {package.__name__: [name for name in own if not name.startswith("_")]}
+        return {package.__name__: list(getattr(package, "__all__", [name for name in own if not name.startswith("_")]))}
     named: dict[str, list[str]] = {}
     listed = getattr(package, "__all__", None)
     for node in ast.parse(inspect.getsource(package)).body:

@@ -52,6 +52,7 @@ html_static_path = ["_static"]
 html_css_files = ["jaxcomp.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_domain_indices = False
 html_theme_options = {"navigation_with_keys": True}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
