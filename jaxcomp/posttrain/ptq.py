@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.progress import Progress, shows_progress
 from jaxcomp.core.tables import with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -67,6 +68,7 @@ class PostTrained(NamedTuple):
     scheme: Schemes
 
 
+@shows_progress
 def ptq(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -80,6 +82,7 @@ def ptq(
     damping: float = 0.01,
     places: int | None = 256,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> PostTrained:
     """Quantizes a trained function on a few hundred examples, without labels and without training (PTQ).
 
@@ -103,6 +106,7 @@ def ptq(
       fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
       damping, places: of the layers' second moments: see :func:`round_weights`.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       The integer function, its parameters, and a report that prints as tables. A weight whose inputs are 0 in all the
@@ -129,10 +133,19 @@ def ptq(
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])
     function, folded, norms = _folded(fold_batch_norm, function, folded, given[0])
     chosen = _with_ends(function, folded, given[0], scheme, end_bits)
-    ranges = calibrate(function, folded, given, chosen, fit=fit)
+    ranges = calibrate(function, folded, given, chosen, fit=fit, progress=progress)
     chosen = schemes_without(chosen, trace(function, folded, *given[0]), ranges.skipped)
     rounded = round_weights(
-        function, folded, given, chosen, method=method, ranges=ranges, biases=biases, damping=damping, places=places
+        function,
+        folded,
+        given,
+        chosen,
+        method=method,
+        ranges=ranges,
+        biases=biases,
+        damping=damping,
+        places=places,
+        progress=progress,
     )
     integers, packed = quantize(function, rounded.params, *given[0], scheme=chosen, ranges=ranges, grids=rounded.grids)
     told = {path for report in (computed, norms) if report is not None for path in report.told}

@@ -1,5 +1,6 @@
 """Rounding: weights on the grids of a scheme, layer by layer on data, so that outputs stay what they were."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -11,6 +12,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.progress import Progress, shows_progress, told
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -98,6 +100,7 @@ class Rounded(NamedTuple):
     report: RoundReport
 
 
+@shows_progress
 def round_weights(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -115,6 +118,7 @@ def round_weights(
     steps: int = 500,
     places: int | None = None,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> Rounded:
     r"""Rounds weights layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
 
@@ -152,6 +156,7 @@ def round_weights(
       steps: of ``adaround``.
       places: of each result of a convolution, how many pixels count at most; None: all.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       The parameters, their grids (``quantize(..., grids=rounded.grids)`` ships these very numbers), and a report that
@@ -194,8 +199,16 @@ def round_weights(
     start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
 
     def walked(solve: Any, gather: bool, biases: Any) -> tuple[Walk, dict[str, Any]]:
-        walk = Walk(program, sites, solve, places, altered, biases, gather, bool(getattr(ranges, "judging", None)))
+        tell, done = told(progress), itertools.count()
+        what = method if gather else "nearest, to compare"
+
+        def telling(path: str, *args: Any) -> Any:
+            tell(next(done), len(sites), f"{path} ({what})")
+            return solve(path, *args)
+
+        walk = Walk(program, sites, telling, places, altered, biases, gather, bool(getattr(ranges, "judging", None)))
         new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
+        tell(len(sites), len(sites), f"all layers ({what})")
         return walk, {each.path: new[each.path] for each in biases if each.path in new}
 
     def solve(path: str, use: Use, seen: Seen) -> Any:

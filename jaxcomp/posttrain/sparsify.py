@@ -1,5 +1,6 @@
 """Sparsify: weights pruned layer by layer on data, those that are left making up for the others."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
+from jaxcomp.core.progress import Progress, shows_progress, told
 from jaxcomp.core.rules import by_rule
 from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
@@ -51,6 +53,7 @@ class Sparsified(NamedTuple):
     report: SparseReport
 
 
+@shows_progress
 def sparsify(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -67,6 +70,7 @@ def sparsify(
     places: int | None = None,
     maximum: float = 0.99,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> Sparsified:
     r"""Prunes layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
 
@@ -113,6 +117,7 @@ def sparsify(
       places: of each result of a convolution, how many pixels count at most; None: all.
       maximum: the sparsity that global distribution exceeds in no layer.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       The parameters, their masks, and a report that prints as a table.
@@ -168,7 +173,10 @@ def sparsify(
         goals = _counts(recipe, uses, named, goals, evidence, distribution, maximum)
     found: dict[str, Pruned] = {}
 
+    tell, number = told(progress), itertools.count()
+
     def solve(path: str, use: Use, seen: Seen | None) -> Any:
+        tell(next(number), len(uses), path)
         check_finite({} if seen is None else {path: seen.sizes}, "on the data the input of ")
         if seen is not None and not seen.reached:
             skipped[path] = "what it reads on the data is 0"
@@ -183,6 +191,7 @@ def sparsify(
     else:
         for path, own in uses.items():
             solve(path, own[0], moments.get(path) if recipe.reads_data else None)
+    tell(len(uses), len(uses), "all layers")
     decided = ""
     if any(own.plain is not None for own in found.values()):
         found, decided = _better(program, params, given, found, recipe.refits)
@@ -205,7 +214,7 @@ def _timely(recipe: Recipe, method: str, distribution: str, shapes: Sequence[tup
         warnings.warn(
             f"method='obc' will take about {seconds / 60:.0f} minutes on two cores for these {len(shapes)} weights; "
             "'auto' takes SparseGPT for the large ones, in seconds",
-            stacklevel=3,
+            stacklevel=4,
         )
     if distribution == "global" and any(map(recipe.pruner.other, shapes)):
         return replace(recipe, pruner=PRUNERS["sparsegpt"]._replace(other=lambda _: "sparsegpt"))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.progress import Progress, shows_progress
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.rewrite.quant.calibrate import calibrate
@@ -38,6 +39,7 @@ class Fallback(NamedTuple):
     tried: tuple[tuple[int, float], ...]
 
 
+@shows_progress
 def fall_back(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -49,6 +51,7 @@ def fall_back(
     instead: Scheme | None = None,
     found: Sensitivity | None = None,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> Fallback:
     """Gives back as few layers, by their harm, as it takes to lose no more than asked.
 
@@ -66,6 +69,7 @@ def fall_back(
       found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL,
         or by squared error where the outputs are no single array of logits.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Raises:
       ArgumentError: if the drop is exceeded even with every layer given back, or is negative; if the score of the
@@ -88,11 +92,11 @@ def fall_back(
     given = checked_batches(apply_fn, params, batches, select)
     if found is None:
         harm = usual_harm(jax.eval_shape(apply_fn, params, *given[0]))
-        found = sensitivity(apply_fn, params, given, {"all": scheme}, harm=harm)
+        found = sensitivity(apply_fn, params, given, {"all": scheme}, harm=harm, progress=progress)
     ranked = list(found.of(found.options[0])) if found.rows else []
     switched = Switched(apply_fn, params, *given[0])
     choices = [each for each in (scheme, instead) if each is not None]
-    ranges = {each: calibrate(apply_fn, params, given, each) for each in choices}
+    ranges = {each: calibrate(apply_fn, params, given, each, progress=progress) for each in choices}
 
     def chosen(count: int) -> dict[str, Scheme | None]:
         return {path: instead if i < count else scheme for i, path in enumerate(ranked)}

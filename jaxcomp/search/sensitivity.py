@@ -14,6 +14,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.progress import Progress, shows_progress, told
 from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -88,6 +89,7 @@ class Sensitivity:
         return with_left_out(table(["weight", "shape", *self.options], lines), self.left_out)
 
 
+@shows_progress
 def sensitivity(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -97,6 +99,7 @@ def sensitivity(
     harm: str | Harm = "kl",
     curvature: Params | None = None,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> Sensitivity:
     r"""Quantises one layer at a time, by every choice, and measures what is lost.
 
@@ -116,6 +119,7 @@ def sensitivity(
         :func:`jaxcomp.observe.fisher` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       The table, which :func:`allocate` and :func:`fall_back` read; ``jaxcomp.measure.layer_sensitivity`` draws it.
@@ -151,14 +155,16 @@ def sensitivity(
     bent = None if curvature is None else _curvatures(curvature, params, switched.paths)
     compare, costs = jax.jit(measure), _costs(apply_fn, params, given[0])
     found: dict[tuple[str, str], SensitivityRow] = {}
+    count = len(options) * len(switched.paths)
     ranges_of: dict[Any, Any] = {None: {}}  # choices of weights' bits read the same
     for name, scheme in options.items():
         read = scheme and (scheme.inputs, scheme.input_format)
         if read not in ranges_of:
-            ranges_of[read] = calibrate(apply_fn, params, given, scheme)
+            ranges_of[read] = calibrate(apply_fn, params, given, scheme, progress=progress)
         ranges = ranges_of[read]
         targets = switched.targets([(".*", scheme)])
         for path in switched.paths:
+            told(progress)(len(found), count, f"{path} as {name}")
             one = targets._replace(weights={path: targets.weights[path]} if scheme else {})
             changed, lost = switched.rounded(params, one, {}), 0.0
             if scheme is not None and bent is not None:
@@ -169,6 +175,7 @@ def sensitivity(
                 lost = _mean([compare(b, a) for b, a in zip(dense, after, strict=True)])
             target = one.weights.get(path)
             found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
+    told(progress)(count, count, "all options")
     rows = tuple(found[path, name] for path in switched.paths for name in options)
     return Sensitivity(rows, left_out(trace(apply_fn, params, *given[0]), switched.paths))
 

@@ -11,6 +11,7 @@ from jax.tree_util import DictKey, register_pytree_with_keys
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.progress import Progress, shows_progress, steps
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.held_out import EVERYTHING, KINDS, Examples, examples_of
@@ -59,6 +60,7 @@ def _unflat(known: Any, grids: Iterable[Grid]) -> Ranges:
 register_pytree_with_keys(Ranges, _flat, _unflat)
 
 
+@shows_progress
 def calibrate(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -70,6 +72,7 @@ def calibrate(
     bins: int = 2048,
     select: Select | None = None,
     zeros: bool = False,
+    progress: Progress = None,
 ) -> Ranges:
     """The grids of what quantised sites read, from the ranges that it takes on data.
 
@@ -89,6 +92,7 @@ def calibrate(
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       zeros: whether an input that is 0 on all batches has a grid nevertheless, from -1 to 1: for training, in which it
         may not stay so (behind a layer that begins as zeros).
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       ``{path of the weight: grid}``, for every one with static inputs that data can reach: ``ranges`` of
@@ -120,14 +124,15 @@ def calibrate(
     targets, within = find_targets(program, scheme, params), observable(program.frame)
     groups = [group for group in targets.shared if within.issuperset(group.values)]
     leaves, examples = [jax.tree.leaves((params, *batch)) for batch in given], examples_of(given)
-    reaches = _reaches(program, groups, leaves, examples[0])
+    reaches = _reaches(program, groups, steps(leaves, progress, "ranges"), examples[0])
     whole = [_checked(group, own, zeros) for group, own in zip(groups, _ranges(reaches, None), strict=True)]
     skipped = {path: ZERO for group, own in zip(groups, whole, strict=True) if own is None for path in group.paths}
     there = [i for i, own in enumerate(whole) if own is not None]
     groups, ends = [groups[i] for i in there], [own for own in whole if own]
     formats = [{path: targets.weights[path].scheme.input_format for path in group.paths} for group in groups]
     fits = {f: fit or (None if momentum is not None else _default_fit(f)) for own in formats for f in own.values()}
-    counts = _histograms(program, groups, leaves, ends, bins, examples[0]) if any(fits.values()) else []
+    counted = steps(leaves, progress, "histograms")
+    counts = _histograms(program, groups, counted, ends, bins, examples[0]) if any(fits.values()) else []
 
     def grids(of: Sequence[Examples] | None) -> dict[str, Grid]:
         each = [_ranges(reaches, of)[i] for i in there]
@@ -207,7 +212,7 @@ def _ranges(reaches: Sequence[Sequence[Any]], of: Sequence[Examples] | None) -> 
     return found
 
 
-def _reaches(program: Program, groups: Sequence[Shared], batches: Sequence[Any], examples: Examples) -> list[list[Any]]:
+def _reaches(program: Program, groups: Sequence[Shared], batches: Iterable[Any], examples: Examples) -> list[list[Any]]:
     """How far each value of each group reaches either way, ``[layers ..., kinds of examples]``, in each batch."""
 
     def reach(x: jax.Array) -> Any:
@@ -222,7 +227,7 @@ def _reaches(program: Program, groups: Sequence[Shared], batches: Sequence[Any],
 def _histograms(
     program: Program,
     groups: Sequence[Shared],
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     ends: Sequence[Range],
     bins: int,
     examples: Examples,

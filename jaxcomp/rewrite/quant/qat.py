@@ -10,6 +10,7 @@ from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves
+from jaxcomp.core.progress import Progress, shows_progress
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.quant.gradients import Estimator, Slope, settled
@@ -29,6 +30,7 @@ from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import Node, Program, trace
 
 
+@shows_progress
 def qat(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -41,6 +43,7 @@ def qat(
     fit: Fit | None = None,
     momentum: float = 0.99,
     select: Select | None = None,
+    progress: Progress = None,
 ) -> tuple["QuantizedTraining", dict[str, Any]]:
     r"""Rounds weights, and what their sites read, as integers will, in a function to be trained.
 
@@ -71,6 +74,7 @@ def qat(
       fit: where those of inputs begin, as of :func:`calibrate`; of inputs that are 0 on all batches, at -1 and 1.
       momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
       The new function and its parameters. Its ``report`` says what is quantised, and what not and why.
@@ -99,7 +103,7 @@ def qat(
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     targets = find_targets(program, scheme, params)
-    grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True) if targets.shared else {}
+    grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True, progress=progress) if targets.shared else {}
     shapes = shapes_of(params)
     owners = qat_grids.owners(targets)
     method = Method(
