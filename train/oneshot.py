@@ -43,7 +43,9 @@ def information(model: Classifier, variables: Variables, some: Iterable[Any]) ->
 
     Not the loss's: on images that a network has learnt by heart it has almost no gradient.
     """
-    return jc.observe.fisher(jc.observe.output_gradients(model.logits, variables, ((b["image"],) for b in some)))
+    return jc.observe.fisher_diagonal(
+        jc.observe.output_gradients(model.logits, variables, ((b["image"],) for b in some))
+    )
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def rounded(
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
     model, variables, some = whole.model, whole.variables, whole.take(args, args.calibration)
     images = [batch["image"] for batch in some]
-    options: dict[str, Any] = {"scheme": rules, "weights": args.method, "inputs": args.method}
+    options: dict[str, Any] = {"scheme": rules, "weight_grids": args.method, "input_grids": args.method}
     if args.batch_norm == "live":  # calibrated as it is trained
         learn, tree = jc.rewrite.qat(model.train_logits, variables, some, **options)
         infer = learn.on(model.logits)

@@ -97,7 +97,7 @@ def _refitted(
     if not args.refit:
         return jc.rewrite.mask(found, whole.variables, keep)
     some = [(batch,) for batch in whole.take(args, args.refit, 1000)]
-    return jc.posttrain.refit(found, _outputs(whole.model), whole.variables, some, keep, places=64)
+    return jc.posttrain.refit(_outputs(whole.model), whole.variables, some, found, keep, places=64)
 
 
 class Cut(NamedTuple):

@@ -1,13 +1,13 @@
 """Statistics: what a function computes on data, as trees of numbers."""
 
 from jaxcomp.observe.activations import activations
-from jaxcomp.observe.gradients import fisher, hutchinson, output_gradients
+from jaxcomp.observe.gradients import fisher_diagonal, hessian_diagonal, output_gradients
 from jaxcomp.observe.input_norms import input_norms
 
 __all__ = [
     "activations",
-    "fisher",
-    "hutchinson",
+    "fisher_diagonal",
+    "hessian_diagonal",
     "input_norms",
     "output_gradients",
 ]

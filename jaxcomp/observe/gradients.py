@@ -17,8 +17,8 @@ from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, called, ending, inputs_of
 
 
-def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, samples: int = 16) -> Params:
-    r"""The Hessian's diagonal by Hutchinson's estimator: :math:`\mathrm{E}[v \odot H v]`, v of random signs.
+def hessian_diagonal(loss: Callable[[Params], Any], params: Params, key: jax.Array, samples: int = 16) -> Params:
+    r"""Estimates the Hessian's diagonal, as Hutchinson does: :math:`\mathrm{E}[v \odot H v]`, v of random signs.
 
     Unbiased; exact where the Hessian is diagonal; else an entry's variance is the sum of its row's other squares, over
     ``samples``. Each sample costs about two gradients.
@@ -36,8 +36,8 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
       ArgumentError: for less than one sample.
 
     Example:
-      >>> estimate = hutchinson(lambda p: 3 * p["w"][0] ** 2 + p["w"][1] ** 4, {"w": jnp.ones(2)}, jax.random.key(0))
-      >>> estimate["w"].tolist()
+      >>> loss = lambda p: 3 * p["w"][0] ** 2 + p["w"][1] ** 4
+      >>> hessian_diagonal(loss, {"w": jnp.ones(2)}, jax.random.key(0))["w"].tolist()
       [6.0, 12.0]
 
     Reference: Hutchinson, A stochastic estimator of the trace, 1990; Bekas et al., An estimator for the diagonal of a
@@ -60,8 +60,8 @@ def hutchinson(loss: Callable[[Params], Any], params: Params, key: jax.Array, sa
     return _in_place(params, [leaf / samples for leaf in total])
 
 
-def fisher(grads: Iterable[Params]) -> Params:
-    """The empirical Fisher information's diagonal: the sum of the squares of gradients, one tree a batch.
+def fisher_diagonal(grads: Iterable[Params]) -> Params:
+    """Sums the squares of gradients, one tree a batch: the diagonal of the empirical Fisher information.
 
     Args:
       grads: gradients of the loss of one batch (at best of one example) each.
@@ -73,7 +73,7 @@ def fisher(grads: Iterable[Params]) -> Params:
       ArgumentError: if there are none; PathError: if they have other leaves than the first.
 
     Example:
-      >>> fisher([{"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 0.0])}])["w"].tolist()
+      >>> fisher_diagonal([{"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 0.0])}])["w"].tolist()
       [10.0, 4.0]
 
     Reference: Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018.
@@ -84,7 +84,7 @@ def fisher(grads: Iterable[Params]) -> Params:
         others = None if total is None else in_container(squares, total, "the gradients of a later batch")
         total = squares if total is None else jax.tree.map(jnp.add, total, others)
     if total is None:
-        raise ArgumentError("fisher needs at least one tree of gradients, and was given none")
+        raise ArgumentError("fisher_diagonal needs at least one tree of gradients, and was given none")
     return total
 
 

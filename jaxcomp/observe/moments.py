@@ -81,7 +81,7 @@ def second_moments(
         for path, moment in runs[key](params, *inputs).items():
             sums[path] = sums.get(path, 0) + moment
     if not runs:
-        raise ArgumentError("data= gave no batch: give at least one (a generator can be read only once)")
+        raise ArgumentError("batches= gave no batch: give at least one (a generator can be read only once)")
     check_finite(sums, f"on the data the {of[:-1]} of ")
     what = "computes" if of == "outputs" else "reads"
     empty = {path for path, moment in sums.items() if not moment.any()}

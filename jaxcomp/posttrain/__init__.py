@@ -1,7 +1,7 @@
 """Post-training: better parameters of the same function, found on data without labels."""
 
 from jaxcomp.posttrain.correct_biases import Corrected, correct_biases
-from jaxcomp.posttrain.equalize import Equalized, equalize, migrate
+from jaxcomp.posttrain.equalize import Equalized, equalize, smooth
 from jaxcomp.posttrain.ptq import PostTrained, ptq
 from jaxcomp.posttrain.recalibrate import recalibrate
 from jaxcomp.posttrain.refit import refit
@@ -16,11 +16,11 @@ __all__ = [
     "Sparsified",
     "correct_biases",
     "equalize",
-    "migrate",
     "ptq",
     "recalibrate",
     "refit",
     "round_weights",
+    "smooth",
     "sparsify",
 ]
 

@@ -62,8 +62,8 @@ class BiasReport:
 def correct_biases(
     apply_fn: Callable[..., Any],
     params: Params,
-    changed: Params,
     batches: Iterable[Any],
+    changed: Params,
     scheme: Schemes = None,
     *,
     method: Literal["exact", "fast"] = "exact",
@@ -82,9 +82,9 @@ def correct_biases(
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
-      params: as they were.
-      changed: as they are now.
+      params: the parameters as they were.
       batches: of one shape, each the tuple of the other arguments (or the single one).
+      changed: the parameters as they are now.
       scheme: whose inputs are quantised, as of :func:`quantize`; None: none are.
       method: see above.
       ranges: of static inputs.
@@ -101,7 +101,7 @@ def correct_biases(
       >>> layer = lambda p, x: x @ p["w"] + p["bias"]
       >>> old = {"w": jnp.array([[0.4], [0.4]]), "bias": jnp.zeros(1)}
       >>> data = jnp.tile(jnp.array([[1.0, 0.0], [2.0, 2.0]]), (16, 1))
-      >>> new = correct_biases(layer, old, old | {"w": jnp.zeros((2, 1))}, [data])
+      >>> new = correct_biases(layer, old, [data], old | {"w": jnp.zeros((2, 1))})
       >>> new.params["bias"].tolist()
       [1.0]
       >>> print(new.report)

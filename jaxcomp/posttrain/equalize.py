@@ -140,7 +140,7 @@ def equalize(
     return _tried(new, apply_fn, params, program, given, scheme)
 
 
-def migrate(
+def smooth(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
@@ -179,7 +179,7 @@ def migrate(
     Example:
       >>> layer = lambda p, x: (x * p["scale"]) @ p["w"]
       >>> params = {"scale": jnp.array([1.0, 16.0]), "w": jnp.array([[1.0], [1.0]])}
-      >>> new = migrate(layer, params, [jnp.array([[1.0, -1.0]])], scheme=None).params
+      >>> new = smooth(layer, params, [jnp.array([[1.0, -1.0]])], scheme=None).params
       >>> new["scale"].tolist(), new["w"].tolist()
       ([1.0, 4.0], [[1.0], [4.0]])
 
@@ -188,7 +188,7 @@ def migrate(
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must be in [0, 1], got {strength!r}")
     params = as_arrays(params)
-    check_unquantized(apply_fn, params, "migrate")
+    check_unquantized(apply_fn, params, "smooth")
     given = checked_batches(apply_fn, params, batches, select)
     program, links, skipped = _found(apply_fn, params, given[0])
     examples = None if scheme is None else examples_of(given)

@@ -27,10 +27,10 @@ from jaxcomp.trace.uses import Use, uses_of
 
 
 def refit(
-    groups: Groups,
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
+    groups: Groups,
     keep: Mapping[str, Any],
     *,
     damping: float = 0.01,
@@ -49,12 +49,12 @@ def refit(
     what a cut loses. Cut with :func:`shrink` and the same ``keep``.
 
     Args:
-      groups: of :func:`jaxcomp.trace.groups`.
-      apply_fn: ``apply_fn(params, *inputs)``: the function that they are groups of, or the same model in training mode,
+      apply_fn: ``apply_fn(params, *inputs)``: the function that ``groups`` are of, or the same model in training mode,
         in which batch norm follows the layers before it.
       params: before any cut.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one); a few
         hundred images do. What they are in a layer is held in memory, for all of them.
+      groups: of :func:`jaxcomp.trace.groups`.
       keep: ``{group: bool [size]}``, as for :func:`shrink`.
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
@@ -73,7 +73,8 @@ def refit(
       >>> mlp = lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"]
       >>> data = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
       >>> keep = {"up": [True, False, True]}  # the second channel computes what the first does
-      >>> new = refit(jc.trace.groups(mlp, params, data), mlp, params, [data], keep, damping=1e-6)
+      >>> groups = jc.trace.groups(mlp, params, data)
+      >>> new = refit(mlp, params, [data], groups, keep, damping=1e-6)
       >>> new["down"].round(3).tolist()
       [[2.0], [0.0], [1.0]]
 

@@ -110,7 +110,7 @@ def round_weights(
     method: RoundMethod = "gptq",
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
-    inputs: Literal["corrected", "rounded"] = "corrected",
+    reference: Literal["corrected", "rounded"] = "corrected",
     biases: bool = True,
     damping: float = 0.01,
     act_order: bool = True,
@@ -147,7 +147,7 @@ def round_weights(
       method: see above.
       ranges: ``{path: grid}`` of static inputs: :func:`calibrate`.
       grids: ``{path: grid}`` of weights, for those that are not to be fitted.
-      inputs: ``"corrected"``: layers aim at what the float network computes; ``"rounded"``: at what they themselves
+      reference: ``"corrected"``: layers aim at what the float network computes; ``"rounded"``: at what they themselves
         did, on the inputs as they are now. Inside of loops the latter, on inputs that are not quantised.
       biases: whether they are corrected.
       damping: :math:`\lambda`, in units of the inputs' mean square.
@@ -184,7 +184,7 @@ def round_weights(
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "round_weights")
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
-    settings = _settings(method, inputs, damping, act_order, sweeps, steps)
+    settings = _settings(method, reference, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])
     targets, fixed = reached(find_targets(program, scheme, params), ranges), dict(grids or {})
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
@@ -265,10 +265,10 @@ def round_weights(
     return Rounded(replace_leaves(params, solved | moved), grids_of, report)
 
 
-def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:
+def _settings(method: Any, reference: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:
     for name, value, known in (
         ("method", method, ("gptq", "adaround", "nearest")),
-        ("inputs", inputs, ("corrected", "rounded")),
+        ("reference", reference, ("corrected", "rounded")),
     ):
         if value not in known:
             raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
@@ -277,4 +277,4 @@ def _settings(method: Any, inputs: Any, damping: float, act_order: bool, sweeps:
     for name, number in (("sweeps", sweeps), ("steps", steps)):
         if not isinstance(number, int) or number < (name == "steps"):
             raise ArgumentError(f"{name} must be a whole number of at least {int(name == 'steps')}, got {number!r}")
-    return Settings(method, inputs == "corrected", damping, act_order, sweeps, steps)
+    return Settings(method, reference == "corrected", damping, act_order, sweeps, steps)

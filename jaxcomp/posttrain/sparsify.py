@@ -24,7 +24,7 @@ from jaxcomp.observe.held_out import examples_of, is_better, judged_on
 from jaxcomp.observe.matrices import feature_groups, reduction
 from jaxcomp.observe.moments import seen_at, unseen
 from jaxcomp.posttrain import sparsify_counts
-from jaxcomp.posttrain.sparsify_layer import MASKS_MARGIN, Inputs, Pruned, Recipe
+from jaxcomp.posttrain.sparsify_layer import MASKS_MARGIN, Pruned, Recipe, Reference
 from jaxcomp.posttrain.sparsify_methods import PRUNERS, obc_seconds
 from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.posttrain.walk import Walk, lost
@@ -64,8 +64,8 @@ def sparsify(
     method: SparsifyMethod = "auto",
     distribution: DistributionName = "uniform",
     fisher: Params | None = None,
-    inputs: Inputs = "corrected",
-    update: bool | None = None,
+    reference: Reference = "corrected",
+    refit: bool | None = None,
     damping: float = 0.01,
     places: int | None = None,
     maximum: float = 0.99,
@@ -106,12 +106,13 @@ def sparsify(
       method: see above.
       distribution: ``"uniform"``: every layer is as sparse as it is asked to be; ``"erk"``: more so the larger it is;
         ``"global"``: by what it costs, at the same number of zeros in all.
-      fisher: the squares of the loss's gradients, a tree like ``params`` (:func:`fisher`). Global distribution then
-        weighs an output's error by what the loss feels of it; else by the size of the layer's outputs.
-      inputs: ``"dense"``: layers are fed as in the dense network; ``"pruned"``: with the layers before them pruned;
+      fisher: the squares of the loss's gradients, a tree like ``params``: :func:`jaxcomp.observe.fisher_diagonal`.
+        Global distribution then weighs an output's error by what the loss feels of it; else by the size of the layer's
+        outputs.
+      reference: ``"dense"``: layers are fed as in the dense network; ``"pruned"``: with the layers before them pruned;
         ``"corrected"``: so, and they aim at what the dense network computes. Inside of loops as ``"pruned"``, with the
         loop's own layers dense.
-      update: whether the weights that are left are refitted, by least squares; None: as the method has it (``wanda``,
+      refit: whether the weights that are left are refitted, by least squares; None: as the method has it (``wanda``,
         ``magnitude`` and ``woodfisher`` leave them).
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
@@ -148,7 +149,7 @@ def sparsify(
     check_unquantized(apply_fn, params, "sparsify")
     given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)
-    recipe = _recipe(method, pattern, distribution, inputs, update, damping, fisher)
+    recipe = _recipe(method, pattern, distribution, reference, refit, damping, fisher)
     program = trace(apply_fn, params, *given[0])
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))
     sites = {path: own for path, own in known.items() if own.sites or own.other}
@@ -158,7 +159,7 @@ def sparsify(
     }
     goals = _goals(sparsity, pattern, [path for path in sites if path not in skipped])
     examples, moments = examples_of(given), dict[str, Seen]()
-    if recipe.reads_data and (inputs == "dense" or distribution == "global"):
+    if recipe.reads_data and (reference == "dense" or distribution == "global"):
         moments = _dense(program, {path: sites[path].sites for path in goals}, params, given, examples, places)
         check_finite({path: seen.sizes for path, seen in moments.items()}, "on the data the input of ")
         empty = [path for path, seen in moments.items() if not seen.reached]
@@ -185,7 +186,7 @@ def sparsify(
         found[path] = recipe.solve(path, use, named[path], known, goals[path])
         return found[path].leaf
 
-    if recipe.reads_data and inputs != "dense":
+    if recipe.reads_data and reference != "dense":
         walk = Walk(program, uses, solve, places)
         walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
     else:
@@ -318,7 +319,7 @@ def _check_fisher(recipe: Recipe, goals: Mapping[str, Any], named: Mapping[str, 
         if (shape is None and recipe.pruner.needs == "fisher") or shape not in (None, named[path].shape):
             raise ArgumentError(
                 f"fisher= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
-                f"{named[path].shape}: give a tree like params, jaxcomp.observe.fisher(grads)"
+                f"{named[path].shape}: give a tree like params, jaxcomp.observe.fisher_diagonal(grads)"
             )
         check_finite({path: recipe.fisher.get(path)}, "the Fisher information of ")
 
@@ -332,17 +333,19 @@ def _n_of_m(path: str, pattern: Any) -> tuple[int, int]:
 
 
 def _recipe(
-    method: str, pattern: Any, distribution: str, inputs: Any, update: bool | None, damping: float, fisher: Any
+    method: str, pattern: Any, distribution: str, reference: Any, refit: bool | None, damping: float, fisher: Any
 ) -> Recipe:
     for name, value, known in (
         ("method", method, tuple(PRUNERS)),
         ("distribution", distribution, ("uniform", "erk", "global")),
-        ("inputs", inputs, ("corrected", "pruned", "dense")),
+        ("reference", reference, ("corrected", "pruned", "dense")),
     ):
         if value not in known:
             raise ArgumentError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     if PRUNERS[method].needs == "fisher" and fisher is None:
-        raise ArgumentError(f"method={method!r} needs fisher=, the squares of gradients: jaxcomp.observe.fisher(grads)")
+        raise ArgumentError(
+            f"method={method!r} needs fisher=, the squares of gradients: jaxcomp.observe.fisher_diagonal(grads)"
+        )
     if pattern is not None and distribution != "uniform":
         raise ArgumentError(
             f"a pattern has one sparsity in all layers: distribution={distribution!r} has no part in it"
@@ -350,4 +353,4 @@ def _recipe(
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
     squares = {} if fisher is None else named_leaves(fisher)
-    return Recipe(PRUNERS[method], pattern is not None, inputs, update, damping, squares)
+    return Recipe(PRUNERS[method], pattern is not None, reference, refit, damping, squares)

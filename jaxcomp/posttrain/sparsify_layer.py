@@ -16,7 +16,7 @@ from jaxcomp.posttrain.sparsify_methods import PRUNERS, LayerMatrix, Pruner
 from jaxcomp.prune import reconstruct
 from jaxcomp.trace.uses import Use
 
-Inputs = Literal["corrected", "pruned", "dense"]
+Reference = Literal["corrected", "pruned", "dense"]
 
 
 MASKS_MARGIN = 1.02
@@ -47,15 +47,15 @@ class Recipe:
 
     pruner: Pruner
     pattern: bool
-    inputs: Inputs
-    update: bool | None
+    reference: Reference
+    refit: bool | None
     damping: float
     fisher: Mapping[str, Any]
     factors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reads_data(self) -> bool:
-        return self.pruner.needs == "moment" or bool(self.update)
+        return self.pruner.needs == "moment" or bool(self.refit)
 
     def layer(self, path: str, use: Use, leaf: Any, known: Evidence | None, moment: Any = None) -> LayerMatrix:
         """A parameter as its sites read it."""
@@ -129,10 +129,10 @@ class Recipe:
     @property
     def refits(self) -> bool:
         """Whether the weights that are left change."""
-        return self.pruner.updates if self.update is None else self.update
+        return self.pruner.updates if self.refit is None else self.refit
 
     def _aim(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any) -> LayerMatrix:
-        if self.refits and self.inputs == "corrected" and known is not None and known.corrects:
+        if self.refits and self.reference == "corrected" and known is not None and known.corrects:
             return layer._replace(weight=_single(known.aim(old, moment, self.damping) / layer.unit))
         return layer
 
@@ -141,7 +141,7 @@ class Recipe:
     ) -> tuple[Any, np.ndarray]:
         layer = self._aim(layer, old, known, moment)
         mask, new = self.pruner.prune(layer, *_keep(goal))
-        if self.update:
+        if self.refit:
             new = reconstruct.least_squares(layer.weight, layer.moment, mask)
         return mask, np.asarray(new, np.float64) * layer.unit if self.refits else np.where(mask, old, 0)
 

@@ -115,8 +115,8 @@ def sensitivity(
         of all outputs, of any types, over their squares; or ``(outputs before, outputs after) -> scalar``: its mean
         over the batches. Where both are the same infinity nothing is lost; where only what comes after is no number, or
         what a function gives is none, the harm is infinite.
-      curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.observe.hutchinson`, or
-        :func:`jaxcomp.observe.fisher` over the number of batches), a tree like ``params``: harm is then
+      curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.observe.hessian_diagonal`, or
+        :func:`jaxcomp.observe.fisher_diagonal` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
@@ -196,7 +196,8 @@ def _curvatures(curvature: Params, params: Params, paths: Iterable[str]) -> dict
         if shape != np.shape(named[path]):
             raise ArgumentError(
                 f"curvature= has {'nothing' if shape is None else f'an array of shape {shape}'} for {path!r} of shape "
-                f"{np.shape(named[path])}: give a tree like params (jaxcomp.observe.hutchinson or fisher)"
+                f"{np.shape(named[path])}: give a tree like params (jaxcomp.observe.hessian_diagonal or "
+                "fisher_diagonal)"
             )
     own = {path: given[path] for path in paths}
     check_finite(own, "the curvature of ", "by which no harm can be measured")

@@ -152,7 +152,7 @@ def scores(f: Any, p: Any, x: Any) -> Any:
 
 def refitted(f: Any, p: Any, x: Any) -> Any:
     groups = jc.trace.groups(f, p, x)
-    return jc.posttrain.refit(groups, f, p, [x], jc.rewrite.choose(0.5)(groups, p))
+    return jc.posttrain.refit(f, p, [x], groups, jc.rewrite.choose(0.5)(groups, p))
 
 
 def pruned_channels(f: Any, p: Any, x: Any) -> Any:
@@ -185,7 +185,7 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "quantize-w4-dynamic": weights_of(4, "dynamic"),
     "quantize-w8-static": static,
     "fake_quantize": trained(fake),
-    **{f"qat-{weights}": trained(lambda f, p, x, w=weights: jc.rewrite.qat(f, p, [x], weights=w))
+    **{f"qat-{weights}": trained(lambda f, p, x, w=weights: jc.rewrite.qat(f, p, [x], weight_grids=w))
        for weights in ("lsq", "pact", "fit")},
     "ptq-8": lambda f, p, x: ran(jc.posttrain.ptq(f, p, [x]), x),
     "ptq-4": lambda f, p, x: ran(jc.posttrain.ptq(f, p, [x], jc.rewrite.Scheme(bits=4)), x),
@@ -197,17 +197,17 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "round_weights-adaround": lambda f, p, x: jc.posttrain.round_weights(
         f, p, [x], only_weights(4), method="adaround", steps=3
     ).params,
-    "correct_biases": lambda f, p, x: jc.posttrain.correct_biases(f, p, coarse(p), [x]).params,
-    "correct_biases-fast": lambda f, p, x: jc.posttrain.correct_biases(f, p, coarse(p), [x], method="fast").params,
+    "correct_biases": lambda f, p, x: jc.posttrain.correct_biases(f, p, [x], coarse(p)).params,
+    "correct_biases-fast": lambda f, p, x: jc.posttrain.correct_biases(f, p, [x], coarse(p), method="fast").params,
     "equalize": lambda f, p, x: ran((f, jc.posttrain.equalize(f, p, x, scheme=None)[0]), x),
-    "migrate": lambda f, p, x: ran((f, jc.posttrain.migrate(f, p, [x], scheme=None)[0]), x),
+    "smooth": lambda f, p, x: ran((f, jc.posttrain.smooth(f, p, [x], scheme=None)[0]), x),
     "refit": refitted,
     "recalibrate": moved_statistics,
     "input_norms": lambda f, p, x: jc.observe.input_norms(f, p, [x]),
     "calibrate-entropy": lambda f, p, x: jc.rewrite.calibrate(f, p, [x], fit=jc.quant.entropy()),
     "calibrate-momentum": lambda f, p, x: jc.rewrite.calibrate(f, p, [x], momentum=0.9),
     "importance": scores,
-    "fisher": lambda f, p, x: jc.observe.fisher([slopes((f, p), x)] * 2),
+    "fisher": lambda f, p, x: jc.observe.fisher_diagonal([slopes((f, p), x)] * 2),
     "sensitivity": sensitive,
     "channels": pruned_channels,
 }  # fmt: skip

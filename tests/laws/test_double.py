@@ -45,15 +45,15 @@ def sparsified(method: Any) -> Callable[[Any, Any], Any]:
 
 def refitted(p: Any, x: Any) -> Any:
     groups, keep = kept(p, x)
-    return network, jc.posttrain.refit(groups, network, p, [x], keep)
+    return network, jc.posttrain.refit(network, p, [x], groups, keep)
 
 
 def corrected(method: Any) -> Callable[[Any, Any], Any]:
-    return lambda p, x: (network, jc.posttrain.correct_biases(network, p, p, [x], method=method).params)
+    return lambda p, x: (network, jc.posttrain.correct_biases(network, p, [x], p, method=method).params)
 
 
 def factorized(p: Any, x: Any) -> Any:
-    return jc.rewrite.factorize(network, p, x, rank=1.0, data=[x], cheaper=False)
+    return jc.rewrite.factorize(network, p, x, rank=1.0, batches=[x], cheaper=False)
 
 
 EXACT: dict[str, Callable[[Any, Any], Any]] = {
@@ -63,13 +63,13 @@ EXACT: dict[str, Callable[[Any, Any], Any]] = {
     "remove_dead": lambda p, x: jc.rewrite.remove_dead(network, p, x),
     "factorize": factorized,
     "equalize": lambda p, x: (network, jc.posttrain.equalize(network, p, x).params),
-    "migrate": lambda p, x: (network, jc.posttrain.migrate(network, p, [x]).params),
+    "smooth": lambda p, x: (network, jc.posttrain.smooth(network, p, [x]).params),
     "fast biases": corrected("fast"),
     "exact biases": corrected("exact"),
     "refit": refitted,
     **{method: sparsified(method) for method in ("magnitude", "wanda", "sparsegpt", "obc")},
 }
-DEAR = ("exact biases", "refit", "wanda", "sparsegpt", "migrate", "factorize")
+DEAR = ("exact biases", "refit", "wanda", "sparsegpt", "smooth", "factorize")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,6 @@ def test_means_are_corrected_to_every_digit(method: Any) -> None:
     params, x = drawn()
     old = {"w": params["up"], "bias": params["b"]}
     rows = 1 + x.reshape(-1, 48)[:, :8]
-    new = jc.posttrain.correct_biases(layer, old, old | {"w": jnp.round(old["w"])}, [rows], method=method).params
+    new = jc.posttrain.correct_biases(layer, old, [rows], old | {"w": jnp.round(old["w"])}, method=method).params
     assert (new["bias"] != old["bias"]).all()
     np.testing.assert_allclose(layer(new, rows).mean(0), layer(old, rows).mean(0), rtol=0, atol=1e-13)

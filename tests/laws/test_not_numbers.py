@@ -45,7 +45,7 @@ def fisher(p: Any, x: Any, e: Any) -> Any:
 
 
 def biases(method: Any) -> Callable[..., Any]:
-    return lambda p, x, e: jc.posttrain.correct_biases(net, p, p | CHANGED, [x], method=method)
+    return lambda p, x, e: jc.posttrain.correct_biases(net, p, [x], p | CHANGED, method=method)
 
 
 def averaged(p: Any, x: Any, e: Any) -> Any:
@@ -67,18 +67,18 @@ CALLS = {
     "shrink": Call(lambda p, x, e: jc.rewrite.shrink(net, p, x, keep=jc.rewrite.choose(macs=0.5)), ("weights",)),
     "remove dead": Call(lambda p, x, e: jc.rewrite.remove_dead(net, p, x), ("weights",)),
     "refit": Call(
-        lambda p, x, e: jc.posttrain.refit(GROUPS, net, p, [x], {"in": np.arange(8) < 5}), ("weights", "data")
+        lambda p, x, e: jc.posttrain.refit(net, p, [x], GROUPS, {"in": np.arange(8) < 5}), ("weights", "data")
     ),
     "magnitude": Call(sparsified(method="magnitude"), ("weights",)),
     "obc": Call(sparsified(), ("weights", "data")),
     "n of m": Call(sparsified(sparsity=None, pattern=(2, 4), method="wanda"), ("weights", "data")),
-    "global": Call(sparsified(distribution="global", inputs="dense"), ("weights", "data")),
+    "global": Call(sparsified(distribution="global", reference="dense"), ("weights", "data")),
     "woodfisher": Call(fisher, ("weights", "evidence")),
     "energy": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, energy=0.9), ("weights",)),
     "rank": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, rank=2), ("weights",)),
-    "budget": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, bytes=0.9, data=[x]), ("weights", "data")),
+    "budget": Call(lambda p, x, e: jc.rewrite.factorize(net, p, x, bytes=0.9, batches=[x]), ("weights", "data")),
     "equalize": Call(lambda p, x, e: jc.posttrain.equalize(net, p, x), ("weights",)),
-    "migrate": Call(lambda p, x, e: jc.posttrain.migrate(net, p, [x]), ("weights", "data")),
+    "smooth": Call(lambda p, x, e: jc.posttrain.smooth(net, p, [x]), ("weights", "data")),
     "biases": Call(biases("exact"), ("weights", "data")),
     "fast biases": Call(biases("fast"), ("weights", "data")),
     "recalibrate": Call(averaged, ("data",)),
@@ -129,7 +129,7 @@ def test_a_time_that_is_not_a_number_is_not_fast_enough(monkeypatch: pytest.Monk
 def test_arguments_that_are_not_numbers_are_refused(what: str) -> None:
     calls = {
         "damping": lambda: sparsified(damping=np.nan)(PARAMS, X, ONES),
-        "strength": lambda: jc.posttrain.migrate(net, PARAMS, [X], strength=np.nan),
+        "strength": lambda: jc.posttrain.smooth(net, PARAMS, [X], strength=np.nan),
         "momentum": lambda: jc.rewrite.calibrate(net, PARAMS, [X], momentum=np.nan),
         "energy": lambda: jc.rewrite.factorize(net, PARAMS, X, energy=np.nan),
         "rank": lambda: jc.rewrite.factorize(net, PARAMS, X, rank=np.nan),

@@ -54,20 +54,20 @@ REWRITES = {
     "fold_weights": lambda f, p: jc.rewrite.fold_weights(f, p, X),
     "shrink": lambda f, p: jc.rewrite.shrink(f, p, X, keep=jc.rewrite.choose(0.5)),
     "remove_dead": lambda f, p: jc.rewrite.remove_dead(f, p, X),
-    "factorize": lambda f, p: jc.rewrite.factorize(f, p, X, energy=0.9, data=[X]),
+    "factorize": lambda f, p: jc.rewrite.factorize(f, p, X, energy=0.9, batches=[X]),
     "quantize": lambda f, p: jc.rewrite.quantize(f, p, X, **WEIGHTS),
     "fake_quantize": lambda f, p: (jc.rewrite.fake_quantize(f, p, X, **WEIGHTS), p),
-    "qat": lambda f, p: jc.rewrite.qat(f, p, [X], weights="fit", inputs="average"),
+    "qat": lambda f, p: jc.rewrite.qat(f, p, [X], weight_grids="fit", input_grids="average"),
     "ptq": lambda f, p: jc.posttrain.ptq(f, p, [X])[:2],
     "round_weights": lambda f, p: (f, jc.posttrain.round_weights(f, p, [X], **WEIGHTS).params),
     "sparsify": lambda f, p: (f, jc.posttrain.sparsify(f, p, [X], 0.5, method="wanda").params),
     "equalize": lambda f, p: (f, jc.posttrain.equalize(f, p, X, scheme=None).params),
-    "migrate": lambda f, p: (f, jc.posttrain.migrate(f, p, [X], scheme=None).params),
-    "correct_biases": lambda f, p: (f, jc.posttrain.correct_biases(f, p, p, [X], method="fast").params),
-    "refit": lambda f, p: (f, jc.posttrain.refit(jc.trace.groups(f, p, X), f, p, [X], {})),
+    "smooth": lambda f, p: (f, jc.posttrain.smooth(f, p, [X], scheme=None).params),
+    "correct_biases": lambda f, p: (f, jc.posttrain.correct_biases(f, p, [X], p, method="fast").params),
+    "refit": lambda f, p: (f, jc.posttrain.refit(f, p, [X], jc.trace.groups(f, p, X), {})),
 }
-EXACT = ("fold_batch_norm", "fold_weights", "remove_dead", "equalize", "migrate", "correct_biases")
-SLOW = ("ptq", "round_weights", "qat", "sparsify", "migrate", "correct_biases", "fake_quantize")
+EXACT = ("fold_batch_norm", "fold_weights", "remove_dead", "equalize", "smooth", "correct_biases")
+SLOW = ("ptq", "round_weights", "qat", "sparsify", "smooth", "correct_biases", "fake_quantize")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "quantize-dynamic": lambda f, p, x: jc.rewrite.quantize(f, p, x, scheme=options(inputs="dynamic", axis=None)),
     "fake_quantize": beside(calibrated(jc.rewrite.fake_quantize, options(fit=jc.quant.percentile(0.99)))),
     "qat": trained(scheme=options()),
-    "qat-averages": trained(scheme=[(".*head", None), (".*", options())], weights="fit", inputs="average"),
+    "qat-averages": trained(scheme=[(".*head", None), (".*", options())], weight_grids="fit", input_grids="average"),
 }  # fmt: skip
 PAIRS = [
     (first, second)

@@ -102,17 +102,17 @@ def masked_step(masks: Any) -> Any:
 
 GROUPS = jc.trace.groups(net, LEAVES, X)
 OTHERS: dict[str, Callable[[Any], Any]] = {
-    "changed": lambda tree: jc.posttrain.correct_biases(net, LEAVES, tree, [X]).params,
+    "changed": lambda tree: jc.posttrain.correct_biases(net, LEAVES, [X], tree).params,
     "importance": lambda tree: jc.rewrite.importance(GROUPS, tree, "taylor", grads=tree),
     "activations": lambda tree: jc.rewrite.importance(GROUPS, tree, "activation", batches=[X]),
     "curvature": lambda tree: {
         row.path: row.harm for row in jc.search.sensitivity(net, LEAVES, [X], {"4": W4}, curvature=tree).rows
     },
-    "fisher": lambda tree: jc.observe.fisher([LEAVES, tree]),
+    "fisher": lambda tree: jc.observe.fisher_diagonal([LEAVES, tree]),
     "fisher of sparsify": lambda tree: (
         jc.posttrain.sparsify(net, LEAVES, [X], 0.5, method="woodfisher", fisher=tree).params
     ),
-    "refit": lambda tree: jc.posttrain.refit(GROUPS, net, tree, [X], {"inner": np.arange(6) < 4}),
+    "refit": lambda tree: jc.posttrain.refit(net, tree, [X], GROUPS, {"inner": np.arange(6) < 4}),
     "mask": lambda tree: jc.rewrite.mask(GROUPS, tree, {"inner": np.arange(6) < 4}),
     "grads": lambda tree: (lambda c: c.update(LEAVES, c.init(LEAVES), 1, grads=tree))(jc.prune.prune(0.5, "taylor")),
     "masked optimizer": lambda tree: masked_step(jax.tree.map(lambda leaf: leaf > 0, tree)),
@@ -136,13 +136,13 @@ def test_leaves_of_other_paths_are_named() -> None:
     with pytest.raises(PathError, match="the parameters have no leaf 'bias': give the same leaves"):
         new({"inner": LEAVES["inner"], "decoder": LEAVES["decoder"]}, X)
     with pytest.raises(PathError, match="the changed parameters have a leaf 'more' too many"):
-        jc.posttrain.correct_biases(net, LEAVES, LEAVES | {"more": X}, [X])
+        jc.posttrain.correct_biases(net, LEAVES, [X], LEAVES | {"more": X})
     with pytest.raises(PathError, match="'inner' is missing, which the groups were found with"):
         jc.rewrite.importance(GROUPS, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]})
     with pytest.raises(PathError, match="the parameters have no leaf 'inner', which is masked"):
         jc.rewrite.mask(GROUPS, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]}, {"inner": np.arange(6) < 4})
     with pytest.raises(PathError, match="the gradients of a later batch have no leaf 'inner'"):
-        jc.observe.fisher([LEAVES, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]}])
+        jc.observe.fisher_diagonal([LEAVES, {"bias": LEAVES["bias"], "decoder": LEAVES["decoder"]}])
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "dict"])

@@ -69,13 +69,13 @@ def pruned(method: Any, sparsity: Any = 0.5, **options: Any) -> Callable[..., An
 def refitted(p: Any, x: Any, u: Units) -> Any:
     groups = jc.trace.groups(network, p, x)
     (name,) = (group.name for group in groups if group.size == 12)
-    return apart(jc.posttrain.refit(groups, network, p, [x], {name: np.arange(12) % 4 > 0}), u)
+    return apart(jc.posttrain.refit(network, p, [x], groups, {name: np.arange(12) % 4 > 0}), u)
 
 
 def corrected(method: Any) -> Callable[..., Any]:
     def both(p: Any, x: Any, u: Units) -> Any:
         coarse = {k: jnp.round(v / u[k] * 4) / 4 * u[k] if v.ndim == 2 else v for k, v in p.items()}
-        return apart(jc.posttrain.correct_biases(network, p, coarse, [x], method=method).params, u)
+        return apart(jc.posttrain.correct_biases(network, p, [x], coarse, method=method).params, u)
 
     return both
 
@@ -84,12 +84,12 @@ def equalized(p: Any, x: Any, u: Units) -> Any:
     return np.asarray(network(jc.posttrain.equalize(network, p, x, scheme=None).params, x)) / u["out"]
 
 
-def migrated(p: Any, x: Any, u: Units) -> Any:
-    return np.asarray(network(jc.posttrain.migrate(network, p, [x], scheme=None).params, x)) / u["out"]
+def smoothed(p: Any, x: Any, u: Units) -> Any:
+    return np.asarray(network(jc.posttrain.smooth(network, p, [x], scheme=None).params, x)) / u["out"]
 
 
 def factorized(p: Any, x: Any, u: Units) -> Any:
-    new, params = jc.rewrite.factorize(network, p, x, energy=0.9, data=[x])
+    new, params = jc.rewrite.factorize(network, p, x, energy=0.9, batches=[x])
     return [row.rank for row in new.report.rows], np.asarray(new(params, x)) / u["out"]
 
 
@@ -115,7 +115,7 @@ METHODS: dict[str, Callable[[Any, Any, Units], Any]] = {
 }
 MORE: dict[str, Callable[[Any, Any, Units], Any]] = {
     "gptq, 8 bits": rounded(8),
-    "gptq, rounded inputs": rounded(inputs="rounded"),
+    "gptq, rounded inputs": rounded(reference="rounded"),
     "gptq, static inputs": static,
     "adaround": rounded(method="adaround", steps=60),
     "nearest": rounded(method="nearest"),
@@ -123,16 +123,16 @@ MORE: dict[str, Callable[[Any, Any, Units], Any]] = {
     "ptq, dynamic": post_trained(4, inputs="dynamic"),
     "magnitude": pruned("magnitude"),
     "wanda": pruned("wanda"),
-    "wanda, refitted": pruned("wanda", update=True, inputs="pruned"),
+    "wanda, refitted": pruned("wanda", refit=True, reference="pruned"),
     "wanda, global": pruned("wanda", distribution="global"),
-    "sparsegpt, dense inputs": pruned("sparsegpt", inputs="dense"),
+    "sparsegpt, dense inputs": pruned("sparsegpt", reference="dense"),
     "obc, 2:4": pruned("obc", None, pattern=(2, 4)),
     "exact biases": corrected("exact"),
     "equalize": equalized,
-    "migrate": migrated,
+    "smooth": smoothed,
     "factorize": factorized,
 }
-CLOSE = ("equalize", "migrate", "factorize", "recalibrate")
+CLOSE = ("equalize", "smooth", "factorize", "recalibrate")
 """Which take roots, or solve for eigenvalues or a momentum: their results are the same up to float32."""
 
 

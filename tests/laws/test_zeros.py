@@ -139,7 +139,7 @@ def _qat(dtype, **options):
 )
 def test_zeros_learn_in_quantisation_aware_training(weights, bits, dtype):
     """And the integer network computes what was trained, up to how a compiler fuses products and sums."""
-    fn, x, found, both = _qat(dtype, weights=weights, scheme=jc.rewrite.Scheme(bits))
+    fn, x, found, both = _qat(dtype, weight_grids=weights, scheme=jc.rewrite.Scheme(bits))
     assert_learned(found, 0.8, dtype)
     integers, packed = fn.quantized(both, x)
     ran = jax.jit(integers)(packed, x), jax.jit(fn)(both, x)
@@ -154,7 +154,7 @@ def test_inputs_that_are_zero_on_the_first_batches_learn(inputs):
     rng = np.random.default_rng(2)
     params = {"a": jnp.zeros((6, 8)), "b": jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)}
     network = lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"]  # noqa: E731
-    fn, both = jc.rewrite.qat(network, params, [x], inputs=inputs)
+    fn, both = jc.rewrite.qat(network, params, [x], input_grids=inputs)
 
     def loss(run):
         return lambda params, state: jnp.mean(jnp.square(run(params, x) - y))[None]

@@ -40,12 +40,12 @@ ON_DATA: dict[str, Callable[..., Any]] = {
     "ptq": lambda f, p, data, **how: jc.posttrain.ptq(f, p, data, **how).params,
     "round_weights": lambda f, p, data, **how: jc.posttrain.round_weights(f, p, data, W8, **how).params,
     "sparsify": lambda f, p, data, **how: jc.posttrain.sparsify(f, p, data, 0.5, method="wanda", **how).params,
-    "refit": lambda f, p, data, **how: jc.posttrain.refit(GROUPS, f, p, data, {"a": np.arange(5) < 3}, **how),
-    "correct_biases": lambda f, p, data, **how: jc.posttrain.correct_biases(f, p, p, data, **how).params,
-    "migrate": lambda f, p, data, **how: jc.posttrain.migrate(f, p, data, **how).params,
+    "refit": lambda f, p, data, **how: jc.posttrain.refit(f, p, data, GROUPS, {"a": np.arange(5) < 3}, **how),
+    "correct_biases": lambda f, p, data, **how: jc.posttrain.correct_biases(f, p, data, p, **how).params,
+    "smooth": lambda f, p, data, **how: jc.posttrain.smooth(f, p, data, **how).params,
     "input_norms": lambda f, p, data, **how: jc.observe.input_norms(f, p, data, **how),
     "qat": lambda f, p, data, **how: jc.rewrite.qat(f, p, data, **how)[1],
-    "factorize": lambda f, p, data, **how: jc.rewrite.factorize(f, p, X, rank=2, cheaper=False, data=data, **how)[1],
+    "factorize": lambda f, p, data, **how: jc.rewrite.factorize(f, p, X, rank=2, cheaper=False, batches=data, **how)[1],
     "output_gradients": lambda f, p, data, **how: next(jc.observe.output_gradients(f, p, data, **how)),
     "sensitivity": lambda f, p, data, **how: [
         row.harm for row in jc.search.sensitivity(f, p, data, {"8": W8}, **how).rows
@@ -130,7 +130,7 @@ def forever(batch: Any) -> Any:
 
 
 ON_GRADIENTS: dict[str, Callable[..., Any]] = {
-    "fisher": lambda f, p, data: jc.observe.fisher(data),
+    "fisher": lambda f, p, data: jc.observe.fisher_diagonal(data),
     "importance": lambda f, p, data: jc.rewrite.importance(GROUPS, p, "taylor", grads=data),
 }
 LAZY: dict[str, Callable[..., Any]] = {
@@ -268,11 +268,11 @@ def test_recalibrate_takes_whole_batches_or_their_inputs() -> None:
 
 def test_gradients_are_a_list_of_trees() -> None:
     with pytest.raises(ArgumentError, match="grads= must be a list of trees of gradients"):
-        jc.observe.fisher({"w": X})
+        jc.observe.fisher_diagonal({"w": X})
     with pytest.raises(CallError, match="loss must be a function"):
-        jc.observe.hutchinson(Linen(), PARAMS, jax.random.key(0))
+        jc.observe.hessian_diagonal(Linen(), PARAMS, jax.random.key(0))
     with pytest.raises(CallError, match=r"loss\(params\) failed with TypeError: .*scalar-output"):
-        jc.observe.hutchinson(lambda p: p["a"], PARAMS, jax.random.key(0))
+        jc.observe.hessian_diagonal(lambda p: p["a"], PARAMS, jax.random.key(0))
 
 
 def scaled(p: Any, x: jax.Array, scale: Any = 1.0) -> jax.Array:

@@ -97,7 +97,7 @@ SMALL = {"conv": normal(3, 3, 4, 6), "up": normal(6, 16), "down": normal(16, 3)}
 @pytest.mark.parametrize("asked", [{"sparsity": 0.6}, {"pattern": jc.prune.nm(2, 4)}], ids=["sparsity", "2:4"])
 def test_the_score_prunes_what_sparsify_prunes_on_dense_inputs(asked: Any) -> None:
     """Also where 60 % of an output's weights are no whole number; of inputs that differ, else magnitude wins."""
-    sparse = sparsify(model, SMALL, BATCHES, method="wanda", inputs="dense", **asked)
+    sparse = sparsify(model, SMALL, BATCHES, method="wanda", reference="dense", **asked)
     recipe = {"sparsity": 0.5, "distribution": "per_output", **asked}
     pruner = jc.partition([(".*", jc.prune.prune(score="wanda", **recipe))])
     norms = input_norms(model, SMALL, BATCHES)

@@ -97,7 +97,7 @@ def test_the_report_names_what_was_done_without_data() -> None:
 
     params = {"seen": W[0], "test": W[1], "window": RNG.standard_normal((2, 1, 3, 3)).astype(np.float32)}
     options: dict[str, Any] = {"rank": 1, "cheaper": False, "method": [("window", "spatial")]}
-    new, _ = factorize(function, params, X, data=[X], **options)
+    new, _ = factorize(function, params, X, batches=[X], **options)
     assert {row.path: row.plain for row in new.report.rows} == {
         "seen": "",
         "test": "it is read in a while loop's condition",
@@ -108,5 +108,5 @@ def test_the_report_names_what_was_done_without_data() -> None:
 
 
 def test_no_batch_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="data= gave no batch"):
-        factorize(lambda p, x: x @ p["w"], {"w": W[0]}, X, rank=1, data=[])
+    with pytest.raises(ArgumentError, match="batches= gave no batch"):
+        factorize(lambda p, x: x @ p["w"], {"w": W[0]}, X, rank=1, batches=[])

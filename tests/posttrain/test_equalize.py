@@ -1,4 +1,4 @@
-"""Equalised and migrated networks compute what they did; ranges become alike; what cannot be scaled is named."""
+"""Equalized and smoothed networks compute what they did; ranges become alike; what cannot be scaled is named."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ from tests.rewrite.parity import distance
 
 IMAGE = normal(2, 8, 8, 3)
 
-equalize, migrate = (functools.partial(call, scheme=None) for call in (posttrain.equalize, posttrain.migrate))
+equalize, smooth = (functools.partial(call, scheme=None) for call in (posttrain.equalize, posttrain.smooth))
 
 
 def mobile(p: Any, x: jax.Array) -> jax.Array:
@@ -82,11 +82,11 @@ def norm_block(p: Any, x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x @ p["q"]) + x @ p["k"]
 
 
-def test_migration_into_the_readers_of_a_norm_is_the_paper_s_formula() -> None:
+def test_smoothing_into_the_readers_of_a_norm_is_the_paper_s_formula() -> None:
     params = {"scale": jnp.array([1.0, 0.1, 20.0, 3.0]), "shift": normal(4)}
     params |= {"q": normal(4, 6), "k": normal(4, 6, seed=2)}
     x = normal(2, 5, 4)
-    new = migrate(norm_block, params, [x[:1], x[1:]], strength=0.75)
+    new = smooth(norm_block, params, [x[:1], x[1:]], strength=0.75)
     assert distance(norm_block(params, x), norm_block(new.params, x)) <= 1e-5
     seen = np.asarray((x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6), np.float64)
     seen = np.abs(seen * params["scale"] + params["shift"]).max((0, 1))
@@ -110,6 +110,6 @@ def test_errors() -> None:
     with pytest.raises(ArgumentError, match="rounds must be at least 1"):
         equalize(mobile, network(), IMAGE, rounds=0)
     with pytest.raises(ArgumentError, match="strength must be in"):
-        migrate(mobile, network(), [IMAGE], strength=2)
+        smooth(mobile, network(), [IMAGE], strength=2)
     with pytest.raises(ArgumentError, match="gave no batch"):
-        migrate(mobile, network(), [])
+        smooth(mobile, network(), [])

@@ -27,7 +27,7 @@ def test_two_layers_by_the_normal_equations() -> None:
     params = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in params.items()}
     data = [jnp.asarray(rng.standard_normal((20, 5)), jnp.float32) for _ in range(2)]
     keep = np.array([True, False, True, True, False, True, True, False])
-    new = refit(jc.trace.groups(mlp, params, data[0]), mlp, params, iter(data), {"up": keep}, damping=0.1)
+    new = refit(mlp, params, iter(data), jc.trace.groups(mlp, params, data[0]), {"up": keep}, damping=0.1)
     inputs = np.concatenate(data).astype(np.float64)
     hidden = np.maximum(inputs @ np.asarray(params["up"], np.float64), 0)
     left, down = hidden[:, keep], np.asarray(params["down"], np.float64)
@@ -61,7 +61,7 @@ def test_a_model_comes_nearer_to_what_it_was(name: str) -> None:
 
     found = jc.trace.groups(apply_fn, variables, images)
     keep = choose(0.3)(found, variables)
-    masked, new = mask(found, variables, keep), refit(found, apply_fn, variables, [images], keep, places=32)
+    masked, new = mask(found, variables, keep), refit(apply_fn, variables, [images], found, keep, places=32)
     assert jax.tree.structure(new) == jax.tree.structure(variables)
     for path, leaf in named_leaves(masked).items():
         assert not np.any(np.asarray(named_leaves(new)[path])[np.asarray(leaf) == 0] != 0), path
@@ -79,17 +79,17 @@ def test_what_is_wrong_is_said() -> None:
     found = jc.trace.groups(mlp, params, jnp.ones((1, 2)))
     keep = {"up": [True, True, False, True]}
     with pytest.raises(ArgumentError, match="gave no batch"):
-        refit(found, mlp, params, [], keep)
+        refit(mlp, params, [], found, keep)
     with pytest.raises(ArgumentError, match="must all be of one structure"):
-        refit(found, mlp, params, [jnp.ones((1, 2)), jnp.ones((3, 2))], keep)
+        refit(mlp, params, [jnp.ones((1, 2)), jnp.ones((3, 2))], found, keep)
     with pytest.raises(ArgumentError, match="damping must be at least 0"):
-        refit(found, mlp, params, [jnp.ones((1, 2))], keep, damping=-1)
+        refit(mlp, params, [jnp.ones((1, 2))], found, keep, damping=-1)
 
 
 def test_what_no_data_reach_stays_masked() -> None:
     params = {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 1))}
     found = jc.trace.groups(mlp, params, jnp.ones((1, 2)))
     keep = {"up": [True, True, False, True]}
-    new = refit(found, mlp, params, [jnp.zeros((3, 2))], keep)
+    new = refit(mlp, params, [jnp.zeros((3, 2))], found, keep)
     np.testing.assert_array_equal(new["up"], mask(found, params, keep)["up"])
     np.testing.assert_array_equal(new["down"][:, 0], [1, 1, 0, 1])

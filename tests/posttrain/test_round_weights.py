@@ -113,9 +113,9 @@ def test_layers_aim_at_what_the_float_network_computes(inputs: Any) -> None:
 
 def test_exact_correction_makes_means_equal_and_fast_is_the_closed_form() -> None:
     rough = {name: leaf if leaf.ndim == 1 else jnp.round(leaf * 2) / 2 for name, leaf in LAYERS.items()}
-    exact = correct_biases(two_layers, LAYERS, rough, [X[:30], X[30:]])
+    exact = correct_biases(two_layers, LAYERS, [X[:30], X[30:]], rough)
     np.testing.assert_allclose(two_layers(exact.params, X).mean(0), two_layers(LAYERS, X).mean(0), atol=1e-5)
-    fast = correct_biases(two_layers, LAYERS, rough, [X[:30], X[30:]], method="fast")
+    fast = correct_biases(two_layers, LAYERS, [X[:30], X[30:]], rough, method="fast")
     hidden = np.maximum(np.asarray(X, np.float64) @ LAYERS["up"] + LAYERS["bias"], 0)
     for name, inputs, bias in (("up", np.asarray(X, np.float64), "bias"), ("down", hidden, "shift")):
         wanted = np.asarray(LAYERS[bias]) + inputs.mean(0) @ np.asarray(LAYERS[name] - rough[name], np.float64)
@@ -149,7 +149,7 @@ def test_batch_norm_at_rest_takes_up_means_and_other_biases_are_named() -> None:
     assert changed == {"w", "bare", "twice", "again", "scaled", "mean", "late", "stack/k"}
     norm = lambda p: ((X @ p["w"] - p["mean"]) / jnp.sqrt(p["var"])).mean(0)  # noqa: E731
     np.testing.assert_allclose(norm(new.params), norm(params), atol=1e-5)
-    fast = correct_biases(function, params, new.params, [X], method="fast")
+    fast = correct_biases(function, params, [X], new.params, method="fast")
     why = {path: (bias, reason) for path, bias, reason in fast.report.rows}
     assert why["w"] == ("mean", "")
     assert why["scaled"] == ("", "its result is scaled before the bias: method='exact' corrects it")
@@ -201,7 +201,7 @@ def test_every_model(name: str) -> None:
     ("options", "said"),
     [
         ({"method": "best"}, "method must be one of gptq, adaround, nearest"),
-        ({"inputs": "dense"}, "inputs must be one of corrected, rounded"),
+        ({"reference": "dense"}, "reference must be one of corrected, rounded"),
         ({"damping": -1}, "damping must be at least 0"),
         ({"sweeps": -1}, "sweeps must be a whole number of at least 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
@@ -216,4 +216,4 @@ def test_errors(options: dict[str, Any], said: str) -> None:
     with pytest.raises(RuleError):
         round_weights(two_layers, LAYERS, [X], [("none", WEIGHTS)])
     with pytest.raises(ArgumentError, match="method must be 'exact' or 'fast'"):
-        correct_biases(two_layers, LAYERS, LAYERS, [X], method="slow")  # type: ignore[arg-type]
+        correct_biases(two_layers, LAYERS, [X], LAYERS, method="slow")  # type: ignore[arg-type]

@@ -115,8 +115,8 @@ def test_corrected_inputs_beat_pruned_ones_and_those_the_dense_network_s() -> No
             x = jax.nn.relu(x @ w)
         return x
 
-    def error(inputs: Any) -> float:
-        new = sparsify(deep, params, [x], 0.5, inputs=inputs).params
+    def error(reference: Any) -> float:
+        new = sparsify(deep, params, [x], 0.5, reference=reference).params
         return float(jnp.sum((deep(new, x) - deep(params, x)) ** 2))
 
     errors = [error(inputs) for inputs in ("corrected", "pruned", "dense")]
@@ -158,7 +158,7 @@ def test_a_weight_that_two_sites_read_is_solved_for_both_and_others_are_named() 
     assert left["scale"].startswith("read by ")
     assert set(left) == {"tied", "scale"}
     both = lambda p, x: jnp.concatenate([x @ p["twice"], jnp.tanh(x) @ p["twice"]])  # noqa: E731
-    own = sparsify(both, {"twice": params["twice"]}, [X], 0.5, inputs="dense")
+    own = sparsify(both, {"twice": params["twice"]}, [X], 0.5, reference="dense")
     held = quadratic.damped((X.T @ X + jnp.tanh(X).T @ jnp.tanh(X))[None])
     mask = jnp.asarray(own.masks["twice"])[None]
     np.testing.assert_allclose(
@@ -180,16 +180,16 @@ def test_masks_go_on_in_training_and_global_magnitude_is_that_of_the_view() -> N
 
 def test_the_update_can_be_asked_for_and_left_out() -> None:
     plain = sparsify(mlp, MLP, [X], 0.5, method="magnitude")
-    fitted = sparsify(mlp, MLP, [X], 0.5, method="magnitude", update=True, inputs="dense")
-    masked = sparsify(mlp, MLP, [X], 0.5, update=False)
+    fitted = sparsify(mlp, MLP, [X], 0.5, method="magnitude", refit=True, reference="dense")
+    masked = sparsify(mlp, MLP, [X], 0.5, refit=False)
     check(MLP, masked)
     for name, mask in plain.masks.items():
         np.testing.assert_array_equal(mask, fitted.masks[name])
         np.testing.assert_array_equal(plain.params[name], jnp.where(mask, MLP[name], 0))
         np.testing.assert_array_equal(masked.params[name], jnp.where(masked.masks[name], MLP[name], 0))
     assert plain.report.rows[0].error is None
-    wanda = sparsify(mlp, MLP, [X], 0.5, method="wanda", inputs="dense")
-    refitted = sparsify(mlp, MLP, [X], 0.5, method="wanda", inputs="dense", update=True)
+    wanda = sparsify(mlp, MLP, [X], 0.5, method="wanda", reference="dense")
+    refitted = sparsify(mlp, MLP, [X], 0.5, method="wanda", reference="dense", refit=True)
     assert refitted.report.rows[1].error < wanda.report.rows[1].error  # type: ignore[operator]
 
 
@@ -244,8 +244,8 @@ def test_layers_that_see_nothing_stay_dense_and_are_named() -> None:
         return (0 * x) @ p["blind"] + x @ p["seen"] + jnp.ones((1, 6)) @ p["constant"]
 
     params = {name: normal(6, 6) for name in ("blind", "seen", "constant")}
-    for inputs in ("corrected", "dense"):
-        sparse = sparsify(function, params, [X], 0.5, inputs=inputs)  # type: ignore[arg-type]
+    for reference in ("corrected", "dense"):
+        sparse = sparsify(function, params, [X], 0.5, reference=reference)  # type: ignore[arg-type]
         left = {row.path: row.skipped for row in sparse.report.rows}
         assert left["blind"] == "what it reads on the data is 0"
         assert (left["seen"], "blind" in str(sparse.report)) == ("", True)
@@ -274,7 +274,7 @@ def test_erk_and_rules_and_tables_decide_where_zeros_are() -> None:
         ({"pattern": (2, 4), "distribution": "global"}, "a pattern has one sparsity"),
         ({"sparsity": 0.5, "method": "sgpt"}, "method must be one of magnitude, wanda"),
         ({"sparsity": 0.5, "distribution": "even"}, "distribution must be one of"),
-        ({"sparsity": 0.5, "inputs": "old"}, "inputs must be one of"),
+        ({"sparsity": 0.5, "reference": "old"}, "reference must be one of"),
         ({"sparsity": 0.5, "method": "woodfisher"}, "needs fisher="),
         ({"sparsity": 0.5, "method": "woodfisher", "fisher": {"up": MLP["up"]}}, "has nothing for 'down'"),
         ({"sparsity": 0.5, "fisher": {**MLP, "up": X}}, r"has an array of shape \(40, 6\) for 'up' of shape \(6, 8\)"),
@@ -325,7 +325,7 @@ def test_the_report_says_what_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     by_layer = sparsify(function, params, [x * jnp.array([1.0, 0.99])], pattern=(1, 2), method="sparsegpt").report
     assert (by_layer.rows[0].back, by_layer.decided) == ("magnitude", "")
     assert "magnitude" in str(by_layer)
-    refit = sparsify(function, params, [x[:, ::-1]], pattern=(1, 2), method="magnitude", update=True).report
+    refit = sparsify(function, params, [x[:, ::-1]], pattern=(1, 2), method="magnitude", refit=True).report
     assert refit.rows[0].back == "no refit"
 
 

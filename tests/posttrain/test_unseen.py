@@ -12,7 +12,7 @@ from jax import lax
 import jaxcomp as jc
 from jaxcomp.observe.evidence import Moment, Seen, sums_of
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
-from jaxcomp.posttrain import correct_biases, equalize, migrate, ptq, refit, round_weights, sparsify
+from jaxcomp.posttrain import correct_biases, equalize, ptq, refit, round_weights, smooth, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
 
@@ -50,14 +50,14 @@ def pruned(method: Any) -> Callable[[Any], tuple[Any, Any]]:
 
 def corrected(method: Any) -> Callable[[Any], tuple[Any, Any]]:
     rough = jax.tree.map(lambda leaf: jnp.round(leaf * 4) / 4 if leaf.ndim == 2 else leaf, PARAMS)
-    return lambda x: (correct_biases(residual, PARAMS, rough, [x], method=method).params, rough)
+    return lambda x: (correct_biases(residual, PARAMS, [x], rough, method=method).params, rough)
 
 
 def cut(x: Any) -> tuple[Any, Any]:
     groups = jc.trace.groups(residual, PARAMS, x)
     (name,) = (group.name for group in groups if group.size == HIDDEN)
     keep = {name: np.arange(HIDDEN) % 4 > 0}
-    return refit(groups, residual, PARAMS, [x], keep), mask(groups, PARAMS, keep)
+    return refit(residual, PARAMS, [x], groups, keep), mask(groups, PARAMS, keep)
 
 
 METHODS: dict[str, Callable[[Any], tuple[Any, Any]]] = {
@@ -154,7 +154,7 @@ def hinge(p: Any, x: jax.Array) -> jax.Array:
 
 SCALED: dict[str, Callable[..., Any]] = {
     "equalize": lambda x, scheme: equalize(hinge, LAYER, x, scheme=scheme).params,
-    "migrate": lambda x, scheme: migrate(hinge, LAYER, [x], scheme=scheme).params,
+    "smooth": lambda x, scheme: smooth(hinge, LAYER, [x], scheme=scheme).params,
 }
 SCHEMES = {
     "one scale": Scheme(4, axis=None, inputs=None),
@@ -173,8 +173,8 @@ def quantized_error(params: Any, x: Any, scheme: Scheme) -> float:
 
 def test_channels_stay_where_scaling_them_does_harm() -> None:
     x, scheme = normal(8, WIDE, seed=5), SCHEMES["one scale"]
-    new = migrate(hinge, LAYER, [x], scheme=scheme)
-    harmed, plain = (quantized_error(params, x, scheme) for params in (SCALED["migrate"](x, None), LAYER))
+    new = smooth(hinge, LAYER, [x], scheme=scheme)
+    harmed, plain = (quantized_error(params, x, scheme) for params in (SCALED["smooth"](x, None), LAYER))
     assert harmed > 1.1 * plain
     assert new.params is LAYER or all(new.params[path] is LAYER[path] for path in LAYER)
     assert {row.skipped for row in new.report.rows if row.path == "up"} == {NO_BETTER}

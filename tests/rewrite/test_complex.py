@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcomp.observe import fisher
+from jaxcomp.observe import fisher_diagonal
 from jaxcomp.prune import channels, group_lasso
 from jaxcomp.prune.saliency import NAMES, SCORES
 from jaxcomp.rewrite import choose, importance, mask, shrink
@@ -41,7 +41,7 @@ def test_a_turn_of_the_phase_changes_no_score(score: str) -> None:
         options: dict[str, Any] = {"batches": [(X,)]} if score in ("activation", "apoz") else {}
         needs = SCORES[score].needs if score in SCORES else ""
         options |= {"grads": _gradients(params)} if needs == "grads" else {}
-        options |= {"curvature": fisher([_gradients(params)])} if needs == "curvature" else {}
+        options |= {"curvature": fisher_diagonal([_gradients(params)])} if needs == "curvature" else {}
         ((_, own),) = importance(FOUND[name], params, score, **options).items()
         found.append(own)
     if score == "fpgm":  # which measures between channels: turned ones are farther apart

@@ -85,7 +85,7 @@ def test_rewrites_leave_them(name: str) -> None:
 def test_shrunk_refitted_sparse_and_saved(tmp_path: Any) -> None:
     new, small = shrink(beside, PARAMS, X, keep=choose(0.5))
     np.testing.assert_allclose(new(small, X), beside(mask(groups(beside, PARAMS, X), PARAMS, new.keep), X), rtol=1e-5)
-    again = refit(groups(beside, PARAMS, X), beside, PARAMS, [(X,)], keep=new.keep)
+    again = refit(beside, PARAMS, [(X,)], groups(beside, PARAMS, X), keep=new.keep)
     assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, PARAMS)
     assert np.mean(sparsify(beside, PARAMS, [(X,)], 0.5, method="magnitude").params["wide"] == 0) == 0.5
     save(tmp_path / "zero.jcz", small)

@@ -59,13 +59,13 @@ TELLERS = {
     "fold_weights": lambda f, p: jc.rewrite.fold_weights(f, p, X)[0].report,
     "sparsify": lambda f, p: jc.posttrain.sparsify(f, p, [X], 0.5, method="magnitude").report,
     "equalize": lambda f, p: jc.posttrain.equalize(f, p, X, rounds=1, scheme=None).report,
-    "migrate": lambda f, p: jc.posttrain.migrate(f, p, [X], scheme=None).report,
-    "correct_biases": lambda f, p: jc.posttrain.correct_biases(f, p, p, [X], method="fast").report,
+    "smooth": lambda f, p: jc.posttrain.smooth(f, p, [X], scheme=None).report,
+    "correct_biases": lambda f, p: jc.posttrain.correct_biases(f, p, [X], p, method="fast").report,
     "round_weights": lambda f, p: (
         jc.posttrain.round_weights(f, p, [X], Scheme(8, inputs=None), method="nearest").report
     ),
     "ptq": lambda f, p: jc.posttrain.ptq(f, p, [X], jc.rewrite.Scheme(inputs=None), method="nearest").report,
-    "qat": lambda f, p: jc.rewrite.qat(f, p, [X], Scheme(8, inputs=None), weights="fit")[0].report,
+    "qat": lambda f, p: jc.rewrite.qat(f, p, [X], Scheme(8, inputs=None), weight_grids="fit")[0].report,
     "sensitivity": lambda f, p: jc.search.sensitivity(f, p, [X], {"8": Scheme(8, inputs=None)}, curvature=p),
 }
 ALWAYS = ("sites", "groups", "quantize", "factorize")
@@ -118,7 +118,7 @@ def test_what_is_not_acted_on_inside_shard_map_is_named_with_the_reason(teller):
     assert SHARED.keys() <= words, told
     others = getattr(told, "left_out", {})
     assert all("inside shard_map" in why for why in others.values()), others
-    if teller in ("fold_batch_norm", "equalize", "migrate", "correct_biases", "round_weights"):
+    if teller in ("fold_batch_norm", "equalize", "smooth", "correct_biases", "round_weights"):
         rows = [line for line in str(told).split("\n") if line.split()[:1] in (["up"], ["down"])]
         assert len(rows) == 2, told
         assert all("shard_map" in row for row in rows), told

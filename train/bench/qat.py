@@ -16,12 +16,12 @@ from train.bench import timing
 from train.common.step import Batch, Classifier, Variables
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "weights": {"scheme": Scheme(8, inputs=None), "weights": "fit"},
-    "frozen": {"scheme": Scheme(8), "weights": "fit", "inputs": "average"},
-    "average": {"scheme": Scheme(8), "weights": "fit", "inputs": "average", "observe": True},
+    "weights": {"scheme": Scheme(8, inputs=None), "weight_grids": "fit"},
+    "frozen": {"scheme": Scheme(8), "weight_grids": "fit", "input_grids": "average"},
+    "average": {"scheme": Scheme(8), "weight_grids": "fit", "input_grids": "average", "observe": True},
     "lsq": {"scheme": Scheme(8)},
-    "lsq of inputs": {"scheme": Scheme(8), "weights": "fit"},
-    "dynamic": {"scheme": Scheme(8, inputs="dynamic"), "weights": "fit"},
+    "lsq of inputs": {"scheme": Scheme(8), "weight_grids": "fit"},
+    "dynamic": {"scheme": Scheme(8, inputs="dynamic"), "weight_grids": "fit"},
 }
 GOALS = {"average": 1.1, "frozen": 1.1}
 

@@ -53,7 +53,7 @@ def importance(
     ``taylor_squared``  (sum of w g)**2: Molchanov's group contribution
     ``taylor_abs``      sum of \\|w g\\|: every entry by itself, as Torch-Pruning does unless told
     ``hessian``         sum of h w**2 / 2: what cutting costs to second order at a minimum; 0 if that is negative.
-                        With :func:`fisher` as h it is half Molchanov's sum over single entries, (w g)**2
+                        With :func:`fisher_diagonal` as h it is half Molchanov's sum over single entries, (w g)**2
     ``activation``      mean of \\|a\\|, a being what the group's readers are fed
     ``apoz``            the fraction of a that is not 0: one minus the average percentage of zeros
     ``random``          uniform
@@ -71,7 +71,8 @@ def importance(
       score: the measure.
       grads: for ``taylor*``: gradients of the loss, of the structure of ``params`` (or of those leaves that have any);
         or an iterator of them, one a batch, over which scores are averaged.
-      curvature: for ``hessian``: the Hessian's diagonal likewise, by :func:`hutchinson` or :func:`fisher`.
+      curvature: for ``hessian``: the Hessian's diagonal likewise, by :func:`hessian_diagonal` or
+        :func:`fisher_diagonal`.
       batches: for ``activation`` and ``apoz``: calibration batches, each the tuple of the function's other arguments
         (or the single one), of the example's shapes.
       combine: how members are combined: ``"mean"``, ``"sum"``, ``"max"`` or ``"product"`` of their scores; ``"joint"``
@@ -170,7 +171,7 @@ def _given(value: Any, score: str, name: str) -> Any:
     if value is None:
         what = {
             "grads": "the gradients of the loss with respect to params",
-            "curvature": "the Hessian's diagonal (jc.observe.hutchinson or jc.observe.fisher)",
+            "curvature": "the Hessian's diagonal (jc.observe.hessian_diagonal or jc.observe.fisher_diagonal)",
             "batches": "calibration batches, each the tuple of the function's other arguments",
         }[name]
         raise ArgumentError(f"the score {score!r} needs {name}=, {what}")

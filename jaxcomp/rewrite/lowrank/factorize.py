@@ -34,7 +34,7 @@ def factorize(
     macs: float | None = None,
     bytes: float | None = None,
     method: FactorMethod | Sequence[tuple[str, FactorMethod]] | None = None,
-    data: Iterable[Any] | None = None,
+    batches: Iterable[Any] | None = None,
     cheaper: bool = True,
     select: Select | None = None,
 ) -> tuple["Factorized", Params]:
@@ -61,7 +61,7 @@ def factorize(
         an integer that many.
       bytes: the budget of all parameters together, likewise.
       method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
-      data: batches, each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
+      batches: each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
         outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
         branches count as often as they run; the report names the weights that were factorised without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
@@ -107,7 +107,7 @@ def factorize(
         raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
     check_unquantized(apply_fn, params, "factorize")
     program = trace(apply_fn, params, *example)
-    moments = None if data is None else second_moments(apply_fn, params, data, select=select)
+    moments = None if batches is None else second_moments(apply_fn, params, batches, select=select)
     found = choose_factors(program, named, criterion, method, moments, cheaper)
     packed = {path: jax.tree.map(lambda x, at=named[path]: beside(x, at), leaf) for path, leaf in found.packed.items()}
     new = Factorized(apply_fn, params, packed, found.report, Born(example, program, None))

@@ -20,7 +20,7 @@ class FactorRow:
       macs, bytes: what it costs now.
       dense_macs, dense_bytes: what it cost.
       skipped: why it was left dense.
-      plain: why ``data=``, if given, had no part in its factors.
+      plain: why ``batches=``, if given, had no part in its factors.
     """
 
     path: str

@@ -37,8 +37,8 @@ def qat(
     batches: Iterable[Any],
     scheme: Schemes = INT8,
     *,
-    weights: Literal["lsq", "pact", "fit"] = "lsq",
-    inputs: Literal["lsq", "pact", "average"] = "lsq",
+    weight_grids: Literal["lsq", "pact", "fit"] = "lsq",
+    input_grids: Literal["lsq", "pact", "average"] = "lsq",
     start: Fit | None = None,
     fit: Fit | None = None,
     momentum: float = 0.99,
@@ -62,12 +62,12 @@ def qat(
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, as of :func:`calibrate`: where ranges of static inputs begin.
       scheme: as of :func:`quantize`. With ``inputs="dynamic"`` nothing is learned or held for inputs.
-      weights: how their grids move: ``"lsq"``: learned (:func:`jaxcomp.quant.learned_quantize`; affine ones as LSQ+
-        has it, but those of inputs that are never negative keep their zero point); ``"pact"``: a learned clip
-        (:func:`jaxcomp.quant.clip_quantize`); ``"fit"``: fitted at every call to the weights, by the scheme's fit.
+      weight_grids: how the grids of weights move: ``"lsq"``: learned (:func:`jaxcomp.quant.learned_quantize`; affine
+        ones as LSQ+ has it, but those of inputs that are never negative keep their zero point); ``"pact"``: a learned
+        clip (:func:`jaxcomp.quant.clip_quantize`); ``"fit"``: fitted at every call, by the scheme's fit.
         Layers and channels that begin as zeros have nothing to learn from: their step is 0 and stays so, and stands for
         the whole range of the weights at each call.
-      inputs: how those of static inputs do: likewise, or ``"average"``: moving averages, by
+      input_grids: how the grids of static inputs move: likewise, or ``"average"``: moving averages, by
         :meth:`QuantizedTraining.observed`; frozen by not calling that.
       start: where learned grids of weights begin; None: the scheme's fit, or the least squared error, of 8 bits and
         more the whole range.
@@ -97,7 +97,7 @@ def qat(
     Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020; Choi et al., PACT, 2018;
     Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
-    _check(weights, inputs, momentum)
+    _check(weight_grids, input_grids, momentum)
     params = as_arrays(params)
     check_reads_weights(apply_fn, "qat")
     given = checked_batches(apply_fn, params, batches, select)
@@ -110,19 +110,19 @@ def qat(
         scheme,
         targets,
         owners,
-        None if weights == "fit" else weights,
-        None if inputs == "average" else inputs,
+        None if weight_grids == "fit" else weight_grids,
+        None if input_grids == "average" else input_grids,
         momentum,
         qat_grids.unsigned(targets, grids),
     )
     held = {path: grid for path, grid in grids.items() if owners[path] == path}
     formats = {path: targets.weights[path].scheme.input_format for path in held}
     learned = {
-        "weights": {} if weights == "fit" else qat_grids.of_weights(targets, params, start),
+        "weights": {} if weight_grids == "fit" else qat_grids.of_weights(targets, params, start),
         "inputs": {path: qat_grids.step(grid, path not in method.shifts) for path, grid in held.items()},
     }
     ranges = {path: qat_grids.reach(grid, formats[path]) for path, grid in held.items()}
-    averaged = inputs == "average"
+    averaged = input_grids == "average"
     both = {
         "params": params,
         "steps": {**learned, "inputs": {}} if averaged else learned,
@@ -353,12 +353,13 @@ def restored(
     return QuantizedTraining(apply_fn, both, method, report, Born(example, program, _plan(program, method))), both
 
 
-def _check(weights: str, inputs: str, momentum: float) -> None:
-    if weights not in ("lsq", "pact", "fit"):
-        raise ArgumentError(f"weights must be 'lsq', 'pact' or 'fit', got {weights!r}")
-    if inputs not in ("lsq", "pact", "average"):
+def _check(weight_grids: str, input_grids: str, momentum: float) -> None:
+    if weight_grids not in ("lsq", "pact", "fit"):
+        raise ArgumentError(f"weight_grids must be 'lsq', 'pact' or 'fit', got {weight_grids!r}")
+    if input_grids not in ("lsq", "pact", "average"):
         raise ArgumentError(
-            f"inputs must be 'lsq', 'pact' or 'average', got {inputs!r}; dynamic ones, or none, are the scheme's to say"
+            f"input_grids must be 'lsq', 'pact' or 'average', got {input_grids!r}; for dynamic inputs, or none, "
+            "give Scheme(inputs=...)"
         )
     if not 0 <= momentum < 1:
         raise ArgumentError(f"momentum must be in [0, 1), got {momentum!r}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.observe import fisher
+from jaxcomp.observe import fisher_diagonal
 from jaxcomp.rewrite import choose, importance, mask, shrink
 from jaxcomp.trace import groups
 from tests.rewrite.channels.test_models import CASES, prepared
@@ -21,7 +21,7 @@ def options(score: str, params: Any, example: Any) -> dict[str, Any]:
     if score in ("activation", "apoz"):
         return {"batches": [(example,), (2 * example,)]}
     grads = randomize(params, 3)
-    return {"taylor": {"grads": grads}, "hessian": {"curvature": fisher([grads])}}.get(score, {})
+    return {"taylor": {"grads": grads}, "hessian": {"curvature": fisher_diagonal([grads])}}.get(score, {})
 
 
 @pytest.mark.parametrize("name", CASES)

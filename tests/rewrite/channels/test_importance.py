@@ -13,7 +13,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, path_string
-from jaxcomp.observe import activations, fisher, hutchinson, output_gradients
+from jaxcomp.observe import activations, fisher_diagonal, hessian_diagonal, output_gradients
 from jaxcomp.rewrite import importance
 from jaxcomp.trace import Group, Groups, Member, groups
 from tests.rewrite import models
@@ -289,15 +289,15 @@ def test_activations_are_seen_in_loops_branches_and_remat() -> None:
     np.testing.assert_allclose(own["c"], np.mean(ends, axis=(0, 1)), rtol=1e-4)
 
 
-def test_hutchinson_is_exact_on_a_diagonal_and_right_on_average() -> None:
+def test_hessian_diagonal_is_exact_on_a_diagonal_and_right_on_average() -> None:
     rng = np.random.default_rng(3)
     square = rng.standard_normal((6, 6))
     square = square + square.T
     params = {"x": jnp.asarray(rng.standard_normal(6), jnp.float32), "count": jnp.array(3)}
-    diagonal = hutchinson(lambda p: jnp.sum(jnp.arange(6.0) * p["x"] ** 3), params, jax.random.key(0), samples=1)
+    diagonal = hessian_diagonal(lambda p: jnp.sum(jnp.arange(6.0) * p["x"] ** 3), params, jax.random.key(0), samples=1)
     np.testing.assert_allclose(diagonal["x"], 6 * np.arange(6) * np.asarray(params["x"]), rtol=1e-5)
     samples = 4000
-    found = hutchinson(
+    found = hessian_diagonal(
         lambda p: p["x"] @ jnp.asarray(square, jnp.float32) @ p["x"] / 2, params, jax.random.key(1), samples
     )
     deviation = np.sqrt((square**2).sum(1) - np.diag(square) ** 2) / np.sqrt(samples)
@@ -327,14 +327,16 @@ def test_output_gradients_measure_what_outputs_move_by() -> None:
 @pytest.mark.parametrize("size", [1e-4, 0.02, 500.0])
 def test_curvature_of_half_precision_is_summed_in_single(size: float) -> None:
     gradient = jnp.full(3, size, jnp.bfloat16)
-    squares = fisher([{"w": gradient}] * 600)["w"]
+    squares = fisher_diagonal([{"w": gradient}] * 600)["w"]
     np.testing.assert_allclose(squares, 600 * np.float64(gradient) ** 2, rtol=1e-3)
-    found = hutchinson(lambda p: jnp.sum(gradient * p["w"] ** 2), {"w": gradient}, jax.random.key(0), samples=600)
+    found = hessian_diagonal(lambda p: jnp.sum(gradient * p["w"] ** 2), {"w": gradient}, jax.random.key(0), samples=600)
     np.testing.assert_allclose(found["w"], 2 * np.float64(gradient), rtol=1e-2)
 
 
 def test_fisher_is_half_molchanovs_sum_over_entries(subject: Subject) -> None:
-    scores = importance(subject.found, subject.params, "hessian", curvature=fisher([subject.grads]), combine="sum")
+    scores = importance(
+        subject.found, subject.params, "hessian", curvature=fisher_diagonal([subject.grads]), combine="sum"
+    )
     leaves, slopes = named_leaves(subject.params), named_leaves(subject.grads)
     for group in subject.found:
         members = [m for m in group.members if m.path in slopes]
@@ -363,6 +365,6 @@ def test_what_is_missing_is_said(score: str, options: Any, message: str) -> None
     with pytest.raises(ArgumentError, match=message):
         importance(groups(models.CNN().apply, variables, IMAGE), variables, score, **options)
     with pytest.raises(ArgumentError, match="at least one"):
-        fisher([])
+        fisher_diagonal([])
     with pytest.raises(ArgumentError, match="samples"):
-        hutchinson(lambda p: p["w"].sum(), {"w": jnp.ones(2)}, jax.random.key(0), 0)
+        hessian_diagonal(lambda p: p["w"].sum(), {"w": jnp.ones(2)}, jax.random.key(0), 0)

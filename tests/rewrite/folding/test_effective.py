@@ -76,9 +76,9 @@ def test_biases(name):
     params = params_of()
     changed = params | {"up": jnp.round(params["up"])}
     function = network(BETWEEN[name])
-    mine = jc.posttrain.correct_biases(function, params, changed, [X], method="fast").params
+    mine = jc.posttrain.correct_biases(function, params, [X], changed, method="fast").params
     plain, plain_changed = (p | {"up": BETWEEN[name](p["up"])} for p in (params, changed))
-    theirs = jc.posttrain.correct_biases(PLAIN, plain, plain_changed, [X], method="fast").params
+    theirs = jc.posttrain.correct_biases(PLAIN, plain, [X], plain_changed, method="fast").params
     np.testing.assert_allclose(mine["bias"], theirs["bias"], rtol=1e-4, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_sites_of_unlike_factors_weigh_as_they_read():
     x = jax.random.normal(jax.random.key(2), (32, 12))
     rows = jnp.concatenate([x[:, :6], 10 * x[:, 6:]])
     params = {"w": jax.random.normal(jax.random.key(3), (6, 4))}
-    options = {"method": "obc", "inputs": "dense"}
+    options = {"method": "obc", "reference": "dense"}
     mine = jc.posttrain.sparsify(twice, params, [x], 0.5, **options)
     theirs = jc.posttrain.sparsify(lambda p, x: x @ p["w"], params, [rows], 0.5, **options)
     np.testing.assert_allclose(mine.params["w"], theirs.params["w"], rtol=1e-3, atol=1e-4)

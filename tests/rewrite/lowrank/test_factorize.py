@@ -123,7 +123,7 @@ def test_data_aware_factors_are_the_best_of_their_rank_on_the_data(rank: int) ->
         return float(((dense - np.asarray(x, np.float64) @ np.asarray(densify(factors)["w"], np.float64)) ** 2).sum())
 
     least = (np.linalg.svd(dense, compute_uv=False)[rank:] ** 2).sum()
-    aware = error(data=[(x[:40],), x[40:]])
+    aware = error(batches=[(x[:40],), x[40:]])
     assert aware == pytest.approx(least, rel=1e-3, abs=1e-5 * (dense**2).sum())
     assert aware <= error() * (1 + 1e-6)
 
@@ -146,14 +146,14 @@ def test_data_flow_through_convolutions_scans_and_shared_weights() -> None:
         h = trunk(p, x)
         return lax.cond(h.sum() > 0, lambda w: h @ w, lambda w: h @ w, p["gate"])
 
-    new, factors = factorize(function, params, IMAGE, rank=2, cheaper=False, data=[IMAGE, IMAGE + 1])
+    new, factors = factorize(function, params, IMAGE, rank=2, cheaper=False, batches=[IMAGE, IMAGE + 1])
     assert methods(new) == dict.fromkeys(("conv", "gate", "loop", "stack"), "svd")
     plain = factorize(function, params, IMAGE, rank=2, cheaper=False, method="svd")[1]
     apart = {
         path: distance(a, b) for (path, a), b in zip(densify(factors).items(), densify(plain).values(), strict=True)
     }
     assert all(each > 1e-3 for each in apart.values())
-    full_new, full_factors = full(function, params, IMAGE, data=[IMAGE])
+    full_new, full_factors = full(function, params, IMAGE, batches=[IMAGE])
     assert distance(function(params, IMAGE), full_new(full_factors, IMAGE)) <= TOLERANCE
 
 

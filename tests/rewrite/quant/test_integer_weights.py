@@ -11,7 +11,7 @@ import pytest
 
 from jaxcomp.core.errors import ArgumentError, CallError
 from jaxcomp.observe import input_norms
-from jaxcomp.posttrain import correct_biases, equalize, migrate, ptq, refit, round_weights, sparsify
+from jaxcomp.posttrain import correct_biases, equalize, ptq, refit, round_weights, smooth, sparsify
 from jaxcomp.prune import channels, group_lasso
 from jaxcomp.rewrite import (
     Scheme,
@@ -104,13 +104,13 @@ ON_NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
     "fold_batch_norm": lambda f, p: fold_batch_norm(f, p, X),
     "fold_weights": lambda f, p: fold_weights(f, p, X),
     "equalize": lambda f, p: equalize(f, p, X),
-    "migrate": lambda f, p: migrate(f, p, [(X,)]),
-    "correct_biases": lambda f, p: correct_biases(f, p, p, [(X,)]),
+    "smooth": lambda f, p: smooth(f, p, [(X,)]),
+    "correct_biases": lambda f, p: correct_biases(f, p, [(X,)], p),
     "ptq": lambda f, p: ptq(f, p, [(X,)]),
     "input_norms": lambda f, p: input_norms(f, p, [(X,)]),
     "sparsify": lambda f, p: sparsify(f, p, [(X,)], 0.5),
     "round_weights": lambda f, p: round_weights(f, p, [(X,)], Scheme(4, inputs=None)),
-    "refit": lambda f, p: refit(groups(f, p, X), f, p, [(X,)], keep={}),
+    "refit": lambda f, p: refit(f, p, [(X,)], groups(f, p, X), keep={}),
 }
 
 
@@ -118,7 +118,7 @@ W8 = Scheme(8, inputs=None)
 QUANTIZING: dict[str, Callable[..., Any]] = {
     "quantize": lambda f, p, scheme=W8: quantize(f, p, X, scheme=scheme),
     "fake_quantize": lambda f, p, scheme=W8: (fake_quantize(f, p, X, scheme=scheme), p),
-    "qat": lambda f, p, scheme=W8: qat(f, p, [(X,)], scheme, weights="fit"),
+    "qat": lambda f, p, scheme=W8: qat(f, p, [(X,)], scheme, weight_grids="fit"),
     "calibrate": lambda f, p: calibrate(f, p, [(X,)]),
     "sensitivity": lambda f, p, scheme=W8: sensitivity(f, p, [(X,)], {"8": scheme}),
     "fall_back": lambda f, p, scheme=W8: fall_back(f, p, [(X,)], lambda f, p: 0.0, drop=0.1, scheme=scheme),
@@ -150,7 +150,7 @@ def test_what_rounds_its_own_weights_is_no_function_to_rewrite(maker: str, name:
     given = {"refit": groups(mlp, PARAMS, X)}.get(name)
     run = {**ON_NUMBERS, **QUANTIZING, **CHANNELS}[name]
     if given is not None:
-        run = lambda f, p: refit(given, f, p, [(X,)], keep={})  # noqa: E731
+        run = lambda f, p: refit(f, p, [(X,)], given, keep={})  # noqa: E731
     for wrapped in (function, jax.jit(function), functools.partial(function)):
         with pytest.raises(
             ArgumentError, match=rf"the function that {maker} returned.*Give {name} the function and parameters that"

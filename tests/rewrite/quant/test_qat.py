@@ -62,7 +62,12 @@ class Rounding:
 def test_a_site_has_the_papers_gradients(method: Any, kind: str) -> None:
     x = jnp.abs(X) if kind == "unsigned" else X
     train, both = qat(
-        layer, LAYER, [x], Scheme(3, input_bits=4, input_symmetric=kind == "symmetric"), weights=method, inputs=method
+        layer,
+        LAYER,
+        [x],
+        Scheme(3, input_bits=4, input_symmetric=kind == "symmetric"),
+        weight_grids=method,
+        input_grids=method,
     )
     steps = both["steps"]
     steps["weights"]["w"]["scale"] *= 0.8
@@ -141,7 +146,11 @@ CHEAP = ("folded", "live batch norm", "scanned")
 @pytest.mark.parametrize("method", ["lsq", pytest.param("fit", marks=pytest.mark.exhaustive)])
 def test_what_was_trained_runs_in_integers(name: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = subject(name)
-    options = {"weights": "lsq", "inputs": "lsq"} if method == "lsq" else {"weights": "fit", "inputs": "average"}
+    options = (
+        {"weight_grids": "lsq", "input_grids": "lsq"}
+        if method == "lsq"
+        else {"weight_grids": "fit", "input_grids": "average"}
+    )
     evaluated, both = qat(own.evaluated, own.params, [own.x], Scheme(4, input_bits=4), **options)
     trained, tx = evaluated.on(own.trained), optax.sgd(1e-3)
 
@@ -203,7 +212,7 @@ def test_one_tensor_has_one_step() -> None:
 
 def test_moving_averages_are_numpys_and_touch_no_gradient() -> None:
     batches = [X * factor for factor in (1.0, 3.0, 0.2, -2.0)]
-    train, both = qat(layers, PARAMS, batches[:1], Scheme(8), weights="fit", inputs="average", momentum=0.8)
+    train, both = qat(layers, PARAMS, batches[:1], Scheme(8), weight_grids="fit", input_grids="average", momentum=0.8)
     run = quick(lambda both, x: train.observed(both, x))
     low, high = (np.asarray(both["ranges"]["a"][end], np.float64) for end in ("low", "high"))
     for x in batches[1:]:
@@ -227,7 +236,7 @@ def test_moving_averages_are_numpys_and_touch_no_gradient() -> None:
 
 def test_layers_of_a_stack_and_runs_of_a_loop_have_ranges() -> None:
     params = {"head": normal(6, 5), "w": STACK}
-    train, both = qat(scanned, params, [X], Scheme(8), inputs="average", momentum=0.0)
+    train, both = qat(scanned, params, [X], Scheme(8), input_grids="average", momentum=0.0)
     _, ranges = quick(train.observed)(both, 2 * X)
     assert ranges["w"]["high"].shape == (3,)
     np.testing.assert_allclose(ranges["w"]["high"][0], 2 * X.max(), rtol=1e-6)
@@ -235,7 +244,7 @@ def test_layers_of_a_stack_and_runs_of_a_loop_have_ranges() -> None:
     def looped(p: Any, x: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, 2, lambda i, h: (i + 1.0) * h @ p["w"], x)
 
-    train, both = qat(looped, {"w": jnp.eye(6)}, [X], Scheme(8), inputs="average", momentum=0.0)
+    train, both = qat(looped, {"w": jnp.eye(6)}, [X], Scheme(8), input_grids="average", momentum=0.0)
     _, ranges = quick(train.observed)(both, X)
     np.testing.assert_allclose(ranges["w"]["high"], X.max() * 2, rtol=0.02)
 
@@ -291,7 +300,7 @@ def test_weights_that_a_view_has_put_on_a_grid_stay_on_it() -> None:
         return {**params, **view.apply({path: params[path] for path in "ab"}, state)}
 
     grids = {path: jc.quant.grid_of(state[path], 4) for path in "ab"}
-    inputs, other = qat(layers, PARAMS, [X], Scheme(4, input_bits=4), weights="fit")
+    inputs, other = qat(layers, PARAMS, [X], Scheme(4, input_bits=4), weight_grids="fit")
     out = quick(lambda both, grids: inputs(both | {"params": shown(PARAMS)}, X, grids=grids))(other, grids)
     alone, apart = qat(layers, PARAMS, [X], Scheme(4, input_bits=4))
     for path in "ab":
@@ -327,10 +336,10 @@ def test_dynamic_inputs_other_formats_and_half_precision() -> None:
 
 
 def test_what_cannot_be_asked_for(pair: tuple[Any, Any]) -> None:
-    with pytest.raises(ArgumentError, match="weights must be 'lsq', 'pact' or 'fit', got 'dorefa'"):
-        qat(layers, PARAMS, [X], weights="dorefa")  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="inputs must be 'lsq', 'pact' or 'average', got 'dynamic'"):
-        qat(layers, PARAMS, [X], inputs="dynamic")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="weight_grids must be 'lsq', 'pact' or 'fit', got 'dorefa'"):
+        qat(layers, PARAMS, [X], weight_grids="dorefa")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="input_grids must be 'lsq', 'pact' or 'average', got 'dynamic'"):
+        qat(layers, PARAMS, [X], input_grids="dynamic")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match=r"momentum must be in \[0, 1\), got 1.0"):
         qat(layers, PARAMS, [X], momentum=1.0)
     train, both = pair
