@@ -78,6 +78,9 @@ class ChannelGroups(Protocol):
     def __iter__(self) -> Iterator[Group]:
         """The groups that can be cut."""
 
+    def __len__(self) -> int:
+        """How many can be cut."""
+
     def produces(self, member: Member) -> bool:
         """Whether a member has a part in making the channels, rather than only reads them."""
 

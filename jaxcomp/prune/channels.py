@@ -200,7 +200,7 @@ def _scored(
     return raw
 
 
-def _in_units(groups: Any, score: str, of: Sources, combine: Combine, normalize: Normalize) -> list[Sources]:
+def _in_units(groups: ChannelGroups, score: str, of: Sources, combine: Combine, normalize: Normalize) -> list[Sources]:
     """What each group is scored by: squares of 1e-20 are 0 in float32, of 1e20 infinite.
 
     What is normalised has a unit a group, the rest one for all; products of several numbers as of one member do not
