@@ -48,17 +48,17 @@ def chain(*compressors: Compressor) -> Compressor:
     """
 
     def init(params: Params) -> State:
-        states = []
+        states: list[State] = []
         for compressor in compressors:
+            params = compressors[len(states) - 1].apply(params, states[-1]) if states else params
             states.append(compressor.init(params))
-            params = compressor.apply(params, states[-1])
         return tuple(states)
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
-        states = []
+        states: list[State] = []
         for compressor, old in zip(compressors, state, strict=True):
+            params = compressors[len(states) - 1].apply(params, states[-1]) if states else params
             states.append(compressor.update(params, old, step, **extra))
-            params = compressor.apply(params, states[-1])
         return tuple(states)
 
     def apply(params: Params, state: State) -> Params:

@@ -9,6 +9,7 @@ import optax
 
 from jaxcomp.core.errors import PathError
 from jaxcomp.core.paths import path_string
+from jaxcomp.core.programs import together
 from jaxcomp.core.types import Params, State
 
 NOT_REAL = "not a floating-point tensor"
@@ -58,9 +59,15 @@ def map_states(function: Callable[..., Any], params: Params, state: State) -> St
 
 
 def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
-    """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are."""
+    """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are.
+
+    Outside of transformations that is one program, found again for the same function object.
+    """
     check_alike(params, state)
-    return jax.tree.map(lambda leaf, node: leaf if left_out(node) else function(leaf, node), params, state)
+    pairs: list[tuple[Any, Any]] = []
+    jax.tree.map(lambda leaf, node: None if left_out(node) else pairs.append((leaf, node)), params, state)
+    found = iter(together(function)(pairs)[0])
+    return jax.tree.map(lambda leaf, node: leaf if left_out(node) else next(found), params, state)
 
 
 def named_states(params: Params, state: State) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Programs by what they compute: what was compiled for one closure is not compiled again for another."""
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 MOST = 1024
 """So many programs are held; of more, those that were called for last."""
@@ -36,6 +38,44 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         if key not in own:
             own[key] = _found(function, args, key)
         return own[key](*args)
+
+    return call
+
+
+@functools.lru_cache(256)
+def together(function: Callable[..., Any]) -> Callable[[list[tuple[Any, ...]]], tuple[list[Any], bool]]:
+    """What a function gives for each of many tuples of arguments, of one program for all of them.
+
+    Under transformations, and for arrays that lie on several devices, it is called for one after another.
+
+    Args:
+      function: of trees of arrays.
+
+    Returns:
+      ``arguments -> (results, whether all of them are known to be finite)``.
+
+    Example:
+      >>> together(jnp.sqrt)([(jnp.ones(2),), (-jnp.ones(1),)])
+      ([Array([1., 1.], dtype=float32), Array([nan], dtype=float32)], False)
+    """
+
+    def finite(x: Any) -> Any:
+        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else True
+
+    def whole(each: list[tuple[Any, ...]]) -> tuple[list[Any], Any]:
+        found = [function(*args) for args in each]
+        return found, jnp.stack([jnp.asarray(True), *map(finite, jax.tree.leaves(found))]).all()
+
+    run = compiled(whole)
+
+    def call(each: list[tuple[Any, ...]]) -> tuple[list[Any], bool]:
+        leaves = jax.tree.leaves(each)
+        traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
+        devices = {device for x in leaves if isinstance(x, jax.Array) and not traced for device in x.devices()}
+        if traced or len(devices) > 1 or not leaves:
+            return [function(*args) for args in each], False
+        found, are_finite = run(each)
+        return found, bool(are_finite)
 
     return call
 

@@ -133,7 +133,11 @@ def prune(
 
 def apply_masks(params: Params, state: State) -> Params:
     """The view of a pruner: the parameters, with zeros where the state's mask is False."""
-    return leaves.map_view(lambda leaf, kept: jnp.where(kept, leaf, jnp.zeros_like(leaf)), params, _masks(state))
+    return leaves.map_view(_masked, params, _masks(state))
+
+
+def _masked(leaf: Array, kept: Array) -> Array:
+    return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
 
 def _kept(params: Params, state: State) -> Params:

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import Array
 
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything
 from jaxcomp.core.paths import path_string
+from jaxcomp.core.programs import together
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
@@ -36,7 +38,14 @@ def quantizer(
             raise ArgumentError(f"{path_string(path)}: {error}") from None
 
     def init(params: Params) -> State:
-        return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)
+        try:
+            found, finite = together(fit)([(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)])
+        except ArgumentError:
+            finite = False
+        if finite:
+            states = iter(found)
+            return leaves.map_real(lambda path, leaf: next(states), params)
+        return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)  # which names what is wrong
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
         del step, extra

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core import programs
-from jaxcomp.core.programs import compiled
+from jaxcomp.core.programs import compiled, together
 
 X, Y = jnp.arange(3.0), jnp.arange(3.0) + 10
 
@@ -50,3 +50,16 @@ def test_other_shapes_types_and_devices_have_their_own() -> None:
     twice = compiled(lambda x: x + x)
     for x in (X, X[:2], X.astype(jnp.bfloat16), np.float32(2), 3, jax.device_put(X, jax.devices()[-1])):
         np.testing.assert_array_equal(np.asarray(twice(x), np.float32), 2 * np.asarray(x, np.float32))
+
+
+def test_many_calls_are_one_program_and_tell_whether_all_is_finite() -> None:
+    calls = [(X,), (X[:2] - 1,), (X.astype(jnp.bfloat16),), (jnp.arange(2),)]
+    found: list[Any] = []
+    root = together(jnp.sqrt)
+    assert count(lambda: found.extend(root(calls[::2]))) == 1
+    assert found[1]
+    jax.tree.map(np.testing.assert_array_equal, found[0], [jnp.sqrt(x) for (x,) in calls[::2]])
+    assert not root(calls)[1]
+    assert root([]) == ([], False)
+    assert jax.grad(lambda x: root([(x,)])[0][0])(4.0) == 0.25
+    assert count(lambda: root([(X,), (jax.device_put(X, jax.devices()[-1]),)])) == 0
