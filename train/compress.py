@@ -32,12 +32,22 @@ from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
-from train import evaluate, models
+from train import models
 from train.common import data, lock, report, sealed
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Classifier, Loss, TrainState, distillation_loss, hard_loss, init_state, make_step
+from train.common.scoring import score
+from train.common.step import (
+    Functions,
+    Loss,
+    TrainState,
+    classifier,
+    distillation_loss,
+    hard_loss,
+    init_state,
+    make_step,
+)
 from train.common.workdir import sealing
 
 
@@ -72,7 +82,7 @@ def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> opta
     return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
-def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Classifier:
+def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
     """The model of a phase; its batch norm, if any, takes its statistics over ``axis`` too.
 
     Raises:
@@ -80,7 +90,7 @@ def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: 
     """
     fields = config[name]
     options = fields.options.to_dict()
-    model = Classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
+    model = classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
     size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
     refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "
     try:
@@ -111,11 +121,11 @@ def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:
 
 def train_phase(
     config: ConfigDict, name: str, dataset: data.Dataset, parallel: DataParallel, workdir: Path, teacher: Any = None
-) -> tuple[Classifier, jc.Compressor, TrainState, float]:
-    """Trains the teacher, or the student under its teacher ``(classifier, variables)``.
+) -> tuple[Functions, jc.Compressor, TrainState, float]:
+    """Trains the teacher, or the student under its teacher ``(functions, variables)``.
 
     Returns:
-      The classifier, its recipe, its last state and the seconds it took.
+      Its functions, its recipe, its last state and the seconds it took.
     """
     fields, phase = config[name], make_phase(config, name, dataset)
     model = make_classifier(config, name, dataset)
@@ -133,13 +143,13 @@ def train_phase(
     step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
-    def score(state: TrainState) -> dict[str, float]:
+    def scored(state: TrainState) -> dict[str, float]:
         view = view_of(state)
-        scored = {"test_accuracy": evaluate.score(model, view, dataset.test)["accuracy"]}
-        return scored if teacher is None else scored | {"sparsity": kernel_sparsity(view["params"])}
+        found = {"test_accuracy": score(model, view, dataset.test)["accuracy"]}
+        return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
     start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, score)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, scored)
     return model, recipe, state, seconds
 
 
@@ -162,12 +172,6 @@ def kernel_sparsity(params: Any) -> float:
     """The fraction of zeros among all kernels."""
     kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     return 1 - sum(map(np.count_nonzero, kernels)) / sum(kernel.size for kernel in kernels)
-
-
-def ship(path: Path, model: Classifier, variables: Any, notes: Any, metadata: dict[str, Any]) -> int:
-    """Packs the final view; returns the file's bytes."""
-    notes = {f"params/{name}": note for name, note in notes.items()}
-    return jc.pack.save(path, variables, notes=notes, metadata={**metadata, "mean": model.mean, "std": model.std})
 
 
 def score_in_new_process(artifact: Path) -> dict[str, Any]:
@@ -199,19 +203,23 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
         return
+    mean, std = dataset.moments()
     metadata = {
         "model": config.student.model,
         "options": config.student.options.to_dict(),
         "classes": dataset.classes,
         "dataset": config.dataset,
         "image_size": config.image_size,
+        "mean": mean,
+        "std": std,
     }
     notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
     lock.check(workdir)
-    compressed_bytes = ship(workdir / "model.jcz", student, view, notes, metadata)
+    inside = {f"params/{name}": note for name, note in notes.items()}
+    compressed_bytes = jc.pack.save(workdir / "model.jcz", view, notes=inside, metadata=metadata)
     there = score_in_new_process(workdir / "model.jcz")
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        here, before = evaluate.score(student, view, dataset.test), evaluate.score(teacher, frozen, dataset.test)
+        here, before = score(student, view, dataset.test), score(teacher, frozen, dataset.test)
     if here != there:
         raise UserError(f"the artefact does not compute what was trained: {there} in a new process, {here} in this one")
     teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))

@@ -21,18 +21,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
-from train import evaluate
-from train.common import command_line, data, sealed
+from train.common import data, options
 from train.common.errors import exit_status
 from train.common.iterative import Rewind, prune_until
-from train.common.published import REMADE
+from train.common.published import claim, fixed
+from train.common.scoring import score
 from train.common.sparse_training import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
-from train.common.step import Classifier
+from train.common.step import Functions, classifier
+from train.common.table import Table
 from train.models.lenet import LeNet5, LeNet300
 
 MODELS: dict[str, Callable[[int], Any]] = {
@@ -56,13 +56,14 @@ STEEP = {"start": 0.9, "begin": 0.0, "end": 0.3, "learning_rate": 5e-3, "weight_
 FROM_DENSE = (*ITERATIVE, *DISTILLED)
 NAMES = ("cubic", "RigL", "STR", "L1", *FROM_DENSE)
 FIRST_ROUNDS = (0.5, 0.75)
+FREE = ("sparsities", "methods", "seeds")  # what may change from one run in a folder to the next
 
 
 class Bench(NamedTuple):
     """All that the runs of a command share."""
 
     args: argparse.Namespace
-    model: Classifier
+    model: Functions
     learnt: Data
     scored_on: data.Split
 
@@ -72,10 +73,10 @@ class Bench(NamedTuple):
         rate, decay = self.args.learning_rate, self.args.weight_decay
         return Knobs(sparsity, self.args.epochs * count, rate, decay, **others)
 
-    def train(self, params: Any, knobs: Knobs, method: str, seed: int, **options: Any) -> Any:
+    def train(self, params: Any, knobs: Knobs, method: str, seed: int, **how: Any) -> Any:
         """The view at the end of a run."""
-        options = {"model": self.model, "method": METHODS[method], "batch_size": self.args.batch_size, **options}
-        return jax.device_get(train(params, knobs, options.pop("learnt", self.learnt), seed=seed, **options))
+        how = {"model": self.model, "method": METHODS[method], "batch_size": self.args.batch_size, **how}
+        return jax.device_get(train(params, knobs, how.pop("learnt", self.learnt), seed=seed, **how))
 
     def fresh(self, seed: int) -> Any:
         """Parameters before training."""
@@ -83,13 +84,13 @@ class Bench(NamedTuple):
 
     def error(self, view: Any) -> float:
         """On the images that are scored on."""
-        return 1 - evaluate.score(self.model, {"params": view}, self.scored_on)["accuracy"]
+        return 1 - score(self.model, {"params": view}, self.scored_on)["accuracy"]
 
 
 def prepared(args: argparse.Namespace) -> Bench:
     """The data, on the device, and the model."""
     dataset = data.load(args.dataset, args.data_dir).read_all()
-    model = Classifier(MODELS[args.model](dataset.classes), *dataset.moments())
+    model = classifier(MODELS[args.model](dataset.classes), *dataset.moments())
     images, labels = dataset.train.images, dataset.train.labels
     cut = len(labels) - args.held_out
     scored_on = data.Split(images[cut:], labels[cut:]) if args.held_out else dataset.test
@@ -103,13 +104,18 @@ def dense(bench: Bench, seed: int, name: str = "dense") -> dict[str, Any]:
     if not path.exists():
         early: list[Any] = []
         keep = lambda number, params: early.append(jax.device_get(params)) if number == 1 else None  # noqa: E731
-        options = {"anew": shifted} if name.endswith("shifted") else {}
+        how = {"anew": shifted} if name.endswith("shifted") else {}
         began = time.monotonic()
-        params = bench.train(bench.fresh(seed), bench.knobs(0.0), "masked", seed, each=keep, **options)
+        params = bench.train(bench.fresh(seed), bench.knobs(0.0), "masked", seed, each=keep, **how)
         seconds = time.monotonic() - began
         jc.pack.save(path, {"early": early[0], "end": params}, metadata={"seconds": seconds})
     saved, about = jc.pack.load(path)
     return {**saved, **about}
+
+
+def dense_end(bench: Bench, seed: int, name: str = "dense") -> Any:
+    """The parameters of a dense network at its end."""
+    return dense(bench, seed, name)["end"]
 
 
 def begins(method: str) -> str:
@@ -120,8 +126,8 @@ def begins(method: str) -> str:
 def distilled(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
     """The view that a method makes of the dense network, which is its teacher as well."""
     args = bench.args
-    end = {"params": dense(bench, seed, begins(method))["end"]}
-    outputs = jax.jit(bench.model.logits)
+    end = {"params": dense_end(bench, seed, begins(method))}
+    outputs = jax.jit(bench.model.infer)
 
     def taught(images: Any) -> Any:
         parts = np.array_split(np.asarray(images), max(1, len(images) // 1000))
@@ -131,14 +137,14 @@ def distilled(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
     own = STEEP if DISTILLED[method] == "steep" else {"end": args.distilled_end}
     knobs = knobs._replace(steps=args.longer * knobs.steps, **own)
     temperature = 2.0 if DISTILLED[method] == "steep" else 4.0
-    learnt, options = bench.learnt, dict[str, Any](distil=temperature)
+    learnt, how = bench.learnt, dict[str, Any](distil=temperature)
     if begins(method) == "dense":
         learnt = learnt._replace(targets=taught(learnt.images))
     else:  # the teacher sees each image once by every move, not once an epoch
         chosen = jnp.zeros(len(learnt.labels), jnp.int32)
         targets = jnp.stack([taught(moved(learnt.images, chosen + number)) for number in range(len(MOVES))])
-        options["anew"] = functools.partial(shifted, targets=targets)
-    return bench.train(end["params"], knobs, DISTILLED[method], seed, learnt=learnt, **options)
+        how["anew"] = functools.partial(shifted, targets=targets)
+    return bench.train(end["params"], knobs, DISTILLED[method], seed, learnt=learnt, **how)
 
 
 def scratch(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
@@ -147,7 +153,7 @@ def scratch(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
     return bench.train(bench.fresh(seed), bench.knobs(sparsity, strength=strength), method, seed)
 
 
-def iterate(bench: Bench, method: str, seed: int, record: Callable[[float, Any], None]) -> None:
+def iterate(bench: Bench, method: str, seed: int, record: Callable[[float, Callable[[], Any]], None]) -> None:
     """Prunes, rewinds and trains again, round by round; each round that is asked for is a point."""
     wanted = set(bench.args.sparsities)
     asked = sorted(wanted | {early for early in FIRST_ROUNDS if early < min(wanted)})
@@ -169,45 +175,44 @@ def iterate(bench: Bench, method: str, seed: int, record: Callable[[float, Any],
         rewind=ITERATIVE[method],
         early={"params": begun["early"]},
         folder=bench.args.workdir / f"{method.replace(' ', '-')}-{seed}",
-        seen=lambda one: record(one.asked, one.variables["params"]) if one.asked in wanted else None,
+        seen=lambda one: record(one.asked, lambda: one.variables["params"]) if one.asked in wanted else None,
     )
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Trains every point that is not known yet; returns the table."""
-    given = {name: str(value) for name, value in vars(args).items() if name not in ("sparsities", "methods", "seeds")}
-    command_line.claim(args.workdir, ConfigDict(given | {"workdir": "", "data_dir": ""}))
-    path = args.workdir / "summary.json"
-    summary: dict[str, Any] = sealed.read(path, REMADE) if path.exists() else {"settings": given, "rows": []}
+    claim(args, *FREE)
+    points = Table(args.workdir, line)
+    points.fact("settings", lambda: fixed(args, *FREE))
     began = time.monotonic()
 
-    def known(method: str, asked: float, seed: int) -> bool:
-        return any((row["method"], row["asked"], row["seed"]) == (method, asked, seed) for row in summary["rows"])
-
-    def record(method: str, seed: int, asked: float, view: Any) -> None:
+    def record(method: str, seed: int, asked: float, make: Callable[[], Any]) -> None:
         nonlocal began
-        if not known(method, asked, seed):
-            row = {"method": method, "asked": asked, "sparsity": float(sparsity_of(view)), "error": bench.error(view)}
-            summary["rows"].append(row | {"seed": seed, "seconds": time.monotonic() - began})
-            sealed.write(path, summary)
-            print(_line(summary["rows"][-1]), flush=True)
+
+        def measured() -> dict[str, float]:
+            view = make()
+            reached = {"sparsity": float(sparsity_of(view)), "error": bench.error(view)}
+            return {**reached, "seconds": time.monotonic() - began}
+
+        points.row(measured, method=method, asked=asked, seed=seed)
         began = time.monotonic()
 
     bench = prepared(args)
     for seed, method in itertools.product(args.seeds, args.methods):
-        missing = [sparsity for sparsity in args.sparsities if not known(method, sparsity, seed)]
-        if missing and method in FROM_DENSE:
-            record(begins(method), seed, 0.0, dense(bench, seed, begins(method))["end"])
+        missing = [asked for asked in args.sparsities if not points.known(method=method, asked=asked, seed=seed)]
+        if method in FROM_DENSE:
+            record(begins(method), seed, 0.0, functools.partial(dense_end, bench, seed, begins(method)))
         if missing and method in ITERATIVE:
             iterate(bench, method, seed, functools.partial(record, method, seed))
-        else:
-            for sparsity in missing:
-                make = distilled if method in DISTILLED else scratch
-                record(method, seed, sparsity, make(bench, method, sparsity, seed))
-    return summary
+            continue
+        make = distilled if method in DISTILLED else scratch
+        for asked in args.sparsities:
+            record(method, seed, asked, functools.partial(make, bench, method, asked, seed))
+    return points.summary
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """A point's row as it is printed."""
     reached = f"{row['asked']:>8.2%}  {row['sparsity']:>8.2%}  {row['error']:>7.2%}"
     return f"{row['method']:<24}{reached}  seed {row['seed']}  {row['seconds']:>6.0f} s"
 
@@ -255,29 +260,19 @@ def show(summary: dict[str, Any], model: str, workdir: Path) -> None:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     add = parser.add_argument
     add("--model", required=True, choices=list(MODELS), help="what is trained")
-    add("--dataset", default="mnist", help="what it learns")
-    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
-    add("--methods", nargs="+", default=list(NAMES), choices=NAMES, help="what to compare")
+    options.add(parser, dataset="mnist", data_dir=None, workdir=None, held_out=0)
+    add("--methods", nargs="+", default=list(NAMES), choices=list(NAMES), metavar="METHOD", help="of %(choices)s")
     add("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99, 0.997], help="fractions of zeros")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of parameters and the order of images")
     add("--epochs", type=int, default=10, help="of a run, and of each round of an iterative one")
     add("--longer", type=int, default=3, help="times as many epochs when distilled from the dense network")
-    add("--batch_size", type=int, default=128, help="images in a step")
-    add("--learning_rate", type=float, default=2e-3, help="Adam's, at its start; it ends at 0")
-    add("--weight_decay", type=float, default=1e-2, help="AdamW's, of kernels")
-    add(
-        "--distilled_end",
-        type=float,
-        default=0.6,
-        help="cubic distilled: the fraction of a run after which masks stand",
-    )
+    options.add(parser, batch_size=128, learning_rate=2e-3, weight_decay=1e-2)
+    add("--distilled_end", type=float, default=0.6, help="cubic distilled: the fraction of a run until masks stand")
     add("--threshold_pace", type=float, default=40.0, help="STR: the decay of thresholds, in a run")
     add("--l1", type=float, default=0.2, help="L1: strength, beside Adam's normalised gradients")
-    add("--held_out", type=int, default=0, help="score on so many training images kept from all else, for tuning")
-    add("--workdir", type=Path, default=None, help="run folder (default: runs/curves-MODEL)")
     args = parser.parse_args(argv)
     args.workdir = args.workdir or Path(f"runs/curves-{args.model}")
     return args

@@ -1,8 +1,5 @@
 """Scores an artefact on a test split: ``python -m train.evaluate --artifact model.jcz``. Prints one line of JSON."""
 
-import argparse
-import functools
-import hashlib
 import json
 import math
 import sys
@@ -15,38 +12,11 @@ import numpy as np
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data
+from train.common import data, options
 from train.common.errors import UserError, exit_status, first_line
-from train.common.integers import IntegerClassifier, restored
-from train.common.step import Classifier, Model, ShrunkClassifier, Variables, make_eval
-
-Scored = Model | IntegerClassifier
-"""What can be scored."""
-
-
-@functools.lru_cache
-def _compiled(model: Scored) -> Any:
-    return jax.jit(make_eval(model))
-
-
-def predictions(model: Scored, variables: Any, split: data.Split) -> np.ndarray:
-    """The class predicted for each image of a split, in order, -1 where a logit is NaN: ``[n]`` int32."""
-    evaluate = _compiled(model)
-    # One batch shape compiles once: the last batch is padded, and what padding predicts is dropped.
-    size = min(data.EVAL_BATCH, len(split))
-    padded = (data.pad(batch, size) for batch in data.eval_batches(split, size))
-    return np.concatenate([np.asarray(evaluate(variables, batch)) for batch in padded])[: len(split)]
-
-
-def score(model: Scored, variables: Any, split: data.Split) -> dict[str, Any]:
-    """Accuracy, how many images have no answer (a logit is NaN), which counts as wrong, and a digest of every
-    prediction by which two runs are compared exactly."""
-    predicted = predictions(model, variables, split)
-    correct = int((predicted == split.labels).sum())
-    digest = hashlib.sha256(predicted.astype("<i4").tobytes()).hexdigest()
-    undefined = int((predicted < 0).sum())
-    counts = {"correct": correct, "undefined": undefined, "examples": len(split)}
-    return {"accuracy": correct / len(split), **counts, "predictions": digest}
+from train.common.integers import restored
+from train.common.scoring import score
+from train.common.step import Functions, Variables, classifier, shrunk
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
@@ -65,7 +35,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
         module = models.create(about["model"], about["classes"], about["options"])
     except UserError as error:
         raise UserError(f"{path}: its metadata name a model that cannot be made: {error}") from error
-    model = Classifier(module, tuple(about["mean"]), tuple(about["std"]))
+    model = classifier(module, tuple(about["mean"]), tuple(about["std"]))
     dataset = data.load(about["dataset"], data_dir, about["image_size"] or None)
     if dataset.classes != about["classes"]:
         raise UserError(f"{path} tells {about['classes']} classes apart, and {dataset.name!r} has {dataset.classes}")
@@ -142,8 +112,8 @@ def not_finite(variables: Any) -> list[str]:
 
 
 def _restored(
-    path: str, model: Classifier, about: dict[str, Any], saved: Any, test: data.Split
-) -> tuple[Scored, Variables]:
+    path: str, model: Functions, about: dict[str, Any], saved: Any, test: data.Split
+) -> tuple[Functions, Variables]:
     """The functions of an artefact and its variables."""
     example = data.pad(next(data.eval_batches(test, 2)), 1)  # shapes alone: no value of it is read
     if about["integers"] is not None:
@@ -151,7 +121,7 @@ def _restored(
     batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
     whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
     if set(saved) == {"variables", "keep"}:
-        small_model, small = ShrunkClassifier.cut(model, whole, batch, saved["keep"])
+        small_model, small = shrunk(model, whole, batch, saved["keep"])
         _check_shapes(path, saved["variables"], small)
         return small_model, saved["variables"]
     _check_shapes(path, saved, whole)
@@ -170,11 +140,11 @@ def _check_shapes(path: str, saved: Any, needed: Any) -> None:
 
 def main() -> int:
     """Prints the score of ``--artifact``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options.parser(__doc__)
     parser.add_argument("--artifact", required=True, help="the .jcz file")
-    parser.add_argument("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
-    options = parser.parse_args()
-    return exit_status(lambda: print(json.dumps(score_artifact(options.artifact, options.data_dir))))
+    options.add(parser, data_dir=None)
+    args = parser.parse_args()
+    return exit_status(lambda: print(json.dumps(score_artifact(args.artifact, args.data_dir))))
 
 
 if __name__ == "__main__":

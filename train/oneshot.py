@@ -8,20 +8,22 @@ in training. Every point is written when it is known, and a run that was stopped
 """
 
 import argparse
+import functools
 import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from jaxcomp.measure import tradeoff_curves
-from train.common import sealed
+from train.common import options
 from train.common.errors import exit_status
-from train.common.published import add_held_out, add_options, load, recalibrated, reopen, resumed
-from train.common.step import Classifier, Variables
+from train.common.published import add_options, claim, load, recalibrated, reopen
+from train.common.step import Functions, Variables
+from train.common.table import Table
 
 FREE = ("sparsities", "methods")  # what may change from one run in a folder to the next
 
@@ -38,13 +40,13 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def information(model: Classifier, variables: Variables, some: Iterable[Any]) -> dict[str, Any]:
+def information(model: Functions, variables: Variables, some: Iterable[Any]) -> dict[str, Any]:
     """What the logits feel of each weight: the sum of their squared derivatives.
 
     Not the loss's: on images that a network has learnt by heart it has almost no gradient.
     """
     return jc.observe.fisher_diagonal(
-        jc.observe.output_gradients(model.logits, variables, ((b["image"],) for b in some))
+        jc.observe.output_gradients(model.infer, variables, ((b["image"],) for b in some))
     )
 
 
@@ -53,35 +55,35 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     reopen(args, *FREE)
     whole = load(args)
     model, variables = whole.model, whole.variables
-    path, summary = resumed(args, *FREE)
+    claim(args, *FREE)
+    points = Table(args.workdir, line)
 
     def scored(variables: Variables) -> dict[str, float]:
         fresh = recalibrated(model, variables, whole.take(args, args.recalibration, 2))
         return {"accuracy": whole.accuracy(variables), "recalibrated": whole.accuracy(fresh)}
 
-    if "dense" not in summary:
-        summary["dense"] = scored(variables)
+    points.fact("dense", lambda: scored(variables))
     images = [batch["image"] for batch in whole.take(args, args.calibration)]
-    fisher = None
-    print("{:<18}{:>9}  {:>7}  {:>12}  {:>7}".format("method", "sparsity", "raw", "recalibrated", "seconds"))
-    known = {(row["method"], row["asked"]) for row in summary["rows"]}
-    for name, sparsity in itertools.product(args.methods, args.sparsities):
-        if (name, sparsity) in known:
-            continue
-        fisher = fisher or information(model, variables, whole.take(args, args.fisher, 1))
+
+    @functools.cache
+    def fisher() -> dict[str, Any]:
+        return information(model, variables, whole.take(args, args.fisher, 1))
+
+    def point(name: str, sparsity: float) -> dict[str, Any]:
+        how = {**METHODS[name], "fisher": fisher(), "places": args.places or None, "damping": args.damping}
         began = time.monotonic()
-        options = METHODS[name] | {"fisher": fisher, "places": args.places or None, "damping": args.damping}
-        options |= {"maximum": args.maximum}
-        sparse = jc.posttrain.sparsify(model.logits, variables, images, sparsity, **options)
+        sparse = jc.posttrain.sparsify(model.infer, variables, images, sparsity, maximum=args.maximum, **how)
         seconds = time.monotonic() - began
-        row = {"method": name, "asked": sparsity, "sparsity": sparse.report.sparsity, "seconds": seconds}
-        summary["rows"].append(row | scored(sparse.params))
-        sealed.write(path, summary)
-        print(_line(summary["rows"][-1]), flush=True)
-    return summary
+        return {"sparsity": sparse.report.sparsity, "seconds": seconds, **scored(sparse.params)}
+
+    print("{:<18}{:>9}  {:>7}  {:>12}  {:>7}".format("method", "sparsity", "raw", "recalibrated", "seconds"))
+    for name, sparsity in itertools.product(args.methods, args.sparsities):
+        points.row(functools.partial(point, name, sparsity), method=name, asked=sparsity)
+    return points.summary
 
 
-def _line(row: dict[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """A point's row as it is printed."""
     numbers = f"{row['sparsity']:>9.2%}  {row['accuracy']:>7.2%}  {row['recalibrated']:>12.2%}  {row['seconds']:>7.0f}"
     return f"{row['method']:<18}{numbers}"
 
@@ -96,19 +98,13 @@ def draw(summary: dict[str, Any], path: Path) -> None:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     add = parser.add_argument
-    add_options(parser)
+    add_options(parser, workdir="runs/oneshot", held_out=True)
     add("--sparsities", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9], help="fractions of zeros")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="what to compare")
-    add("--calibration", type=int, default=8, help="batches on which layers are pruned")
-    add("--places", type=int, default=64, help="pixels of each convolution's result that count; 0: all")
-    add("--damping", type=float, default=0.01, help="of the layers' second moments")
-    add("--maximum", type=float, default=0.95, help="sparsity that global distribution exceeds in no layer")
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD", help="of %(choices)s")
+    options.add(parser, calibration=8, recalibration=32, places=64, damping=0.01, maximum=0.95)
     add("--fisher", type=int, default=16, help="batches on which the weight of each layer is found")
-    add("--recalibration", type=int, default=32, help="batches over which batch norm is recalibrated")
-    add_held_out(parser)
-    add("--workdir", type=Path, default=Path("runs/oneshot"), help="run folder")
     return parser.parse_args(argv)
 
 

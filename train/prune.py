@@ -2,9 +2,9 @@
 
     python -m train.prune --weights resnet20.npz --target 0.9 --floor 0.90 [--data_dir DIR] [--workdir DIR]
 
-Each round prunes a share of what is left of the kernels' weights by magnitude, trains with the whole network as the
-teacher, averages batch norm anew and scores the test images. ``model.jcz`` is the best network: the sparsest that holds
-the floor. A run that was stopped goes on when the same command is given again.
+Each round prunes a share of what is left of the kernels' weights by magnitude, trains ``--steps`` with the whole
+network as the teacher, averages batch norm anew and scores the test images. ``model.jcz`` is the best network: the
+sparsest that holds the floor. A run that was stopped goes on when the same command is given again.
 """
 
 import argparse
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jaxcomp as jc
-from train.common import finetune, sealed
+from train.common import options, sealed
 from train.common.errors import UserError, exit_status
-from train.common.finetune import distilled
 from train.common.iterative import Rewind, Round, geometric, prune_until
-from train.common.published import Published, add_options, claim, load, recalibrated, reopen
+from train.common.published import Published, add_options, add_training, claim, distilled, load, recalibrated, reopen
 from train.common.step import Variables
 
 REWIND: dict[str, Rewind] = {"none": None, "weights": "weights", "learning_rate": "learning rate"}
@@ -40,8 +39,8 @@ def tuned(
     if args.steps:
         stands = recipe(0.0, args)._replace(update=lambda params, state, step, **extra: state)
         rate = None if rewound else LAST_RATE * args.learning_rate
-        options = {"name": f"round-{number}", "later": number, "rate": rate, "recipe": stands, "masks": masks}
-        variables = distilled(whole, whole.model, variables, args, **options)
+        how = {"name": f"round-{number}", "later": number, "rate": rate, "recipe": stands, "masks": masks}
+        variables = distilled(whole, whole.model, variables, args, **how)
     return recalibrated(whole.model, variables, whole.take(args, args.recalibration))
 
 
@@ -90,9 +89,9 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     add = parser.add_argument
-    add_options(parser)
+    add_options(parser, workdir="runs/prune")
     add("--target", type=float, default=0.9, help="the fraction of zeros in kernels at which it ends")
     add("--bytes", type=int, help="the size of model.jcz at which it ends earlier")
     add("--floor", type=float, default=0.9, help="the accuracy below which it ends")
@@ -100,9 +99,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--distribution", default="global", choices=["global", "uniform", "erk", "lamp"], help="of zeros over layers")
     add("--rewind", default="learning_rate", choices=list(REWIND), help="what is turned back after pruning")
     add("--early", type=Path, help="the network early in its training, to which weights are rewound")
-    finetune.add_options(parser, learning_rate=0.02, weight_decay=1e-4, record_every=50, what="training, a round")
-    add("--recalibration", type=int, default=32, help="batches over which batch norm is averaged anew")
-    add("--workdir", type=Path, default=Path("runs/prune"), help="run folder")
+    add_training(parser, learning_rate=0.02, weight_decay=1e-4, every=50)
+    options.add(parser, recalibration=32)
     return parser.parse_args(argv)
 
 

@@ -11,8 +11,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,20 +19,29 @@ import numpy as np
 
 import jaxcomp as jc
 from jaxcomp.core.paths import path_string
-from train import evaluate
-from train.common import data, finetune, sealed
-from train.common.errors import UserError, exit_status
-from train.common.finetune import distilled
-from train.common.integers import IntegerClassifier, described
-from train.common.published import REMADE, Published, add_options, claim, load, recalibrated, reopen
-from train.common.step import Batch, QuantizedClassifier, Variables
+from train.common import data, options
+from train.common.errors import exit_status
+from train.common.integers import described
+from train.common.published import (
+    Published,
+    add_options,
+    add_training,
+    claim,
+    distilled,
+    load,
+    recalibrated,
+    reopen,
+)
+from train.common.scoring import score
+from train.common.step import Batch, Functions, Variables
+from train.common.table import Table
 
 BATCH_NORM = ("live", "frozen", "folded")
 
 
 def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
     """The asked bits, and those of the ends for the first and the last layer."""
-    first, last = jc.trace.ends(whole.model.logits, whole.variables, whole.dataset.test.images[:1])
+    first, last = jc.trace.ends(whole.model.infer, whole.variables, whole.dataset.test.images[:1])
     ends = jc.rewrite.Scheme(args.end_bits, input_bits=args.end_bits)
     return [(re.escape(path), ends) for path in first + last] + [
         (".*", jc.rewrite.Scheme(args.bits, symmetric=not args.affine, input_bits=args.input_bits))
@@ -42,29 +50,29 @@ def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
 
 def rounded(
     whole: Published, rules: list[tuple[str, Any]], args: argparse.Namespace
-) -> tuple[QuantizedClassifier, Variables, jc.rewrite.QuantizedTraining]:
+) -> tuple[Functions, Variables, jc.rewrite.QuantizedTraining]:
     """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
     model, variables, some = whole.model, whole.variables, whole.take(args, args.calibration)
     images = [batch["image"] for batch in some]
-    options: dict[str, Any] = {"scheme": rules, "weight_grids": args.method, "input_grids": args.method}
+    how: dict[str, Any] = {"scheme": rules, "weight_grids": args.method, "input_grids": args.method}
     if args.batch_norm == "live":  # calibrated as it is trained
-        learn, tree = jc.rewrite.qat(model.train_logits, variables, some, **options)
-        infer = learn.on(model.logits)
-        functions = QuantizedClassifier(
+        learn, tree = jc.rewrite.qat(model.learn, variables, some, **how)
+        infer = learn.on(model.infer)
+        functions = Functions(
             lambda variables, images: infer(as_tree(variables), images),
             lambda variables, batch: learn(as_tree(variables), batch),
         )
     else:
-        function: Any = model.logits
+        function: Any = model.infer
         if args.batch_norm == "folded":
             function, variables = jc.rewrite.fold_batch_norm(function, variables, images[0])
-        infer, tree = jc.rewrite.qat(function, variables, images, **options)
+        infer, tree = jc.rewrite.qat(function, variables, images, **how)
 
         def at_rest(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
             stats = {name: own for name, own in variables.items() if name != "params"}
             return infer(as_tree(variables), batch["image"]), stats
 
-        functions = QuantizedClassifier(lambda variables, images: infer(as_tree(variables), images), at_rest)
+        functions = Functions(lambda variables, images: infer(as_tree(variables), images), at_rest)
     own = {"weights": tree["params"]["params"], "steps": tree["steps"]}
     return functions, {**tree["params"], "params": own}, infer
 
@@ -75,7 +83,7 @@ def as_tree(variables: Variables) -> dict[str, Any]:
     return {"params": {**variables, "params": own["weights"]}, "steps": own["steps"], "ranges": {}}
 
 
-def trained(whole: Published, model: QuantizedClassifier, variables: Variables, args: argparse.Namespace) -> Variables:
+def trained(whole: Published, model: Functions, variables: Variables, args: argparse.Namespace) -> Variables:
     """The variables after training, with batch statistics averaged anew if they were live."""
     after = jax.device_get(distilled(whole, model, variables, args, name="qat", later=1, kernels=kernels))
     if args.batch_norm != "live" or not args.recalibration:
@@ -91,51 +99,31 @@ def kernels(trained: Any) -> Any:
     )
 
 
-class Stages:
-    """The stages of a run, each scored once: ``summary.json`` keeps those that an earlier run has scored."""
-
-    def __init__(self, path: Path, test: data.Split) -> None:
-        """Goes on where the file ends."""
-        self.path, self._test = path, test
-        self.rows: list[dict[str, Any]] = sealed.read(path, REMADE)["stages"] if path.exists() else []
-
-    def score(self, name: str, model: evaluate.Scored, variables: Callable[[], Variables]) -> dict[str, Any]:
-        """Scores a stage, prints it and writes it down."""
-        found = [row for row in self.rows if row["stage"] == name]
-        if not found:
-            scored = evaluate.score(model, variables(), self._test)
-            self.rows.append({"stage": name, "accuracy": scored["accuracy"], "predictions": scored["predictions"]})
-            sealed.write(self.path, {"stages": self.rows})
-        row = (found or self.rows)[-1]
-        drop = 100 * (self.rows[0]["accuracy"] - row["accuracy"])
-        print(f"{name:<12} {row['accuracy']:7.2%}  {drop:+6.2f} points lost", flush=True)
-        return row
-
-
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Runs all stages; prints what each of them scores, and leaves it in the run folder."""
     began = time.monotonic()
-    if args.batch_norm not in BATCH_NORM:
-        raise UserError(f"--batch_norm must be one of {', '.join(BATCH_NORM)}, got {args.batch_norm}")
     reopen(args)
     whole = load(args)
     test = whole.dataset.test
     claim(args)
-    stages = Stages(args.workdir / "summary.json", test)
-    stages.score("published", whole.model, lambda: whole.variables)
+    table = Table(args.workdir, lambda row: line(row, table.rows[0]), name="stages")
+
+    def stage(name: str, model: Functions, variables: Variables) -> None:
+        table.row(lambda: scored(model, variables, test), stage=name)
+
+    stage("published", whole.model, whole.variables)
     rules = scheme(whole, args)
     functions, start, infer = rounded(whole, rules, args)
-    stages.score("rounded", functions, lambda: start)
+    stage("rounded", functions, start)
     after = trained(whole, functions, start, args) if args.steps else start
-    stages.score("trained", functions, lambda: after)
+    stage("trained", functions, after)
     integers, packed = infer.quantized(as_tree(after), test.images[:1])
-    deployed = IntegerClassifier(integers)
-    stages.score("integers", deployed, lambda: packed)
+    deployed = Functions(integers)
+    stage("integers", deployed, packed)
     about = {**whole.about, "integers": described(rules, args.batch_norm == "folded")}
     size = jc.pack.save(args.workdir / "model.jcz", packed, metadata=about)
     same = agreement(functions, after, deployed, packed, test)
-    summary = {"stages": stages.rows, "bytes": size, **same, "seconds": time.monotonic() - began}
-    sealed.write(stages.path, summary)
+    summary = table.write(bytes=size, **same, seconds=time.monotonic() - began)
     print(integers.report)
     print(
         f"{size:,} bytes in {args.workdir / 'model.jcz'}; the integers' logits are within "
@@ -144,22 +132,34 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
+def scored(model: Functions, variables: Variables, test: data.Split) -> dict[str, Any]:
+    """What a stage's row holds."""
+    found = score(model, variables, test)
+    return {name: found[name] for name in ("accuracy", "predictions")}
+
+
+def line(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """A stage's row as it is printed, beside the network as published."""
+    drop = 100 * (first["accuracy"] - row["accuracy"])
+    return f"{row['stage']:<12} {row['accuracy']:7.2%}  {drop:+6.2f} points lost"
+
+
 def agreement(
-    trained: QuantizedClassifier, after: Variables, deployed: IntegerClassifier, packed: Variables, test: data.Split
+    trained: Functions, after: Variables, deployed: Functions, packed: Variables, test: data.Split
 ) -> dict[str, float]:
     """How far the integer network's logits are from those of the trained one, relative to the largest."""
     images = test.images[:128]
     one, other = (
-        np.asarray(jax.jit(m.logits)(v, images), np.float64) for m, v in ((trained, after), (deployed, packed))
+        np.asarray(jax.jit(m.infer)(v, images), np.float64) for m, v in ((trained, after), (deployed, packed))
     )
     return {"logits_distance": float(np.abs(one - other).max() / np.abs(one).max())}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     add = parser.add_argument
-    add_options(parser)
+    add_options(parser, workdir="runs/qat")
     add("--bits", type=int, default=4, help="of weights, 1 to 8")
     add("--affine", action="store_true", help="weights with a zero point a channel: of 2 bits four levels, not three")
     add("--input_bits", type=int, default=4, help="of what layers read, 1 to 8")
@@ -172,10 +172,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="live: with each batch's statistics, averaged anew at the end; frozen: with its running ones; folded: "
         "into the kernels (both need a fifth of the learning rate)",
     )
-    add("--calibration", type=int, default=4, help="batches on which grids begin")
-    add("--recalibration", type=int, default=32, help="batches over which live batch norm is averaged anew at the end")
-    finetune.add_options(parser, learning_rate=0.01, weight_decay=1e-4, record_every=50, what="training")
-    add("--workdir", type=Path, default=Path("runs/qat"), help="run folder")
+    options.add(parser, calibration=4, recalibration=32)
+    add_training(parser, learning_rate=0.01, weight_decay=1e-4, every=50)
     return parser.parse_args(argv)
 
 

@@ -10,20 +10,25 @@ that was stopped goes on with the next.
 """
 
 import argparse
+import functools
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxcomp as jc
 from jaxcomp.core.files import naming, write_atomically
-from train import evaluate
-from train.common import sealed
+from train.common import options
 from train.common.errors import UserError, exit_status
-from train.common.integers import IntegerClassifier, described
-from train.common.published import Published, add_held_out, add_options, load, reopen, resumed
+from train.common.integers import described
+from train.common.published import Published, add_options, claim, load, reopen
+from train.common.scoring import score
+from train.common.step import Functions
+from train.common.table import Table
 
+FREE = ("settings",)  # what may change from one run in a folder to the next
 SETTINGS = ("w8a8", "w8a8d", "w4", "w4a8", "w4a4", "w3", "w3a8", "w2")
 PEERS: dict[str, dict[str, tuple[str, float]]] = {
     "resnet20": {
@@ -92,7 +97,7 @@ def quantized(whole: Published, images: list[Any], args: argparse.Namespace, set
     fit = jc.quant.mse() if args.method == "nearest" and setting.bits in range(2, 8) else None
     scheme = jc.rewrite.Scheme(setting.bits or 8, inputs=inputs, input_bits=setting.input_bits or 8, fit=fit)
     return jc.posttrain.ptq(
-        whole.model.logits,
+        whole.model.infer,
         whole.variables,
         images,
         rules or scheme,
@@ -105,7 +110,7 @@ def quantized(whole: Published, images: list[Any], args: argparse.Namespace, set
 
 def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.search.Sensitivity:
     """What each layer's weights lose by each choice of bits, with batch norm folded, by the divergence of logits."""
-    function, folded = jc.rewrite.fold_batch_norm(whole.model.logits, whole.variables, images[0])
+    function, folded = jc.rewrite.fold_batch_norm(whole.model.infer, whole.variables, images[0])
     fine = jc.rewrite.Scheme(fit=jc.quant.mse(), inputs="static" if input_bits else None, input_bits=input_bits or 8)
     return jc.search.sensitivity(function, folded, images, {str(bits): fine._replace(bits=bits) for bits in CHOICES})
 
@@ -128,37 +133,43 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Scores every setting; returns the table."""
     settings = {name: Setting.of(name) for name in args.settings}
-    reopen(args, "settings")
+    reopen(args, *FREE)
     whole = load(args)
-    path, summary = resumed(args, "settings")
-    if "dense" not in summary:
-        summary["dense"] = whole.accuracy(whole.variables)
+    claim(args, *FREE)
+    points = Table(args.workdir, line)
+    dense = points.fact("dense", lambda: whole.accuracy(whole.variables))
+    print(f"float: {dense:.2%}")
     peers = {} if args.held_out or args.dataset != "cifar10" else PEERS.get(args.weights.stem.split("_")[0], {})
     images = [batch["image"] for batch in whole.take(args, args.calibration)]
-    known = {row["setting"] for row in summary["rows"]}
-    tables: dict[int | None, jc.search.Sensitivity] = {}
-    print(f"float: {summary['dense']:.2%}")
-    for name, setting in settings.items():
-        if name in known:
-            continue
-        began, rules = time.monotonic(), None
-        if setting.bytes is not None:
-            if setting.input_bits not in tables:
-                tables[setting.input_bits] = found = measured(whole, images, setting.input_bits)
-                show(found, args.workdir / f"sensitivity-{setting.input_bits or 'float'}")
-            rules = allocated(tables[setting.input_bits], setting.bytes)
+
+    @functools.cache
+    def layers(input_bits: int | None) -> jc.search.Sensitivity:
+        found = measured(whole, images, input_bits)
+        show(found, args.workdir / f"sensitivity-{input_bits or 'float'}")
+        return found
+
+    def point(name: str, setting: Setting) -> dict[str, Any]:
+        began = time.monotonic()
+        rules = None if setting.bytes is None else allocated(layers(setting.input_bits), setting.bytes)
         new = quantized(whole, images, args, setting, rules)
         seconds = time.monotonic() - began
-        accuracy = evaluate.score(IntegerClassifier(new.apply_fn), new.params, whole.dataset.test)["accuracy"]
-        row = {"setting": name, "accuracy": accuracy, "drop": summary["dense"] - accuracy, "seconds": seconds}
+        accuracy = score(Functions(new.apply_fn), new.params, whole.dataset.test)["accuracy"]
         about = {**whole.about, "integers": described(new.scheme, new.report.folded is not None)}
-        row["bytes"] = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata=about)
-        row["peer"], row["peer_accuracy"] = peers.get(name, ("", None))
-        summary["rows"].append(row)
+        size = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata=about)
         write_atomically(args.workdir / f"{name}.txt", f"{new.report}\n".encode())
-        sealed.write(path, summary)
-        print(f"{name:<8}{accuracy:>8.2%}{100 * row['drop']:>7.2f}{seconds:>6.0f} s", flush=True)
-    return summary
+        peer, reached = peers.get(name, ("", None))
+        row = {"accuracy": accuracy, "drop": dense - accuracy, "seconds": seconds, "bytes": size}
+        return {**row, "peer": peer, "peer_accuracy": reached}
+
+    for name, setting in settings.items():
+        points.row(functools.partial(point, name, setting), setting=name)
+    return points.summary
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A setting's row as it is printed."""
+    lost = f"{100 * row['drop']:>7.2f} points lost"
+    return f"{row['setting']:<14}{row['accuracy']:>8.2%}{lost}{row['bytes']:>11,} bytes{row['seconds']:>6.0f} s"
 
 
 def show(found: jc.search.Sensitivity, path: Path) -> None:
@@ -187,17 +198,13 @@ def table(summary: dict[str, Any]) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser(__doc__)
     add = parser.add_argument
-    add_options(parser)
+    add_options(parser, workdir="runs/quantize", held_out=True)
     add("--settings", nargs="+", default=list(SETTINGS), help="bits of weights and inputs: w4, w4a8d; mixed60000a8")
     add("--method", default="gptq", choices=["gptq", "adaround", "nearest"], help="how weights are rounded")
     add("--keep_biases", action="store_true", help="do not correct biases")
-    add("--calibration", type=int, default=4, help="batches on which ranges are found and layers rounded")
-    add("--places", type=int, default=256, help="pixels of each convolution's result that count; 0: all")
-    add("--damping", type=float, default=0.01, help="of the layers' second moments")
-    add_held_out(parser)
-    add("--workdir", type=Path, default=Path("runs/quantize"), help="run folder")
+    options.add(parser, calibration=4, places=256, damping=0.01)
     return parser.parse_args(argv)
 
 

@@ -1,13 +1,12 @@
 """A table of finished runs, with mean and spread: ``python -m train.results runs/digits-*``. Prints Markdown."""
 
-import argparse
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.common import sealed
+from train.common import options, sealed
 from train.common.errors import GO_ON, UserError, exit_status
 
 COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
@@ -81,7 +80,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def main() -> int:
     """Prints the table of the run folders that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options.parser(__doc__)
     parser.add_argument("workdirs", nargs="+", type=Path, help="folders of finished runs")
     workdirs = parser.parse_args().workdirs
     return exit_status(lambda: print(table([load(workdir) for workdir in workdirs])))

@@ -19,7 +19,7 @@ from jaxcomp.core.threshold import keep_largest
 from tests.tpu.hlo import aliases, collectives
 from train import compress, models
 from train.common.parallel import AXIS, JitParallel
-from train.common.step import Classifier, TrainState, distillation_loss, init_state, make_step
+from train.common.step import TrainState, classifier, distillation_loss, init_state, make_step
 from train.configs import digits
 
 
@@ -36,8 +36,8 @@ def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState
     if kind == "views":
         recipe = recipe._replace(update=lambda params, state, step, **extra: state)
     optimizer = compress.make_optimizer(config, 1e-3, 100)
-    student = Classifier(models.create("cnn", 10, options, axis_name=axis), (0.5,), (0.5,))
-    teacher = Classifier(models.create("cnn", 10, options), (0.5,), (0.5,))
+    student = classifier(models.create("cnn", 10, options, axis_name=axis), (0.5,), (0.5,))
+    teacher = classifier(models.create("cnn", 10, options), (0.5,), (0.5,))
     step = make_step(student, recipe, optimizer, distillation_loss(teacher, 4.0, 0.9), record_every=10, axis=axis)
 
     def arguments() -> tuple[TrainState, Any, Any]:

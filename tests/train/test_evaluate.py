@@ -12,10 +12,10 @@ import jaxcomp as jc
 from train import evaluate, models
 from train.common import data
 from train.common.errors import UserError
-from train.common.step import Classifier, make_eval
+from train.common.step import classifier, make_eval
 
 DIGITS = data.load("digits")
-MODEL = Classifier(models.create("cnn", 10, {"widths": (2,)}), (0.3,), (0.4,))
+MODEL = classifier(models.create("cnn", 10, {"widths": (2,)}), (0.3,), (0.4,))
 VARIABLES = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(MODEL.init, jax.random.key(0), DIGITS.test.images[:1])
 )
@@ -90,13 +90,12 @@ def test_parameters_of_another_model_are_refused(tmp_path: Path, variables: Any)
 
 
 def test_an_answer_that_is_no_number_is_no_answer(tmp_path: Path) -> None:
-    class Broken:
-        def logits(self, variables: Any, images: jax.Array) -> jax.Array:
-            return images[:, :3, 0, 0] / jnp.asarray([1, 0, 1], jnp.float32)
+    def broken(variables: Any, images: jax.Array) -> jax.Array:
+        return images[:, :3, 0, 0] / jnp.asarray([1, 0, 1], jnp.float32)
 
     images = np.zeros((2, 3, 1, 1), np.uint8)
     images[1] = [[[2]], [[3]], [[1]]]  # 0/0 is NaN; 3/0 is infinity, which is the largest
-    assert make_eval(Broken())({}, {"image": images}).tolist() == [-1, 1]
+    assert make_eval(broken)({}, images).tolist() == [-1, 1]
     variables = jax.tree.map(np.copy, VARIABLES)
     variables["params"]["Conv_0"]["kernel"][:] = 3e38  # infinity, which the next layer's zeros make NaN
     with pytest.raises(UserError, match=r"the outputs for [0-9]+ images are NaN: it cannot be scored"):

@@ -20,14 +20,16 @@ def test_every_point_is_scored_once_and_drawn(cli: Cli, tmp_path: Path) -> None:
     first = cli(*command, "--sparsities", "0.5", "--methods", "magnitude global", module="train.oneshot")
     assert first.returncode == 0, first.stderr
     more = ["--sparsities", "0.5", "0.9", "--methods", "magnitude global", "SparseGPT"]
+    one = json.loads((workdir / "summary.json").read_text())["rows"]
     done = cli(*command, *more, module="train.oneshot")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["rows"][:1] == one  # its seconds too: it was not pruned again
     points = [(row["method"], row["asked"]) for row in summary["rows"]]
     assert points == [("magnitude global", 0.5), ("magnitude global", 0.9), ("SparseGPT", 0.5), ("SparseGPT", 0.9)]
     assert all(row["sparsity"] == pytest.approx(row["asked"], abs=2e-3) for row in summary["rows"])
     assert all(0 <= row[field] <= 1 for row in summary["rows"] for field in ("accuracy", "recalibrated"))
-    assert done.stdout.count("magnitude global") == 1
+    assert done.stdout.count("magnitude global") == 2  # the row that was known is printed too
     assert (workdir / "accuracy.png").stat().st_size > 10_000
     other = cli(*command[:-1], "--recalibration=3", *more, module="train.oneshot")
     assert (other.returncode, "recalibration: '2' there, '3' now" in other.stderr) == (1, True)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jaxcomp.core.paths import path_string
-from train import evaluate, models
+from train import models
 from train.common import data, published
 from train.common.errors import UserError
 from train.common.published import Published
+from train.common.scoring import score
 from train.models.pretrained import load
 
 TFDS = os.environ.get("TFDS_DATA_DIR", "")
@@ -132,4 +133,4 @@ def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path: Path) -> No
 @pytest.mark.parametrize(("file", "correct"), [("resnet20_akamaster", 9173), ("resnet8_mlperf_tiny", 8721)])
 def test_published_weights_reproduce_their_accuracy(file: str, correct: int) -> None:
     found = Published.read(WEIGHTS / f"{file}.npz", data.load("cifar10", TFDS))
-    assert evaluate.score(found.model, found.variables, found.dataset.test)["correct"] == correct
+    assert score(found.model, found.variables, found.dataset.test)["correct"] == correct

@@ -10,10 +10,11 @@ import pytest
 
 import jaxcomp as jc
 from tests.train.conftest import Cli, checkpoint_arrays, last_checkpoint
-from train import evaluate, models
+from train import models
 from train.common import data
 from train.common.loop import read_metrics
-from train.common.step import Classifier
+from train.common.scoring import score
+from train.common.step import classifier
 
 
 def test_the_folder_holds_what_is_promised(reference: Path) -> None:
@@ -44,10 +45,10 @@ def test_the_artefact_is_what_was_trained_and_computes_what_the_summary_says(ref
     summary = json.loads((reference / "summary.json").read_text())
     variables, metadata = jc.pack.load(reference / "model.jcz")
     module = models.create(metadata["model"], metadata["classes"], metadata["options"])
-    model = Classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
-    score = evaluate.score(model, variables, data.load("digits").test)
-    assert score["accuracy"] == summary["compressed_accuracy"]
-    assert score["predictions"] == summary["predictions"]
+    model = classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
+    found = score(model, variables, data.load("digits").test)
+    assert found["accuracy"] == summary["compressed_accuracy"]
+    assert found["predictions"] == summary["predictions"]
     assert score["correct"] / score["examples"] == score["accuracy"]
     # Biases are stored as they are: each is an array of the student's last checkpoint, bit for bit.
     trained = {array.tobytes() for array in checkpoint_arrays(last_checkpoint(reference))}

@@ -13,7 +13,7 @@ import jaxcomp as jc
 from jaxcomp.rewrite import Scheme
 from train import models
 from train.bench import timing
-from train.common.step import Batch, Classifier, Variables
+from train.common.step import Batch, Functions, Variables, classifier
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "weights": {"scheme": Scheme(8, inputs=None), "weight_grids": "fit"},
@@ -36,11 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Times a step of every variant at w8a8, prints a table and writes ``qat.json``."""
     model, variables, batch = subject(args.depth, args.batch)
-    timed = {"plain": stepper(lambda tree, batch: (model.train_logits(tree["params"], batch), {}), variables, batch)}
+    timed = {"plain": stepper(lambda tree, batch: (model.learn(tree["params"], batch), {}), variables, batch)}
     for name in args.variants:
         options = dict(VARIANTS[name])
         observe = options.pop("observe", False)
-        function, tree = jc.rewrite.qat(model.train_logits, variables, [batch], options.pop("scheme"), **options)
+        function, tree = jc.rewrite.qat(model.learn, variables, [batch], options.pop("scheme"), **options)
         timed[name] = stepper(function.observed if observe else _unobserved(function), tree, batch)
     rows = timing.summarise(timing.interleave(timed, args.rounds), "plain")
     timing.show(f"ResNet-{args.depth} at w8a8, batch {args.batch}: milliseconds a step", rows, "plain")
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def subject(depth: int, batch_size: int) -> tuple[Classifier, Variables, Batch]:
+def subject(depth: int, batch_size: int) -> tuple[Functions, Variables, Batch]:
     """A ResNet with random weights, and a batch of random images."""
-    model = Classifier(models.create("resnet", 10, {"depth": depth}), (0.5,) * 3, (0.25,) * 3)
+    model = classifier(models.create("resnet", 10, {"depth": depth}), (0.5,) * 3, (0.25,) * 3)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)),

@@ -13,7 +13,7 @@ import jaxcomp as jc
 from train import models
 from train.bench import timing
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Classifier, Loss, distillation_loss, hard_loss, init_state, make_step
+from train.common.step import Loss, classifier, distillation_loss, hard_loss, init_state, make_step
 from train.compress import make_optimizer
 from train.configs import default
 
@@ -76,7 +76,7 @@ def recipes(steps: int) -> dict[str, jc.Compressor]:
 def variants(name: str, batch_size: int, rounds: int) -> dict[str, Callable[[], Any]]:
     """name -> a function that makes one training step, from the state that it left behind."""
     shape, options = MODELS[name]
-    model = Classifier(models.create(name, 10, options), (0.5,) * shape[-1], (0.25,) * shape[-1])
+    model = classifier(models.create(name, 10, options), (0.5,) * shape[-1], (0.25,) * shape[-1])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
     teacher = model.init(jax.random.key(0), jnp.asarray(images[:1]))
@@ -94,7 +94,7 @@ def variants(name: str, batch_size: int, rounds: int) -> dict[str, Callable[[], 
         state = init_state(model.init(jax.random.key(1), jnp.asarray(images[:1])), recipe, optimizer)
         return _stepper(parallel, step, state, teacher, batch)
 
-    forward = jax.jit(lambda variables, images: model.logits(variables, images))
+    forward = jax.jit(lambda variables, images: model.infer(variables, images))
     timed = {kind: trainer(*parts) for kind, parts in losses.items()}
     return timed | {"teacher forward": lambda: forward(teacher, batch["image"])}
 

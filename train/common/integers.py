@@ -1,28 +1,14 @@
 """Integer networks: what an artefact says of one, and the function that computes with its codes."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 import jaxcomp as jc
-from train.common.step import Classifier, Variables
+from train.common.step import Functions
 
 FIELDS = ("bits", "symmetric", "input_bits", "inputs")
 """What of a scheme the scripts choose."""
-
-
-class IntegerClassifier(NamedTuple):
-    """What :class:`train.common.step.Classifier` is for a module, for integers of a trained network; it cannot learn.
-
-    Attributes:
-      infer: ``(variables, images) -> logits``.
-    """
-
-    infer: jc.rewrite.Rewritten
-
-    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
-        return self.infer(variables, images)
 
 
 def described(scheme: Any, folded: bool) -> dict[str, Any]:
@@ -43,7 +29,7 @@ def described(scheme: Any, folded: bool) -> dict[str, Any]:
     }
 
 
-def restored(model: Classifier, about: dict[str, Any], images: Any) -> IntegerClassifier:
+def restored(model: Functions, about: dict[str, Any], images: Any) -> Functions:
     """The function of an artefact's codes, from shapes alone.
 
     Args:
@@ -51,9 +37,9 @@ def restored(model: Classifier, about: dict[str, Any], images: Any) -> IntegerCl
       about: of :func:`described`.
       images: some, of which only the shape is read.
     """
-    function: Any = model.logits
+    function: Any = model.infer
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     if about["folded"]:
         function, shapes = jc.rewrite.fold_batch_norm(function, shapes, images)
     rules = [(pattern, jc.rewrite.Scheme(**own)) for pattern, own in about["rules"]]
-    return IntegerClassifier(jc.rewrite.quantize(function, shapes, images, scheme=rules)[0])
+    return Functions(jc.rewrite.quantize(function, shapes, images, scheme=rules)[0])

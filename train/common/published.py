@@ -1,4 +1,4 @@
-"""What scripts on published networks share: options, the network and its images, the table of a run folder."""
+"""What scripts on published networks share: options, the network and its images, a short training, the run folder."""
 
 import argparse
 import dataclasses
@@ -9,34 +9,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from train import evaluate
-from train.common import command_line, data, sealed
-from train.common.errors import GO_ON, UserError
-from train.common.step import Classifier, Model, Variables
+from train.common import command_line, data, options
+from train.common.errors import UserError
+from train.common.loop import Phase, fit
+from train.common.parallel import data_parallel
+from train.common.scoring import score
+from train.common.step import Functions, Variables, classifier, distillation_loss, init_state, make_step
 from train.common.workdir import open_existing
 from train.models import pretrained
 
-REMADE = f"{GO_ON}, and it is made again."
 SHIFT, FLIP = 4, True  # black borders, mirror images: other images would move the batch statistics
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which network, and on which images."""
-    add = parser.add_argument
-    add("--weights", required=True, type=Path, help="a published CIFAR ResNet, .npz of PyTorch's or Keras's names")
-    add("--dataset", default="cifar10", help="its data set")
-    add("--data_dir", help="folder of prepared TFDS data (default: TFDS_DATA_DIR, or TFDS's own)")
-    add("--batch_size", type=int, default=128, help="images in a batch")
-    add("--seed", type=int, default=0, help="of the order and augmentation of images")
+def add_options(parser: argparse.ArgumentParser, *, workdir: str, held_out: bool = False) -> None:
+    """The options that say which network, on which images, and where; ``--held_out`` where settings are compared."""
+    options.add(parser, weights=options.REQUIRED, dataset="cifar10", data_dir=None, batch_size=128, seed=0)
+    options.add(parser, workdir=Path(workdir), **({"held_out": 0} if held_out else {}))
+    parser.epilog = pretrained.HOW_TO_EXPORT
 
 
-def add_held_out(parser: argparse.ArgumentParser) -> None:
-    """The option by which settings are compared without a look at the test set."""
-    what = "score on so many training images kept from all else, not on the test set"
-    parser.add_argument("--held_out", type=int, default=0, help=what)
+def add_training(parser: argparse.ArgumentParser, *, learning_rate: float, weight_decay: float, every: int) -> None:
+    """The options of :func:`distilled`: how long, how fast, and from what it learns."""
+    options.add(parser, steps=200, learning_rate=learning_rate, weight_decay=weight_decay)
+    options.add(parser, temperature=4.0, alpha=0.9, record_every=every, record_test=1000)
 
 
 class Published(NamedTuple):
@@ -48,13 +47,16 @@ class Published(NamedTuple):
       dataset: what it was trained on; of ``--held_out``, the images that are scored stand in for the test set.
       name: of its model, a key of ``train.models.MODELS``.
       options: what its module was made with.
+      mean, std: ``[channels]``, by which its images are normalised.
     """
 
-    model: Classifier
+    model: Functions
     variables: Variables
     dataset: data.Dataset
     name: str
     options: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @classmethod
     def read(cls, path: Path, dataset: data.Dataset) -> "Published":
@@ -66,14 +68,14 @@ class Published(NamedTuple):
         found = pretrained.load(path)
         if found.classes != dataset.classes:
             raise UserError(f"{path} tells {found.classes} classes apart, and {dataset.name} has {dataset.classes}")
-        model = Classifier(found.module, found.mean, found.std)
-        return cls(model, found.variables, dataset, found.name, found.options)
+        model = classifier(found.module, found.mean, found.std)
+        return cls(model, found.variables, dataset, found.name, found.options, found.mean, found.std)
 
     @property
     def about(self) -> dict[str, Any]:
         """What an artefact says of it."""
         own = {"model": self.name, "options": self.options, "classes": self.dataset.classes}
-        return {**own, "mean": self.model.mean, "std": self.model.std, "dataset": self.dataset.name}
+        return {**own, "mean": self.mean, "std": self.std, "dataset": self.dataset.name}
 
     def take(self, args: argparse.Namespace, count: int, later: int = 0) -> list[Any]:
         """So many training batches, in the order of ``--seed``, or of one so much later."""
@@ -81,7 +83,7 @@ class Published(NamedTuple):
 
     def accuracy(self, variables: Variables) -> float:
         """Of the network with these variables, on the test images."""
-        return evaluate.score(self.model, variables, self.dataset.test)["accuracy"]
+        return score(self.model, variables, self.dataset.test)["accuracy"]
 
 
 def load(args: argparse.Namespace) -> Published:
@@ -126,20 +128,13 @@ def claim(args: argparse.Namespace, *free: str) -> None:
     command_line.claim(args.workdir, ConfigDict(fixed(args, *free)))
 
 
-def resumed(args: argparse.Namespace, *free: str) -> tuple[Path, dict[str, Any]]:
-    """The table that the run folder holds, ``{"rows": []}`` at first, and its path: :func:`claim`."""
-    claim(args, *free)
-    path = args.workdir / "summary.json"
-    return path, sealed.read(path, REMADE) if path.exists() else {"rows": []}
-
-
 def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:
     """Training batches without end, augmented as the published networks' were."""
     for step in itertools.count():
         yield data.pad(data.train_batch(split, step, size, seed, shift=SHIFT, flip=FLIP), 1)
 
 
-def recalibrated(model: Model, variables: Variables, some: Iterable[Any]) -> Variables:
+def recalibrated(model: Functions, variables: Variables, some: Iterable[Any]) -> Variables:
     """The variables with batch statistics averaged over batches."""
     params = {"params": variables["params"]}
     stats = {name: tree for name, tree in variables.items() if name != "params"}
@@ -148,6 +143,67 @@ def recalibrated(model: Model, variables: Variables, some: Iterable[Any]) -> Var
 
 
 @functools.lru_cache
-def _update(model: Model) -> Callable[[Any, Any], Any]:
+def _update(model: Functions) -> Callable[[Any, Any], Any]:
     """One function for all parameters of a model, so that it is compiled once."""
-    return lambda stats, given: model.train_logits({**given[0], **stats}, given[1])[1]
+    return lambda stats, given: model.learn({**given[0], **stats}, given[1])[1]
+
+
+def distilled(
+    whole: Published,
+    model: Functions,
+    variables: Variables,
+    args: argparse.Namespace,
+    *,
+    name: str,
+    later: int,
+    kernels: Callable[[Any], Any] | None = None,
+    rate: Callable[[Any], Any] | float | None = None,
+    recipe: jc.Compressor | None = None,
+    masks: Any = None,
+) -> Variables:
+    """The variables after ``--steps`` of distillation from the whole network and from the labels.
+
+    Args:
+      whole: the teacher, and what is learnt.
+      model: what is trained.
+      variables: where it begins.
+      args: with the options of :func:`add_training`, ``batch_size``, ``seed`` and ``workdir``.
+      name: of the phase, under which checkpoints are held; a run that was stopped goes on.
+      later: how much later the seed of the images' order and augmentation is than ``--seed``.
+      kernels: parameters -> which of them decay; None: those of more than one axis.
+      rate: the learning rate; None: a cosine after a warm-up, to 0.
+      recipe: whose view is trained; None: the variables themselves.
+      masks: the recipe's state to begin with; None: its own.
+
+    Returns:
+      Parameters, as the recipe shows them, and statistics; on the device.
+    """
+    if rate is None:
+        rate = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, max(1, args.steps // 20), args.steps)
+    recipe = recipe or jc.identity()
+    decay = optax.add_decayed_weights(args.weight_decay, mask=kernels or matrices)
+    optimizer = optax.chain(decay, optax.sgd(rate, momentum=0.9, nesterov=True))
+    every = max(1, min(args.record_every, args.steps))
+    loss = distillation_loss(whole.model, args.temperature, args.alpha)
+    step = make_step(model, recipe, optimizer, loss, record_every=every)
+    start = init_state(variables, recipe, optimizer)
+    if masks is not None:
+        start = start._replace(compressor=masks)
+    phase = Phase(name, args.steps, every, args.batch_size, args.seed + later, SHIFT, FLIP)
+    test = whole.dataset.test
+    some = data.Split(test.images[: args.record_test], test.labels[: args.record_test])
+
+    def shown(state: Any) -> Variables:
+        return {"params": recipe.apply(state.params, state.compressor), **state.stats}
+
+    def scored(state: Any) -> dict[str, float]:
+        return {"test_accuracy": score(model, shown(state), some)["accuracy"]} if len(some) else {}
+
+    parallel = data_parallel("jit")
+    state, _ = fit(phase, step, start, whole.variables, whole.dataset, parallel, args.workdir, scored)
+    return shown(state)
+
+
+def matrices(params: Any) -> Any:
+    """Which parameters are kernels: those of more than one axis."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -15,7 +15,7 @@ import optax
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from train.common.errors import UserError
-from train.common.step import Batch, Classifier, Loss, TrainState, hard_loss, init_state, make_step
+from train.common.step import Batch, Functions, Loss, TrainState, hard_loss, init_state, make_step
 
 KERNELS = ".*/kernel"
 RANKED_EVERY = 32  # steps
@@ -240,7 +240,7 @@ def start(params: Any, knobs: Knobs, method: Method) -> TrainState:
 
 @functools.partial(jax.jit, static_argnames=("model", "method", "loss"))
 def epoch(
-    state: TrainState, knobs: Knobs, data: Data, order: jax.Array, *, model: Classifier, method: Method, loss: Loss
+    state: TrainState, knobs: Knobs, data: Data, order: jax.Array, *, model: Functions, method: Method, loss: Loss
 ) -> TrainState:
     """An epoch: ``order`` ``[steps, batch]`` says which images each step learns from."""
     recipe = method.recipe(knobs)
@@ -268,7 +268,7 @@ def train(
     knobs: Knobs,
     data: Data,
     *,
-    model: Classifier,
+    model: Functions,
     method: Method,
     batch_size: int,
     seed: int,

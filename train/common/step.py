@@ -37,87 +37,57 @@ class TrainState(NamedTuple):
     trouble: jax.Array
 
 
-class Classifier(NamedTuple):
-    """A model and how images reach it.
+def _impossible(*_: Any) -> Any:
+    raise TypeError("this network was made from a trained one: it is not initialised, or does not learn")
+
+
+class Functions(NamedTuple):
+    """A classifier as the scripts use it, whatever it was made by: a module, a rewrite, a file.
 
     Attributes:
-      module: the Flax module.
-      mean, std: ``[channels]``, of pixels in [0, 1].
-    """
-
-    module: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``, for inference."""
-        return self.module.apply(variables, self._normalise(images))
-
-    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
-        """Logits of a training batch, and the variables that its statistics change."""
-        stats = [name for name in variables if name != "params"]
-        return self.module.apply(
-            variables, self._normalise(batch["image"]), train=True, valid=batch["valid"], mutable=stats
-        )
-
-    def init(self, key: jax.Array, images: jax.Array) -> Variables:
-        """Fresh variables for images of this shape."""
-        return dict(self.module.init(key, self._normalise(images)))
-
-    def _normalise(self, images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
-
-
-class ShrunkClassifier(NamedTuple):
-    """What :class:`Classifier` is for a module, for the functions that are left when channels are cut out of one.
-
-    Attributes:
-      infer: ``(variables, images) -> logits``.
-      learn: ``(variables, batch) -> (logits, new statistics)``.
-    """
-
-    infer: jc.rewrite.Shrunk
-    learn: jc.rewrite.Shrunk
-
-    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
-        return self.infer(variables, images)
-
-    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
-        """Logits of a training batch, and the variables that its statistics change."""
-        return self.learn(variables, batch)
-
-    @classmethod
-    def cut(
-        cls, model: Classifier, variables: Variables, batch: Batch, keep: Mapping[str, Any]
-    ) -> "tuple[ShrunkClassifier, Variables]":
-        """Cuts a model's channels in inference and in training alike; gives the smaller variables too."""
-        infer, small = jc.rewrite.shrink(model.logits, variables, batch["image"][:1], keep=keep)
-        learn, _ = jc.rewrite.shrink(model.train_logits, variables, batch, keep=keep)
-        return cls(infer, learn), small
-
-
-class QuantizedClassifier(NamedTuple):
-    """What :class:`Classifier` is for a module, for the functions of :func:`jaxcomp.rewrite.qat` and their integers.
-
-    Attributes:
-      infer: ``(variables, images) -> logits``.
-      learn: ``(variables, batch) -> (logits, new statistics)``.
+      infer: ``(variables, images) -> logits``; ``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``.
+      learn: ``(variables, batch) -> (logits, new statistics)``, as in training; TypeError where nothing can be learnt.
+      init: ``(key, images) -> variables``, fresh ones for images of this shape; TypeError where there are none.
     """
 
     infer: Callable[[Variables, jax.Array], jax.Array]
-    learn: Callable[[Variables, Batch], tuple[jax.Array, Variables]]
-
-    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``."""
-        return self.infer(variables, images)
-
-    def train_logits(self, variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
-        """Logits of a training batch, and the variables that its statistics change."""
-        return self.learn(variables, batch)
+    learn: Callable[[Variables, Batch], tuple[jax.Array, Variables]] = _impossible
+    init: Callable[[jax.Array, jax.Array], Variables] = _impossible
 
 
-Model = Classifier | ShrunkClassifier | QuantizedClassifier
+def classifier(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
+    """The functions of a Flax module, which normalise images first.
+
+    Args:
+      module: takes ``images, train, valid`` (``train.models``).
+      mean: ``[channels]``, of pixels in [0, 1].
+      std: likewise.
+    """
+
+    def normalized(images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+
+    def infer(variables: Variables, images: jax.Array) -> jax.Array:
+        return module.apply(variables, normalized(images))
+
+    def learn(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+        stats = [name for name in variables if name != "params"]
+        images, valid = normalized(batch["image"]), batch["valid"]
+        return module.apply(variables, images, train=True, valid=valid, mutable=stats)
+
+    def init(key: jax.Array, images: jax.Array) -> Variables:
+        return dict(module.init(key, normalized(images)))
+
+    return Functions(infer, learn, init)
+
+
+def shrunk(
+    model: Functions, variables: Variables, batch: Batch, keep: Mapping[str, Any]
+) -> tuple[Functions, Variables]:
+    """Cuts a model's channels in inference and in training alike; gives the smaller variables too."""
+    infer, small = jc.rewrite.shrink(model.infer, variables, batch["image"][:1], keep=keep)
+    learn, _ = jc.rewrite.shrink(model.learn, variables, batch, keep=keep)
+    return Functions(infer, learn), small
 
 
 def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation) -> TrainState:
@@ -132,7 +102,7 @@ def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.Gra
 
 
 def make_step(
-    model: Model,
+    model: Functions,
     recipe: jc.Compressor,
     optimizer: optax.GradientTransformation,
     loss: Loss,
@@ -162,7 +132,7 @@ def make_step(
         examples = over_devices(jnp.sum(batch["valid"]))
 
         def objective(view: Any) -> tuple[jax.Array, Any]:
-            logits, stats = model.train_logits({"params": view, **state.stats}, batch)
+            logits, stats = model.learn({"params": view, **state.stats}, batch)
             total = jnp.sum(loss(logits, batch, frozen) * batch["valid"]) / examples
             correct = jnp.sum((jnp.argmax(logits, -1) == batch["label"]) * batch["valid"])
             return total, (stats, correct)
@@ -195,24 +165,26 @@ def hard_loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
     return jc.distill.cross_entropy(logits, batch["label"])
 
 
-def distillation_loss(teacher: Classifier, temperature: float, alpha: float) -> Loss:
+def distillation_loss(teacher: Functions, temperature: float, alpha: float) -> Loss:
     """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn."""
 
     def loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
-        targets = teacher.logits(frozen, batch["image"])
+        targets = teacher.infer(frozen, batch["image"])
         return jc.distill.soft_and_hard(logits, targets, batch["label"], temperature=temperature, alpha=alpha)
 
     return loss
 
 
-def make_eval(model: Any) -> Callable[[Variables, Batch], jax.Array]:
-    """Builds ``evaluate(variables, batch) -> predicted classes [batch]`` int32, by a model's ``logits``.
+def make_eval(
+    infer: Callable[[Variables, jax.Array], jax.Array],
+) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Builds ``evaluate(variables, images) -> predicted classes [batch]`` int32, from what gives logits.
 
     Where a logit is NaN the class is -1: the largest number is not known.
     """
 
-    def evaluate(variables: Variables, batch: Batch) -> jax.Array:
-        logits = model.logits(variables, batch["image"])
+    def evaluate(variables: Variables, images: jax.Array) -> jax.Array:
+        logits = infer(variables, images)
         best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return jnp.where(jnp.isnan(logits).any(axis=-1), jnp.int32(-1), best)
 

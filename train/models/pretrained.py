@@ -12,6 +12,21 @@ from train.models import MODELS
 
 Arrays = dict[str, np.ndarray]
 
+HOW_TO_EXPORT = """Weights are an .npz of a checkpoint's arrays under their own names. They are not read from PyTorch's
+own files, which are programs as much as data. Of the CIFAR ResNets with option-A shortcuts (depth 6n+2; of
+github.com/akamaster/pytorch_resnet_cifar10, or trained by the same code) one is made, where PyTorch is, by
+
+    import numpy, torch
+    state = torch.load("resnet20.th", map_location="cpu", weights_only=True)["state_dict"]
+    numpy.savez("resnet20.npz", **{name: array.numpy() for name, array in state.items()})
+
+and of the ResNet-8 of MLPerf Tiny (github.com/mlcommons/tiny), where Keras is, by
+
+    import keras, numpy
+    model = keras.models.load_model("pretrainedResnet.h5")
+    numpy.savez("resnet8.npz", **{v.path.replace("/", "."): v.numpy() for v in model.weights})
+"""
+
 
 class Pretrained(NamedTuple):
     """A trained network.
@@ -54,9 +69,10 @@ def load(path: str | Path) -> Pretrained:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: weights need to be an .npz of plain arrays ({error})") from error
+            # PyTorch's DataParallel puts "module." before each name.
+            arrays = {name.removeprefix("module."): file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError) as error:  # np.load gives a lone array of an .npy, without files
+        raise UserError(f"{path}: weights need to be an .npz of plain arrays ({error}).\n{HOW_TO_EXPORT}") from error
     kind, read = ("the ResNet-8 of MLPerf Tiny", _tiny) if "conv2d.kernel" in arrays else (OPTION_A, _option_a)
     try:
         found = read(arrays)

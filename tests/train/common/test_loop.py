@@ -20,10 +20,10 @@ from train.common.errors import UserError
 from train.common.loop import Metrics, Phase, fit, read_metrics
 from train.common.parallel import data_parallel
 from train.common.sealed import line
-from train.common.step import Classifier, TrainState, hard_loss, init_state, make_step
+from train.common.step import TrainState, classifier, hard_loss, init_state, make_step
 
 DATASET = data.load("digits")
-MODEL = Classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
+MODEL = classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
 PHASE = Phase("teacher", steps=10, record_every=4, batch_size=16, seed=0, shift=0, flip=False)
 
 

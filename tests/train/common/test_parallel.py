@@ -15,7 +15,7 @@ import pytest
 from train import models
 from train.common import data
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Classifier, TrainState, distillation_loss, init_state, make_step
+from train.common.step import Functions, TrainState, classifier, distillation_loss, init_state, make_step
 from train.compress import make_recipe
 from train.configs import default
 
@@ -25,8 +25,8 @@ DATASET = data.load("digits")
 STEPS = 4
 
 
-def classifier(name: str, axis: str | None = None) -> Classifier:
-    return Classifier(models.create(name, 10, MODELS[name], axis_name=axis), (0.3,), (0.4,))
+def named(name: str, axis: str | None = None) -> Functions:
+    return classifier(models.create(name, 10, MODELS[name], axis_name=axis), (0.3,), (0.4,))
 
 
 def batch_of(size: int, step: int) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def batch_of(size: int, step: int) -> dict[str, np.ndarray]:
 @functools.cache
 def variables(name: str) -> Any:
     """Fresh variables, on the host."""
-    return jax.device_get(jax.jit(classifier(name).init)(jax.random.key(0), DATASET.train.images[:1]))
+    return jax.device_get(jax.jit(named(name).init)(jax.random.key(0), DATASET.train.images[:1]))
 
 
 def train(name: str, parallel: DataParallel, size: int, padding: int | None = None) -> TrainState:
@@ -44,8 +44,8 @@ def train(name: str, parallel: DataParallel, size: int, padding: int | None = No
     config = default.get_config()
     config.student.sparsity, config.student.prune_every, config.student.prune_until = 0.6, 1, 1.0
     recipe, optimizer = make_recipe(config, STEPS), optax.sgd(0.05, momentum=0.9)
-    loss = distillation_loss(classifier("cnn"), 4.0, 0.5)
-    step = make_step(classifier(name, parallel.axis), recipe, optimizer, loss, record_every=3, axis=parallel.axis)
+    loss = distillation_loss(named("cnn"), 4.0, 0.5)
+    step = make_step(named(name, parallel.axis), recipe, optimizer, loss, record_every=3, axis=parallel.axis)
     fresh = variables(name)
     start = jax.device_get(jax.jit(lambda tree: init_state(tree, recipe, optimizer))(fresh))
     frozen = parallel.put(variables("cnn"))

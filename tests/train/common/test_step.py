@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import jaxcomp as jc
-from train.common.step import Classifier, hard_loss, init_state, make_step
+from train.common.step import classifier, hard_loss, init_state, make_step
 
 
 class Net(nn.Module):
@@ -22,7 +22,7 @@ class Net(nn.Module):
         return nn.Dense(3)(nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
 
 
-MODEL = Classifier(Net(), (0.5,), (0.25,))
+MODEL = classifier(Net(), (0.5,), (0.25,))
 RNG = np.random.default_rng(0)
 BATCH = {
     "image": RNG.integers(0, 256, (12, 3, 3, 1)).astype(np.uint8),
@@ -42,7 +42,7 @@ def trained(recipe: jc.Compressor, steps: int = 4) -> Any:
 
 
 def loss(params: Any) -> jax.Array:
-    return jnp.mean(jc.distill.cross_entropy(MODEL.logits({"params": params}, BATCH["image"]), BATCH["label"]))
+    return jnp.mean(jc.distill.cross_entropy(MODEL.infer({"params": params}, BATCH["image"]), BATCH["label"]))
 
 
 def kernels(recipe: jc.Compressor) -> jc.Compressor:
