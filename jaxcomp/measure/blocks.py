@@ -198,8 +198,8 @@ def _summary_row(row: Row) -> dict[str, Any]:
         "parameters": row.parameters,
         "sparsity (of asked)": Bar(row.sparsity, row.asked),
         "bits": row.bits,
-        "bytes": row.dense_bytes,
-        "ideal bytes": row.ideal_bytes,
+        "bytes as they are": row.dense_bytes,
+        "as codes and positions": row.coded_bytes,
         "note": row.note,
     }
 

@@ -13,7 +13,7 @@ from jaxcomp.core.finite import not_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Note, Params
-from jaxcomp.measure.text import count, percent, rich_table
+from jaxcomp.measure.text import count, fitting, percent
 
 
 class Row(NamedTuple):
@@ -30,8 +30,8 @@ class Row(NamedTuple):
       sparsity: the fraction of zeros reached, in [0, 1].
       bits: bits of a stored value; None in the totals.
       dense_bytes: bytes of all values at the dtype's own width.
-      ideal_bytes: bytes at ``bits`` a value, as dense codes or as a bit mask and the codes of the non-zeros,
-        whichever is smaller. Without scales, codebooks, headers and entropy coding.
+      coded_bytes: bytes as codes and positions: ``bits`` a value, of all values or of the non-zeros beside a bit mask,
+        whichever is smaller. Without scales, codebooks, headers and entropy coding: a file is of yet another size.
       note: why the parameter was left out, or what is odd about it; empty if nothing.
     """
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     sparsity: float
     bits: int | None
     dense_bytes: int
-    ideal_bytes: int
+    coded_bytes: int
     note: str
 
 
@@ -63,7 +63,7 @@ class Summary:
         """The sums of the rows, and the sparsity of all of them, as a row of the path ``total``."""
         parameters, nonzeros = self._sum("parameters"), self._sum("nonzeros")
         sparsity = _zeros(parameters, nonzeros)
-        sizes = self._sum("dense_bytes"), self._sum("ideal_bytes")
+        sizes = self._sum("dense_bytes"), self._sum("coded_bytes")
         return Row("total", (), "", parameters, nonzeros, None, sparsity, None, *sizes, "")
 
     @property
@@ -88,9 +88,9 @@ class Summary:
 
     @property
     def ratio(self) -> float:
-        """Dense bytes over ideal bytes; 1 for a tree without values."""
+        """Dense bytes over those of codes and positions; 1 for a tree without values."""
         total = self.total
-        return total.dense_bytes / total.ideal_bytes if total.ideal_bytes else 1.0
+        return total.dense_bytes / total.coded_bytes if total.coded_bytes else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as numbers, strings and lists, for ``json.dumps``."""
@@ -104,55 +104,73 @@ class Summary:
         }
 
     def __str__(self) -> str:
-        cells = [_cells(row) for row in self.rows]
-        return table(COLUMNS, cells, _cells(self.total)) + "\n" + self._verdict()
+        columns, rows, total, below = self._table()
+        return "\n".join([table(columns, rows, total), *below])
 
-    def __rich__(self) -> Any:
-        cells = [_cells(row) for row in self.rows]
-        return rich_table(COLUMNS, cells, _cells(self.total), caption=self._verdict())
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        columns, rows, total, below = self._table()
+        yield fitting(console, options, columns, rows, total, folded=FOLDED, caption="\n".join(below))
+
+    def _table(self) -> tuple[list[str], list[list[str]], list[str], list[str]]:
+        """Headings, cells, those of the totals, and the lines below: each note once, and the verdict."""
+        notes = list(dict.fromkeys(row.note for row in self.rows if row.note))
+        numbers = {note: f"{i}" for i, note in enumerate(notes, 1)}
+        rows = [_cells(row, numbers) for row in self.rows]
+        columns = [self._form if name == "dense" else name for name in COLUMNS]
+        below = [f"note {number}: {note}" for note, number in numbers.items()]
+        return columns, rows, _cells(self.total, {}), [*below, self._verdict()]
+
+    @property
+    def _form(self) -> str:
+        """The dtype of all leaves, if they have one."""
+        dtypes = {row.dtype for row in self.rows}
+        return dtypes.pop() if len(dtypes) == 1 else "dense"
 
     def _sum(self, field: str) -> int:
         return sum(getattr(row, field) for row in self.rows)
 
     def _verdict(self) -> str:
         total = self.total
-        verdict = f"{count(total.dense_bytes)} bytes, ideally {count(total.ideal_bytes)} ({self.ratio:.2f} x)"
+        dense, coded = count(total.dense_bytes), count(total.coded_bytes)
+        form = self._form if self._form == "dense" else f"in {self._form}"
+        verdict = f"{dense} bytes {form}, {coded} as codes and positions ({self.ratio:.2f}x)"
         if self.reached is None:
             return verdict
         leaves = sum(row.asked is not None for row in self.rows)
         return (
-            f"{verdict}; where sparsity was asked ({leaves} of {len(self.rows)} leaves): "
+            f"{verdict}\nwhere sparsity was asked ({leaves} of {len(self.rows)} leaves): "
             f"{percent(self.asked)} asked, {percent(self.reached)} reached"
         )
 
 
-COLUMNS = (
-    "path", "shape", "dtype", "parameters", "non-zero", "asked", "reached", "bits", "bytes", "ideal", "note"
-)  # fmt: skip
+COLUMNS = ("path", "shape", "dtype", "parameters", "non-zero", "reached", "asked", "bits", "dense", "codes", "note")
+
+FOLDED = ((0, 1), (2, 7), (3, 4), (5, 6), (8, 9), (10,))
+"""The columns that stand over each other where the terminal is narrow."""
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of COLUMNS."""
-    return (
+def _cells(row: Row, notes: Mapping[str, str]) -> list[str]:
+    """A row as text, in the order of COLUMNS; of its note the number."""
+    return [
         row.path,
         "x".join(map(str, row.shape)),
         row.dtype,
         count(row.parameters),
         count(row.nonzeros),
-        percent(row.asked),
         percent(row.sparsity),
+        percent(row.asked),
         "" if row.bits is None else str(row.bits),
         count(row.dense_bytes),
-        count(row.ideal_bytes),
-        row.note,
-    )
+        count(row.coded_bytes),
+        notes.get(row.note, ""),
+    ]
 
 
 def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summary:
     """Counts what a view of the parameters holds, leaf by leaf, against what was asked.
 
     ``sparsity = 1 - nonzeros / parameters`` and, of n values with m non-zeros at b bits,
-    ``ideal_bytes = min(ceil(n b / 8), ceil(n / 8) + ceil(m b / 8))``.
+    ``coded_bytes = min(ceil(n b / 8), ceil(n / 8) + ceil(m b / 8))``.
 
     Args:
       params: any pytree of concrete arrays: for a compressor, its view ``recipe.apply(params, state)``.
@@ -169,13 +187,15 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
       >>> import jax.numpy as jnp
       >>> view = {"fc": {"kernel": jnp.array([[0.0, 2.0], [0.0, 0.0]]), "bias": jnp.ones(2)}}
       >>> print(summary(view, notes={"fc/kernel": Note(sparsity=0.75, bits=4)}))
-      path       shape  dtype    parameters  non-zero   asked  reached  bits  bytes  ideal  note
-      ---------  -----  -------  ----------  --------  ------  -------  ----  -----  -----  ----...
-      fc/bias    2      float32           2         2            0.00%    32      8      8  no rule selects it
-      fc/kernel  2x2    float32           4         1  75.00%   75.00%     4     16      2
-      ---------  -----  -------  ----------  --------  ------  -------  ----  -----  -----  ----...
-      total                               6         3           50.00%           24     10
-      24 bytes, ideally 10 (2.40 x); where sparsity was asked (1 of 2 leaves): 75.00% asked, 75.00% reached
+      path       shape  dtype    parameters  non-zero  reached   asked  bits  float32  codes  note
+      ---------  -----  -------  ----------  --------  -------  ------  ----  -------  -----  ----
+      fc/bias    2      float32           2         2    0.00%            32        8      8     1
+      fc/kernel  2x2    float32           4         1   75.00%  75.00%     4       16      2
+      ---------  -----  -------  ----------  --------  -------  ------  ----  -------  -----  ----
+      total                               6         3   50.00%                     24     10
+      note 1: no rule selects it
+      24 bytes in float32, 10 as codes and positions (2.40x)
+      where sparsity was asked (1 of 2 leaves): 75.00% asked, 75.00% reached
     """
     leaves = named_leaves(params)
     strangers = [path for path in notes or {} if path not in leaves]
@@ -200,11 +220,11 @@ def _row(path: str, leaf: Any, note: Note | None) -> Row:
     asked = None if note is None or note.sparsity is None else float(note.sparsity)
     bits = width if note is None or note.bits is None else int(note.bits)
     dense, coded = _bytes(parameters, width), _bytes(parameters, bits)
-    ideal = min(coded, _bytes(parameters, 1) + _bytes(nonzeros, bits))
+    coded = min(coded, _bytes(parameters, 1) + _bytes(nonzeros, bits))
     sparsity = _zeros(parameters, nonzeros)
     lost = f"{not_finite(leaf):,} are NaN or infinite" if not_finite(leaf) else ""
     remark = "; ".join(filter(None, (lost, _remark(note, parameters, nonzeros))))
-    return Row(path, shape, dtype, parameters, nonzeros, asked, sparsity, bits, dense, ideal, remark)
+    return Row(path, shape, dtype, parameters, nonzeros, asked, sparsity, bits, dense, coded, remark)
 
 
 def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:

@@ -36,31 +36,60 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return f"<{least:.{digits}f}%" if text == f"{0:.{digits}%}" and fraction > 0 else text
 
 
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str], *, caption: str) -> Any:
-    """The same table for a terminal, as a ``rich.table.Table``.
+def fitting(
+    console: Any,
+    options: Any,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    total: Sequence[str],
+    *,
+    folded: Sequence[Sequence[int]],
+    caption: str,
+) -> Any:
+    """The same table for a terminal, as a ``rich.table.Table``: each row in one line if that fits, else in several.
 
     Args:
-      columns: the headings; the first one's cells fold where the terminal is narrow.
+      console, options: as ``__rich_console__`` is given them.
+      columns: the headings.
       rows: the cells, as many a row as there are columns.
       total: the cells of the last row.
-      caption: a line below the table.
+      folded: where the terminal is narrow, the columns that stand over each other, by their numbers. Words that are
+        too long even so go on in the next line.
+      caption: lines below the table.
 
     Raises:
       MissingExtraError: without rich.
     """
     try:
-        from rich.box import SIMPLE
-        from rich.table import Table
-        from rich.text import Text
+        from rich.measure import Measurement
     except ImportError as error:
         raise MissingExtraError('a table for the terminal needs rich: pip install "jaxcomp[report]"') from error
-    table = Table(box=SIMPLE, pad_edge=False, show_footer=True, caption=caption, caption_justify="left")
-    for i, name in enumerate(columns):
-        cells = [row[i] for row in (*rows, total)]
-        right = is_number(*cells)
-        flush: Literal["right", "left"] = "right" if right else "left"
-        table.add_column(name, Text(total[i]), justify=flush, overflow="fold", no_wrap=right)
-    for row in rows:
+    wide = _rich_table(columns, rows, total, [[i] for i in range(len(columns))], caption)
+    needed = Measurement.get(console, options.update_width(10_000), wide).minimum
+    return wide if needed <= options.max_width else _rich_table(columns, rows, total, folded, caption)
+
+
+def _rich_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    total: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    caption: str,
+) -> Any:
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    def stack(cells: Sequence[str], group: Sequence[int]) -> Any:
         # Text, not str: a path may hold what rich takes for markup.
-        table.add_row(*map(Text, row))
+        first, *others = (" ".join(cells[i].split()) for i in group)
+        return Text.assemble(first, *((f"\n{other}", "dim") for other in others))
+
+    table = Table(box=SIMPLE, pad_edge=False, show_footer=True, caption=Text(caption), caption_justify="left")
+    for group in groups:
+        right = is_number(*(row[i] for row in (*rows, total) for i in group))
+        flush: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(stack(columns, group), stack(total, group), justify=flush, overflow="fold", no_wrap=right)
+    for row in rows:
+        table.add_row(*(stack(row, group) for group in groups))
     return table

@@ -99,20 +99,20 @@ def test_totals_are_sums_of_rows(make):
     params = make()
     notes = {path: Note(sparsity=0.5, bits=4) for path in list(named_leaves(params))[::2]}
     got = summary(params, notes=notes)
-    for field in ("parameters", "nonzeros", "dense_bytes", "ideal_bytes"):
+    for field in ("parameters", "nonzeros", "dense_bytes", "coded_bytes"):
         assert getattr(got.total, field) == sum(getattr(row, field) for row in got.rows)
     count = got.total.parameters
     assert got.sparsity == ((count - got.total.nonzeros) / count if count else 0)
-    assert got.ratio == (got.total.dense_bytes / got.total.ideal_bytes if got.total.ideal_bytes else 1)
+    assert got.ratio == (got.total.dense_bytes / got.total.coded_bytes if got.total.coded_bytes else 1)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8, 16, 32])
 @pytest.mark.parametrize("kept", [0, 1, 37, 500, 1000])
-def test_ideal_bytes_are_the_smaller_of_dense_and_masked_codes(bits, kept):
+def test_coded_bytes_are_the_smaller_of_dense_and_masked_codes(bits, kept):
     leaf = (np.arange(1000) < kept).astype(np.float32)
     (row,) = summary({"w": leaf}, notes={"w": Note(bits=bits)}).rows
     dense, masked = -(-1000 * bits // 8), 125 + -(-kept * bits // 8)
-    assert row.ideal_bytes == min(dense, masked)
+    assert row.coded_bytes == min(dense, masked)
     assert row.dense_bytes == 4000
 
 
@@ -151,10 +151,11 @@ def test_text_lists_every_row_once_in_aligned_columns():
     params = tree() | {"a name with\na line break": jnp.ones(2)}
     got = summary(params, notes={})
     lines = str(got).splitlines()
-    assert len(lines) == len(got.rows) + 5
+    assert len(lines) == len(got.rows) + 6
     notes = lines[0].index("note")
-    assert all(line[notes:] == "no rule selects it" for line in lines[2:-3])
-    assert lines[-2].startswith("total")
+    assert all(line[notes:].strip() == "1" for line in lines[2:-4])
+    assert lines[-3].startswith("total")
+    assert lines[-2] == "note 1: no rule selects it"
 
 
 def test_dict_survives_json():
@@ -164,12 +165,19 @@ def test_dict_survives_json():
     assert len(plain["rows"]) == len(got.rows)
 
 
-def test_rich_shows_the_same_table():
-    console = pytest.importorskip("rich.console").Console(width=160, record=True, file=io.StringIO())
-    console.print(summary({"[red]w[/red]": jnp.array([0.0, 1.0])}, notes={}))
+@pytest.mark.parametrize("width", [160, 80])
+def test_rich_shows_every_cell_whole_at_any_width(width):
+    console = pytest.importorskip("rich.console").Console(width=width, record=True, file=io.StringIO())
+    params = {"[red]w[/red]": jnp.array([0.0, 1.0]), "BatchNorm_0": {"scale": jnp.zeros((3, 3, 64, 128))}}
+    got = summary(params, notes={"BatchNorm_0/scale": Note(sparsity=0.951, bits=4, remark="as it was told")})
+    console.print(got)
     shown = console.export_text()
-    assert "[red]w[/red]" in shown
-    assert "50.00%" in shown
+    columns, rows, total, below = got._table()
+    for words in (*columns, *(cell for row in (*rows, total) for cell in row), *below[:-1]):
+        assert words in shown
+    assert max(map(len, shown.splitlines())) <= width
+    (heading,) = (line for line in shown.splitlines() if "path" in line)
+    assert ("shape" in heading) == (width == 160)  # where it is narrow, it stands below
 
 
 def test_errors_say_what_is_wrong():
