@@ -1,6 +1,6 @@
 """The main job: teach a classifier, compress it while a teacher watches, pack it, and prove what was packed.
 
-    python -m train.compress [--config FILE] [--dataset NAME] [--workdir DIR] [--config.FIELD=VALUE ...]
+    python -m train.compress --dataset mnist --config.student.sparsity=0.9
 
 A run that was stopped goes on when the same command is given again, and ends as if it had not been stopped.
 """

@@ -109,9 +109,3 @@ def test_pmap_gives_the_same_curves(cli: Cli, reference: Path, tmp_path: Path) -
     # Sums over two devices are rounded otherwise than over one.
     np.testing.assert_allclose([r["loss"] for r in mine], [r["loss"] for r in theirs], rtol=1e-4)
     assert [r.get("sparsity") for r in mine] == [r.get("sparsity") for r in theirs]
-
-
-def test_help_is_readable(cli: Cli) -> None:
-    done = cli("--helpshort")
-    for flag in ("--config:", "--dataset:", "--workdir:", "--parallel:", "--data_dir:", "--[no]multihost:"):
-        assert flag in done.stdout

@@ -3,14 +3,20 @@
 JAX is imported where it is used: a mistake, a folder in use and a finished run are answered for before it starts.
 """
 
+import ast
 import difflib
 import importlib
+import io
 import itertools
 import json
 import re
 import runpy
+import shutil
 import sys
+import textwrap
+import tokenize
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +25,19 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from train import results
-from train.common import lock, sealed
+from train.common import lock, options, sealed
 from train.common import workdir as folders
 from train.common.errors import UserError, exit_status, first_line
+from train.common.options import SHARED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "How the step runs on all devices.")
-DATASET = flags.DEFINE_string("dataset", None, "'digits' or a TensorFlow Datasets name; overrides the configuration.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data; else TFDS_DATA_DIR.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; a run found there goes on (default: runs/DATASET).")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts; they find each other on TPU pods and Slurm.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: HOST:PORT of process 0.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes there are.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this one is, from 0.")
+PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
+DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
+MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts; they find each other on TPU pods and Slurm")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "with --multihost elsewhere: HOST:PORT of process 0")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator: which of them this one is, from 0")
 
 
 def define_config_flag(argv: list[str]) -> Any:
@@ -47,13 +52,38 @@ def define_config_flag(argv: list[str]) -> Any:
     Raises:
       UserError: if the file cannot be used, or has no such field as an argument overrides.
     """
-    dataset, file = _given(argv, "dataset"), _given(argv, "config")
-    named = CONFIGS / f"{(dataset or 'digits').split(':')[0]}.py"
-    default = str(named if named.exists() else CONFIGS / "default.py")
-    _check_overrides(argv, load(file or default).to_dict())
-    holder = config_flags.DEFINE_config_file("config", default, "Python file of defaults.")
+    _check_overrides(argv, load(_file(argv)).to_dict())
+    holder = config_flags.DEFINE_config_file("config", _default_file(argv), "Python file of defaults.")
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["config"])  # for --helpshort
     return holder
+
+
+def _file(argv: list[str]) -> str:
+    return _given(argv, "config") or _default_file(argv)
+
+
+def _default_file(argv: list[str]) -> str:
+    dataset = _given(argv, "dataset") or "digits"
+    named = CONFIGS / (dataset.split(":")[0] + ".py")
+    return str(named if named.exists() else CONFIGS / "default.py")
+
+
+def descriptions() -> dict[str, str]:
+    """The comment beside each field of ``train/configs/default.py``, by the field's dotted name."""
+    text = (CONFIGS / "default.py").read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+    def fields(tree: ast.Dict, prefix: str) -> Iterator[tuple[str, str]]:
+        for key, value in zip(tree.keys, tree.values, strict=True):
+            own = ast.literal_eval(key or "")
+            if isinstance(value, ast.Dict) and own != "options":
+                yield from fields(value, f"{prefix}{own}.")
+            else:
+                yield prefix + own, comments.get(value.lineno, "")
+
+    found = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Dict))
+    return dict(fields(next(found), ""))  # the outermost comes first
 
 
 def _given(argv: list[str], flag: str) -> str | None:
@@ -234,10 +264,38 @@ def run(module: str) -> None:
     """
 
     def job() -> None:
+        if {"--help", "-h", "-help", "--helpshort", "-helpshort"} & set(sys.argv[1:]):
+            print(help_text(sys.modules["__main__"].__doc__, sys.argv[1:]))
+            return
         holder = define_config_flag(sys.argv[1:])
         app.run(lambda argv: _entry(module, holder, argv))
 
     sys.exit(exit_status(job))
+
+
+def help_text(doc: str | None, argv: list[str]) -> str:
+    """What ``--help`` shows: the flags, and each field of the configuration that the command line names.
+
+    Args:
+      doc: of the job's module.
+      argv: the command line, of which ``--config`` and ``--dataset`` are read.
+    """
+    parser = options.parser(doc)
+    parser.usage = f"{parser.prog} [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]"
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="Python file of defaults; without it that of the data set, in train/configs")
+    for holder in (DATASET, DATA_DIR, WORKDIR, PARALLEL, MULTIHOST, COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+        add(f"--{holder.name}", metavar="VALUE", help=flags.FLAGS[holder.name].help, default=holder.default)
+    lines, said = [], descriptions()
+    width, rest = 32, max(20, shutil.get_terminal_size().columns - 38)
+    for name, value in folders.flat(load(_file(argv)).to_dict()).items():
+        told = next((text for field, text in said.items() if f"{name}.".startswith(f"{field}.")), "")
+        first, *others = textwrap.wrap(told, rest) or [""]
+        given = f"{name}={value!r}"
+        start = f"    {given:<{width}} " if len(given) <= width else f"    {given}\n{'':<{width + 5}}"
+        lines += [start + first, *(" " * (width + 5) + other for other in others)]
+    parser.epilog = f"Fields of {Path(_file(argv)).name}, given as --config.FIELD=VALUE:\n\n" + "\n".join(lines)
+    return parser.format_help()
 
 
 def _entry(module: str, holder: Any, argv: list[str]) -> None:

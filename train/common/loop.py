@@ -99,12 +99,14 @@ def fit(
             batch = data.train_batch(
                 dataset.train, at, phase.batch_size, phase.seed, shift=phase.shift, flip=phase.flip
             )
-            shared = compiled(shared, frozen, parallel.split(batch))
+            with progress.doing("compiling the step"):  # once; afterwards a call takes no time
+                shared = compiled(shared, frozen, parallel.split(batch))
             at += 1
             if at % phase.record_every == 0 or at == phase.steps:
                 state = parallel.get(shared)
                 _check_finite(state, names, phase, checkpoints)
-                record = _record(state, phase.name) | score(state)
+                with progress.doing("scoring test images"):
+                    record = _record(state, phase.name) | score(state)
                 check_workdir()
                 metrics.append(record)
                 progress.show(record)

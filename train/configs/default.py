@@ -1,4 +1,7 @@
-"""The main job's fields, with defaults for a small-image set that has no configuration of its own."""
+"""The main job's fields, with defaults for a small-image set that has no configuration of its own.
+
+``--help`` shows the comment beside each.
+"""
 
 from ml_collections import ConfigDict
 
@@ -7,34 +10,34 @@ def get_config() -> ConfigDict:
     """A plain CNN taught for 10 epochs, then compressed over 20."""
     return ConfigDict(
         {
-            "dataset": "digits",
+            "dataset": "digits",  # as --dataset
             "image_size": 0,  # side to resize images to; 0: as they are
-            "seed": 0,
-            "batch_size": 128,
+            "seed": 0,  # of parameters, and of the order and augmentation of images
+            "batch_size": 128,  # images in a step, over all devices
             "shift": 2,  # pixels by which training images are moved at random
-            "flip": False,  # whether they are mirrored at random
+            "flip": False,  # whether training images are mirrored at random
             "record_every": 1.0,  # epochs from one record, test score and checkpoint to the next
-            "optimizer": "adamw",  # or "sgd" (Nesterov momentum 0.9)
-            "weight_decay": 1e-4,
+            "optimizer": "adamw",  # "adamw", or "sgd" with a Nesterov momentum of 0.9
+            "weight_decay": 1e-4,  # of kernels
             "teacher": {
-                "model": "cnn",
-                "options": {"widths": (32, 64, 128)},
-                "epochs": 10.0,
-                "learning_rate": 2e-3,
+                "model": "cnn",  # a name of train.models
+                "options": {"widths": (32, 64, 128)},  # of that model
+                "epochs": 10.0,  # passes over the training images
+                "learning_rate": 2e-3,  # at its start; a cosine ends at 0
             },
             "student": {
-                "model": "cnn",
-                "options": {"widths": (32, 64, 128)},
+                "model": "cnn",  # a name of train.models
+                "options": {"widths": (32, 64, 128)},  # of that model
                 "from_teacher": True,  # start from the teacher's weights (the same model only)
-                "epochs": 20.0,
-                "learning_rate": 2e-3,
-                "temperature": 4.0,
+                "epochs": 20.0,  # passes over the training images
+                "learning_rate": 2e-3,  # at its start; a cosine ends at 0
+                "temperature": 4.0,  # of the teacher's softened outputs
                 "alpha": 0.9,  # weight of the teacher's soft targets against the hard labels
                 "sparsity": 0.95,  # fraction of the kernels' weights that are zero at the end
-                "scope": "global",
+                "scope": "global",  # what weights are ranked over: "global" or "layer"
                 "prune_until": 0.6,  # fraction of the steps over which sparsity rises
                 "prune_every": 10,  # steps from one ranking of the weights to the next
-                "bits": 8,
+                "bits": 8,  # of a kernel's weight, 2 to 8
             },
         }
     )

@@ -1,7 +1,10 @@
 """Fields and values are checked before anything is written; the message names what came and what to do."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from train import models
-from train.common import command_line, lock
+from train.common import command_line, lock, workdir
 from train.common.errors import UserError
-from train.configs import default
+from train.configs import default, mnist
 
 
 @pytest.fixture(autouse=True)
@@ -168,3 +171,27 @@ def test_a_workdir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be used .*: name another"):
         command_line.claim(tmp_path / "file" / "run", changed())
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpshort"])
+def test_help_lists_every_flag_and_field_without_jax(flag: str) -> None:
+    at_end = "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules))"
+    code = f"{at_end}; import runpy; runpy.run_module('train.compress', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", code, flag, "--dataset=mnist"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    *lines, jax_came = done.stdout.splitlines()
+    assert jax_came == "False"
+    assert max(map(len, lines)) <= 80
+    for name in ("config", "dataset", "workdir", "parallel", "data_dir", "multihost"):
+        assert f"--{name} " in done.stdout
+    for field in workdir.flat(mnist.get_config().to_dict()):
+        assert f"    {field}=" in done.stdout
+    assert "student.sparsity=0.97 " in done.stdout  # MNIST's own
+
+
+def test_every_field_is_described() -> None:
+    said = command_line.descriptions()
+    fields = {re.sub(r"options\..*", "options", name) for name in workdir.flat(default.get_config().to_dict())}
+    assert said.keys() == fields
+    assert all(said.values())
