@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,7 +37,8 @@ from train.common import data, lock, report, sealed
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
-from train.common.scoring import score
+from train.common.progress import waiting
+from train.common.scoring import predictions, score
 from train.common.step import (
     Functions,
     Loss,
@@ -103,6 +104,12 @@ def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: 
     return model
 
 
+def parameters(model: Functions, dataset: data.Dataset) -> int:
+    """How many numbers a model learns."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
 def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
     """The steps, the records and the batches of a phase, from epochs."""
     batch_size = min(config.batch_size, len(dataset.train))
@@ -119,18 +126,33 @@ def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:
     return {"params": recipe.apply(state.params, state.compressor), **state.stats}
 
 
+class Trained(NamedTuple):
+    """A phase at its end.
+
+    Attributes:
+      model: its functions.
+      recipe: its compression.
+      state: its last state.
+      seconds: that it has taken, earlier runs included.
+      earlier: of these, those of earlier runs.
+    """
+
+    model: Functions
+    recipe: jc.Compressor
+    state: TrainState
+    seconds: float
+    earlier: float
+
+
 def train_phase(
     config: ConfigDict, name: str, dataset: data.Dataset, parallel: DataParallel, workdir: Path, teacher: Any = None
-) -> tuple[Functions, jc.Compressor, TrainState, float]:
-    """Trains the teacher, or the student under its teacher ``(functions, variables)``.
-
-    Returns:
-      Its functions, its recipe, its last state and the seconds it took.
-    """
+) -> Trained:
+    """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
     fields, phase = config[name], make_phase(config, name, dataset)
     model = make_classifier(config, name, dataset)
     optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
-    variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
+    with waiting(f"making the {name}"):
+        variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
     recipe, frozen = jc.identity(), {}
     loss: Loss = hard_loss
     if teacher is not None:
@@ -149,8 +171,9 @@ def train_phase(
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
     start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
+    began = time.monotonic()
     state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, scored)
-    return model, recipe, state, seconds
+    return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
 def inherit(variables: Any, teacher: Any) -> Any:
@@ -195,12 +218,12 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     """Runs the whole job in a workdir."""
     began = time.monotonic()
     parallel = data_parallel(command_line.PARALLEL.value)
-    teacher, _, taught, teacher_seconds = train_phase(config, "teacher", dataset, parallel, workdir)
-    frozen = jax.device_get({"params": taught.params, **taught.stats})
-    student, recipe, state, student_seconds = train_phase(
-        config, "student", dataset, parallel, workdir, (teacher, frozen)
-    )
-    view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
+    taught = train_phase(config, "teacher", dataset, parallel, workdir)
+    teacher, frozen = taught.model, jax.device_get({"params": taught.state.params, **taught.state.stats})
+    compressed = train_phase(config, "student", dataset, parallel, workdir, (teacher, frozen))
+    student, recipe, state, _, _ = compressed
+    with waiting("reading the view that ships"):
+        view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
         return
     mean, std = dataset.moments()
@@ -213,13 +236,16 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "mean": mean,
         "std": std,
     }
-    notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
+    with waiting("describing it"):
+        notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
     lock.check(workdir)
     inside = {f"params/{name}": note for name, note in notes.items()}
     compressed_bytes = jc.pack.save(workdir / "model.jcz", view, notes=inside, metadata=metadata)
-    there = score_in_new_process(workdir / "model.jcz")
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with waiting("scoring model.jcz in a new process"):
+        there = score_in_new_process(workdir / "model.jcz")
+    with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
         here, before = score(student, view, dataset.test), score(teacher, frozen, dataset.test)
+        predicted = predictions(student, view, dataset.test)
     if here != there:
         raise UserError(f"the artefact does not compute what was trained: {there} in a new process, {here} in this one")
     teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
@@ -234,12 +260,17 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "sparsity": kernel_sparsity(view["params"]),
         "examples": there["examples"],
         "predictions": there["predictions"],
-        "train_seconds": teacher_seconds + student_seconds,
-        "wall_seconds": time.monotonic() - began,
+        "teacher_macs": jc.trace.sites(teacher.infer, frozen, dataset.test.images[:1]).macs,
+        "compressed_macs": jc.trace.sites(student.infer, view, dataset.test.images[:1]).macs,
+        "train_seconds": taught.seconds + compressed.seconds,
+        "wall_seconds": time.monotonic() - began + taught.earlier + compressed.earlier,
     }
     layers = jc.measure.summary(view["params"], notes=notes)
     lock.check(workdir)
-    report.write(workdir, summary, layers, before=frozen["params"], after=view["params"], config=config.to_dict())
+    with waiting("writing the report"):
+        trees = {"before": frozen["params"], "after": view["params"]}
+        answers = {"labels": np.asarray(dataset.test.labels), "predicted": predicted}
+        report.write(workdir, summary, layers, **trees, **answers, config=config.to_dict())
     sealed.write(workdir / "summary.json", summary | sealing(workdir))  # the last: with it the run is finished
     report.show(summary, layers, workdir)
 
@@ -252,8 +283,13 @@ def main(config: ConfigDict) -> None:
     if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
     dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None).read_all()
-    for phase in ("teacher", "student"):
-        make_classifier(config, phase, dataset)
+    models = {name: make_classifier(config, name, dataset) for name in ("teacher", "student")}
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
+    report.header(
+        workdir,
+        dataset,
+        {name: f"{config[name].model}, {parameters(model, dataset):,} parameters" for name, model in models.items()},
+        [make_phase(config, name, dataset) for name in models],
+    )
     job(config, dataset, workdir)

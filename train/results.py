@@ -32,8 +32,8 @@ def load(workdir: Path) -> dict[str, Any]:
 def sentence(summary: dict[str, Any], workdir: Path) -> str:
     """What a finished job says where nobody watches."""
     return (
-        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes, "
-        f"compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes "
+        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes of "
+        f"float32, compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes of file "
         f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
     )
 

@@ -3,6 +3,7 @@
 from jaxcomp.measure.blocks import (
     Bar,
     Block,
+    Titled,
     code,
     collapsible,
     figure,
@@ -12,7 +13,9 @@ from jaxcomp.measure.blocks import (
     table,
     tiles,
 )
+from jaxcomp.measure.canvas import PHONE
 from jaxcomp.measure.figures import (
+    class_confusion,
     layer_sensitivity,
     layer_sparsity,
     tradeoff_curves,
@@ -23,10 +26,13 @@ from jaxcomp.measure.report import html_report
 from jaxcomp.measure.summary import Row, Summary, summary
 
 __all__ = [
+    "PHONE",
     "Bar",
     "Block",
     "Row",
     "Summary",
+    "Titled",
+    "class_confusion",
     "code",
     "collapsible",
     "figure",

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.measure import canvas
 from jaxcomp.measure.summary import Row, Summary
 from jaxcomp.measure.text import count, percent
 
@@ -32,6 +33,18 @@ class Bar(NamedTuple):
 
     reached: float
     asked: float | None = None
+
+
+class Titled(NamedTuple):
+    """A table cell whose whole text is shown when it is pointed at: a checksum, by its first digits.
+
+    Attributes:
+      shown: what stands in the cell.
+      title: the whole.
+    """
+
+    shown: str
+    title: str
 
 
 def heading(text: str) -> Block:
@@ -118,7 +131,9 @@ def table(
     *,
     total: Mapping[str, Any] | None = None,
 ) -> Block:
-    """A table; numbers are set flush right, a :class:`Bar` is drawn, None and missing cells stay empty.
+    """A table; numbers are set flush right; a :class:`Bar` is drawn, of a :class:`Titled` the short form is shown.
+
+    None and missing cells stay empty.
 
     Args:
       rows: the cells by column.
@@ -148,6 +163,8 @@ def _cell(value: Any) -> str:
             return "<td></td>"
         case Bar():
             return f'<td class="bar">{_bar(value)}</td>'
+        case Titled():
+            return f'<td title="{escape(value.title)}">{escape(value.shown)}</td>'
         case bool():
             return f"<td>{'yes' if value else 'no'}</td>"
         case int():
@@ -204,27 +221,39 @@ def _summary_row(row: Row) -> dict[str, Any]:
     }
 
 
-def figure(drawing: Any, *, caption: str = "") -> Block:
-    """A drawing as inline SVG, with its text as text.
+def figure(drawing: Any, *, narrow: Any = None, caption: str = "") -> Block:
+    """A drawing as inline SVG, with its text as text, in the colours of the page, light or dark.
 
     Args:
       drawing: a ``matplotlib.figure.Figure``.
+      narrow: the same one laid out for a phone (``width=jaxcomp.measure.PHONE``), shown there in its place.
       caption: a line below it, which also names it to a screen reader.
 
     Returns:
       A block whose ids are its own, so that one page can hold many drawings.
     """
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    drawn = _inline(drawing)
+    if narrow is not None:
+        drawn = f'<div class="wide">{drawn}</div><div class="narrow">{_inline(narrow)}</div>'
+    return Block(f'<figure role="img" aria-label="{escape(caption)}">{drawn}{said}</figure>')
+
+
+# As they are in report.STYLE, where a dark page has others.
+_COLOURS = {
+    canvas.INK: "--ink", canvas.SOFT: "--soft", canvas.FAINT: "--line", canvas.GREY: "--grey", "#000000": "--ink",
+    canvas.BLUE: "--blue", canvas.SKY: "--sky",
+}  # fmt: skip
+
+
+def _inline(drawing: Any) -> str:
     import matplotlib  # present, as the drawing is one of its figures
 
     buffer = io.StringIO()
     unsigned = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxcomp"}):
-        drawing.savefig(buffer, format="svg", metadata=unsigned)
-    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return Block(f'<figure role="img" aria-label="{escape(caption)}">{_inline(buffer.getvalue())}{said}</figure>')
-
-
-def _inline(svg: str) -> str:
+        drawing.savefig(buffer, format="svg", metadata=unsigned, transparent=True)
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     mark = f"f{zlib.crc32(svg.encode()):08x}-"
 
@@ -232,6 +261,8 @@ def _inline(svg: str) -> str:
         # Only within tags: a label may well read 'id="x"'. The page sets the font.
         text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", match[0])
         text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+        for colour, name in _COLOURS.items():
+            text = text.replace(f": {colour.lower()}", f": var({name})")
         return re.sub(r'(\bid="|\bhref="#|url\(#)', rf"\g<1>{mark}", text)
 
     return re.sub(r"<[^>]+>", tag, svg)

@@ -9,6 +9,8 @@ import numpy as np
 
 from jaxcomp.core.errors import MissingExtraError
 
+PAGE, PHONE = 11.1, 3.7  # inches between the margins of a report, on a screen of 1200 and of 390 pixels
+
 # Okabe and Ito's palette, which most colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 INK, SOFT, FAINT, GREY = "#1c2330", "#5b6576", "#dfe3ea", "#b9c1ce"
@@ -27,11 +29,19 @@ def blank(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def grid(panels: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A drawing of so many panels, each so many inches wide and high, and its axes in reading order."""
-    columns = max(min(columns, panels), 1)
+def grid(panels: int, columns: int, size: tuple[float, float], within: float) -> tuple[Any, list[Any]]:
+    """A drawing of panels, and its axes in reading order.
+
+    Args:
+      panels: how many.
+      columns: so many beside each other at most.
+      size: of a panel, inches; it may be as narrow as two thirds of that.
+      within: the width of the drawing at most, inches: where there is less room, fewer panels stand in a line.
+    """
+    width, height = size
+    columns = max(min(columns, panels, int(within / width * 1.5)), 1)
     lines = max(math.ceil(panels / columns), 1)
-    drawing = blank(width * columns + 0.3, height * lines + 0.5)
+    drawing = blank(min(width * columns + 0.3, within), height * lines + 0.5)
     return drawing, [drawing.add_subplot(lines, columns, i + 1) for i in range(panels)]
 
 
@@ -61,7 +71,7 @@ def legend(drawing: Any, artists: Sequence[Any]) -> None:
     """
     handles = {str(artist.get_label()): artist for artist in artists}
     for columns in range(min(len(handles), 6), 0, -1):
-        look = {"loc": "outside upper right", "ncols": columns, "frameon": False, "fontsize": 9}
+        look = {"loc": "outside upper right", "ncols": columns, "frameon": False, "fontsize": 9, "labelcolor": INK}
         box = drawing.legend(handles.values(), handles, **look)
         for text in box.get_texts():
             text.set_parse_math(False)

@@ -17,7 +17,10 @@ BINS = 60
 
 
 def training_curves(
-    records: Sequence[Mapping[str, Any]], fields: Sequence[str] = ("loss", "accuracy", "sparsity")
+    records: Sequence[Mapping[str, Any]],
+    fields: Sequence[str] = ("loss", "accuracy", "sparsity"),
+    *,
+    width: float = canvas.PAGE,
 ) -> Any:
     """Draws metrics against the step, one panel a field, one line a phase.
 
@@ -26,6 +29,7 @@ def training_curves(
         holds the fields that were measured then. A value that is None or not finite leaves a gap.
       fields: what to draw. Those named ``accuracy`` or ``sparsity``, or ending so (``test_accuracy``), are
         fractions and drawn in percent; others that span a factor of 50 are drawn on a log axis.
+      width: inches at most; ``jaxcomp.measure.PHONE`` for a phone.
 
     Returns:
       A ``matplotlib.figure.Figure``; a phase has one colour in all panels, and ``teacher`` and
@@ -48,7 +52,7 @@ def training_curves(
             lines.setdefault(str(record.get("phase", "train")), []).append(record)
     others = [phase for phase in lines if phase not in PHASES]
     colours = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
-    drawing, panels = canvas.grid(len(fields), 2 if len(fields) in (2, 4) else 3, 3.6, 2.6)
+    drawing, panels = canvas.grid(len(fields), 2 if len(fields) in (2, 4) else 3, (3.6, 2.6), width)
     for axes, field in zip(panels, fields, strict=True):
         canvas.style(axes, field)
         for phase, measured in lines.items():
@@ -95,6 +99,7 @@ def tradeoff_curves(
     repeats: str | None = None,
     marks: Sequence[Mapping[str, Any]] = (),
     near_one: bool = False,
+    width: float = canvas.PAGE,
 ) -> Any:
     """Draws what is lost against what is saved: one panel a field, one line a method.
 
@@ -107,6 +112,7 @@ def tradeoff_curves(
         deviation.
       marks: further points, of others: rows with ``x``, a name under ``line`` and some of the fields.
       near_one: spread the axis towards 1, as the logarithm of what is left, and the others by theirs.
+      width: inches at most.
 
     Returns:
       A ``matplotlib.figure.Figure``; a line has one look in all panels.
@@ -124,7 +130,7 @@ def tradeoff_curves(
         raise ArgumentError("tradeoff_curves needs at least one row to draw")
     names = list(dict.fromkeys(str(row[line]) for row in rows))
     palette = (canvas.BLUE, canvas.ORANGE, *SPARE, canvas.INK)
-    drawing, panels = canvas.grid(len(fields), 2, 5.2, 3.8) if len(fields) > 1 else canvas.grid(1, 1, 7.2, 4.6)
+    drawing, panels = canvas.grid(len(fields), 2, (5.2, 3.8) if len(fields) > 1 else (7.2, 4.6), width)
     drawn = []
     for axes, field in zip(panels, fields, strict=True):
         canvas.style(axes, field)
@@ -178,11 +184,12 @@ def _spread_towards_one(axes: Any, most: float) -> None:
     axes.minorticks_off()
 
 
-def layer_sparsity(summary: Summary) -> Any:
+def layer_sparsity(summary: Summary, *, width: float = canvas.PAGE) -> Any:
     """Draws the sparsity of each layer as a bar, with a tick at the one asked for.
 
     Args:
       summary: its rows that were asked to be sparse are drawn; all of them if none was.
+      width: of the drawing, inches.
 
     Returns:
       A ``matplotlib.figure.Figure`` that grows with the number of layers.
@@ -196,7 +203,7 @@ def layer_sparsity(summary: Summary) -> Any:
       2
     """
     rows = [row for row in summary.rows if row.asked is not None] or list(summary.rows)
-    drawing = canvas.blank(9.6, 1.0 + 0.25 * max(len(rows), 2))
+    drawing = canvas.blank(width, 1.0 + 0.25 * max(len(rows), 2))
     axes = drawing.add_subplot()
     canvas.style(axes, "sparsity by layer")
     if not rows:
@@ -209,7 +216,7 @@ def layer_sparsity(summary: Summary) -> Any:
         look = {"s": 110, "color": canvas.ORANGE, "marker": "|", "linewidths": 2, "zorder": 3}
         drawn.append(axes.scatter(x, y, label="asked", **look))
     canvas.legend(drawing, drawn)
-    labels = [canvas.elide(row.path, 48) for row in rows]
+    labels = [canvas.elide(row.path, _letters(width)) for row in rows]
     axes.set_yticks(range(len(rows)), labels, parse_math=False)
     for i, row in enumerate(rows):
         share = percent(row.sparsity, 1)
@@ -220,13 +227,63 @@ def layer_sparsity(summary: Summary) -> Any:
     return drawing
 
 
-def layer_sensitivity(rows: Sequence[Any]) -> Any:
+def _letters(width: float) -> int:
+    """How many letters of a path a drawing has room for, beside what it draws."""
+    return max(12, int(4.5 * width))
+
+
+def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, width: float = canvas.PAGE) -> Any:
+    """Draws how often each class was taken for each other, as counts.
+
+    Args:
+      labels: ``[n]`` integers, the classes.
+      predicted: ``[n]`` integers, what they were taken for; those below 0, which are no class, are left out.
+      classes: how many there are.
+      width: inches at most.
+
+    Returns:
+      A ``matplotlib.figure.Figure``: a row a class, a column a prediction; what is right is not coloured.
+
+    Raises:
+      MissingExtraError: without matplotlib.
+
+    Example:
+      >>> drawing = class_confusion(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+      >>> [text.get_text() for text in drawing.axes[0].texts]
+      ['1', '1', '1']
+    """
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels[predicted >= 0], predicted[predicted >= 0]), 1)
+    side = min(width, 1.5 + 0.36 * classes)
+    size = min(8, 20 * side / classes)
+    drawing = canvas.blank(side, side)
+    axes = drawing.add_subplot()
+    canvas.style(axes, "what classes are taken for")
+    axes.grid(False)
+    wrong = np.where(np.eye(classes, dtype=bool), 0, counts)
+    for i, j in np.argwhere(counts):
+        # Filled squares of vectors: an image would be a resource that the page's policy refuses.
+        share = 0.15 + 0.75 * wrong[i, j] / max(wrong.max(), 1) if i != j else 0.0
+        x, y = j + np.array([-0.5, 0.5, 0.5, -0.5]), i + np.array([-0.5, -0.5, 0.5, 0.5])
+        axes.fill(x, y, canvas.ORANGE, alpha=share)
+        axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=size, color=canvas.INK)
+    axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), xticks=range(classes), yticks=range(classes))
+    axes.set_xlabel("predicted", fontsize=8, color=canvas.SOFT)
+    axes.set_ylabel("class", fontsize=8, color=canvas.SOFT)
+    return drawing
+
+
+def layer_sensitivity(
+    rows: Sequence[Any], *, harm: str = "KL divergence of the outputs, nats", width: float = canvas.PAGE
+) -> Any:
     """Draws what each layer loses by each choice, on a logarithmic axis: a line of marks a layer, a colour a choice.
 
-    A harm that is infinite or NaN is drawn beyond all others, and named.
+    The layer that loses most stands first. A harm that is infinite or NaN is drawn beyond all others, and named.
 
     Args:
       rows: ``jaxcomp.search.sensitivity(...).rows``, or whatever has ``path``, ``option`` and ``harm``.
+      harm: the title of the axis: what was measured, and its unit.
+      width: of the drawing, inches.
 
     Returns:
       A ``matplotlib.figure.Figure`` that grows with the number of layers.
@@ -243,10 +300,14 @@ def layer_sensitivity(rows: Sequence[Any]) -> Any:
     """
     if not rows:
         raise ArgumentError("layer_sensitivity needs at least one row to draw")
-    paths, options = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("path", "option"))
-    drawing = canvas.blank(9.6, 1.0 + 0.25 * max(len(paths), 2))
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row.path] = max(worst.get(row.path, 0.0), row.harm if math.isfinite(row.harm) else math.inf)
+    paths, options = sorted(worst, key=worst.__getitem__, reverse=True), list(dict.fromkeys(row.option for row in rows))
+    drawing = canvas.blank(width, 1.2 + 0.25 * max(len(paths), 2))
     axes = drawing.add_subplot()
-    canvas.style(axes, "harm by layer")
+    canvas.style(axes, "sensitivity by layer, the most sensitive first")
+    axes.set_xlabel(harm, fontsize=8, color=canvas.SOFT)
     finite = [row.harm for row in rows if math.isfinite(row.harm)]
     least = min((harm for harm in finite if harm > 0), default=1.0) / 2
     most = 10 * max([*finite, least])
@@ -259,12 +320,12 @@ def layer_sensitivity(rows: Sequence[Any]) -> Any:
     for place in {paths.index(row.path) for row in rows if not math.isfinite(row.harm)}:
         axes.annotate("not finite", (most, place), xytext=(6, 0), textcoords="offset points", va="center")
     canvas.legend(drawing, drawn)
-    axes.set_yticks(range(len(paths)), [canvas.elide(path, 48) for path in paths], parse_math=False)
+    axes.set_yticks(range(len(paths)), [canvas.elide(path, _letters(width)) for path in paths], parse_math=False)
     axes.set(ylim=(len(paths) - 0.4, -0.6), xscale="log")
     return drawing
 
 
-def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
+def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any], *, width: float = canvas.PAGE) -> Any:
     """Draws how the values of each parameter are distributed before and after compression.
 
     Counts are on a log axis. Zeros of ``after`` are not drawn as a bar but written as a share, since they
@@ -273,9 +334,10 @@ def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> An
     Args:
       before: arrays of any shape, by path (``named_leaves(params)``); those that hold no floats are left out.
       after: arrays of the same paths; a path that only one of both holds is drawn with that one alone.
+      width: inches at most.
 
     Returns:
-      A ``matplotlib.figure.Figure`` with a panel a path, four in a line.
+      A ``matplotlib.figure.Figure`` with a panel a path, four in a line where there is room.
 
     Raises:
       MissingExtraError: without matplotlib.
@@ -288,11 +350,11 @@ def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any]) -> An
     """
     before, after = ({p: w for p, w in side.items() if canvas.is_float(w)} for side in (before, after))
     paths = list(dict.fromkeys([*before, *after]))
-    drawing, panels = canvas.grid(max(len(paths), 1), 4, 2.7, 1.8)
+    drawing, panels = canvas.grid(max(len(paths), 1), 4, (2.7, 1.8), width)
     if not paths:
         canvas.nothing(panels[0])
     for axes, path in zip(panels, paths, strict=False):
-        canvas.style(axes, canvas.elide(path, 30), size=8)
+        canvas.style(axes, canvas.elide(path, 30 if width > 6 else 20), size=8)
         _histogram(axes, before.get(path), after.get(path))
     canvas.legend(drawing, [patch for axes in panels for patch in axes.patches])
     return drawing

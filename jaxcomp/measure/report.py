@@ -29,10 +29,10 @@ PAGE = """<!doctype html>
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5b6576; --line: #dfe3ea; --page: #f5f6f9; --card: #ffffff;
-  --bar: #3b76c4; --track: #e4e8ef; --tick: #d1495b; }
+  --bar: #3b76c4; --track: #e4e8ef; --tick: #d1495b; --grey: #b9c1ce; --blue: #0072b2; --sky: #56b4e9; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8ebf1; --soft: #9aa5b8; --line: #323a49; --page: #14181f; --card: #1d232d;
-    --bar: #6aa5f0; --track: #333c4b; --tick: #ff8a9a; } }
+    --bar: #6aa5f0; --track: #333c4b; --tick: #ff8a9a; --grey: #596376; --blue: #4aa8e0; --sky: #56b4e9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -46,11 +46,12 @@ p { max-width: 75ch; margin: 8px 0; overflow-wrap: anywhere; }
 .tile { padding: 16px 18px; overflow-wrap: anywhere; }
 .label, .detail { color: var(--soft); font-size: 13px; }
 .value { font-size: 32px; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums; }
-figure { margin: 14px 0; background: #ffffff; border: 1px solid var(--line); border-radius: 10px;
+figure { margin: 14px 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px; text-align: center; }
 figure svg { max-width: 100%; height: auto; display: block; margin: 0 auto; font-family: "DejaVu Sans",
   Verdana, system-ui, Arial, sans-serif; }
-figcaption { color: #5b6576; font-size: 13px; margin-top: 8px; }
+figcaption { color: var(--soft); font-size: 13px; margin-top: 8px; }
+.narrow { display: none; }
 .scroll { overflow-x: auto; margin: 14px 0; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -71,6 +72,13 @@ details { margin: 14px 0; padding: 10px 16px; }
 summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
   monospace; }
+@media (max-width: 700px) {
+  main { padding: 20px 10px 40px; }
+  figure { padding: 8px 4px; }
+  .wide { display: none; }
+  .narrow { display: block; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 8px; }
+  .value { font-size: 24px; } }
 @media print { body { background: none; } figure, tr { break-inside: avoid; } }
 """
 

@@ -49,7 +49,7 @@ def test_the_artefact_is_what_was_trained_and_computes_what_the_summary_says(ref
     found = score(model, variables, data.load("digits").test)
     assert found["accuracy"] == summary["compressed_accuracy"]
     assert found["predictions"] == summary["predictions"]
-    assert score["correct"] / score["examples"] == score["accuracy"]
+    assert found["correct"] / found["examples"] == found["accuracy"]
     # Biases are stored as they are: each is an array of the student's last checkpoint, bit for bit.
     trained = {array.tobytes() for array in checkpoint_arrays(last_checkpoint(reference))}
     biases = [leaf for leaf in jax.tree.leaves(variables) if leaf.ndim == 1]

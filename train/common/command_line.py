@@ -309,4 +309,6 @@ def _entry(module: str, holder: Any, argv: list[str]) -> None:
         return
     if not MULTIHOST.value:  # of several hosts it is not known yet which is the first
         folders.open_existing(workdir, fields(config))
+    if sys.stderr.isatty():
+        print("starting JAX ...", file=sys.stderr)
     importlib.import_module(module).main(config)

@@ -18,7 +18,7 @@ from train.common import data, hosts, lock, sealed
 from train.common.checkpoints import Checkpoints
 from train.common.errors import GO_ON, UserError
 from train.common.parallel import DataParallel
-from train.common.progress import Progress
+from train.common.progress import Progress, waiting
 from train.common.signals import Stopped
 from train.common.step import TrainState
 
@@ -116,7 +116,8 @@ def fit(
                 save(parallel.get(shared))
                 checkpoints.close()
                 raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; {GO_ON}")
-    checkpoints.close()
+    with waiting("closing checkpoints"):
+        checkpoints.close()
     return parallel.get(shared), before + time.monotonic() - began
 
 

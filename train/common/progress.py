@@ -71,6 +71,7 @@ class Progress:
 
 def _said(progress: Progress) -> Any:
     from rich.progress import ProgressColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Said(ProgressColumn):
@@ -81,7 +82,7 @@ def _said(progress: Progress) -> Any:
             # Short work, as a step is once it is compiled, leaves the numbers where they are.
             return Text(f"{doing} ... {now - since:.0f} s" if doing and now - since > 1 else task.fields["numbers"])
 
-    return Said()
+    return Said(table_column=Column(no_wrap=True))
 
 
 @contextlib.contextmanager

@@ -1,16 +1,71 @@
-"""What a finished job shows: ``report.html`` in the run folder, and a table in the terminal."""
+"""What a job shows: a header, ``report.html`` in the run folder, and a table in the terminal."""
 
+import datetime
+import functools
+import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 import jaxcomp as jc
 from jaxcomp import measure
 from jaxcomp.core.paths import named_leaves
-from train.common.loop import read_metrics
+from train.common.data import Dataset
+from train.common.loop import Phase, read_metrics
+from train.common.progress import watched
+from train.common.workdir import whole_steps
 from train.results import sentence
+
+SHOWN_CLASSES = 20
+"""Up to so many classes the report shows which were taken for which."""
+
+
+def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phases: list[Phase]) -> None:
+    """Says, on a terminal, what is about to run, on what, and where it goes on.
+
+    Args:
+      workdir: the run folder.
+      dataset: what is learnt.
+      parameters: of each phase's model, in words.
+      phases: in order.
+    """
+    if not watched():
+        return
+    images = "x".join(map(str, dataset.train.images[:1].shape[1:]))
+    counts = f"{len(dataset.train):,} images of {images} to learn from, {len(dataset.test):,} to score on"
+    reached = {phase.name: max(whole_steps(workdir / "checkpoints" / phase.name), default=0) for phase in phases}
+    begun = [name for name, step in reached.items() if step]
+    goes_on = f"resuming at {begun[-1]} step {reached[begun[-1]]:,}" if begun else "new"
+    lines = {"device": devices(), "data": f"{dataset.name}, {counts}"}
+    lines |= {p.name: f"{parameters[p.name]}, {p.steps:,} steps of {p.batch_size} images" for p in phases}
+    lines["workdir"] = f"{workdir} ({goes_on})"
+    print(*(f"{name:<9}{text}" for name, text in lines.items()), sep="\n", file=sys.stderr)
+
+
+def devices() -> str:
+    """What computes, and by which version of JAX."""
+    found = jax.devices()
+    return f"{len(found)} x {found[0].device_kind}, JAX {jax.__version__}"
+
+
+def _made(what: str) -> str:
+    """The line under a report's title: product, version, what, device and date."""
+    try:
+        version = importlib.metadata.version("jaxcomp")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+        version = "(not installed)"
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"jaxcomp {version} · {what} · {devices()} · {date}"
+
+
+def _figure(draw: Callable[..., Any], caption: str = "") -> measure.Block:
+    """A drawing laid out for a screen and for a phone."""
+    return measure.figure(draw(), narrow=draw(width=measure.PHONE), caption=caption)
 
 
 def write(
@@ -21,6 +76,8 @@ def write(
     before: Any,
     after: Any,
     config: dict[str, Any],
+    labels: np.ndarray,
+    predicted: np.ndarray,
 ) -> None:
     """Writes ``report.html``: key numbers, training curves, layers, weights before and after, the final table.
 
@@ -31,34 +88,63 @@ def write(
       before: the teacher's parameters.
       after: the compressed student's.
       config: the job's configuration.
+      labels: of the test images, ``[n]``.
+      predicted: the compressed student's answers, ``[n]``.
     """
     kernels = [{p: x for p, x in named_leaves(tree).items() if x.ndim > 1} for tree in (before, after)]
     records = read_metrics(workdir / "metrics.jsonl")
     fields = ["loss", "accuracy", "test_accuracy", "sparsity"]
     dropped = 100 * (summary["teacher_accuracy"] - summary["compressed_accuracy"])
+    student, teacher = config["student"]["model"], config["teacher"]["model"]
+    size = f"{summary['compressed_bytes']:,} bytes of file, {summary['teacher_bytes']:,} of float32"
+    classes = int(max(labels.max(), predicted.max())) + 1
+    confusion = functools.partial(measure.class_confusion, labels, predicted, classes)
     blocks: list[measure.Block | str] = [
+        _made(f"a {student} taught by a {teacher} on {summary['dataset']}, seed {summary['seed']}"),
         measure.tiles(
             [
-                ("teacher accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['teacher_bytes']:,} bytes"),
+                ("teacher accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['examples']:,} test images"),
                 ("compressed accuracy", f"{summary['compressed_accuracy']:.2%}", f"{dropped:+.2f} points lost"),
-                ("smaller", f"{summary['ratio']:.1f}x", f"{summary['compressed_bytes']:,} bytes"),
+                ("smaller", f"{summary['ratio']:.1f}x", size),
                 ("sparsity", f"{summary['sparsity']:.1%}", "of the kernels' weights"),
             ]
         ),
         "The accuracy is that of model.jcz, loaded by a new process and scored on every test image; it equals the "
         "trained network's, prediction by prediction.",
         measure.heading("Training"),
-        measure.figure(measure.training_curves(records, fields)),
+        _figure(functools.partial(measure.training_curves, records, fields)),
         measure.heading("Layers"),
-        measure.figure(measure.layer_sparsity(layers)),
+        _figure(functools.partial(measure.layer_sparsity, layers)),
         measure.summary_table(layers),
         measure.heading("Weights, teacher and compressed student"),
-        measure.figure(measure.weight_histograms(*kernels)),
+        _figure(functools.partial(measure.weight_histograms, *kernels)),
+        *([measure.heading("Classes"), _figure(confusion)] if classes <= SHOWN_CLASSES else []),
         measure.heading("Result"),
-        measure.table([{"": name.replace("_", " "), "value": value} for name, value in summary.items()]),
+        measure.table([{"": name, "value": value} for name, value in _result(summary, layers).items()]),
         measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2, default=str))),
     ]
-    measure.html_report(workdir / "report.html", f"{summary['dataset']}, seed {summary['seed']}", blocks)
+    title = f"{summary['dataset']}: a {student}, {summary['ratio']:.1f}x smaller"
+    measure.html_report(workdir / "report.html", title, blocks)
+
+
+def _result(summary: dict[str, Any], layers: jc.measure.Summary) -> dict[str, Any]:
+    """The last table's rows: each number with what it is, and its unit."""
+    digest = summary["predictions"]
+    return {
+        "teacher accuracy": f"{summary['teacher_accuracy']:.2%}",
+        "compressed accuracy": f"{summary['compressed_accuracy']:.2%}",
+        "test images": f"{summary['examples']:,}",
+        "teacher, bytes of float32": f"{summary['teacher_bytes']:,}",
+        "compressed, bytes of codes and positions": f"{layers.total.coded_bytes:,}",
+        "compressed, bytes of the file model.jcz": f"{summary['compressed_bytes']:,}",
+        "the file is smaller than float32": f"{summary['ratio']:.1f}x",
+        "sparsity of kernels": f"{summary['sparsity']:.2%}",
+        "teacher, MACs an image": f"{summary['teacher_macs']:,}",
+        "compressed, MACs an image (masks skip none)": f"{summary['compressed_macs']:,}",
+        "seconds of training": f"{summary['train_seconds']:,.0f}",
+        "seconds in all": f"{summary['wall_seconds']:,.0f}",
+        "predictions, SHA-256": measure.Titled(f"{digest[:12]}…", digest),
+    }
 
 
 def write_shrunk(
@@ -76,8 +162,10 @@ def write_shrunk(
         }
         for group in found
     ]
+    curves = ["loss", "test_accuracy"]
     stages = [{**row, "accuracy": f"{row['accuracy']:.2%}"} for row in summary["stages"]]
     blocks: list[measure.Block | str] = [
+        _made(f"{Path(config['weights']).stem} on {config['dataset']}, seed {config['seed']}"),
         measure.tiles(
             [
                 ("accuracy", f"{last['accuracy']:.2%}", f"{first['accuracy']:.2%} as published"),
@@ -87,7 +175,7 @@ def write_shrunk(
         ),
         measure.heading("Stages"),
         measure.table(stages),
-        *([measure.figure(measure.training_curves(records, ["loss", "test_accuracy"]))] if records else []),
+        *([_figure(functools.partial(measure.training_curves, records, curves))] if records else []),
         measure.heading("Channels"),
         "Channels of one group are cut together. What is not listed cannot be cut.",
         measure.table(groups),
@@ -109,13 +197,12 @@ def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> 
     table = Table(title=f"{summary['dataset']}, seed {summary['seed']}, {summary['examples']:,} test images")
     for heading in ("", "accuracy", "bytes", "smaller", "sparsity"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("teacher", f"{summary['teacher_accuracy']:.2%}", f"{summary['teacher_bytes']:,}", "1x", "")
+    teacher, coded, file = summary["teacher_bytes"], layers.total.coded_bytes, summary["compressed_bytes"]
+    accuracies = f"{summary['teacher_accuracy']:.2%}", f"{summary['compressed_accuracy']:.2%}"
+    table.add_row("teacher, float32", accuracies[0], f"{teacher:,}", "1x", "")
+    table.add_row("codes and positions", accuracies[1], f"{coded:,}", f"{teacher / coded:.1f}x", "")
     table.add_row(
-        "model.jcz",
-        f"{summary['compressed_accuracy']:.2%}",
-        f"{summary['compressed_bytes']:,}",
-        f"{summary['ratio']:.1f}x",
-        f"{summary['sparsity']:.1%}",
+        "the file model.jcz", accuracies[1], f"{file:,}", f"{teacher / file:.1f}x", f"{summary['sparsity']:.1%}"
     )
     console = Console()
     console.print(layers)
