@@ -222,7 +222,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     teacher, frozen = taught.model, jax.device_get({"params": taught.state.params, **taught.state.stats})
     compressed = train_phase(config, "student", dataset, parallel, workdir, (teacher, frozen))
     student, recipe, state, _, _ = compressed
-    with waiting("reading the view that ships"):
+    with waiting("fetching the student"):
         view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
         return
@@ -236,7 +236,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "mean": mean,
         "std": std,
     }
-    with waiting("describing it"):
+    with waiting("describing the student"):
         notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
     lock.check(workdir)
     inside = {f"params/{name}": note for name, note in notes.items()}

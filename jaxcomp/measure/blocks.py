@@ -205,18 +205,19 @@ def summary_table(summary: Summary) -> Block:
       >>> summary_table(jc.measure.summary({"w": np.array([0.0, 1.0])})).markup.count("<tr>")  # head, row, total
       3
     """
-    return table([_summary_row(row) for row in summary.rows], total=_summary_row(summary.total))
+    form = summary.form
+    return table([_summary_row(row, form) for row in summary.rows], total=_summary_row(summary.total, form))
 
 
-def _summary_row(row: Row) -> dict[str, Any]:
+def _summary_row(row: Row, form: str) -> dict[str, Any]:
     return {
         "path": row.path,
         "shape": "×".join(map(str, row.shape)),
         "parameters": row.parameters,
         "sparsity (of asked)": Bar(row.sparsity, row.asked),
         "bits": row.bits,
-        "bytes as they are": row.dense_bytes,
-        "as codes and positions": row.coded_bytes,
+        f"bytes, {form}": row.dense_bytes,
+        "codes and positions": row.coded_bytes,
         "note": row.note,
     }
 

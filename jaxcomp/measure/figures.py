@@ -54,7 +54,7 @@ def training_curves(
     colours = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
     drawing, panels = canvas.grid(len(fields), 2 if len(fields) in (2, 4) else 3, (3.6, 2.6), width)
     for axes, field in zip(panels, fields, strict=True):
-        canvas.style(axes, field)
+        canvas.style(axes, field.replace("_", " "))
         for phase, measured in lines.items():
             _curve(axes, field, measured, phase, colours[phase])
         _scale(axes, field)
@@ -306,7 +306,7 @@ def layer_sensitivity(
     paths, options = sorted(worst, key=worst.__getitem__, reverse=True), list(dict.fromkeys(row.option for row in rows))
     drawing = canvas.blank(width, 1.2 + 0.25 * max(len(paths), 2))
     axes = drawing.add_subplot()
-    canvas.style(axes, "sensitivity by layer, the most sensitive first")
+    canvas.style(axes, "harm by layer, largest first")
     axes.set_xlabel(harm, fontsize=8, color=canvas.SOFT)
     finite = [row.harm for row in rows if math.isfinite(row.harm)]
     least = min((harm for harm in finite if harm > 0), default=1.0) / 2

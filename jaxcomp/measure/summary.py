@@ -116,13 +116,13 @@ class Summary:
         notes = list(dict.fromkeys(row.note for row in self.rows if row.note))
         numbers = {note: f"{i}" for i, note in enumerate(notes, 1)}
         rows = [_cells(row, numbers) for row in self.rows]
-        columns = [self._form if name == "dense" else name for name in COLUMNS]
+        columns = [self.form if name == "dense" else name for name in COLUMNS]
         below = [f"note {number}: {note}" for note, number in numbers.items()]
         return columns, rows, _cells(self.total, {}), [*below, self._verdict()]
 
     @property
-    def _form(self) -> str:
-        """The dtype of all leaves, if they have one."""
+    def form(self) -> str:
+        """The dtype of all leaves, if they have one in common; else ``"dense"``."""
         dtypes = {row.dtype for row in self.rows}
         return dtypes.pop() if len(dtypes) == 1 else "dense"
 
@@ -132,7 +132,7 @@ class Summary:
     def _verdict(self) -> str:
         total = self.total
         dense, coded = count(total.dense_bytes), count(total.coded_bytes)
-        form = self._form if self._form == "dense" else f"in {self._form}"
+        form = self.form if self.form == "dense" else f"in {self.form}"
         verdict = f"{dense} bytes {form}, {coded} as codes and positions ({self.ratio:.2f}x)"
         if self.reached is None:
             return verdict

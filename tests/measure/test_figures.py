@@ -3,16 +3,20 @@
 import io
 import subprocess
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.types import Note
 from jaxcomp.measure import (
+    PHONE,
+    class_confusion,
     figure,
     layer_sensitivity,
     layer_sparsity,
@@ -210,3 +214,45 @@ def test_harms_that_are_not_finite_are_beyond_all_others_and_named() -> None:
     x = axes.collections[0].get_offsets()[:, 0]
     assert min(x[2:]) > max(x[:2])
     assert [text.get_text() for text in axes.texts] == ["not finite", "not finite"]
+
+
+DRAWINGS = {
+    "curves": lambda **width: training_curves(list(records()), ["loss", "test_accuracy"], **width),
+    "sparsity": lambda **width: layer_sparsity(layers(5), **width),
+    "sensitivity": lambda **width: layer_sensitivity(
+        [SimpleNamespace(path="block/" * 12 + str(i), option="4", harm=i) for i in range(3)], **width
+    ),
+    "histograms": lambda **width: weight_histograms(*2 * [{f"w{i}": np.arange(9.0) for i in range(4)}], **width),
+    "tradeoff": lambda **width: tradeoff_curves([{"s": 0.5, "a": 1, "m": "x"}], "s", ["a"], line="m", **width),
+    "confusion": lambda **width: class_confusion(np.arange(12), np.arange(12) % 5, 12, **width),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_a_drawing_for_a_phone_is_laid_out_anew(draw):
+    for drawing in (draw(), draw(width=PHONE)):
+        FigureCanvasAgg(drawing).draw()
+        width = drawing.bbox.width
+        for axes in drawing.axes:
+            assert axes.get_window_extent().width > 0.15 * width
+            box = axes.get_tightbbox(drawing.canvas.get_renderer())  # with titles and labels
+            assert -1 <= box.x0 <= box.x1 <= width + 1
+    assert drawing.get_figwidth() <= PHONE + 1e-9
+
+
+def test_the_most_sensitive_layer_stands_first_on_an_axis_with_a_unit():
+    harms = {"a": 0.1, "b": NAN, "c": 0.7}
+    rows = [SimpleNamespace(path=p, option=o, harm=h * w) for p, h in harms.items() for o, w in (("8", 0.1), ("4", 1))]
+    axes = layer_sensitivity(rows).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "c", "a"]
+    assert axes.get_xlabel() == "KL divergence of the outputs, nats"
+
+
+def test_confusion_counts_every_answer_once():
+    rng = np.random.default_rng(0)
+    true, taken = rng.integers(0, 6, 200), rng.integers(-1, 6, 200)
+    axes = class_confusion(true, taken, 6).axes[0]
+    shown = {tuple(map(round, reversed(text.get_position()))): int(text.get_text()) for text in axes.texts}
+    assert shown == {
+        pair: n for pair, n in Counter(zip(true.tolist(), taken.tolist(), strict=True)).items() if pair[1] >= 0
+    }

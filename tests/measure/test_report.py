@@ -10,7 +10,9 @@ import pytest
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Note
 from jaxcomp.measure import (
+    PHONE,
     Bar,
+    Titled,
     code,
     collapsible,
     figure,
@@ -67,7 +69,7 @@ def blocks(text):
         heading(text),
         paragraph(text),
         figure(training_curves([{"phase": text, "step": 1, "loss": 1.0}], ["loss", text]), caption=text),
-        figure(layer_sparsity(layers), caption=text),
+        figure(layer_sparsity(layers), narrow=layer_sparsity(layers, width=PHONE), caption=text),
         summary_table(layers),
         table([{text: text}, {text: 1.5}], total={text: text}),
         collapsible(text, code(text), text),
@@ -127,6 +129,22 @@ def test_drawings_on_one_page_share_no_id(page):
 def test_same_drawing_gives_the_same_page():
     first, second = (figure(layer_sparsity(sparse("w"))).markup for _ in range(2))
     assert first == second
+
+
+def test_drawings_have_no_colour_that_a_dark_page_cannot_change():
+    markup = figure(training_curves([{"step": i, "loss": 1.0 + i} for i in range(3)], ["loss"])).markup
+    drawn = re.findall(r"(?:fill|stroke): (#\w+|var\(--\w+\)|none)", markup)
+    assert {"var(--ink)", "var(--soft)"} <= set(drawn)
+    assert "#ffffff" not in markup
+    assert set(drawn) & {"#000000", "#1c2330"} == set()
+    page = html_report.__globals__["STYLE"]
+    for name in set(re.findall(r"var\((--\w+)\)", markup)):
+        assert page.count(f"{name}:") == 2  # light and dark
+
+
+def test_a_checksum_is_shown_in_short_and_kept_whole():
+    markup = table([{"a": Titled("1a2b…", "1a2b" * 16)}]).markup
+    assert f'<td title="{"1a2b" * 16}">1a2b…</td>' in markup
 
 
 def test_table_draws_each_kind_of_cell():

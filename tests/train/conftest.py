@@ -107,6 +107,7 @@ def assert_same_end(workdir: Path, reference: Path) -> None:
         assert array.dtype == other.dtype
         np.testing.assert_array_equal(array, other)
     summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, reference))
+    assert 0 < summary["train_seconds"] < summary["wall_seconds"]  # of runs that were resumed too
     differing = {key for key in expected if summary[key] != expected[key]}
     assert differing <= {"wall_seconds", "train_seconds", "files", "sha256"}  # the report shows seconds
 

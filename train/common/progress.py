@@ -34,8 +34,13 @@ class Progress:
         self._bar, self.doing_since = None, ("", 0.0)
         if watched():
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.table import Column
 
-            columns = (TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn())
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(None),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            )
             self._bar = _bar(*columns, TimeRemainingColumn(compact=True), _said(self), expand=True)
             self._task = self._bar.add_task(name, total=total, completed=done, numbers="")
 
@@ -59,7 +64,7 @@ class Progress:
             # Short, so that all of it fits into 80 columns.
             fields = {"accuracy": "train", "test_accuracy": "test", "sparsity": "zeros"}
             numbers = [f"{short} {record[name]:.1%}" for name, short in fields.items() if name in record]
-            self._bar.update(self._task, numbers=" ".join([f"loss {record['loss']:.3f}", *numbers]))
+            self._bar.update(self._task, numbers=" ".join([f"loss {record['loss']:.3g}", *numbers]))
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:
