@@ -49,7 +49,7 @@ def test_mixed_bits_leave_the_reach_of_grids_to_the_data() -> None:
         for bits in (2, 4)
     ]
     found = jc.search.Sensitivity(tuple(rows))
-    assert quantize.allocated(found, 3) == [("w", jc.rewrite.Scheme(2))]
+    assert quantize.allocated(found, 3) == {"w": jc.rewrite.Scheme(2)}
     with pytest.raises(UserError, match="the cheapest choices take 2"):
         quantize.allocated(found, 1)
 

@@ -1,5 +1,7 @@
 """Integer networks: what an artefact says of one, and the function that computes with its codes."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ def described(scheme: Any, folded: bool) -> dict[str, Any]:
     """What an artefact says of an integer network; :func:`restored` reads it.
 
     Args:
-      scheme: one for all weights, or rules.
+      scheme: one for all weights, rules, or one for each path.
       folded: whether batch norm was folded before.
 
     Example:
@@ -23,10 +25,10 @@ def described(scheme: Any, folded: bool) -> dict[str, Any]:
       ['.*', {'bits': 4, 'symmetric': True, 'input_bits': 8, 'inputs': None}]
     """
     rules = [(".*", scheme)] if isinstance(scheme, jc.rewrite.Scheme) else scheme
-    return {
-        "folded": folded,
-        "rules": [[pattern, {field: getattr(own, field) for field in FIELDS}] for pattern, own in rules],
-    }
+    if isinstance(scheme, Mapping):
+        rules = [(re.escape(path), own) for path, own in scheme.items()]
+    said = [[pattern, own and {field: getattr(own, field) for field in FIELDS}] for pattern, own in rules]
+    return {"folded": folded, "rules": said}
 
 
 def restored(model: Functions, about: dict[str, Any], images: Any) -> Functions:
@@ -41,5 +43,5 @@ def restored(model: Functions, about: dict[str, Any], images: Any) -> Functions:
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     if about["folded"]:
         function, shapes = jc.rewrite.fold_batch_norm(function, shapes, images)
-    rules = [(pattern, jc.rewrite.Scheme(**own)) for pattern, own in about["rules"]]
+    rules = [(pattern, own and jc.rewrite.Scheme(**own)) for pattern, own in about["rules"]]
     return Functions(jc.rewrite.quantize(function, shapes, images, scheme=rules)[0])
