@@ -1,21 +1,9 @@
 """jaxcomp: functional model compression for JAX. Train with views, ship with rewrites, prove that they agree."""
 
-from jaxcomp import (
-    distill,
-    errors,
-    export,
-    lowrank,
-    measure,
-    observe,
-    optim,
-    pack,
-    posttrain,
-    prune,
-    quant,
-    rewrite,
-    search,
-    trace,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxcomp import distill, errors, lowrank, optim, prune, quant
 from jaxcomp.combine import chain, every, identity, partition, straight_through
 from jaxcomp.core.learned import learned, with_learned
 from jaxcomp.core.stacked import stacked
@@ -52,6 +40,19 @@ __all__ = [
     "trace",
     "with_learned",
 ]
+
+
+_LATE = {"export", "measure", "observe", "pack", "posttrain", "rewrite", "search", "trace"}
+"""Packages that are imported when they are first named: a training loop needs none of them to start."""
+
+if TYPE_CHECKING:
+    from jaxcomp import export, measure, observe, pack, posttrain, rewrite, search, trace
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return importlib.import_module(f"jaxcomp.{name}")
+    raise AttributeError(f"module 'jaxcomp' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

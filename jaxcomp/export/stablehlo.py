@@ -19,6 +19,7 @@ from jax import export
 from jaxcomp.core.errors import ArgumentError, ArtifactError, JaxcompError, MissingExtraError
 from jaxcomp.core.types import Note, Params
 from jaxcomp.pack import artifact, container, layout
+from jaxcomp.trace.packed import codes as _codes  # noqa: F401  programs may take such leaves, which JAX has to know
 
 Path = str | os.PathLike[str]
 

@@ -18,7 +18,7 @@ from jaxcomp.core.errors import ArgumentError, ArtifactError, MissingExtraError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Grid, Note
 from jaxcomp.pack import layout
-from jaxcomp.rewrite import choose, shrink
+from jaxcomp.rewrite import Scheme, choose, quantize, shrink
 from tests.rewrite.channels.test_models import CASES, prepared
 from tests.rewrite.parity import distance
 
@@ -74,8 +74,11 @@ def test_gradients(path: Path) -> None:
     assert distance(loss(new)(small, X), loss(program)(loaded, X)) <= 1e-6
 
 
-def test_a_new_process_needs_no_code_of_the_model(path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_new_process_needs_no_code_of_the_model(path: Path, packed: bool) -> None:
     new, small = shrink(apply_fn, PARAMS, X, keep={"a": np.arange(8) < 5})
+    if packed:
+        new, small = quantize(new, small, X, scheme=Scheme(bits=4, inputs=None))
     export.save(path, new, small, X, shapes="n, ...")
     code = """if True:
         import sys, jax.numpy as jnp, numpy as np, jaxcomp as jc
