@@ -291,8 +291,10 @@ def test_batches_and_rules_that_do_not_fit_are_refused() -> None:
         sparsify(mlp, MLP, [], 0.5)
     with pytest.raises(ArgumentError, match="of one structure, shapes"):
         sparsify(mlp, MLP, [X, X[:3]], 0.5)
-    with pytest.raises(RuleError, match="matches no parameter"):
+    with pytest.raises(RuleError, match="exact paths, and 'middle' is none"):
         sparsify(mlp, MLP, [X], {"middle": 0.5})
+    with pytest.raises(RuleError, match="matches no parameter"):
+        sparsify(mlp, MLP, [X], [("middle", 0.5)])
 
 
 def test_optax_masked_nodes_stand_for_what_is_not_pruned() -> None:

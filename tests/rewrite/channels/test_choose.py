@@ -200,7 +200,7 @@ def test_a_target_of_time_compiles_what_shrink_makes() -> None:
     found = groups(mlp, MLP, ROWS)
     keep = choose(0.5)(found, MLP)
     new, small = shrink(mlp, MLP, ROWS, keep=keep)
-    timed = budgets._runner(found, MLP, keep)()
+    (timed,) = budgets._runner(found, MLP, keep)()
     np.testing.assert_allclose(timed, new(small, jnp.zeros_like(ROWS)), atol=1e-6)
     with pytest.raises(ArgumentError, match=r"seconds=1e-12 was not reached: .* one run took"):
         choose(seconds=1e-12, trials=1)(found, MLP)
