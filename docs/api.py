@@ -51,7 +51,7 @@ KINDS = {
         "Rewrites",
         "``f(apply_fn, params, *example, ...)`` gives ``(new_fn, new_params)``: a new function of fewer or smaller "
         "parameters. It is pure, and can be jitted, differentiated, sharded, exported and rewritten again.",
-        ("jaxcomp.rewrite",),
+        ("jaxcomp.rewrite", "jaxcomp.nnx"),
     ),
     "post-training": Kind(
         "Post-training",

@@ -15,7 +15,7 @@ FLOORS = (
     {"trace", "pack"},
     {"observe", "export"},
     {"rewrite"},
-    {"posttrain"},
+    {"posttrain", "nnx"},
     {"search"},
 )
 """What is on one floor does not know of each other."""

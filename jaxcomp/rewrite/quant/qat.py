@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.calls import arguments
@@ -42,6 +43,7 @@ def qat(
     start: Fit | None = None,
     fit: Fit | None = None,
     momentum: float = 0.99,
+    keep_zeros: bool = False,
     select: Select | None = None,
     progress: Progress = None,
 ) -> tuple["QuantizedTraining", dict[str, Any]]:
@@ -73,6 +75,8 @@ def qat(
         more the whole range.
       fit: where those of inputs begin, as of :func:`calibrate`; of inputs that are 0 on all batches, at -1 and 1.
       momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
+      keep_zeros: whether weights that are 0 have no gradients, and so stay 0 under any optimizer that starts here:
+        those of a pruned network, ``jaxcomp.posttrain.sparsify(...).params``.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
@@ -105,6 +109,11 @@ def qat(
     targets = find_targets(program, scheme, params)
     grids = calibrate(apply_fn, params, given, scheme, fit=fit, zeros=True, progress=progress) if targets.shared else {}
     shapes = shapes_of(params)
+    signs = [path for path, target in targets.weights.items() if target.scheme.format.kind == "sign"]
+    if keep_zeros and signs:
+        raise ArgumentError(
+            f"keep_zeros=True needs a code for 0, which 1 bit has not: give {signs[0]!r} 2 bits or more"
+        )
     owners = qat_grids.owners(targets)
     method = Method(
         scheme,
@@ -114,6 +123,7 @@ def qat(
         None if input_grids == "average" else input_grids,
         momentum,
         qat_grids.unsigned(targets, grids),
+        keep_zeros,
     )
     held = {path: grid for path, grid in grids.items() if owners[path] == path}
     formats = {path: targets.weights[path].scheme.input_format for path in held}
@@ -142,6 +152,7 @@ class Method(NamedTuple):
       weights, inputs: whose gradients reach the grids; None: nobody's.
       momentum: of ranges.
       shifts: the zero points, which do not learn, of inputs that data never take below 0.
+      keep_zeros: whether weights that are 0 stay so.
     """
 
     scheme: Schemes
@@ -151,6 +162,7 @@ class Method(NamedTuple):
     inputs: Estimator | None
     momentum: float
     shifts: Mapping[str, int]
+    keep_zeros: bool = False
 
 
 class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding):
@@ -184,6 +196,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
             "inputs": method.inputs,
             "momentum": method.momentum,
             "shifts": dict(method.shifts),
+            "keep_zeros": method.keep_zeros,
             "held": {name: params[name] for name in ("steps", "ranges")},
             "rows": list(report.rows),
         }
@@ -283,6 +296,8 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         learning, ranges, fixed = self._weights(params), self._inputs(params), dict(grids or {})
 
         def packed(path: str, leaf: Any) -> Any:
+            if own.keep_zeros and (path in own.targets.weights or path in own.targets.skipped):
+                leaf = jnp.where(leaf == 0, jnp.zeros_like(leaf), leaf)  # with no gradient there
             if path not in own.targets.weights:
                 return leaf
             learns, target = None if path in fixed else own.weights, own.targets.weights[path]
@@ -346,6 +361,7 @@ def restored(
         data["inputs"],
         data["momentum"],
         {path: int(shift) for path, shift in data["shifts"].items()},
+        data.get("keep_zeros", False),  # not in files written before
     )
     rows = tuple(QuantRow(path, tuple(shape), *rest) for path, shape, *rest in data["rows"])
     report = QuantReport(rows, left_out(program, {row.path for row in rows}))
