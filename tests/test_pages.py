@@ -36,6 +36,12 @@ def test_every_call_that_it_names_exists(page: Path) -> None:
             found = getattr(found, name)
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_its_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / target).exists(), f"{page} links to {target}"
+
+
 def test_a_page_is_read_as_it_is_shown() -> None:
     text = "words\n```python\na = 1\nprint(a)\n```\n\n```text\n1\n```\n```python\nb = a\n```\nwords\n```text\n2\n```\n"
     first, second = blocks(text)
