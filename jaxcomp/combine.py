@@ -1,6 +1,6 @@
 """Combinators: a recipe is a compressor built of compressors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,9 +11,19 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import both, everything
 from jaxcomp.core.kept import kept as kept_by
-from jaxcomp.core.rules import assign
-from jaxcomp.core.straight_through import straight_through as pass_through
+from jaxcomp.core.rules import ByPath, by_rule, is_rules
+from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
+
+
+def _checked(value: Any, where: str) -> Compressor:
+    """A compressor, which anything else is refused as."""
+    if isinstance(value, Compressor):
+        return value
+    raise ArgumentError(
+        f"{where} must be a compressor, like jc.prune.magnitude(0.5) or jc.identity(), got {value!r:.80}"
+        + (": call it" if callable(value) else "")
+    )
 
 
 @printed
@@ -39,6 +49,9 @@ def chain(*compressors: Compressor) -> Compressor:
     Returns:
       A compressor whose state is the tuple of theirs.
 
+    Raises:
+      ArgumentError: for what is no compressor.
+
     Example:
       >>> import jax.numpy as jnp, jaxcomp as jc
       >>> recipe = chain(jc.prune.magnitude(0.5), jc.quant.fake(bits=2))
@@ -46,6 +59,11 @@ def chain(*compressors: Compressor) -> Compressor:
       >>> recipe.apply(params, recipe.init(params))["w"].tolist()
       [0.0, 0.0, -3.0, 3.0]
     """
+    if compressors and isinstance(compressors[0], list):
+        raise ArgumentError(
+            "chain takes compressors one by one, chain(first, second), and got a list: write chain(*list)"
+        )
+    compressors = tuple(_checked(each, f"chain: argument {i}") for i, each in enumerate(compressors))
 
     def init(params: Params) -> State:
         states: list[State] = []
@@ -85,22 +103,23 @@ def chain(*compressors: Compressor) -> Compressor:
 
 
 @printed
-def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
-    """Gives each parameter to the first rule whose regular expression matches the whole of its path.
+def partition(rules: ByPath[Compressor]) -> Compressor:
+    """Gives each parameter to a compressor: to that of the first rule that matches its whole path, or by exact path.
 
     Paths are spelled alike for Linen, NNX and plain trees (``Conv_0/kernel``). Parameters that no rule matches
     come back untouched.
 
     Args:
-      rules: ``(regex, compressor)`` pairs, in order of precedence.
+      rules: ``[(regex, compressor), ...]``, in order of precedence, or ``{path: compressor}``.
 
     Returns:
       A compressor whose state is a tuple, one entry a rule. A rule's compressor sees its parameters as a flat
       ``{path: array}``, and its state is spelled so: ``state[0]["Conv_0/kernel"]``.
 
     Raises:
+      ArgumentError: if a rule's compressor is none.
       RuleError: (from its functions) if a rule is no regular expression, matches no parameter, or is shadowed by
-        earlier ones; the paths are listed.
+        earlier ones, and if a path of a mapping is none; the paths are listed.
 
     Example:
       >>> import jax.numpy as jnp, jaxcomp as jc
@@ -110,13 +129,22 @@ def partition(rules: Sequence[tuple[str, Compressor]]) -> Compressor:
       >>> state[0]["Dense_0/kernel"].tolist()
       [[False, True]]
     """
-    patterns = [pattern for pattern, _ in rules]
-    compressors = [compressor for _, compressor in rules]
+    if not isinstance(rules, Mapping) and not (isinstance(rules, list | tuple) and (not rules or is_rules(rules))):
+        raise ArgumentError(
+            f"partition takes [(regex, compressor), ...] or {{path: compressor}}, got {rules!r:.80}: "
+            'jc.partition([(".*/kernel", compressor)])'
+        )
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
+    patterns = [pattern for pattern, _ in pairs]
+    compressors = [_checked(compressor, f"partition: {pattern!r}") for pattern, compressor in pairs]
+    places: Any = {path: i for i, path in enumerate(patterns)}
+    if not isinstance(rules, Mapping):
+        places = [(pattern, i) for i, pattern in enumerate(patterns)]
 
     def split(params: Params) -> list[dict[str, Any]]:
         named = paths.named_leaves(params)
-        parts: list[dict[str, Any]] = [{} for _ in rules]
-        for path, rule in assign(patterns, named).items():
+        parts: list[dict[str, Any]] = [{} for _ in compressors]
+        for path, rule in by_rule(places, list(named)).items():
             parts[rule][path] = named[path]
         return parts
 
@@ -180,6 +208,7 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ArgumentError(f"every(n, ...) needs a whole number of steps of at least 1, got {n!r}")
+    _checked(compressor, "every: compressor")
 
     def is_due(step: Step) -> Any:
         since = step - begin
@@ -196,7 +225,7 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
 
 @printed
 def straight_through(compressor: Compressor) -> Compressor:
-    """The same view, with the gradient of the identity: masked weights keep learning and may come back.
+    """Gives a compressor's view the gradient of the identity: masked weights keep learning and may come back.
 
     Args:
       compressor: whose view to take.

@@ -3,9 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxcomp.core.errors import RuleError
+
+T = TypeVar("T")
+
+ByPath = Sequence[tuple[str, T]] | Mapping[str, T]
+"""Rules ``[(regex, value), ...]``, of which the first that matches the whole path counts, or ``{path: value}``."""
 
 
 def assign(patterns: Sequence[str], paths: Iterable[str]) -> dict[str, int]:

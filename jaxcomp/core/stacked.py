@@ -11,11 +11,11 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything, kept
 from jaxcomp.core.paths import named_leaves, replace_leaves
-from jaxcomp.core.rules import assign
+from jaxcomp.core.rules import ByPath, by_rule
 from jaxcomp.core.types import Block, Compressor, Grid, Note, Params, State, Step
 
-Axes = int | Mapping[str, int]
-"""The axis that counts layers: of every leaf, or of those whose whole path a regular expression matches."""
+Axes = int | ByPath[int]
+"""The axis that counts layers: of every leaf, by rules ``[(regex, axis), ...]``, or ``{path: axis}``."""
 
 
 @printed
@@ -29,7 +29,8 @@ def stacked(axis: Axes | None, compressor: Compressor) -> Compressor:
     that one outside.
 
     Args:
-      axis: which, or ``{regex: axis}`` where some leaves are stacked and others not; None: none is.
+      axis: which; where some leaves are stacked and others not ``[(regex, axis), ...]`` or ``{path: axis}``; None: none
+        is.
       compressor: any, combinators included.
 
     Returns:
@@ -88,17 +89,13 @@ class _Layers:
     def __init__(self, axis: Axes, params: Params):
         self.named = named_leaves(params)
         real = [path for path, leaf in self.named.items() if leaves.is_inexact(leaf)]
-        if isinstance(axis, Mapping):
-            sizes = list(axis.values())
-            asked = {path: sizes[rule] for path, rule in assign(list(axis), self.named).items() if path in real}
-        else:
-            asked = dict.fromkeys(real, axis)
+        asked = {path: own for path, own in by_rule(axis, list(self.named)).items() if path in real}
         for path, own in asked.items():
             shape = self.named[path].shape
             if not -len(shape) <= own < len(shape):
                 raise ArgumentError(
                     f"{path!r} of shape {shape} has no axis {own} that could count layers: say which leaves are "
-                    "stacked, jc.stacked({regex: axis}, compressor)"
+                    "stacked, jc.stacked([(regex, axis)], compressor)"
                 )
         self.axes = {path: own % self.named[path].ndim for path, own in asked.items() if self.named[path].shape[own]}
 

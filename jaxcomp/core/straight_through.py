@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 
-def straight_through(forward: jax.Array, backward: jax.Array) -> jax.Array:
+def pass_through(forward: jax.Array, backward: jax.Array) -> jax.Array:
     """Returns ``forward`` exactly, and passes gradients to ``backward`` alone.
 
     The value is ``stop_gradient(forward) + (backward - stop_gradient(backward))``: the bracket is exactly 0.
@@ -21,7 +21,7 @@ def straight_through(forward: jax.Array, backward: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> jax.grad(lambda w: straight_through(jnp.round(w), w) * 3.0)(0.4)
+      >>> jax.grad(lambda w: pass_through(jnp.round(w), w) * 3.0)(0.4)
       Array(3., dtype=float32, weak_type=True)
 
     Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.

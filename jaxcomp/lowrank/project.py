@@ -16,7 +16,7 @@ from jaxcomp.core.kept import everything
 from jaxcomp.core.meshes import replicated, spread_like
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
-from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, State, Step
 from jaxcomp.core.units import unit
 
@@ -90,7 +90,7 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
     inside = missed <= rounding * size + least / units
     product = product.reshape(weight.shape).astype(weight.dtype)
     inside = jnp.broadcast_to(inside, matrix.shape).reshape(weight.shape)
-    view = straight_through(jnp.where(inside, whole, product), product)
+    view = pass_through(jnp.where(inside, whole, product), product)
     return spread_like(view, weight)
 
 

@@ -16,7 +16,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 from jaxcomp.core.progress import Progress, shows_progress, told
-from jaxcomp.core.rules import by_rule
+from jaxcomp.core.rules import ByPath, by_rule
 from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.evidence import Seen
@@ -58,9 +58,9 @@ def sparsify(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    sparsity: Any = None,
+    sparsity: float | ByPath[float | None] | None = None,
     *,
-    pattern: Any = None,
+    pattern: Pattern | tuple[int, int] | ByPath[Pattern | tuple[int, int] | None] | None = None,
     method: SparsifyMethod = "auto",
     distribution: DistributionName = "uniform",
     fisher: Params | None = None,

@@ -14,7 +14,7 @@ from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.rules import assign
+from jaxcomp.core.rules import ByPath, by_rule
 from jaxcomp.core.types import Schedule, Step
 from jaxcomp.prune.patterns import Axes, reduced
 
@@ -191,17 +191,16 @@ def erk(power: float = 1.0) -> Distribution:
     return Distribution("erk", share)
 
 
-def by_layer(sparsities: Mapping[str, float | Schedule]) -> Distribution:
-    """A sparsity for each layer: that of the first regular expression that matches the whole of its path.
-
-    Layers that none matches reach the sparsity that is asked of all.
+def by_layer(sparsities: ByPath[float | Schedule]) -> Distribution:
+    """Gives layers sparsities of their own; the others reach the sparsity that is asked of all.
 
     Args:
-      sparsities: ``{regex: fraction of zeros in [0, 1), or a schedule of it}``.
+      sparsities: fractions of zeros in [0, 1), or schedules of them: ``[(regex, fraction), ...]``, of which the first
+        that matches the whole path counts, or ``{path: fraction}``.
 
     Raises:
       ArgumentError: for a fraction outside [0, 1).
-      RuleError: from the pruner, for a rule that matches nothing.
+      RuleError: from the pruner, for a rule that matches nothing, and a path that is none.
 
     Example:
       >>> import jaxcomp as jc
@@ -210,11 +209,13 @@ def by_layer(sparsities: Mapping[str, float | Schedule]) -> Distribution:
       >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
       ([0, 0, 0, 1], [0, 0, 1, 1])
     """
-    asked = [fraction_at(value, f"sparsity of {rule!r}", "zeros") for rule, value in sparsities.items()]
+    pairs = list(sparsities.items()) if isinstance(sparsities, Mapping) else list(sparsities)
+    checked = [(path, fraction_at(value, f"sparsity of {path!r}", "zeros")) for path, value in pairs]
+    asked = dict(checked) if isinstance(sparsities, Mapping) else checked
 
     def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
-        owner = assign(list(sparsities), [layer.path for layer in layers])
-        own = [asked[owner[layer.path]](step) if layer.path in owner else sparsity for layer in layers]
+        found = by_rule(asked, [layer.path for layer in layers])
+        own = [found[layer.path](step) if layer.path in found else sparsity for layer in layers]
         return Shares([kept_of(rate, layer) for rate, layer in zip(own, layers, strict=True)], range(len(layers)))
 
     return Distribution("by layer", share)

@@ -15,7 +15,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.paths import named_leaves, path_string
-from jaxcomp.core.rules import assign
+from jaxcomp.core.rules import ByPath, assign
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Note, Params, Schedule, Skipped, State, Step
@@ -49,7 +49,7 @@ def prune(
     score: str | Score = "magnitude",
     *,
     pattern: Pattern | None = None,
-    distribution: str | Distribution | Mapping[str, float | Schedule] = "uniform",
+    distribution: str | Distribution | ByPath[float | Schedule] = "uniform",
     regrow: str | Regrow | None = None,
     nested: bool = False,
     dense: Sequence[str] = (),
@@ -77,7 +77,8 @@ def prune(
       pattern: of :mod:`jaxcomp.prune.patterns`: ``nm(2, 4)``, ``blocks((8, 128))``, ``kernels()``, ``filters()``; every
         weight by itself unless given.
       distribution: ``"uniform"``, ``"global"``, ``"erk"``, ``"lamp"``, ``"per_output"``, a
-        :class:`jaxcomp.prune.Distribution`, or ``{regex: sparsity}`` for layers with a sparsity of their own.
+        :class:`jaxcomp.prune.Distribution`; for layers with a sparsity of their own ``[(regex, sparsity), ...]`` or
+        ``{path: sparsity}``.
       regrow: ``"set"``, ``"rigl"`` or a :class:`jaxcomp.prune.Regrow`: kept units are exchanged for others; of N:M
         within each group.
       nested: what is pruned stays pruned, whatever its score becomes. The sparsity must not fall.
@@ -116,7 +117,7 @@ def prune(
         score=_named("score", score, SCORES, Score),
         pattern=unstructured() if pattern is None else pattern,
         distribution=by_layer(distribution)
-        if isinstance(distribution, Mapping)
+        if isinstance(distribution, Mapping | list)
         else _named("distribution", distribution, DISTRIBUTIONS, Distribution),
         regrow=None if regrow is None else _named("regrow", regrow, REGROW, Regrow),
         nested=nested,

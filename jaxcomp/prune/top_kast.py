@@ -6,7 +6,7 @@ import jax
 
 from jaxcomp.core.called import printed
 from jaxcomp.core.kept import kept as kept_by
-from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
@@ -48,7 +48,7 @@ def top_kast(forward: Compressor, backward: Compressor) -> Compressor:
         seen, learns = forward.apply(params, state["forward"]), backward.apply(params, state["backward"])
 
         def joined(leaf: Any, value: Any, slope: Any) -> Any:
-            return value if value is leaf else straight_through(value, slope)
+            return value if value is leaf else pass_through(value, slope)
 
         return jax.tree.map(joined, params, seen, learns)
 

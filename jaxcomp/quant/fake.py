@@ -9,7 +9,7 @@ from jaxcomp.core import leaves
 from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
-from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
 from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, usual_size
@@ -74,7 +74,9 @@ def placed(grid: Grid, shape: tuple[int, ...], block: Block | None) -> Grid:
 
 
 def quantize(w: Array, grid: Grid, bits: int | str | Format, symmetric: bool = True) -> Array:
-    """Codes: of integers ``clip(round(w / scale) + zero_point)``; halfway between two levels, the even code.
+    """Quantizes an array (:func:`jaxcomp.rewrite.quantize` a function): the codes of its values on a grid.
+
+    Of integers ``clip(round(w / scale) + zero_point)``; halfway between two levels, the even code.
 
     Args:
       w: ``[...]`` floating point.
@@ -115,7 +117,9 @@ def dequantize(codes: Array, grid: Grid, dtype: Any = jnp.float32, bits: int | s
 
 
 def fake_quantize(w: Array, grid: Grid, bits: int | str | Format, symmetric: bool = True) -> Array:
-    """``dequantize(quantize(w))`` in w's dtype, with the straight-through gradient: 1 in range, 0 where clipped.
+    """Rounds an array to a grid (:func:`jaxcomp.rewrite.fake_quantize` rounds in a function), in its own dtype.
+
+    It is ``dequantize(quantize(w))``, with the straight-through gradient: 1 in range, 0 where clipped.
 
     Args:
       w: ``[...]`` floating point.
@@ -139,7 +143,7 @@ def fake_quantize(w: Array, grid: Grid, bits: int | str | Format, symmetric: boo
     codes = jnp.clip(unclipped, format.bottom, format.top)
     steps = (codes - zero_point).astype(jnp.int32)  # integers have no -0.0, for which there is no code
     values = (decode(steps, format, scale.dtype) * scale).astype(w.dtype)
-    return straight_through(jnp.where(jnp.isnan(w), w, values), jnp.where(unclipped == codes, w, 0))
+    return pass_through(jnp.where(jnp.isnan(w), w, values), jnp.where(unclipped == codes, w, 0))
 
 
 @printed

@@ -9,7 +9,7 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
-from jaxcomp.core.straight_through import straight_through
+from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.fake import note_of, placed
 from jaxcomp.quant.formats import integer
@@ -77,6 +77,6 @@ def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0
         if state.grid.block is not None:
             level = spread_like(spread(level, w.shape, state.grid.block), w)
         values = jnp.where(jnp.abs(real) <= level, 0, jnp.sign(real) * scale)
-        return straight_through(values.astype(w.dtype), w)
+        return pass_through(values.astype(w.dtype), w)
 
     return quantizer(fit, view, lambda state: note_of(state.grid, format))

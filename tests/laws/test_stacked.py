@@ -95,12 +95,12 @@ def test_any_axis_may_count_layers(make, axis):
 def test_leaves_that_are_not_stacked_take_part_as_they_are():
     """A global threshold over stacked and other leaves; what no rule selects comes back itself."""
     params = {"blocks": {"w": jnp.arange(12.0).reshape(2, 3, 2)}, "head": jnp.array([11.5, 0.5]), "step": jnp.array(3)}
-    recipe = jc.stacked({"blocks/.*": 0}, jc.prune.magnitude(0.5, scope="global"))
+    recipe = jc.stacked([("blocks/.*", 0)], jc.prune.magnitude(0.5, scope="global"))
     view = recipe.apply(params, recipe.init(params))
     assert int((view["blocks"]["w"] == 0).sum()) == 6
     assert view["head"].tolist() == [11.5, 0.0]
     assert view["step"] is params["step"]
-    alone = jc.stacked({"blocks/.*": 0}, jc.partition([("1/blocks/w", jc.prune.magnitude(0.5))]))
+    alone = jc.stacked([("blocks/.*", 0)], jc.partition([("1/blocks/w", jc.prune.magnitude(0.5))]))
     view = alone.apply(params, alone.init(params))
     assert view["head"] is params["head"]
     assert jnp.array_equal(view["blocks"]["w"][0], params["blocks"]["w"][0])

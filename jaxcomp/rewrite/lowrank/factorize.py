@@ -1,7 +1,7 @@
 """Factorise: the same function with large weights held as products of small ones."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -11,6 +11,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.rules import ByPath
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select
 from jaxcomp.observe.moments import second_moments
@@ -23,17 +24,19 @@ from jaxcomp.trace.ir import trace
 from jaxcomp.trace.packed.leaf import Packed
 
 FactorMethod = Literal["svd", "tucker", "spatial", "dense"]
+Amount = float | tuple[float, float]
+"""A number of components, a fraction of them, or for Tucker a pair of either."""
 
 
 def factorize(
     apply_fn: Callable[..., Any],
     params: Params,
     *example: Any,
-    rank: Any = None,
-    energy: Any = None,
+    rank: Amount | ByPath[Amount | None] | None = None,
+    energy: float | ByPath[float | None] | None = None,
     macs: float | None = None,
     bytes: float | None = None,
-    method: FactorMethod | Sequence[tuple[str, FactorMethod]] | None = None,
+    method: FactorMethod | ByPath[FactorMethod] | None = None,
     batches: Iterable[Any] | None = None,
     cheaper: bool = True,
     select: Select | None = None,
@@ -67,8 +70,8 @@ def factorize(
       cheaper: leave a weight dense where its parts would cost as much.
       select: what of each batch of data the function is given: :mod:`jaxcomp.observe.batches`.
 
-    ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``: the first that matches the whole path counts,
-    and what none matches stays dense (or, of ``method``, is chosen as if none were named).
+    ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``, of which the first that matches the whole path
+    counts, or ``{path: value}``: what is not named stays dense (or, of ``method``, is chosen as if none were given).
 
     Returns:
       The new function, whose ``report`` prints as a table, and its parameters, in which a factorised weight is a

@@ -9,7 +9,7 @@ from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.straight_through import straight_through, with_slope
+from jaxcomp.core.straight_through import pass_through, with_slope
 from jaxcomp.core.types import Grid
 from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fake_quantize, fit_grid, quantize
@@ -77,7 +77,7 @@ def encode_to_train(
     unclipped = formats.encode(quotient, format) + grid.zero_point.astype(real)
     codes = jnp.clip(unclipped, format.bottom, format.top)
     numbers = codes if format.kind == "integer" else formats.decode(codes, format, real) * (1 / unit)
-    numbers = straight_through(numbers, jnp.where(unclipped == codes, quotient * (1 / unit), 0))
+    numbers = pass_through(numbers, jnp.where(unclipped == codes, quotient * (1 / unit), 0))
     if format.kind == "sign" and slope is not None:
         numbers = with_slope(lax.stop_gradient(codes), quotient, lax.stop_gradient(slope(quotient)))
     return _packed(target, numbers, leaf.dtype, Grid(scale * unit, grid.zero_point), ranges, "int8", inputs)

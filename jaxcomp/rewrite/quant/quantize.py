@@ -37,7 +37,7 @@ def quantize(
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
 ) -> tuple["Quantized", Params]:
-    r"""Holds weights as integer codes, and multiplies integers by integers.
+    r"""Quantizes a function (:func:`jaxcomp.quant.quantize` an array): its weights are integer codes, its products too.
 
     With codes q, scales s and zero points z of weights (w) and inputs (x) a site computes
     :math:`s_x s_w \sum (q_x - z_x)(q_w - z_w)`, the sum in int32 over products of int8. What its sites read is
@@ -165,7 +165,7 @@ def fake_quantize(
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
 ) -> "FakeQuantized":
-    """The function that :func:`quantize` would give, of the parameters as they are, to train.
+    """Rounds in a function (:func:`jaxcomp.quant.fake_quantize` an array) as :func:`quantize` would, to train it.
 
     At every site weights and inputs are rounded to their codes, which floating-point numbers hold; sums of these are
     exact up to ``2**24``, so the integer function computes the very same. Gradients pass rounding straight through, and
