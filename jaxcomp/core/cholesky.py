@@ -1,5 +1,6 @@
 r"""Cholesky factors of large matrices on CPUs: products of blocks, where LAPACK under XLA takes eight times as long."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -11,6 +12,7 @@ SMALL = 32
 """Up to so many rows LAPACK is as fast."""
 
 
+@jax.jit
 def cholesky(matrix: Array) -> Array:
     r"""L, lower triangular, with :math:`A = L L^\top`; not finite where A is not positive definite.
 

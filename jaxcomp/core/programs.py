@@ -16,7 +16,7 @@ _KNOWN: OrderedDict[Any, Any] = OrderedDict()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As ``jax.jit``, outside of transformations, for functions that are made anew for each layer or at each call.
+    """As ``jax.jit``, for functions that are made anew for each layer or call; under transformations as they are.
 
     A program is looked for among all that were compiled so, by its text: layers of the same shapes share one, and a
     second call finds those of the first. Whatever the function closes over becomes a part of that text: give it large
@@ -34,7 +34,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        key = tree, tuple((jax.typeof(x), _layout(x)) for x in leaves)
+        if any(isinstance(x, jax.core.Tracer) for x in leaves):
+            return function(*args)
+        key = tree, jax.sharding.get_abstract_mesh(), tuple((jax.typeof(x), _layout(x)) for x in leaves)
         if key not in own:
             own[key] = _found(function, args, key)
         return own[key](*args)

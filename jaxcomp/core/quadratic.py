@@ -44,19 +44,25 @@ def steady(moment: Array, damping: float = 0.01) -> Array:
       moment: ``[groups, reduction, reduction]``, finite.
       damping: as of :func:`damped`, at least so much.
     """
-    raised, factor = _factored(moment, damping)
-    while not bool(jnp.isfinite(factor).all()) and damping < 1:
+    return _steady(moment, damping)[0]
+
+
+def _steady(moment: Array, damping: float) -> tuple[Array, Array]:
+    raised, factor, finite = _factored(moment, damping)
+    while not bool(finite) and damping < 1:
         damping = 10 * max(damping, 1e-6)
-        raised, factor = _factored(moment, damping)
-    return raised
+        raised, factor, finite = _factored(moment, damping)
+    return raised, factor
 
 
 @functools.partial(jax.jit, static_argnames="damping")
-def _factored(moment: Array, damping: float) -> tuple[Array, Array]:
+def _factored(moment: Array, damping: float) -> tuple[Array, Array, Array]:
     raised = damped(moment, damping)
-    return raised, cholesky(raised)
+    factor = cholesky(raised)
+    return raised, factor, jnp.isfinite(factor).all()
 
 
+@jax.jit
 def output_error(weight: Array, other: Array, moment: Array) -> Array:
     r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
@@ -79,8 +85,12 @@ def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01)
       cross: :math:`C = \sum x' x^\top`, with those that W was made for.
       damping: as in :func:`steady`.
     """
-    wanted = product(cross - moment, weight)
-    return weight + solve(steady(moment, damping), wanted)
+    return _corrected(weight, moment, cross, _steady(moment, damping)[1])
+
+
+@jax.jit
+def _corrected(weight: Array, moment: Array, cross: Array, factor: Array) -> Array:
+    return weight + jax.scipy.linalg.cho_solve((factor, True), product(cross - moment, weight))
 
 
 def sweep(
@@ -152,11 +162,13 @@ def inverse_factor(moment: Array) -> Array:
     return lax.linalg.triangular_solve(turned, identity, left_side=True, lower=False)
 
 
+@jax.jit
 def inverse(moment: Array) -> Array:
     """The inverse of a positive definite moment ``[groups, reduction, reduction]``."""
     return solve(moment, jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape))
 
 
+@jax.jit
 def solve(moment: Array, wanted: Array) -> Array:
     r""":math:`H^{-1} B`, by Cholesky's factorisation.
 

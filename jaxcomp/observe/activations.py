@@ -12,6 +12,7 @@ from jaxcomp.core.channels import Group
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import leaves_of
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, inputs_of
 from jaxcomp.trace.channels.groups import Groups
@@ -70,7 +71,7 @@ def activations(
         axes.setdefault(value, set()).add(axis)
     probes = {value: _probe(STATISTICS[statistic], own) for value, own in axes.items()}
     observer = Observer(groups.coupling.program, probes)
-    run = jax.jit(lambda leaves: observer(leaves)[1])
+    run = compiled(lambda leaves: observer(leaves)[1])
     total: Any = None
     for inputs in inputs_of(lambda inputs: _leaves(groups, params, inputs), batches, select):
         sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), run(_leaves(groups, params, inputs)))

@@ -218,7 +218,8 @@ class Evidence:
           moment: an estimate of the inputs' mean products.
           damping: as of :func:`jaxcomp.core.quadratic.damped`.
         """
-        weight, now, cross = (jnp.asarray(x, jnp.float32) for x in (old, moment, moment + (self.fit[1] - self.fit[0])))
+        both = moment + (self.fit[1] - self.fit[0])
+        weight, now, cross = (jnp.asarray(np.asarray(x, np.float32)) for x in (old, moment, both))
         return np.asarray(corrected(weight, now, cross, damping), np.float64)
 
     @property

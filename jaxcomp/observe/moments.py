@@ -11,6 +11,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.meshes import automatic
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.batches import Batches, Select, called, inputs_of, kind_of
@@ -195,9 +196,9 @@ def summed(
     program: Program, sites: list[Use], of: End, places: int | None = None, sums: Sums | None = None
 ) -> Callable[[list[Any]], list[np.ndarray]]:
     """As :func:`observer`, sums of squares in float64 and of any size: if float32 does not hold them, in a unit."""
-    plain = jax.jit(observer(program, sites, of, places, sums))
+    plain = compiled(observer(program, sites, of, places, sums))
     largest = lambda use, rows: jnp.max(jnp.abs(rows), axis=1, keepdims=True, initial=0).max(-1, keepdims=True)  # noqa: E731
-    reach = jax.jit(observer(program, sites, of, places, largest, join=jnp.maximum, power=0))
+    reach = compiled(observer(program, sites, of, places, largest, join=jnp.maximum, power=0))
     runs: dict[tuple[float, ...], Any] = {}
 
     def run(leaves: list[Any]) -> list[np.ndarray]:
@@ -206,7 +207,7 @@ def summed(
             return found
         units = tuple(host_unit(np.max(own, initial=0)) for own in reach(leaves))
         if units not in runs:
-            runs[units] = jax.jit(observer(program, sites, of, places, sums, units))
+            runs[units] = compiled(observer(program, sites, of, places, sums, units))
         found = [np.asarray(own, np.float64) for own in runs[units](leaves)]
         return [own * size * size for own, size in zip(found, units, strict=True)]
 

@@ -12,6 +12,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -162,7 +163,7 @@ def _input_means(
     }
     parts: dict[str, list[np.ndarray]] = {path: [] for path in sites}
     examples = examples_of(batches)
-    run = jax.jit(observer(program, list(sites.values()), "inputs", None, examples[0].row_means, power=1))
+    run = compiled(observer(program, list(sites.values()), "inputs", None, examples[0].row_means, power=1))
     for batch in batches:
         for path, own in zip(sites, run(jax.tree.leaves((params, *batch))), strict=True):
             parts[path].append(np.asarray(own, np.float64).swapaxes(0, 1))

@@ -12,6 +12,7 @@ from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Batches, Select, checked_batches
@@ -240,7 +241,7 @@ def _reaches(
             value, axis = _operand(reader)
             probes[value] = lambda x, axis=axis: size.largest(jnp.abs(x.astype(jnp.float32)), axis)
     observe = Observer(program, probes, join=jnp.maximum)
-    run = jax.jit(lambda leaves: observe(leaves)[1])
+    run = compiled(lambda leaves: observe(leaves)[1])
     takes = [EVERYTHING] * len(batches) if examples is None else [own.fitted_kinds for own in examples]
     columns = zip(
         *([np.asarray(x)[take].max(0) for x in run(batch)] for batch, take in zip(batches, takes, strict=True)),

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Grid
 from jaxcomp.observe.held_out import Examples
 from jaxcomp.quant.fake import fake_quantize, fit_grid
@@ -44,7 +45,6 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
 def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) -> Altered:
     format, axes = target.scheme.input_format, use.input.rows
 
-    @jax.jit
     def quantized(x: Any, grid: Grid | None) -> Any:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
@@ -56,10 +56,14 @@ def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) 
             grid = Grid(jnp.reshape(grid.scale, one), jnp.reshape(grid.zero_point, one))
         return fake_quantize(x, grid, format)
 
+    @compiled
+    def either(x: Any, grids: tuple[Grid | None, ...], fitted: Any) -> Any:
+        values = [quantized(x, each) for each in grids]
+        return values[0] if fitted is None else automatic(jnp.where, fitted, *values)
+
     def altered(x: Any, examples: Examples) -> Any:
         if judging is None:
-            return quantized(x, grid)
-        fitted = examples.fitted_kinds[examples.kinds(x.shape)]
-        return automatic(lambda x: jnp.where(fitted, quantized(x, grid), quantized(x, judging)), x)
+            return either(x, (grid,), None)
+        return either(x, (grid, judging), np.asarray(examples.fitted_kinds[examples.kinds(x.shape)]))
 
     return altered

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxcomp.core.meshes import replicated
+from jaxcomp.core.programs import together
 from jaxcomp.core.quadratic import steady
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
@@ -57,7 +58,11 @@ class Solution(NamedTuple):
 def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
     """A weight rounded to the nearest."""
     own, leaf = target.scheme, replicated(jnp.asarray(leaf))
-    grid = given or fit_grid(leaf, own.format, target.axes, block=own.block, fit=own.fit)
+    if given is not None:
+        return Solution(_on_grid(leaf, given, own.format), given)
+    fit = functools.partial(fit_grid, bits=own.format, axis=target.axes, block=own.block, fit=own.fit)
+    (grid,), finite = together(fit)([(leaf,)])
+    grid = grid if finite else fit(leaf)  # which says what is wrong
     return Solution(_on_grid(leaf, grid, own.format), grid)
 
 
@@ -128,7 +133,7 @@ class _Layer(NamedTuple):
 
 
 def _single(x: Any) -> Array:
-    return jnp.asarray(x, jnp.float32)
+    return jnp.asarray(np.asarray(x, np.float32))
 
 
 def _layer(

@@ -167,4 +167,4 @@ def _keep(goal: Any) -> tuple[int, Any]:
 
 
 def _single(x: Any) -> jax.Array:
-    return jnp.asarray(x, jnp.float32)
+    return jnp.asarray(np.asarray(x, np.float32))

@@ -340,10 +340,9 @@ class Walk(Interpreter):
 
     def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
         """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
-        squares_of = {own: compiled(functools.partial(_squares, own)) for own in self.examples}
         found = []
         for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            size, squares = squares_of[own](new, old, leak)
+            size, squares = _squares_of(own)(new, old, leak)
             found.append(np.asarray(squares, np.float64) * float(size) ** 2)
         return np.concatenate(found, 1)
 
@@ -366,6 +365,11 @@ def _sums(use: Use, places: int | None, examples: Sequence[Examples], now: Seque
     takes = [np.concatenate([take + i * count for i, take in enumerate(half)]) for half in zip(*splits, strict=True)]
     rows = [automatic(lambda *own: jnp.concatenate(own, 1), *own) if len(own) > 1 else own[0] for own in parts]
     return [sums_of(rows[0], rows[1], take) for take in takes]
+
+
+@functools.lru_cache(256)
+def _squares_of(examples: Examples) -> Callable[..., Any]:
+    return compiled(functools.partial(_squares, examples))
 
 
 def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, Any]:

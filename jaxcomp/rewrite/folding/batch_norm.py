@@ -8,6 +8,7 @@ import jax
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves, without
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.folding.find import Changes, find_folds
 from jaxcomp.rewrite.folding.report import FoldReport, FoldRow
@@ -72,7 +73,7 @@ def evaluated(function: Callable[..., Any], leaves: list[Any]) -> Any:
     """What a function makes of leaves, compiled; its shapes if one of the leaves is a shape."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return jax.eval_shape(function, leaves)
-    return jax.jit(function)(leaves)
+    return compiled(function)(leaves)
 
 
 class Found(Protocol):

@@ -11,6 +11,7 @@ from jax.tree_util import DictKey, register_pytree_with_keys
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.progress import Progress, shows_progress, steps
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -267,7 +268,7 @@ def _observer(
         of |= dict.fromkeys(group.values, probe)
         apart |= dict.fromkeys(group.values, group.scans)
     observe = Observer(program, of, apart, join)
-    run = jax.jit(lambda leaves: observe(leaves)[1])
+    run = compiled(lambda leaves: observe(leaves)[1])
 
     def grouped(leaves: Any) -> list[list[Any]]:
         found = dict(zip(of, run(leaves), strict=True))

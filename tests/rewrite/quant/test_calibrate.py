@@ -137,3 +137,20 @@ def test_ranges_are_a_tree_like_any_other(tmp_path: Any) -> None:
     ]
     pack.save(tmp_path / "ranges.jcz", found)
     assert float(pack.load(tmp_path / "ranges.jcz")[0]["w"]["scale"].item()) == float(found["w"].scale.item())
+
+
+def test_a_second_calibration_of_a_function_compiles_nothing() -> None:
+    found, programs = [], []
+
+    def listen(event: str, *_: Any, **__: Any) -> None:
+        programs[-1:] = [programs[-1] + event.endswith("backend_compile_duration")]
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for _ in range(2):  # a function that was not seen before, of the same shapes
+            programs.append(0)
+            found.append(calibrate(lambda p, x: jnp.tanh(x @ p["w"][1]) @ p["w"][0], {"w": W[:2]}, BATCHES, fit=mse()))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert programs[0] > programs[1] == 0
+    jax.tree.map(np.testing.assert_array_equal, *found)
