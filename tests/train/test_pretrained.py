@@ -3,7 +3,10 @@
 import argparse
 import dataclasses
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -107,9 +110,33 @@ def test_another_network_is_refused(tmp_path: Path, change, message: str) -> Non
         load(tmp_path / "r.npz")
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.npz: weights need to be an \.npz"):
-        load(tmp_path / "nowhere.npz")
+def torchs_own(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+
+
+OTHERS: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda path: None,
+    "PyTorch's": torchs_own,
+    "PyTorch's, before 1.6": lambda path: path.write_bytes(b"\x80\x02}."),
+    "one array": lambda path: np.save(path.open("wb"), np.ones(3)),
+    "empty": lambda path: path.touch(),
+    "torn": lambda path: path.write_bytes(b"PK\x03\x04torn"),
+}
+
+
+@pytest.mark.parametrize("write", OTHERS.values(), ids=OTHERS)
+def test_a_file_of_another_kind_is_refused_with_what_makes_one(tmp_path: Path, write: Callable[[Path], Any]) -> None:
+    write(tmp_path / "other.npz")
+    with pytest.raises(UserError, match=r"other\.npz: weights need to be an \.npz of plain arrays") as caught:
+        load(tmp_path / "other.npz")
+    assert "torch.load(" in str(caught.value)
+    assert "numpy.savez(" in str(caught.value)
+
+
+def test_names_of_networks_that_were_trained_on_several_devices_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", **{f"module.{name}": array for name, array in torch_names().items()})
+    assert load(tmp_path / "r.npz").options == CASES["PyTorch"][1]
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -74,6 +74,9 @@ def test_metrics_and_report(reference: Path) -> None:
     assert not page.fetched  # self-contained
     for words in ("Training", "Layers", "Weights, teacher and compressed student", "Result", "Conv_0/kernel"):
         assert any(words in text for text in page.texts)
+    for words in ("jaxcomp ", "JAX ", " UTC", "a cnn taught by a cnn on digits, seed 0", "MACs an image", "predicted"):
+        assert any(words in text for text in page.texts), words
+    assert max(len(word) for text in page.texts for word in text.split()) < 64  # no checksum stretches the page
 
 
 class Page(HTMLParser):

@@ -1,5 +1,6 @@
 """Published weights of CIFAR ResNets, as variables of ours."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ github.com/akamaster/pytorch_resnet_cifar10, or trained by the same code) one is
 and of the ResNet-8 of MLPerf Tiny (github.com/mlcommons/tiny), where Keras is, by
 
     import keras, numpy
-    model = keras.models.load_model("pretrainedResnet.h5")
+    model = keras.models.load_model("pretrainedResnet.h5", compile=False)
     numpy.savez("resnet8.npz", **{v.path.replace("/", "."): v.numpy() for v in model.weights})
 """
 
@@ -71,7 +72,10 @@ def load(path: str | Path) -> Pretrained:
         with np.load(path, allow_pickle=False) as file:
             # PyTorch's DataParallel puts "module." before each name.
             arrays = {name.removeprefix("module."): file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:  # np.load gives a lone array of an .npy, without files
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"it holds {others[0]}, as PyTorch's own files do")
+    # EOFError: an empty file; TypeError: an .npy, which holds one array.
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: weights need to be an .npz of plain arrays ({error}).\n{HOW_TO_EXPORT}") from error
     kind, read = ("the ResNet-8 of MLPerf Tiny", _tiny) if "conv2d.kernel" in arrays else (OPTION_A, _option_a)
     try:
