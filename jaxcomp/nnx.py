@@ -44,7 +44,7 @@ class QAT(nnx.Module):
       >>> x = jnp.linspace(-1, 1, 12).reshape(4, 3)
       >>> model = QAT(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), [x])
       >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
-      >>> optimizer.update(model, nnx.grad(lambda model: (model(x) ** 2).sum())(model))
+      >>> _ = optimizer.update(model, nnx.grad(lambda model: (model(x) ** 2).sum())(model))
       >>> integers, packed = model.quantized(x)
       >>> packed["kernel"].parts["codes"].dtype.name, bool(jnp.allclose(integers(packed, x), model(x), atol=1e-6))
       ('int8', True)

@@ -10,9 +10,9 @@ import optax
 from jaxcomp.core import leaves, paths
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
-from jaxcomp.core.types import Compressor, Params, State
+from jaxcomp.core.types import Compressor, Note, Params, State
 
-__all__ = ["CompressState", "compress", "finalize"]
+__all__ = ["CompressState", "compress", "describe", "finalize"]
 
 
 class CompressState(NamedTuple):
@@ -135,7 +135,7 @@ def finalize(opt_state: Any, compressor: Compressor, params: Params | None = Non
       >>> view["bias"].tolist(), view["kernel"].tolist()
       ([1.0, 1.0], [0.0, -2.0])
     """
-    behind, state = _adaptor(opt_state, params)
+    behind, state, _ = _adaptor(opt_state, params)
     left = [paths.path_string(path) for path, leaf in _flatten(behind, leaves.left_out) if leaves.left_out(leaf)]
     if left and params is None:
         raise ArgumentError(
@@ -152,17 +152,43 @@ def finalize(opt_state: Any, compressor: Compressor, params: Params | None = Non
     return jax.tree.map(jnp.copy, view)
 
 
+def describe(opt_state: Any, compressor: Compressor, params: Params | None = None) -> dict[str, Note]:
+    """The notes of the view that a loop under :func:`compress` has reached: ``compressor.describe`` of its own state.
+
+    With :func:`finalize` all that storing and reporting need: ``jc.pack.save(path, view, notes=notes)``,
+    ``jc.measure.summary(view, notes=notes)``.
+
+    Args:
+      opt_state, compressor, params: as of :func:`finalize`; params are needed for dictionaries alone.
+
+    Returns:
+      ``{path: note}``, of the parameters that the adaptor was given.
+
+    Raises:
+      ArgumentError: as :func:`finalize`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, jaxcomp as jc
+      >>> quantize, params = jc.quant.fake(4), {"bias": jnp.ones(2), "kernel": jnp.array([1.0, -2.0])}
+      >>> tx = optax.masked(compress(optax.sgd(0.1), quantize), {"bias": False, "kernel": True})
+      >>> {path: note.bits for path, note in describe(tx.init(params), quantize).items()}
+      {'kernel': 4}
+    """
+    behind, state, step = _adaptor(opt_state, params)
+    return dict(compressor.describe(behind, _own_state(compressor, behind, state), step))
+
+
 def _flatten(tree: Any, is_leaf: Callable[[Any], bool]) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]
 
 
 def _is_adaptor(node: Any) -> bool:
-    fields = set(CompressState._fields)
-    return isinstance(node, CompressState) or (isinstance(node, Mapping) and set(node) == fields)
+    needed, fields = {"step", "params"}, set(CompressState._fields)  # dictionaries lose what is empty
+    return isinstance(node, CompressState) or (isinstance(node, Mapping) and needed <= set(node) <= fields)
 
 
-def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State]:
-    """The parameters behind the view and the compressor's state, of the only adaptor in an optimiser's state."""
+def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]:
+    """The parameters behind the view, the compressor's state and its step, of the only adaptor in an optimiser's."""
     found = [(jax.tree_util.keystr(path), node) for path, node in _flatten(opt_state, _is_adaptor) if _is_adaptor(node)]
     if len(found) != 1:
         places = " and ".join(place for place, _ in found)
@@ -174,7 +200,7 @@ def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State]:
         )
     ((_, node),) = found
     if isinstance(node, CompressState):
-        return node.params, node.compressor
+        return node.params, node.compressor, int(node.step)
     if params is None:
         raise ArgumentError(
             "the optimiser state is made of dictionaries, in which the structure of the parameters is lost: call "
@@ -184,7 +210,7 @@ def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State]:
     behind = jax.tree_util.tree_map_with_path(
         lambda path, leaf: held.get(paths.path_string(path), optax.MaskedNode()), params
     )
-    return behind, node["compressor"]
+    return behind, node.get("compressor", ()), int(jnp.asarray(node["step"]))
 
 
 def _own_state(compressor: Compressor, params: Params, state: State) -> State:
@@ -200,8 +226,8 @@ def _own_state(compressor: Compressor, params: Params, state: State) -> State:
     )
     if needed and needed != held:
         raise ArgumentError(
-            "finalize needs the recipe that jaxcomp.optim.compress was given, and the state of this one is another: "
-            f"this one's holds {_listed(needed, held)}; the optimiser's {_listed(held, needed)}"
+            "finalize and describe need the recipe that jaxcomp.optim.compress was given; this one's state is another: "
+            f"it holds {_listed(needed, held)}; the optimiser's {_listed(held, needed)}"
         )
     own = paths.named_leaves(state)
     return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(own[path]) for path in needed])

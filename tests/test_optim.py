@@ -11,7 +11,7 @@ from flax import nnx, serialization
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.optim import compress, finalize
+from jaxcomp.optim import compress, describe, finalize
 
 STEPS = 6
 
@@ -229,12 +229,12 @@ def test_finalize_needs_exactly_one_adaptor(count):
         finalize(tx.init({"w": jnp.ones(2)}), jc.identity())
 
 
-def parts(tx, labels=None):
-    return optax.partition({0: tx, 1: optax.sgd(0.1)}, labels or {"kernel": 0, "head": 1})
+def parts(tx):
+    return optax.partition({0: tx, 1: optax.sgd(0.1), 2: optax.set_to_zero()}, {"kernel": 0, "head": 1, "count": 2})
 
 
 NESTINGS = {
-    "masked": lambda tx: optax.masked(tx, {"kernel": True, "head": False}),
+    "masked": lambda tx: optax.masked(tx, {"kernel": True, "head": False, "count": False}),
     "partition": parts,
     "chain": lambda tx: optax.named_chain(("clip", optax.clip(1.0)), ("parts", parts(tx))),
     "multi-steps": lambda tx: optax.MultiSteps(parts(tx), 1).gradient_transformation(),
@@ -247,17 +247,53 @@ NESTINGS = {
 def test_what_the_adaptor_was_not_given_comes_from_the_parameters(nesting):
     recipe, (params, value_and_grad, _) = jc.quant.fake(4, axis=-1), problem()
     tx = NESTINGS[nesting](compress(optax.sgd(0.1), recipe))
-    opt_state = tx.init(params)
-    updates, opt_state = tx.update(value_and_grad(params)[1], opt_state, params)
-    params = optax.apply_updates(params, updates)
-    with pytest.raises(ArgumentError, match=r"a part of the parameters, without head: .*\(opt_state, recipe, params\)"):
+    opt_state, params = once(tx, params | {"count": jnp.array(3)}, value_and_grad(params)[1] | {"count": jnp.array(0)})
+    with pytest.raises(
+        ArgumentError, match=r"a part of the parameters, without count, head: .*\(opt_state, recipe, params\)"
+    ):
         finalize(opt_state, recipe)
     view = finalize(opt_state, recipe, params)
-    np.testing.assert_array_equal(view["head"], params["head"])
+    assert jax.tree.map(jnp.result_type, view) == jax.tree.map(jnp.result_type, params)  # no leaf is masked in it
+    for key in ("head", "count"):
+        np.testing.assert_array_equal(view[key], params[key])
     np.testing.assert_allclose(view["kernel"], params["kernel"], rtol=1e-5, atol=1e-6)
     assert len(np.unique(view["kernel"][:, 0])) <= 15
     assert view["head"] is not params["head"]
     jax.tree.map(np.testing.assert_array_equal, finalize(serialization.to_state_dict(opt_state), recipe, params), view)
+
+
+def once(tx, params, grads):
+    """The state and the parameters after an update."""
+    updates, opt_state = tx.update(grads, tx.init(params), params)
+    return opt_state, optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize("recipe", ["prune", "quantise"])
+def test_notes_are_those_of_the_recipe_wherever_its_state_is(recipe):
+    """The asked sparsity is that of the adaptor's step, the grid that of its state."""
+    own, (params, value_and_grad, _) = RECIPES[recipe](), problem()
+    grads = value_and_grad(params)[1]
+    alone, _ = once(compress(optax.sgd(0.1), own), {"kernel": params["kernel"]}, {"kernel": grads["kernel"]})
+    wanted = own.describe(alone.params, alone.compressor, 1)
+    assert wanted.keys() == {"kernel"}
+    assert wanted["kernel"] != own.describe(alone.params, alone.compressor, 9)["kernel"] or recipe == "quantise"
+    params, grads = params | {"count": jnp.array(3)}, grads | {"count": jnp.array(0)}
+    for nesting in NESTINGS.values():
+        opt_state, after = once(nesting(compress(optax.sgd(0.1), own)), params, grads)
+        for notes in (describe(opt_state, own), describe(serialization.to_state_dict(opt_state), own, after)):
+            assert notes.keys() == wanted.keys()
+            jax.tree.map(np.testing.assert_array_equal, notes, dict(wanted))
+
+
+def test_dictionaries_that_lost_what_is_empty_are_states_all_the_same():
+    """NNX keeps neither the state of plain descent nor that of a recipe without one."""
+    model = nnx.Linear(8, 6, rngs=nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    for recipe in (jc.prune.magnitude(0.5), jc.identity()):
+        held = nnx.state(nnx.Optimizer(model, compress(optax.sgd(0.1), recipe), wrt=nnx.Param))
+        view = finalize(held, recipe, params)
+        jax.tree.map(np.testing.assert_array_equal, view, recipe.apply(params, recipe.init(params)))
+        assert describe(held, recipe, params) == recipe.describe(params, recipe.init(params), 0)
 
 
 def test_what_was_excluded_as_a_subtree_comes_back_in_its_own_structure():
@@ -287,7 +323,8 @@ def test_another_recipe_is_refused_with_what_both_hold():
     opt_state = compress(optax.sgd(0.1), jc.prune.magnitude(0.5)).init(params)
     for other in (jc.quant.fake(4), jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4))):
         with pytest.raises(
-            ArgumentError, match=r"this one's holds .*scale.* float32\[1\].*; the optimiser's 'head' bool\[5\]"
+            ArgumentError,
+            match=r"this one's state is another: it holds .*scale.* float32\[1\].*; the optimiser's 'head' bool\[5\]",
         ):
             finalize(opt_state, other)
     jax.tree.map(np.testing.assert_array_equal, finalize(opt_state, jc.identity()), params)
