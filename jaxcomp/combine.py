@@ -7,23 +7,13 @@ import jax
 from jax import lax
 
 from jaxcomp.core import paths
-from jaxcomp.core.called import printed
+from jaxcomp.core.called import checked, printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import both, everything
 from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.rules import ByPath, by_rule, is_rules
 from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
-
-
-def _checked(value: Any, where: str) -> Compressor:
-    """A compressor, which anything else is refused as."""
-    if isinstance(value, Compressor):
-        return value
-    raise ArgumentError(
-        f"{where} must be a compressor, like jc.prune.magnitude(0.5) or jc.identity(), got {value!r:.80}"
-        + (": call it" if callable(value) else "")
-    )
 
 
 @printed
@@ -63,7 +53,7 @@ def chain(*compressors: Compressor) -> Compressor:
         raise ArgumentError(
             "chain takes compressors one by one, chain(first, second), and got a list: write chain(*list)"
         )
-    compressors = tuple(_checked(each, f"chain: argument {i}") for i, each in enumerate(compressors))
+    compressors = tuple(checked(each, f"chain: argument {i}") for i, each in enumerate(compressors))
 
     def init(params: Params) -> State:
         states: list[State] = []
@@ -136,7 +126,7 @@ def partition(rules: ByPath[Compressor]) -> Compressor:
         )
     pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
     patterns = [pattern for pattern, _ in pairs]
-    compressors = [_checked(compressor, f"partition: {pattern!r}") for pattern, compressor in pairs]
+    compressors = [checked(compressor, f"partition: {pattern!r}") for pattern, compressor in pairs]
     places: Any = {path: i for i, path in enumerate(patterns)}
     if not isinstance(rules, Mapping):
         places = [(pattern, i) for i, pattern in enumerate(patterns)]
@@ -208,7 +198,7 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ArgumentError(f"every(n, ...) needs a whole number of steps of at least 1, got {n!r}")
-    _checked(compressor, "every: compressor")
+    checked(compressor, "every: compressor")
 
     def is_due(step: Step) -> Any:
         since = step - begin
@@ -242,6 +232,8 @@ def straight_through(compressor: Compressor) -> Compressor:
 
     Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.
     """
+
+    checked(compressor, "straight_through: compressor")
 
     def apply(params: Params, state: State) -> Params:
         def estimate(leaf: Any, view: Any) -> Any:

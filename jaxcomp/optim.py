@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.core import leaves, paths
+from jaxcomp.core.called import checked
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
 from jaxcomp.core.types import Compressor, Note, Params, State
@@ -60,6 +61,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
       >>> optax.apply_updates(params, updates)["w"].round(2).tolist()
       [0.0, -1.899999976158142]
     """
+    checked(compressor, "compress(optimizer, compressor): compressor")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompressState:

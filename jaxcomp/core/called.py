@@ -1,4 +1,4 @@
-"""How a value prints: as the call that made it."""
+"""Compressors as arguments and as values: what is none is refused; one prints as the call that made it."""
 
 import functools
 import inspect
@@ -7,9 +7,24 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Compressor
 
 Arguments = ParamSpec("Arguments")
+
+
+def checked(value: Any, where: str) -> Compressor:
+    """Returns a compressor, and refuses anything else.
+
+    Raises:
+      ArgumentError: with what came, and what to give.
+    """
+    if isinstance(value, Compressor):
+        return value
+    raise ArgumentError(
+        f"{where} must be a compressor, like jc.prune.magnitude(0.5) or jc.identity(), got {value!r:.80}"
+        + (": call it" if callable(value) else "")
+    )
 
 
 def printed(maker: Callable[Arguments, Compressor]) -> Callable[Arguments, Compressor]:

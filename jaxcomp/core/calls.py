@@ -166,6 +166,8 @@ def _hint(params: Any, inputs: Sequence[Any]) -> str:
             " These parameters hold packed weights: give them with the function that the rewrite returned beside them, "
             "or give jaxcomp.rewrite.densify(params)."
         )
+    if not inputs:
+        return " Give its other arguments too, an example of them or their shapes, after the parameters."
     bare = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))
     trees = [each for each in inputs if isinstance(each, Mapping) or _is_a("flax.nnx", each)]
     if bare and np.ndim(params) and any(not jax.tree_util.treedef_is_leaf(jax.tree.structure(each)) for each in inputs):

@@ -1,9 +1,11 @@
 """Channels that are cut together: what tracing finds and pruning reads."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from jaxcomp.core.errors import ArgumentError
 
 
 class Reason(NamedTuple):
@@ -86,3 +88,15 @@ class ChannelGroups(Protocol):
 
     def zeroes(self, member: Member) -> bool:
         """Whether a mask zeroes a member."""
+
+
+def check_groups(groups: Any) -> None:
+    """Refuses what are no groups.
+
+    Raises:
+      ArgumentError: with the call that makes them.
+    """
+    if not hasattr(groups, "produces"):
+        raise ArgumentError(
+            f"groups must be what jc.trace.groups(apply_fn, params, *example) returns, got {groups!r:.80}"
+        )

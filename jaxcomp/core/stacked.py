@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core import leaves, meshes
-from jaxcomp.core.called import printed
+from jaxcomp.core.called import checked, printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything, kept
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -48,6 +48,7 @@ def stacked(axis: Axes | None, compressor: Compressor) -> Compressor:
       >>> half.apply(params, half.init(params))["kernel"].tolist()
       [[0.0, 2.0], [0.0, 40.0]]
     """
+    checked(compressor, "stacked(axis, compressor): compressor")
     if axis is None:
         return compressor
 

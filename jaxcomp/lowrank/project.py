@@ -175,7 +175,7 @@ def _check(what: str, value: Any) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if what == "rank" and whole and value >= 1:
         return
-    if isinstance(value, bool) or not 0 < value <= 1:
+    if isinstance(value, bool | str) or not 0 < value <= 1:
         needed = "a whole number of at least 1 or a fraction in (0, 1]" if what == "rank" else "a share in (0, 1]"
         raise ArgumentError(f"{what} must be {needed}, got {value!r}")
 

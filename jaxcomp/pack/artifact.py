@@ -56,6 +56,8 @@ def save(
 
     Reference: Han et al., Deep compression, 2016.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"path must be the name of a file, save(path, params), got {type(path).__name__}")
     return write(path, params, notes=notes, metadata=metadata)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.channels import check_groups
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -18,7 +19,7 @@ from jaxcomp.observe.held_out import Examples, examples_of, is_better
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.observe.moments import unseen
 from jaxcomp.posttrain.walk import Walk, lost
-from jaxcomp.rewrite.channels.shrink import mask
+from jaxcomp.rewrite.channels.shrink import Keep, decided, mask
 from jaxcomp.trace.channels.groups import Groups
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
@@ -31,7 +32,7 @@ def refit(
     params: Params,
     batches: Iterable[Any],
     groups: Groups,
-    keep: Mapping[str, Any],
+    keep: Keep,
     *,
     damping: float = 0.01,
     places: int | None = None,
@@ -55,7 +56,7 @@ def refit(
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one); a few
         hundred images do. What they are in a layer is held in memory, for all of them.
       groups: of :func:`jaxcomp.trace.groups`.
-      keep: ``{group: bool [size]}``, as for :func:`shrink`.
+      keep: ``{group: bool [size]}``, or a choice, as for :func:`shrink`.
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
@@ -85,8 +86,9 @@ def refit(
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "refit")
     given = checked_batches(apply_fn, params, batches, select)
-    masked, named = mask(groups, params, keep), named_leaves(params)
-    kept = _kept(groups, named, keep)
+    check_groups(groups)
+    chosen, named = decided(keep, groups, params), named_leaves(params)
+    masked, kept = mask(groups, params, chosen), _kept(groups, named, chosen)
     program = trace(apply_fn, params, *given[0])
     fitted = {
         path: own.sites

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxcomp.core import leaves, threshold
 from jaxcomp.core.called import printed
-from jaxcomp.core.channels import ChannelGroups
+from jaxcomp.core.channels import ChannelGroups, check_groups
 from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated, spread_like
@@ -116,6 +116,7 @@ def channels(
     Reference: Li et al., Pruning filters for efficient ConvNets, 2017 (hard); He et al., Soft filter pruning, 2018, and
     Asymptotic soft filter pruning, 2019; Fang et al., DepGraph, 2023 (groups).
     """
+    check_groups(groups)
     if scope not in ("group", "global"):
         raise ArgumentError(f"scope must be 'group' or 'global', got {scope!r}")
     check(score if isinstance(score, str) else "l2", combine, normalize)

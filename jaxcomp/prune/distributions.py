@@ -14,7 +14,7 @@ from jaxcomp.core.counts import fraction_at, kept_count
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.rules import ByPath, by_rule
+from jaxcomp.core.rules import ByPath, by_rule, is_rules
 from jaxcomp.core.types import Schedule, Step
 from jaxcomp.prune.patterns import Axes, reduced
 
@@ -209,6 +209,10 @@ def by_layer(sparsities: ByPath[float | Schedule]) -> Distribution:
       >>> masks["a"].astype(int).tolist(), masks["b"].astype(int).tolist()
       ([0, 0, 0, 1], [0, 0, 1, 1])
     """
+    if not isinstance(sparsities, Mapping) and not is_rules(sparsities):
+        raise ArgumentError(
+            f"sparsities must be [(regex, fraction), ...] or {{path: fraction}}, got {sparsities!r:.80}"
+        )
     pairs = list(sparsities.items()) if isinstance(sparsities, Mapping) else list(sparsities)
     checked = [(path, fraction_at(value, f"sparsity of {path!r}", "zeros")) for path, value in pairs]
     asked = dict(checked) if isinstance(sparsities, Mapping) else checked

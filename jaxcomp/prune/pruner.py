@@ -138,6 +138,11 @@ def apply_masks(params: Params, state: State) -> Params:
 
 
 def _masked(leaf: Array, kept: Array) -> Array:
+    if leaf.shape != kept.shape:
+        raise ArgumentError(
+            f"a parameter of shape {leaf.shape} has a mask of shape {kept.shape}: the state was made for "
+            "other parameters; make one for these, compressor.init(params)"
+        )
     return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
 

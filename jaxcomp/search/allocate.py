@@ -51,6 +51,8 @@ def allocate(
     Reference: Shoham and Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988; Dong et al.,
     HAWQ-V2, 2020.
     """
+    if not isinstance(found, Sensitivity):
+        raise ArgumentError(f"found must be what jc.search.sensitivity(...) returns, got {found!r:.80}")
     budgets = {"bytes": bytes, "bit_operations": bit_operations, "file_bytes": file_bytes}
     given = {name: budget for name, budget in budgets.items() if budget is not None}
     if len(given) != 1:

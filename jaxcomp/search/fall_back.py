@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxcomp.core.calls import check_function
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.progress import Progress, shows_progress
 from jaxcomp.core.types import Params
@@ -88,6 +89,7 @@ def fall_back(
     """
     if not drop >= 0:
         raise ArgumentError(f"drop must be at least 0, got {drop!r}")
+    check_function(score, "score(function, params)")
     check_reads_weights(apply_fn, "fall_back")
     given = checked_batches(apply_fn, params, batches, select)
     if found is None:

@@ -142,8 +142,12 @@ def sensitivity(
     measure = HARMS.get(harm) if isinstance(harm, str) else harm
     if measure is None:
         raise ArgumentError(f"harm must be one of {', '.join(HARMS)} or a function, got {harm!r}")
-    if not options:
-        raise ArgumentError("sensitivity needs at least one option, {name: Scheme}")
+    fine = isinstance(options, Mapping) and all(isinstance(each, Scheme | None) for each in options.values())
+    if not fine or not options:
+        raise ArgumentError(
+            f"options must be at least one option, {{name: Scheme or None}}, got {options!r:.80}: "
+            '{"8": jc.rewrite.Scheme(bits=8), "4": jc.rewrite.Scheme(bits=4)}'
+        )
     params = as_arrays(params)
     check_reads_weights(apply_fn, "sensitivity")
     given = checked_batches(apply_fn, params, batches, select)

@@ -122,8 +122,8 @@ def _check(
             "give exactly one of fraction (of channels to cut) and macs=, parameters=, bytes=, latency=, seconds= "
             f"(what may be left); got {', '.join([*(['fraction'] if fraction is not None else []), *asked]) or 'none'}"
         )
-    if fraction is not None and not 0 <= fraction < 1:
-        raise ArgumentError(f"fraction must be at least 0 and below 1, got {fraction!r}")
+    if fraction is not None and not (isinstance(fraction, int | float | np.number) and 0 <= fraction < 1):
+        raise ArgumentError(f"fraction must be at least 0 and below 1, of channels to cut, got {fraction!r}")
     for name, value in asked.items():
         if not value > 0 or (name == "latency" and value > 1):
             raise ArgumentError(f"{name} must be above 0{' and at most 1' if name == 'latency' else ''}, got {value!r}")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.channels import check_groups
 from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
@@ -103,6 +104,7 @@ def importance(
     neural network pruning, 2019 (taylor*); LeCun et al., Optimal brain damage, 1990 (hessian); Hu et al., Network
     trimming, 2016 (apoz); Fang et al., DepGraph, 2023 (members combined).
     """
+    check_groups(groups)
     params = as_arrays(params)
     names = (*saliency.NAMES, *STATISTICS, "random")
     if score not in names:

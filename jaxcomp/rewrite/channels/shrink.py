@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.errors import PathError
+from jaxcomp.core.channels import check_groups
+from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.channels.report import report_of
@@ -64,13 +65,28 @@ def shrink(
     check_reads_weights(apply_fn, "shrink")
     program = trace(apply_fn, params, *example)
     found = Groups(couple(program, lenient))
-    chosen = keep(found, params) if callable(keep) else keep
+    chosen = decided(keep, found, params)
     masks = found.masks(chosen)
     if callable(keep) or masks:
         check_cuts(found, params, masks)
     born = Born(example, program, Plan(found.coupling, Emitter(found.coupling.cut(masks))))
     new = Shrunk(apply_fn, params, _by_name(found, chosen), masks, found, born)
     return new, cut(params, masks)
+
+
+def decided(keep: Keep, groups: Groups, params: Params) -> Mapping[str, Any]:
+    """Which channels stay, as given or as a function of groups and parameters chooses.
+
+    Raises:
+      ArgumentError: for what is neither a mapping nor such a function.
+    """
+    chosen = keep(groups, params) if callable(keep) else keep
+    if isinstance(chosen, Mapping):
+        return chosen
+    raise ArgumentError(
+        f"keep must be {{group: bool [size]}}, True = kept, or a choice, got {chosen!r:.80}"
+        + (": keep=jc.rewrite.choose(0.5) cuts half of the channels" if chosen is keep else " of a function")
+    )
 
 
 def _by_name(found: Groups, chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -107,7 +123,8 @@ def mask(groups: Groups, params: Params, keep: Keep) -> Params:
       ([[1.0, 0.0]], [[1.0], [1.0]])
     """
     params = as_arrays(params)
-    masks = groups.masks(keep(groups, params) if callable(keep) else keep)
+    check_groups(groups)
+    masks = groups.masks(decided(keep, groups, params))
     missing = sorted({path for path, _ in masks} - named_leaves(params).keys())
     if missing:
         raise PathError(f"the parameters have no leaf {missing[0]!r}, which is masked: give those of the groups")

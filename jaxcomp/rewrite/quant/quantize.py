@@ -251,6 +251,11 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
 def _targets(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Schemes, ranges: Any
 ) -> tuple[Program, Targets]:
+    if not isinstance(ranges, Mapping | None):
+        raise ArgumentError(
+            f"ranges must be {{path: grid}}, as jc.rewrite.calibrate(apply_fn, params, batches, scheme) returns, got "
+            f"{type(ranges).__name__}"
+        )
     program = trace(apply_fn, params, *example)
     check_reads(program)
     return program, reached(find_targets(program, scheme, params), ranges)

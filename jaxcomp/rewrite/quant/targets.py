@@ -123,7 +123,10 @@ def schemes_without(scheme: Schemes, program: Program, skipped: Mapping[str, str
 
 def _check(path: str, scheme: Any) -> None:
     if not isinstance(scheme, Scheme):
-        raise ArgumentError(f"scheme must be a jaxcomp.rewrite.Scheme or rules of them, got {scheme!r} for {path!r}")
+        raise ArgumentError(
+            f"scheme must be a jaxcomp.rewrite.Scheme, rules of them or a mapping, got {scheme!r} for {path!r}: "
+            f"Scheme(bits={scheme if isinstance(scheme, int | str) else 8!r})"
+        )
     try:
         format = scheme.format
         check_block(scheme.block)

@@ -224,7 +224,7 @@ def test_targets_of_full_size_networks_take_no_time(model: Any) -> None:
     [
         ({}, "give exactly one of fraction .* got none"),
         ({"fraction": 0.5, "macs": 0.5}, "got fraction, macs"),
-        ({"fraction": 1.0}, "fraction must be at least 0 and below 1, got 1.0"),
+        ({"fraction": 1.0}, "fraction must be at least 0 and below 1, of channels to cut, got 1.0"),
         ({"macs": 0.0}, "macs must be above 0, got 0.0"),
         ({"latency": 1.5}, "latency must be above 0 and at most 1, got 1.5"),
         ({"fraction": 0.5, "multiple": 0}, "multiple and trials must be at least 1"),

@@ -427,7 +427,7 @@ def test_weights_stay_on_the_grids_that_they_were_trained_with() -> None:
         (Scheme("nf4"), "'a': nf4 has no integer form"),
         (Scheme(4, block=2), "'a': sites cannot sum up integers whose scales vary from block to block"),
         (Scheme(inputs="online"), "inputs must be 'static', 'dynamic' or None, got 'online' for 'a'"),  # type: ignore[arg-type]
-        (8, "scheme must be a jaxcomp.rewrite.Scheme or rules of them, got 8 for 'a'"),
+        (8, "scheme must be a jaxcomp.rewrite.Scheme, rules of them or a mapping, got 8 for 'a'"),
         (Scheme(axis=2, inputs=None), "'a': axis 2 has a scale for each index, but the tensor has 2 axes"),
     ],
 )

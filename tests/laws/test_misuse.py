@@ -1,0 +1,96 @@
+"""A call that was meant otherwise is an error: it names the argument, what came, and the call that was meant."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+
+import jaxcomp as jc
+from jaxcomp.core.errors import JaxcompError
+from jaxcomp.rewrite import choose, quantize, shrink
+
+PARAMS = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+X = jnp.ones((2, 3))
+HALF = jc.prune.magnitude(0.5)
+
+
+def net(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ p["a"]) @ p["b"]
+
+
+def shown(params: Any) -> Any:
+    return HALF.apply(params, HALF.init(PARAMS))
+
+
+GROUPS = jc.trace.groups(net, PARAMS, X)
+SGD = optax.sgd(0.1)
+
+CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
+    "a fraction to keep": (lambda: shrink(net, PARAMS, X, keep=0.5), ("keep", "0.5", "choose(0.5)")),
+    "names to keep": (lambda: jc.rewrite.mask(GROUPS, PARAMS, ["a"]), ("keep", "['a']", "choose(0.5)")),
+    "keep of refit": (
+        lambda: jc.posttrain.refit(net, PARAMS, [X], GROUPS, 0.5),
+        ("keep", "0.5", "choose(0.5)"),
+    ),
+    "a function for groups": (lambda: jc.rewrite.importance(net, PARAMS), ("groups", "function", "jc.trace.groups(")),
+    "channels of a function": (lambda: jc.prune.channels(net, 0.5), ("groups", "function", "jc.trace.groups(")),
+    "a score for a fraction": (lambda: choose("l2"), ("fraction", "'l2'", "of channels")),
+    "a list of compressors": (lambda: jc.chain([HALF, HALF]), ("chain", "list", "chain(*list)")),
+    "a maker in a chain": (lambda: jc.chain(jc.prune.magnitude), ("argument 0", "magnitude", "call it")),
+    "a number in a chain": (lambda: jc.chain(HALF, 0.5), ("argument 1", "0.5", "magnitude(0.5)")),
+    "one pair": (lambda: jc.partition((".*", HALF)), ("partition", "magnitude", "partition([")),
+    "a regex as a path": (lambda: jc.partition({".*": HALF}).init(PARAMS), ("mapping", "'.*'", "[('.*', value)]")),
+    "a path that is none": (lambda: jc.partition({"aa": HALF}).init(PARAMS), ("mapping", "'aa'", "nearest is 'a'")),
+    "a rule for a number": (lambda: jc.partition([("a", 0.5)]), ("'a'", "0.5", "magnitude(0.5)")),
+    "stacked, swapped": (lambda: jc.stacked(HALF, 0), ("compressor", "got 0", "stacked(axis, compressor)")),
+    "compress, swapped": (
+        lambda: jc.optim.compress(HALF, SGD),
+        ("compressor", "Gradient", "compress(optimizer, compressor)"),
+    ),
+    "no compressor": (lambda: jc.straight_through(0.5), ("compressor", "0.5", "magnitude(0.5)")),
+    "sparsities without paths": (
+        lambda: jc.prune.prune(0.5, distribution=[0.5]),
+        ("element 0", "0.5", "{path: value}"),
+    ),
+    "bits for options": (
+        lambda: jc.search.sensitivity(net, PARAMS, [X], {"8": 8}),
+        ("options", "{'8': 8}", "Scheme(bits=8)"),
+    ),
+    "bits for a scheme": (lambda: quantize(net, PARAMS, X, scheme=4), ("scheme", "got 4", "Scheme(bits=4)")),
+    "bits for ptq": (
+        lambda: jc.posttrain.ptq(net, PARAMS, [X], {"a": 4}),
+        ("scheme", "4 for 'a'", "Scheme(bits=4)"),
+    ),
+    "data for ranges": (lambda: quantize(net, PARAMS, X, ranges=[X]), ("ranges", "list", "calibrate(")),
+    "rows for a table": (lambda: jc.search.allocate([1], bytes=3), ("found", "[1]", "sensitivity(")),
+    "a number for a score": (
+        lambda: jc.search.fall_back(net, PARAMS, [X], 0.9, drop=0.1),
+        ("score", "float", "score(function, params)"),
+    ),
+    "a rank in words": (lambda: jc.lowrank.project(rank="2"), ("rank", "'2'", "a whole number")),
+    "no example": (
+        lambda: shrink(net, PARAMS, keep=choose(0.5)),
+        ("apply_fn", "inputs = none", "after the parameters"),
+    ),
+    "another tree": (lambda: shown({"a": X, "c": X}), ("parameters", "dict", "state")),
+    "other shapes": (lambda: shown({"a": X, "b": X}), ("parameter of", "(2, 3)", "compressor.init(params)")),
+    "a module for a function": (
+        lambda: shrink(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), X, keep=choose(0.5)),
+        ("apply_fn", "Linear", "nnx.merge(graphdef, params)"),
+    ),
+    "parameters for a file": (lambda: jc.pack.save(PARAMS, "m.jcz"), ("path", "dict", "save(path, params)")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_it_names_the_argument_what_came_and_what_was_meant(name: str) -> None:
+    call, said = CALLS[name]
+    with pytest.raises(JaxcompError) as caught:
+        call()
+    for words in said:
+        assert re.search(re.escape(words), str(caught.value)), f"{words!r} is not in: {caught.value}"
