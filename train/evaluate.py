@@ -14,9 +14,8 @@ from jaxcomp.core.paths import named_leaves
 from train import models
 from train.common import data, options
 from train.common.errors import UserError, exit_status, first_line
-from train.common.integers import restored
 from train.common.scoring import score
-from train.common.step import Functions, Variables, classifier, shrunk
+from train.common.step import Functions, Variables, classifier
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     if channels > 1 and len(about["mean"]) not in (1, channels):  # grey images are read as coloured ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
-        scored = score(*_restored(path, model, about, saved, dataset.test), dataset.test)
+        scored = score(*_restored(path, model, saved, dataset.test), dataset.test)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever says that parameters, shapes and options do not go together
@@ -59,9 +58,9 @@ def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: for fields that are missing or cannot be; they are named with what they hold.
     """
-    if missing := sorted(set(FIELDS) - {"image_size", "integers"} - set(metadata)):
+    if missing := sorted(set(FIELDS) - {"image_size"} - set(metadata)):
         raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(missing)}")
-    about = {"image_size": 0, "integers": None, **metadata}
+    about = {"image_size": 0, **metadata}
     about["image_size"] = 0 if about["image_size"] is None else about["image_size"]
     for field, (what, holds) in FIELDS.items():
         if not holds(about[field]):
@@ -99,7 +98,6 @@ FIELDS: dict[str, Check] = {
     "std": ("a list of finite numbers above 1e-6", lambda value: _numbers(value, 1e-6)),
     "dataset": ("a data set's name", lambda value: isinstance(value, str) and bool(value)),
     "image_size": ("a side in pixels, or 0", lambda value: _whole(value, 0, 2**14)),
-    "integers": ("a dict of folded and rules", lambda value: value is None or isinstance(value, dict)),
 }
 """What metadata need, and the kind of each field."""
 
@@ -111,19 +109,13 @@ def not_finite(variables: Any) -> list[str]:
     return [path for path, x in floats.items() if not np.isfinite(x.astype(np.float32)).all()]
 
 
-def _restored(
-    path: str, model: Functions, about: dict[str, Any], saved: Any, test: data.Split
-) -> tuple[Functions, Variables]:
-    """The functions of an artefact and its variables."""
-    example = data.pad(next(data.eval_batches(test, 2)), 1)  # shapes alone: no value of it is read
-    if about["integers"] is not None:
-        return restored(model, about["integers"], example["image"]), saved
-    batch = {name: jax.numpy.asarray(array) for name, array in example.items()}
-    whole = jax.eval_shape(model.init, jax.random.key(0), batch["image"])
-    if set(saved) == {"variables", "keep"}:
-        small_model, small = shrunk(model, whole, batch, saved["keep"])
-        _check_shapes(path, saved["variables"], small)
-        return small_model, saved["variables"]
+def _restored(path: str, model: Functions, saved: Any, test: data.Split) -> tuple[Functions, Variables]:
+    """The functions of an artifact and its variables: a model's own, or what rewrites made of it."""
+    images = jax.ShapeDtypeStruct((1, *test.images.shape[1:]), test.images.dtype)
+    whole = jax.eval_shape(model.init, jax.random.key(0), images)
+    if jc.pack.inspect(path).rewrites:
+        infer, variables = jc.rewrite.load(path, model.infer, whole, images)
+        return Functions(infer), variables
     _check_shapes(path, saved, whole)
     return model, saved
 

@@ -21,7 +21,6 @@ import jaxcomp as jc
 from jaxcomp.core.paths import path_string
 from train.common import data, options
 from train.common.errors import exit_status
-from train.common.integers import described
 from train.common.published import (
     Published,
     add_options,
@@ -120,8 +119,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     integers, packed = infer.quantized(as_tree(after), test.images[:1])
     deployed = Functions(integers)
     stage("integers", deployed, packed)
-    about = {**whole.about, "integers": described(rules, args.batch_norm == "folded")}
-    size = jc.pack.save(args.workdir / "model.jcz", packed, metadata=about)
+    size = jc.rewrite.save(args.workdir / "model.jcz", integers, packed, metadata=whole.about)
     same = agreement(functions, after, deployed, packed, test)
     summary = table.write(bytes=size, **same, seconds=time.monotonic() - began)
     print(integers.report)

@@ -22,7 +22,6 @@ import jaxcomp as jc
 from jaxcomp.core.files import naming, write_atomically
 from train.common import options
 from train.common.errors import UserError, exit_status
-from train.common.integers import described
 from train.common.published import Published, add_options, claim, load, reopen
 from train.common.scoring import score
 from train.common.step import Functions
@@ -154,8 +153,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         new = quantized(whole, images, args, setting, rules)
         seconds = time.monotonic() - began
         accuracy = score(Functions(new.apply_fn), new.params, whole.dataset.test)["accuracy"]
-        about = {**whole.about, "integers": described(new.scheme, new.report.folded is not None)}
-        size = jc.pack.save(args.workdir / f"{name}.jcz", new.params, metadata=about)
+        size = jc.rewrite.save(args.workdir / f"{name}.jcz", new.apply_fn, new.params, metadata=whole.about)
         write_atomically(args.workdir / f"{name}.txt", f"{new.report}\n".encode())
         peer, reached = peers.get(name, ("", None))
         row = {"accuracy": accuracy, "drop": dense - accuracy, "seconds": seconds, "bytes": size}

@@ -172,7 +172,7 @@ def job(args: argparse.Namespace) -> None:
         one = one._replace(variables=small)
         stage("fine-tuned", one)
     path = args.workdir / "model.jcz"
-    size = jc.pack.save(path, {"variables": one.variables, "keep": one.keep}, metadata=whole.about)
+    size = jc.rewrite.save(path, one.model.infer, one.variables, metadata=whole.about)
     reduction, seconds = found.macs() / found.macs(one.keep), time.monotonic() - began
     summary = table.write(reduction=reduction, bytes=size, seconds=seconds)
     report.write_shrunk(args.workdir, summary, found, one.keep, fixed(args))

@@ -50,9 +50,8 @@ WRONG: list[tuple[str, Any]] = [
     ),
     *(("model", value) for value in ("lenet5", "resnet", "CNN", ["cnn"])),
     *(("classes", value) for value in (0, 3, 11, 10**30, "10")),
-    *(("integers", value) for value in ({}, {"folded": True}, {"folded": False, "rules": [["(", {}]]}, [1], "x")),
 ]
-SOUND = [("image_size", None), ("integers", None)]
+SOUND = [("image_size", None)]
 
 
 @pytest.mark.parametrize(("field", "value"), [pair for pair in WRONG if pair not in SOUND])
@@ -87,6 +86,18 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, bad: fl
 def test_parameters_of_another_model_are_refused(tmp_path: Path, variables: Any) -> None:
     with pytest.raises((UserError, jc.errors.JaxcompError)):
         score(tmp_path, variables)
+
+
+def test_a_rewritten_network_is_scored_or_refused(tmp_path: Path) -> None:
+    made = jc.rewrite.shrink(MODEL.infer, VARIABLES, DIGITS.test.images[:1], keep={"params/Conv_0/kernel": KEPT})
+    jc.rewrite.save(tmp_path / "m.jcz", *made, metadata=ABOUT)
+    assert evaluate.score_artifact(str(tmp_path / "m.jcz"), None)["accuracy"] == np.mean(DIGITS.test.labels == 0)
+    jc.rewrite.save(tmp_path / "m.jcz", *made, metadata=ABOUT | {"options": {"widths": [3]}})
+    with pytest.raises(UserError, match=r"its metadata do not fit what it holds .*shrink cannot be done again"):
+        evaluate.score_artifact(str(tmp_path / "m.jcz"), None)
+
+
+KEPT = np.array([True, False])
 
 
 def test_an_answer_that_is_no_number_is_no_answer(tmp_path: Path) -> None:
