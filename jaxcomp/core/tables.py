@@ -58,12 +58,13 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
     return "  ".join(flush).rstrip()
 
 
-def with_left_out(text: str, left_out: Mapping[str, str]) -> str:
+def with_left_out(text: str, left_out: Mapping[str, str], label: str = "left out") -> str:
     """A table, and below it a line for each reason why parameters are not in it.
 
     Args:
       text: the table.
       left_out: ``{path: reason}``.
+      label: what is said of them.
 
     Example:
       >>> print(with_left_out("a table", {"bias": "read by add", "scale": "read by mul", "mean": "read by add"}))
@@ -74,4 +75,4 @@ def with_left_out(text: str, left_out: Mapping[str, str]) -> str:
     paths: dict[str, list[str]] = {}
     for path, why in left_out.items():
         paths.setdefault(why, []).append(path or "the only parameter")
-    return "\n".join([text, *(f"left out: {', '.join(own)} ({why})" for why, own in paths.items())])
+    return "\n".join([text, *(f"{label}: {', '.join(own)} ({why})" for why, own in paths.items())])

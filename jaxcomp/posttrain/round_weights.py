@@ -60,6 +60,11 @@ class RoundRow(NamedTuple):
     skipped: str = ""
 
 
+LEGEND = (
+    "nearest: share of outputs for which that was best; error: squared, over outputs' squares; bias: takes up its mean"
+)
+
+
 @dataclass(frozen=True)
 class RoundReport:
     """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
@@ -75,15 +80,17 @@ class RoundReport:
     judged: str = ""
 
     def __str__(self) -> str:
-        columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
-        skipped = any(row.skipped for row in self.rows)
+        done, others = ([row for row in self.rows if bool(row.method) == those] for those in (True, False))
         rows = [
-            [row.path, dims(row.shape), row.format, row.method, f"{row.back:.0%}" if row.method else "",
-             "" if row.error is None else f"{row.error:.5f}", row.bias, *[row.skipped] * skipped]
-            for row in self.rows
+            [row.path, dims(row.shape), row.format, row.method, f"{row.back:.0%}",
+             "" if row.error is None else f"{row.error:.5f}", row.bias]
+            for row in done
         ]  # fmt: skip
-        printed = table([*columns, *["skipped because"] * skipped], rows)
-        return with_left_out(f"{printed}\n{self.judged}" if self.judged else printed, self.left_out)
+        columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
+        text = "\n".join(filter(None, [table(columns, rows), LEGEND, self.judged]))
+        text = with_left_out(text, {row.path: row.skipped for row in done if row.skipped}, "not as asked")
+        text = with_left_out(text, {row.path: row.skipped for row in others}, "not rounded")
+        return with_left_out(text, self.left_out)
 
 
 class Rounded(NamedTuple):

@@ -140,6 +140,7 @@ def sparsify(
       w             4  50.00%   50.00%  0.0111
       ---------  ----  ------  -------  ------
       total         4           50.00%
+      error: of the layer's outputs, squared, over the squares of what they were
       errors are those on 1 of 4 examples of what was fitted to the others
 
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and

@@ -31,6 +31,10 @@ class SparseRow(NamedTuple):
     back: str = ""
 
 
+ERROR = "error: of the layer's outputs, squared, over the squares of what they were"
+BACK = "pruned by: what was done where the method asked for was no better, or would have taken too long"
+
+
 @dataclass(frozen=True)
 class SparseReport:
     """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
@@ -55,24 +59,24 @@ class SparseReport:
         return sum(row.reached * row.size for row in pruned) / max(sum(row.size for row in pruned), 1)
 
     def __str__(self) -> str:
-        skipped = any(row.skipped for row in self.rows)
-        back = any(row.back for row in self.rows)
-        columns = [
-            "parameter", *["skipped because"] * skipped, "size", "asked", "reached", "error", *["pruned by"] * back
-        ]  # fmt: skip
+        there = [row for row in self.rows if not row.skipped]
+        back = any(row.back for row in there)
+        columns = ["parameter", "size", "asked", "reached", "error", *["pruned by"] * back]
         rows = [
             [
                 row.path,
-                *[row.skipped] * skipped,
                 f"{row.size:,}",
                 "" if row.asked is None else f"{row.asked:.2%}",
                 f"{row.reached:.2%}",
                 "" if row.error is None else f"{row.error:.4f}",
                 *[row.back] * back,
             ]
-            for row in self.rows
+            for row in there
         ]
         pruned = sum(row.size for row in self.rows if row.asked is not None)
-        total = ["total", *[""] * skipped, f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
-        lines = [table(columns, rows, total), self.judged, self.decided]
-        return with_left_out("\n".join(filter(None, lines)), self.left_out)
+        total = ["total", f"{pruned:,}", "", f"{self.sparsity:.2%}", "", *[""] * back]
+        known = any(row.error is not None for row in there)
+        lines = [table(columns, rows, total), ERROR * known, self.judged, BACK * back, self.decided]
+        text = "\n".join(filter(None, lines))
+        text = with_left_out(text, {row.path: row.skipped for row in self.rows if row.skipped}, "not pruned")
+        return with_left_out(text, self.left_out)

@@ -1,5 +1,6 @@
 """Post-training quantisation in one call is its parts, one after the other; the ends have their own bits."""
 
+import re
 from typing import Any
 
 import jax
@@ -10,7 +11,11 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.posttrain import ptq, round_weights
+from jaxcomp.posttrain.round_weights import RoundReport, RoundRow
+from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.rewrite import Scheme, calibrate, fold_batch_norm, quantize
+from jaxcomp.rewrite.folding.report import FoldReport, FoldRow
+from jaxcomp.rewrite.quant.report import QuantReport, QuantRow
 from tests.rewrite.lowrank.test_factors import conv, normal
 
 IMAGE = normal(16, 6, 6, 3)
@@ -83,3 +88,47 @@ def test_weights_alone_and_networks_of_ends_alone() -> None:
 def test_errors(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         ptq(lambda p, x: x @ p["w"], {"w": normal(3, 4)}, [normal(6, 3)], **options)
+
+
+WHY = "scan reads its result"
+SKIPPED = [f"layer{i}" for i in range(17)]
+REPORTS = {
+    "fold": (lambda path: FoldRow(path, skipped=WHY), FoldReport, FoldRow("done", "bias", ("scale",))),
+    "round": (
+        lambda path: RoundRow(path, (2, 2), skipped=WHY),
+        RoundReport,
+        RoundRow("done", (2, 2), "int4", "gptq", 0.5, 0.1, "bias"),
+    ),
+    "quant": (
+        lambda path: QuantRow(path, (2, 2), "", "", WHY, 16, 16),
+        QuantReport,
+        QuantRow("done", (2, 2), "4", "static 8", "", 8, 16),
+    ),
+    "sparse": (
+        lambda path: SparseRow(path, 4, None, 0.0, skipped=WHY),
+        SparseReport,
+        SparseRow("done", 4, 0.5, 0.5, 0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_reason_is_told_once_and_columns_are_explained(name: str) -> None:
+    skipped, report, done = REPORTS[name]
+    text = str(report((done, *map(skipped, SKIPPED))))
+    lines = text.splitlines()
+    assert [", ".join(SKIPPED) in line for line in lines if WHY in line] == [True]
+    assert len(lines) <= 8
+    headings = lines[0].split("  ")
+    legend = [line for line in lines if re.match("(format|bias|nearest|error): ", line)]
+    assert len(legend) == 1
+    assert len(legend[0]) <= 120
+    assert legend[0].split(":")[0] in [heading.strip() for heading in headings]
+    if name == "quant":
+        assert re.search(r"total +280 +288", text)
+
+
+def test_nothing_is_said_of_folds_where_there_are_none() -> None:
+    new = ptq(lambda p, x: x @ p["w"], {"w": normal(3, 4)}, [normal(6, 3)], Scheme(4, inputs=None))
+    assert "fold" not in str(new.report)
+    assert str(FoldReport((FoldRow("w", skipped=WHY),))).splitlines()[0] == "nothing to fold"

@@ -52,9 +52,10 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
       >>> folded["w"].tolist(), folded["bias"].tolist(), sorted(folded)
       ([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], [-0.5, -0.5, -0.5], ['bias', 'w'])
       >>> print(new.report)
-      kernel  bias  taken in   skipped because
-      ------  ----  ---------  ---------------
+      kernel  bias  taken in
+      ------  ----  ---------
       w       bias  mean, var
+      bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """

@@ -23,6 +23,9 @@ class FoldRow(NamedTuple):
     skipped: str = ""
 
 
+LEGEND = "bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them"
+
+
 @dataclass(frozen=True)
 class FoldReport:
     """What became of every kernel that a matmul or convolution reads; prints as a table.
@@ -41,8 +44,10 @@ class FoldReport:
         return all(row.skipped for row in self.rows)
 
     def __str__(self) -> str:
-        rows = [[row.path, row.bias, ", ".join(row.taken), row.skipped] for row in self.rows]
-        return with_left_out(table(["kernel", "bias", "taken in", "skipped because"], rows), self.left_out)
+        rows = [[row.path, row.bias, ", ".join(row.taken)] for row in self.rows if not row.skipped]
+        text = f"{table(['kernel', 'bias', 'taken in'], rows)}\n{LEGEND}" if rows else "nothing to fold"
+        text = with_left_out(text, {row.path: row.skipped for row in self.rows if row.skipped}, "nothing folded into")
+        return with_left_out(text, self.left_out)
 
     @property
     def told(self) -> set[str]:

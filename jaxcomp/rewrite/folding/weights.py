@@ -55,9 +55,10 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
       >>> {path: leaf.shape for path, leaf in folded.items()}, float(folded["w"][0, 0])
       ({'w': (4, 3)}, 3.0)
       >>> print(new.report)
-      kernel  bias  taken in  skipped because
-      ------  ----  --------  ---------------
+      kernel  bias  taken in
+      ------  ----  --------
       w             a, b
+      bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them
 
     Reference: Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019;
     Salimans and Kingma, Weight normalization, 2016.

@@ -80,11 +80,12 @@ def quantize(
       >>> packed["w"].parts["codes"].tolist()
       [[127, 127], [-100, 5]]
       >>> print(new.report)
-      weight  shape  format  inputs    skipped because  bytes  before
-      ------  -----  ------  --------  ---------------  -----  ------
-      w       2x2         8  static 8                      28      16
-      ------  -----  ------  --------  ---------------  -----  ------
-      total                                                28      16
+      weight  shape  format  inputs    bytes  before
+      ------  -----  ------  --------  -----  ------
+      w       2x2         8  static 8     28      16
+      ------  -----  ------  --------  -----  ------
+      total                               28      16
+      format: bits of a weight, or what it is; inputs: how what its layers read is quantized, and to how many bits
       left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)

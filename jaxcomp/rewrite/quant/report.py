@@ -1,7 +1,7 @@
 """What became of weights that were quantised."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -41,6 +41,13 @@ class QuantRow(NamedTuple):
     dense_bytes: int
 
 
+LEGEND = "format: bits of a weight, or what it is; inputs: how what its layers read is quantized, and to how many bits"
+
+
+def _sizes(rows: Sequence[QuantRow]) -> list[str]:
+    return [f"{sum(getattr(row, name) for row in rows):,}" for name in ("bytes", "dense_bytes")]
+
+
 @dataclass(frozen=True)
 class QuantReport:
     """What became of every weight that a matmul or convolution reads; prints as a table.
@@ -54,13 +61,15 @@ class QuantReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows = [
-            [r.path, dims(r.shape), r.format, r.inputs, r.skipped, f"{r.bytes:,}", f"{r.dense_bytes:,}"]
-            for r in self.rows
-        ]
-        total = [f"{sum(getattr(row, name) for row in self.rows):,}" for name in ("bytes", "dense_bytes")]
-        columns = ["weight", "shape", "format", "inputs", "skipped because", "bytes", "before"]
-        return with_left_out(table(columns, rows, ["total", "", "", "", "", *total]), self.left_out)
+        done, others = ([row for row in self.rows if bool(row.format) == those] for those in (True, False))
+        rows = [[r.path, dims(r.shape), r.format, r.inputs, *_sizes([r])] for r in done]
+        if others:
+            rows.append([f"{len(others)} not quantized", "", "", "", *_sizes(others)])
+        columns = ["weight", "shape", "format", "inputs", "bytes", "before"]
+        text = f"{table(columns, rows, ['total', '', '', '', *_sizes(self.rows)])}\n{LEGEND}"
+        text = with_left_out(text, {row.path: row.skipped for row in done if row.skipped}, "not as asked")
+        text = with_left_out(text, {row.path: row.skipped for row in others}, "not quantized")
+        return with_left_out(text, self.left_out)
 
 
 def report_of(
