@@ -232,11 +232,12 @@ def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
 def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
     """The mean of the logarithms of the examples' ratios, and how far it may be off by chance, one time in six.
 
-    Student's quantile of n + 1 examples of which one is a guess, by Cornish and Fisher's expansion.
+    Student's quantile of n + 1 examples of which one is a guess, by Cornish and Fisher's expansion. Errors count from a
+    sixteenth of the mean on: one that is 0 by chance would outweigh all others.
 
     Reference: Abramowitz and Stegun, Handbook of mathematical functions, 1964, 26.7.5.
     """
-    n, least = len(found), 1e-9 * float(np.mean(found + plain)) or 1.0
+    n, least = len(found), float(np.mean(found + plain)) / 16 or 1.0
     ratios = np.log((found + least) / (plain + least))
     spread = math.sqrt((SPREAD**2 + float(np.sum(np.square(ratios - ratios.mean())))) / n)
     return float(ratios.mean()), (1 + 1 / (2 * n) + 1 / (4 * n * n)) * spread / math.sqrt(n)
