@@ -59,13 +59,11 @@ class PostTrained(NamedTuple):
       apply_fn: ``apply_fn(params, *inputs)``, in integers.
       params: its parameters.
       report: what was done.
-      scheme: as given, or ``{path: scheme}`` where the first and the last layers have more bits.
     """
 
     apply_fn: Quantized
     params: Params
     report: PostReport
-    scheme: Schemes
 
 
 @shows_progress
@@ -153,7 +151,7 @@ def ptq(
     told |= named_leaves(folded).keys() - rounded.report.left_out.keys()
     others = left_out(trace(apply_fn, params, *given[0]), told)
     report = PostReport(computed, norms, rounded.report, integers.report, others)
-    return PostTrained(integers, packed, report, chosen)
+    return PostTrained(integers, packed, report)
 
 
 def _folded(
