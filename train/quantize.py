@@ -10,6 +10,7 @@ that was stopped goes on with the next.
 """
 
 import argparse
+import dataclasses
 import functools
 import re
 import sys
@@ -115,7 +116,7 @@ def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.
 
 
 def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
-    """The rules that lose least within so many bytes of a file.
+    """The rules that lose least within so many bytes of weights in a file, before entropy coding.
 
     How far grids reach is left to the rounding on data: the fit that they were measured with goes by weights alone.
 
@@ -123,7 +124,8 @@ def allocated(found: jc.search.Sensitivity, budget: int) -> Any:
       UserError: if the fewest bits take more.
     """
     try:
-        rules = jc.search.allocate(found, file_bytes=budget)
+        weights = dataclasses.replace(found, size_of=None)  # alone: of the whole file no table has told so far
+        rules = jc.search.allocate(weights, file_bytes=budget)
     except jc.errors.JaxcompError as error:
         raise UserError(str(error)) from error
     return {path: scheme and scheme._replace(fit=None) for path, scheme in rules.items()}

@@ -1,6 +1,7 @@
 """Allocation: the choice for each layer that harms least within a budget."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,13 @@ import numpy as np
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.knapsack import Choices, best_choices
 from jaxcomp.rewrite.quant.scheme import Scheme
-from jaxcomp.search.sensitivity import Sensitivity
+from jaxcomp.search.sensitivity import Sensitivity, SensitivityRow
 
 
 def allocate(
     found: Sensitivity,
     *,
-    bytes: float | None = None,
+    memory_bytes: float | None = None,
     bit_operations: float | None = None,
     file_bytes: float | None = None,
 ) -> dict[str, Scheme | None]:
@@ -26,9 +27,12 @@ def allocate(
 
     Args:
       found: of :func:`sensitivity`.
-      bytes: of all weights together, in memory; a float below 1: that share of what the most expensive choices take.
+      memory_bytes: of all weights together, in memory; a float below 1: that share of what the most expensive choices
+        take.
       bit_operations: instead, multiply-accumulates times bits times bits of all sites for the example batch, likewise.
-      file_bytes: instead, of all weights in a file, before entropy coding, likewise.
+      file_bytes: instead, of the file that :func:`jaxcomp.rewrite.save` or :func:`jaxcomp.pack.save` writes, likewise:
+        all parameters and the header included. What is chosen is packed, with numbers that do not compress, and less is
+        asked for until it fits; so it does however the weights are rounded.
 
     Returns:
       ``{path: Scheme or None}`` of every weight: the ``scheme`` of :func:`jaxcomp.rewrite.quantize`. For
@@ -45,7 +49,7 @@ def allocate(
       >>> harms = {"a": (0.0, 0.5), "b": (0.0, 0.1)}
       >>> rows = [SensitivityRow(path, (8, 8), str(bits), Scheme(bits), harm, 8 * bits, 64 * bits, 8 * bits)
       ...         for path, own in harms.items() for bits, harm in zip((8, 4), own)]
-      >>> {path: scheme.bits for path, scheme in allocate(Sensitivity(tuple(rows)), bytes=100).items()}
+      >>> {path: scheme.bits for path, scheme in allocate(Sensitivity(tuple(rows)), memory_bytes=100).items()}
       {'a': 8, 'b': 4}
 
     Reference: Shoham and Gersho, Efficient bit allocation for an arbitrary set of quantizers, 1988; Dong et al.,
@@ -53,31 +57,54 @@ def allocate(
     """
     if not isinstance(found, Sensitivity):
         raise ArgumentError(f"found must be what jc.search.sensitivity(...) returns, got {found!r:.80}")
-    budgets = {"bytes": bytes, "bit_operations": bit_operations, "file_bytes": file_bytes}
+    budgets = {"memory_bytes": memory_bytes, "bit_operations": bit_operations, "file_bytes": file_bytes}
     given = {name: budget for name, budget in budgets.items() if budget is not None}
     if len(given) != 1:
         raise ArgumentError(
-            f"allocate needs one budget, either bytes or bit_operations or file_bytes; got {len(given)}"
+            f"allocate needs one budget, either memory_bytes or bit_operations or file_bytes; got {len(given)}"
         )
     ((name, budget),) = given.items()
     if not budget >= 0:
         raise ArgumentError(f"{name} must be at least 0, got {budget!r}")
     by_path = _usable(found)
     costs = [np.array([float(getattr(row, name)) for row in rows]) for rows in by_path.values()]
-    dearest: dict[str, float] = {}
-    for row in found.rows:
-        dearest[row.path] = max(dearest.get(row.path, 0.0), float(getattr(row, name)))
-    most, least = sum(dearest.values()), sum(float(cost.min()) for cost in costs)
-    limit = budget * most if isinstance(budget, float) and budget < 1 else float(budget)
     gains = [np.array([-row.harm for row in rows]) for rows in by_path.values()]
-    chosen = best_choices([Choices(*pair) for pair in zip(costs, gains, strict=True)], limit)
-    if chosen is None:
+    choices = [Choices(*pair) for pair in zip(costs, gains, strict=True)]
+
+    def spent(rows: Iterable[SensitivityRow]) -> float:
+        return sum(float(getattr(row, name)) for row in rows)
+
+    def whole(rows: Iterable[SensitivityRow]) -> float:
+        """What the budget is of: what the weights cost, or the file."""
+        in_file = name == "file_bytes" and found.size_of is not None
+        return found.size_of({row.path: row.scheme for row in rows}) if in_file else spent(rows)  # type: ignore[misc]
+
+    limit = budget * whole(_dearest(found, name)) if isinstance(budget, float) and budget < 1 else float(budget)
+    chosen = [min(rows, key=lambda row: getattr(row, name)) for rows in by_path.values()]
+    least = whole(chosen)
+    if least > limit:
         raise ArgumentError(
             f"{name}={budget!r} asks for {limit:,.0f}, and the cheapest choices take {least:,.0f}: "
             "ask for more, or give options of fewer bits" + _unusable(found)
         )
-    pairs = zip(by_path.values(), chosen, strict=True)
-    return {rows[place].path: rows[place].scheme for rows, place in pairs}
+    room = limit - (least - spent(chosen))  # beside what is no choice's, which is about the same for all
+    while (places := best_choices(choices, room)) is not None:
+        better = [rows[place] for rows, place in zip(by_path.values(), places, strict=True)]
+        over = whole(better) - limit
+        if over <= 0:
+            chosen = better
+            break
+        room = min(room, spent(better)) - over
+    return {row.path: row.scheme for row in chosen}
+
+
+def _dearest(found: Sensitivity, name: str) -> list[SensitivityRow]:
+    """The most expensive choice for each weight."""
+    dearest: dict[str, SensitivityRow] = {}
+    for row in found.rows:
+        if row.path not in dearest or getattr(row, name) > getattr(dearest[row.path], name):
+            dearest[row.path] = row
+    return list(dearest.values())
 
 
 def _usable(found: Sensitivity) -> dict[str, list[Any]]:

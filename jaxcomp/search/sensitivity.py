@@ -1,18 +1,22 @@
 """Sensitivity: what each layer's quantisation, by itself, does to the function's outputs."""
 
 import dataclasses
+import functools
 import itertools
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
+from jaxcomp.core.leaves import is_real
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.progress import Progress, shows_progress, told
 from jaxcomp.core.tables import dims, table, with_left_out
@@ -20,8 +24,10 @@ from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.encode import encode
+from jaxcomp.rewrite.quant.quantize import quantize
 from jaxcomp.rewrite.quant.scheme import Scheme
 from jaxcomp.rewrite.quant.targets import Target
+from jaxcomp.rewrite.restore import save
 from jaxcomp.search.harms import HARMS, Harm, check_outputs
 from jaxcomp.search.switched import Switched
 from jaxcomp.trace.account import left_out
@@ -39,9 +45,9 @@ class SensitivityRow(NamedTuple):
       option: the name of the choice.
       scheme: how it is quantised; None: it stays as it is.
       harm: what is lost.
-      bytes: of everything in the weight's place, in memory, where codes of 3 bits take the 4 of half a byte.
+      memory_bytes: of everything in the weight's place, in memory, where codes of 3 bits take the 4 of half a byte.
       bit_operations: multiply-accumulates of its sites, times bits of the weight, times bits of what they read.
-      file_bytes: the same as ``bytes`` with each code in as many bits as it has: what a file holds at most.
+      file_bytes: of the weight alone in a file, before entropy coding: each code in as many bits as it has.
     """
 
     path: str
@@ -49,7 +55,7 @@ class SensitivityRow(NamedTuple):
     option: str
     scheme: Scheme | None
     harm: float
-    bytes: int
+    memory_bytes: int
     bit_operations: int
     file_bytes: int
 
@@ -61,10 +67,13 @@ class Sensitivity:
     Attributes:
       rows: weight by weight, for each its choices in their order.
       left_out: ``{path: what reads it}`` of the parameters that have no choice: they stay as they are.
+      size_of: ``{path: Scheme or None} -> bytes`` of the whole network's file, whatever its numbers are; None of a
+        table made by hand.
     """
 
     rows: tuple[SensitivityRow, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    size_of: Callable[[Mapping[str, Scheme | None]], int] | None = field(default=None, repr=False, compare=False)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -181,7 +190,29 @@ def sensitivity(
             found[path, name] = _row(path, name, named_leaves(params)[path], target, lost, costs.get(path, 0))
     told(progress)(count, count, "all options")
     rows = tuple(found[path, name] for path in switched.paths for name in options)
-    return Sensitivity(rows, left_out(trace(apply_fn, params, *given[0]), switched.paths))
+    others = left_out(trace(apply_fn, params, *given[0]), switched.paths)
+    return Sensitivity(rows, others, functools.partial(_file_size, apply_fn, params, given[0]))
+
+
+def _file_size(
+    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], schemes: Mapping[str, Scheme | None]
+) -> int:
+    """The bytes of a quantized function's file: of noise, which no entropy coding makes smaller than its codes.
+
+    So rounding may choose other codes, and corrections other biases, and the file is no larger.
+    """
+    rng = np.random.default_rng(0)
+
+    def noise(leaf: Any) -> Any:
+        return jnp.asarray(rng.uniform(-1, 1, leaf.shape), leaf.dtype) if is_real(leaf) else leaf
+
+    noisy = jax.tree.map(noise, params)
+    rules = {path: scheme and scheme._replace(fit=None) for path, scheme in schemes.items()}
+    static = any(scheme and scheme.inputs == "static" for scheme in rules.values())
+    ranges = calibrate(apply_fn, noisy, [example], rules, zeros=True, progress=False) if static else None
+    new, packed = quantize(apply_fn, noisy, *example, scheme=rules, ranges=ranges)
+    with tempfile.TemporaryDirectory() as folder:
+        return save(f"{folder}/size.jcz", new, packed)
 
 
 def _mean(harms: list[Any]) -> float:

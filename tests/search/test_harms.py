@@ -119,7 +119,7 @@ def masked(p: Any, x: jax.Array) -> jax.Array:
 def test_layers_before_a_mask_of_infinities_are_ranked(harm: str) -> None:
     found = sensitivity(masked, PARAMS, [X], OPTIONS, harm=harm)
     assert all(0 < row.harm < INF for row in found.rows)
-    assert [scheme.bits for scheme in allocate(found, bytes=10**6).values() if scheme] == [8, 8]
+    assert [scheme.bits for scheme in allocate(found, memory_bytes=10**6).values() if scheme] == [8, 8]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "complex64", "bool"])
@@ -180,18 +180,18 @@ def table(harms: dict[str, dict[str, float]]) -> Sensitivity:
 
 def test_what_harms_without_limit_is_not_chosen() -> None:
     found = table({"a": {"8": 0.0, "4": 0.1, "2": INF}, "b": {"8": 0.0, "4": INF, "2": 0.5}})
-    assert [scheme.bits for scheme in allocate(found, bytes=10).values() if scheme] == [8, 2]
-    assert [scheme.bits for scheme in allocate(found, bytes=6).values() if scheme] == [4, 2]
+    assert [scheme.bits for scheme in allocate(found, memory_bytes=10).values() if scheme] == [8, 2]
+    assert [scheme.bits for scheme in allocate(found, memory_bytes=6).values() if scheme] == [4, 2]
     with pytest.raises(ArgumentError, match=r"the cheapest choices take 6: .* infinite: '2' for 'a', '4' for 'b'"):
-        allocate(found, bytes=5)
+        allocate(found, memory_bytes=5)
     with pytest.raises(ArgumentError, match=r"each choice for 'a' \(8, 2\) does infinite harm"):
-        allocate(table({"a": {"8": INF, "2": INF}}), bytes=10)
+        allocate(table({"a": {"8": INF, "2": INF}}), memory_bytes=10)
     unknown = table({"a": {"8": 0.0}, "b": {"8": NAN}, "c": {"8": 3.0}})
     with pytest.raises(ArgumentError, match="the harm of '8' to 'b' is NaN"):
-        allocate(unknown, bytes=100)
+        allocate(unknown, memory_bytes=100)
     assert list(unknown.of("8")) == ["b", "c", "a"]
     with pytest.raises(ArgumentError, match="bytes must be at least 0, got nan"):
-        allocate(found, bytes=NAN)
+        allocate(found, memory_bytes=NAN)
 
 
 def test_a_score_that_is_no_number_never_suffices() -> None:

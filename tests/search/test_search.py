@@ -64,16 +64,16 @@ def test_harm_is_that_of_the_layer_alone(name: str) -> None:
     for row in found.rows:
         if row.scheme is None:
             assert row.harm == 0
-            assert row.bytes == row.file_bytes == 4 * np.prod(row.shape)
+            assert row.memory_bytes == row.file_bytes == 4 * np.prod(row.shape)
             continue
         count, bits = int(np.prod(row.shape)), row.scheme.format.bits
-        assert row.bytes - row.file_bytes == -(-count // 2) - -(-count * bits // 8)  # all lie in half bytes
+        assert row.memory_bytes - row.file_bytes == -(-count // 2) - -(-count * bits // 8)  # all lie in half bytes
         rules = {row.path: row.scheme}
         ranges = calibrate(function, params, data, rules)
         alone = jax.jit(fake_quantize(function, params, data[0], scheme=rules, ranges=ranges))
         expected = np.mean([kl(function(params, x), alone(params, x)) for x in data])
         np.testing.assert_allclose(row.harm, expected, rtol=2e-3, atol=1e-7)
-        assert row.bytes < 4 * np.prod(row.shape)
+        assert row.memory_bytes < 4 * np.prod(row.shape)
     assert "w4a4" in str(found)
     assert len(jc.measure.layer_sensitivity(found.rows).axes[0].collections) == len(OPTIONS)
 
@@ -108,7 +108,7 @@ def made(harms: np.ndarray, costs: np.ndarray) -> Sensitivity:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["bytes", "bit_operations", "file_bytes"])
+@pytest.mark.parametrize("kind", ["memory_bytes", "bit_operations", "file_bytes"])
 def test_budgets_are_kept_and_little_is_left_to_gain(seed: int, kind: str) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(10, 100, 5)
@@ -130,10 +130,10 @@ def test_budgets_are_kept_and_little_is_left_to_gain(seed: int, kind: str) -> No
 def test_the_choice_is_a_scheme_of_quantize() -> None:
     function, params, data = case("cnn")
     found = sensitivity(function, params, data, {str(b): Scheme(b, inputs=None) for b in (8, 4, 2)}, harm="error")
-    rules = allocate(found, bytes=0.6)
+    rules = allocate(found, memory_bytes=0.6)
     new, _ = jc.rewrite.quantize(function, params, data[0], scheme=rules)
     held = {row.path: row.bytes for row in new.report.rows}
-    assert sum(held.values()) <= 0.6 * sum(row.bytes for row in found.of("8").values())
+    assert sum(held.values()) <= 0.6 * sum(row.memory_bytes for row in found.of("8").values())
     assert len({row.format for row in new.report.rows}) > 1
 
 
@@ -172,11 +172,11 @@ def test_what_cannot_be_asked_for() -> None:
     with pytest.raises(ArgumentError, match="compares one array of logits"):
         sensitivity(lambda p, x: (scanned(p, x), x), params, data, OPTIONS)
     found = made(np.ones((2, 2)), np.array([[8, 4], [8, 4]]))
-    for several in ({}, {"bytes": 8, "file_bytes": 8}):
-        with pytest.raises(ArgumentError, match=f"either bytes or bit_operations .* got {len(several)}"):
+    for several in ({}, {"memory_bytes": 8, "file_bytes": 8}):
+        with pytest.raises(ArgumentError, match=f"either memory_bytes or bit_operations .* got {len(several)}"):
             allocate(found, **several)
     with pytest.raises(ArgumentError, match="bytes=7 asks for 7, and the cheapest choices take 8"):
-        allocate(found, bytes=7)
+        allocate(found, memory_bytes=7)
     with pytest.raises(ArgumentError, match="no option is called '9'; there are 0, 1"):
         found.of("9")
     with pytest.raises(ArgumentError, match="drop must be at least 0"):
@@ -184,3 +184,28 @@ def test_what_cannot_be_asked_for() -> None:
     worse = iter([1.0, 0.0, 0.5])
     with pytest.raises(ArgumentError, match=r"with every layer given back the score is 0.5, and 0.9 is asked for"):
         fall_back(function, params, data, lambda run, own: next(worse), drop=0.1, scheme=Scheme(2, inputs=None))
+
+
+def test_a_budget_of_a_file_is_kept_by_the_file(rng: np.random.Generator, tmp_path: Any) -> None:
+    """However weights are rounded, biases that were 0 being corrected, and with the decisions beside them."""
+    params = {f"w{i}": jnp.asarray(rng.standard_normal((40, 40)) / 6, jnp.float32) for i in range(3)}
+    params |= {f"b{i}": jnp.zeros(40) for i in range(3)}
+
+    def function(p: Any, x: jax.Array) -> jax.Array:
+        for i in range(3):
+            x = jnp.tanh(x @ p[f"w{i}"] + p[f"b{i}"])
+        return x
+
+    data = [jnp.asarray(rng.standard_normal((64, 40)), jnp.float32)]
+    found = sensitivity(function, params, data, {str(b): Scheme(b) for b in (8, 4, 3, 2)}, harm="error")
+    assert found.size_of is not None
+    for budget, method in ((2700, "nearest"), (3300, "gptq"), (0.7, "nearest")):
+        chosen = allocate(found, file_bytes=budget)
+        new = jc.posttrain.ptq(function, params, data, chosen, method=method)
+        limit = budget if budget > 1 else budget * found.size_of(dict.fromkeys(chosen, Scheme(8)))
+        parameters = jc.pack.save(tmp_path / "parameters.jcz", new.params)
+        whole = jc.rewrite.save(tmp_path / "function.jcz", new.apply_fn, new.params)
+        assert parameters < whole <= limit
+        assert whole > 0.8 * limit  # and little of it is left
+    with pytest.raises(ArgumentError, match=r"file_bytes=400 asks for 400, and the cheapest choices take [\d,]+:"):
+        allocate(found, file_bytes=400)
