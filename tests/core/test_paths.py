@@ -1,14 +1,17 @@
 """Paths are spelled alike whatever the container."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from flax.core import FrozenDict
 
+import jaxcomp as jc
 from jaxcomp.core.errors import JaxcompError, PathError
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
 
@@ -85,3 +88,26 @@ def test_replace_leaves_touches_the_named_alone():
     new = replace_leaves(tree, {"a/0": 5.0, "elsewhere": 9.0})
     assert new == {"a": [5.0, tree["a"][1]], "b": FrozenDict({"c": 2.0})}
     assert path_string(()) == ""
+
+
+class Variable(NamedTuple):
+    """What Keras 3 has in lists, as far as its parameters are taken from there."""
+
+    path: str
+    value: jax.Array
+
+
+def test_variables_in_lists_are_called_by_their_own_paths(tmp_path: Path) -> None:
+    """In rules, notes, reports and files, of any length of paths, in trees of one level."""
+    variables = [Variable("sequential/dense/kernel", jnp.eye(4)), Variable("sequential/dense/bias", jnp.zeros(4))]
+    params = {v.path: v.value for v in variables}
+    recipe = jc.partition([(".*dense/kernel", jc.prune.magnitude(0.5))])
+    state = recipe.init(params)
+    view, notes = recipe.apply(params, state), recipe.describe(params, state, 0)
+    assert notes["sequential/dense/kernel"].sparsity == 0.5
+    kernel, bias = "sequential/dense/kernel", "sequential/dense/bias"
+    assert [row.path for row in jc.measure.summary(view, notes=notes).rows] == [bias, kernel]
+    jc.pack.save(tmp_path / "m.jcz", view, notes=notes)
+    jax.tree.map(np.testing.assert_array_equal, jc.pack.load(tmp_path / "m.jcz")[0], view)
+    sites = jc.trace.sites(lambda p, x: x @ p[kernel] + p[bias], params, jnp.ones((1, 4)))
+    assert [site.paths for site in sites] == [(kernel,)]
