@@ -46,7 +46,8 @@ class RoundRow(NamedTuple):
       back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
       error: the squared error of its sites' results on the examples that were held out, what quantised inputs and
         earlier layers do to them included, over the squares of what they were; None if not known.
-      bias: the parameter in which the mean of that error is corrected; else why it is not.
+      bias: the parameter in which the mean of that error is corrected; ``""`` if it is not.
+      unmoved: why it is not.
       skipped: why it, or its rounding, is not as asked for.
     """
 
@@ -57,6 +58,7 @@ class RoundRow(NamedTuple):
     back: float = 0.0
     error: float | None = None
     bias: str = ""
+    unmoved: str = ""
     skipped: str = ""
 
 
@@ -88,6 +90,7 @@ class RoundReport:
         ]  # fmt: skip
         columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
         text = "\n".join(filter(None, [table(columns, rows), LEGEND, self.judged]))
+        text = with_left_out(text, {row.path: row.unmoved for row in done if row.unmoved}, "error's mean stays")
         text = with_left_out(text, {row.path: row.skipped for row in done if row.skipped}, "not as asked")
         text = with_left_out(text, {row.path: row.skipped for row in others}, "not rounded")
         return with_left_out(text, self.left_out)
@@ -245,10 +248,12 @@ def round_weights(
         walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
     solved = {path: each.leaf for path, each in found.items()}
 
-    def bias(path: str) -> str:
+    def bias(path: str) -> tuple[str, str]:
+        """Which was moved, and why none was."""
         own = [each.path for each in means.of.get(path, ())]
         why = [walk.unmoved[each] for each in own if each in walk.unmoved]
-        return why[0] if why else ", ".join(own) or means.missing.get(path, "not asked for")
+        moved = "" if why else ", ".join(own)
+        return moved, "" if moved else (why or [means.missing.get(path, "not asked for")])[0]
 
     def row(path: str) -> RoundRow:
         if path not in found:
@@ -261,7 +266,7 @@ def round_weights(
             "nearest" if path in blind else method,
             found[path].back,
             error / whole if whole else None,
-            bias(path),
+            *bias(path),
             blind.get(path, "" if path in walk.errors else ALL_AT_ONCE),
         )
 
