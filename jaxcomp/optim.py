@@ -21,9 +21,9 @@ class CompressState(NamedTuple):
 
     Attributes:
       step: int32, the number of updates made: the loop passes none to optax, so the adaptor counts.
-      params: the parameters behind the view, which the inner optimiser trains.
+      params: the parameters behind the view, which the inner optimizer trains.
       compressor: the compressor's state.
-      inner: the inner optimiser's state.
+      inner: the inner optimizer's state.
     """
 
     step: jax.Array
@@ -36,7 +36,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     """Trains what lies behind a compressor's view, while the loop holds and evaluates the view.
 
     The loop's gradients, taken at the view, are pulled back through ``compressor.apply`` to the parameters behind
-    it, which the inner optimiser updates; the loop's parameters become the new view. So the loop computes what it
+    it, which the inner optimizer updates; the loop's parameters become the new view. So the loop computes what it
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
     zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
     gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is. In a
@@ -114,7 +114,7 @@ def finalize(opt_state: Any, compressor: Compressor, params: Params | None = Non
     """The exact view that a loop under :func:`compress` has reached.
 
     Args:
-      opt_state: the loop's optimiser state, which may hold the adaptor's anywhere inside (``optax.chain``,
+      opt_state: the loop's optimizer state, which may hold the adaptor's anywhere inside (``optax.chain``,
         ``optax.masked``, ``optax.partition``, ``optax.MultiSteps``, ``nnx.Optimizer``), or as the dictionaries that
         ``nnx.state`` and checkpoints make of it.
       compressor: the one that :func:`compress` was given; :func:`jaxcomp.identity` for the parameters behind the view.
@@ -141,7 +141,7 @@ def finalize(opt_state: Any, compressor: Compressor, params: Params | None = Non
     left = [paths.path_string(path) for path, leaf in _flatten(behind, leaves.left_out) if leaves.left_out(leaf)]
     if left and params is None:
         raise ArgumentError(
-            f"the optimiser gives jaxcomp.optim.compress a part of the parameters, without {', '.join(left)}: call "
+            f"the optimizer gives jaxcomp.optim.compress a part of the parameters, without {', '.join(left)}: call "
             "finalize(opt_state, recipe, params) with the loop's parameters, of which these are taken"
         )
     view = compressor.apply(behind, _own_state(compressor, behind, state))
@@ -190,14 +190,14 @@ def _is_adaptor(node: Any) -> bool:
 
 
 def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]:
-    """The parameters behind the view, the compressor's state and its step, of the only adaptor in an optimiser's."""
+    """The parameters behind the view, the compressor's state and its step, of the only adaptor in an optimizer's."""
     found = [(jax.tree_util.keystr(path), node) for path, node in _flatten(opt_state, _is_adaptor) if _is_adaptor(node)]
     if len(found) != 1:
         places = " and ".join(place for place, _ in found)
         hint = f", at {places}: finalize one part with its recipe and params, the next with what came back for params"
-        none = ": give what tx.init and tx.update return, of an optimiser made with compress(...)"
+        none = ": give what tx.init and tx.update return, of an optimizer made with compress(...)"
         raise ArgumentError(
-            f"the optimiser state must hold one state of jaxcomp.optim.compress, it holds {len(found)}"
+            f"the optimizer state must hold one state of jaxcomp.optim.compress, it holds {len(found)}"
             + (hint if found else none)
         )
     ((_, node),) = found
@@ -205,7 +205,7 @@ def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]
         return node.params, node.compressor, int(node.step)
     if params is None:
         raise ArgumentError(
-            "the optimiser state is made of dictionaries, in which the structure of the parameters is lost: call "
+            "the optimizer state is made of dictionaries, in which the structure of the parameters is lost: call "
             "finalize(opt_state, recipe, params) with the loop's parameters"
         )
     held = paths.named_leaves(node["params"])
@@ -229,7 +229,7 @@ def _own_state(compressor: Compressor, params: Params, state: State) -> State:
     if needed and needed != held:
         raise ArgumentError(
             "finalize and describe need the recipe that jaxcomp.optim.compress was given; this one's state is another: "
-            f"it holds {_listed(needed, held)}; the optimiser's {_listed(held, needed)}"
+            f"it holds {_listed(needed, held)}; the optimizer's {_listed(held, needed)}"
         )
     own = paths.named_leaves(state)
     return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(own[path]) for path in needed])

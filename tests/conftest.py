@@ -1,6 +1,6 @@
 """Settings of the whole suite.
 
-Eight simulated devices, so that every sharding test runs on a CPU; and no optimisation of machine code, which is most
+Eight simulated devices, so that every sharding test runs on a CPU; and no optimization of machine code, which is most
 of what compiling a training step costs (2.5 times the time). XLA_FLAGS can ask for it: .ci/run repeats the laws so.
 
 Worker processes share what they compile: for this run, or in the folder that JAX_COMPILATION_CACHE_DIR names.

@@ -32,7 +32,7 @@ def problem():
 
 RECIPES = {
     "prune": lambda: jc.partition([("kernel", jc.prune.magnitude(optax.polynomial_schedule(0.2, 0.8, 3, 4)))]),
-    "quantise": lambda: jc.quant.fake(4, axis=-1, symmetric=False),
+    "quantize": lambda: jc.quant.fake(4, axis=-1, symmetric=False),
     "both": lambda: jc.partition([("kernel", jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(8)))]),
     "soft": lambda: jc.partition([("kernel", jc.straight_through(jc.every(2, jc.prune.magnitude(0.5))))]),
 }
@@ -72,7 +72,7 @@ def adapted(params, value_and_grad, tx, recipe, steps):
 
 @pytest.mark.parametrize(
     ("name", "inner"),
-    [(name, optax.adamw(0.05)) for name in RECIPES] + [("quantise", optax.sgd(0.1, momentum=0.9))],
+    [(name, optax.adamw(0.05)) for name in RECIPES] + [("quantize", optax.sgd(0.1, momentum=0.9))],
     ids=[*RECIPES, "momentum"],
 )
 def test_agrees_with_the_explicit_loop(name, inner):
@@ -268,7 +268,7 @@ def once(tx, params, grads):
     return opt_state, optax.apply_updates(params, updates)
 
 
-@pytest.mark.parametrize("recipe", ["prune", "quantise"])
+@pytest.mark.parametrize("recipe", ["prune", "quantize"])
 def test_notes_are_those_of_the_recipe_wherever_its_state_is(recipe):
     """The asked sparsity is that of the adaptor's step, the grid that of its state."""
     own, (params, value_and_grad, _) = RECIPES[recipe](), problem()
@@ -276,7 +276,7 @@ def test_notes_are_those_of_the_recipe_wherever_its_state_is(recipe):
     alone, _ = once(compress(optax.sgd(0.1), own), {"kernel": params["kernel"]}, {"kernel": grads["kernel"]})
     wanted = own.describe(alone.params, alone.compressor, 1)
     assert wanted.keys() == {"kernel"}
-    assert wanted["kernel"] != own.describe(alone.params, alone.compressor, 9)["kernel"] or recipe == "quantise"
+    assert wanted["kernel"] != own.describe(alone.params, alone.compressor, 9)["kernel"] or recipe == "quantize"
     params, grads = params | {"count": jnp.array(3)}, grads | {"count": jnp.array(0)}
     for nesting in NESTINGS.values():
         opt_state, after = once(nesting(compress(optax.sgd(0.1), own)), params, grads)
@@ -324,7 +324,7 @@ def test_another_recipe_is_refused_with_what_both_hold():
     for other in (jc.quant.fake(4), jc.chain(jc.prune.magnitude(0.5), jc.quant.fake(4))):
         with pytest.raises(
             ArgumentError,
-            match=r"this one's state is another: it holds .*scale.* float32\[1\].*; the optimiser's 'head' bool\[5\]",
+            match=r"this one's state is another: it holds .*scale.* float32\[1\].*; the optimizer's 'head' bool\[5\]",
         ):
             finalize(opt_state, other)
     jax.tree.map(np.testing.assert_array_equal, finalize(opt_state, jc.identity()), params)

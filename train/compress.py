@@ -210,7 +210,7 @@ def score_in_new_process(artifact: Path) -> dict[str, Any]:
     env, root = {**os.environ, "JAX_PLATFORMS": "cpu"}, Path(__file__).parent.parent
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"the artefact could not be scored in a new process:\n{done.stderr[-2000:]}")
+        raise UserError(f"the artifact could not be scored in a new process:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -247,7 +247,7 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         here, before = score(student, view, dataset.test), score(teacher, frozen, dataset.test)
         predicted = predictions(student, view, dataset.test)
     if here != there:
-        raise UserError(f"the artefact does not compute what was trained: {there} in a new process, {here} in this one")
+        raise UserError(f"the artifact does not compute what was trained: {there} in a new process, {here} in this one")
     teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
     summary = {
         "dataset": config.dataset,

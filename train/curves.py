@@ -272,7 +272,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options.add(parser, batch_size=128, learning_rate=2e-3, weight_decay=1e-2)
     add("--distilled_end", type=float, default=0.6, help="cubic distilled: the fraction of a run until masks stand")
     add("--threshold_pace", type=float, default=40.0, help="STR: the decay of thresholds, in a run")
-    add("--l1", type=float, default=0.2, help="L1: strength, beside Adam's normalised gradients")
+    add("--l1", type=float, default=0.2, help="L1: strength, beside Adam's normalized gradients")
     args = parser.parse_args(argv)
     args.workdir = args.workdir or Path(f"runs/curves-{args.model}")
     return args

@@ -1,4 +1,4 @@
-"""Scores an artefact on a test split: ``python -m train.evaluate --artifact model.jcz``. Prints one line of JSON."""
+"""Scores an artifact on a test split: ``python -m train.evaluate --artifact model.jcz``. Prints one line of JSON."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from train.common.step import Functions, Variables, classifier
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
-    """Loads an artefact and scores it on the data set that its metadata names.
+    """Loads an artifact and scores it on the data set that its metadata names.
 
     Raises:
-      ArtifactError: if the file is damaged or no artefact.
+      ArtifactError: if the file is damaged or no artifact.
       UserError: if its metadata do not say what model it is, or say what cannot be, if it does not hold the parameters
         of that model, if a number in it is not finite, or if the data set is not there.
     """
@@ -39,7 +39,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     if dataset.classes != about["classes"]:
         raise UserError(f"{path} tells {about['classes']} classes apart, and {dataset.name!r} has {dataset.classes}")
     channels = dataset.test.images[:1].shape[-1]
-    if channels > 1 and len(about["mean"]) not in (1, channels):  # grey images are read as coloured ones
+    if channels > 1 and len(about["mean"]) not in (1, channels):  # gray images are read as colored ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
         scored = score(*_restored(path, model, saved, dataset.test), dataset.test)
@@ -53,7 +53,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
 
 
 def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What an artefact's metadata say of its model, every field of the right kind.
+    """What an artifact's metadata say of its model, every field of the right kind.
 
     Raises:
       UserError: for fields that are missing or cannot be; they are named with what they hold.

@@ -1,4 +1,4 @@
-"""Quantises a published CIFAR ResNet after training, at several bits, and scores the integer networks.
+"""Quantizes a published CIFAR ResNet after training, at several bits, and scores the integer networks.
 
     python -m train.quantize --weights resnet20.npz [--data_dir DIR] [--settings w8a8 w4 w4a8 w4a4 w3a8 w2]
 
@@ -56,7 +56,7 @@ CHOICES = (2, 3, 4, 5, 6, 8)
 
 
 class Setting(NamedTuple):
-    """What is quantised to how many bits.
+    """What is quantized to how many bits.
 
     Attributes:
       bits: of weights; None: each layer's own.

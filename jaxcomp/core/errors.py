@@ -22,7 +22,7 @@ class RuleError(JaxcompError, ValueError):
 
 
 class ArtifactError(JaxcompError, ValueError):
-    """A file that is no artefact, or one that was cut short or altered."""
+    """A file that is no artifact, or one that was cut short or altered."""
 
 
 class MissingExtraError(JaxcompError, ImportError):

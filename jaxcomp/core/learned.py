@@ -1,4 +1,4 @@
-"""Learned values of a compressor: thresholds, scales, and whatever else a user's own optimiser trains."""
+"""Learned values of a compressor: thresholds, scales, and whatever else a user's own optimizer trains."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxcomp.core.types import Learned, State
 
 
 def learned(state: State) -> dict[str, Any]:
-    """The learned values in a compressor's state, for gradients and an optimiser of their own.
+    """The learned values in a compressor's state, for gradients and an optimizer of their own.
 
     ``update`` leaves them alone; :func:`with_learned` puts them back. One step trains both, the parameters and these:
 

@@ -35,7 +35,7 @@ def damped(moment: Array, damping: float = 0.01) -> Array:
 
 
 def steady(moment: Array, damping: float = 0.01) -> Array:
-    """The second moment so far :func:`damped` that Cholesky's factorisation of it succeeds in float32.
+    """The second moment so far :func:`damped` that Cholesky's factorization of it succeeds in float32.
 
     Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
     damping asked for, it is ten times as much, or a hundred.
@@ -170,7 +170,7 @@ def inverse(moment: Array) -> Array:
 
 @jax.jit
 def solve(moment: Array, wanted: Array) -> Array:
-    r""":math:`H^{-1} B`, by Cholesky's factorisation.
+    r""":math:`H^{-1} B`, by Cholesky's factorization.
 
     Args:
       moment: H ``[groups, reduction, reduction]``, positive definite (:func:`damped`); otherwise the result is NaN.

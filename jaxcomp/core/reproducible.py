@@ -34,12 +34,12 @@ def steady_sum(values: Array, axes: Sequence[int]) -> Array:
 
 
 def sum_runs(values: Array, axis: int, size: int) -> Array:
-    """Sums each ``size`` neighbours along an axis, by halves: the same bits wherever the axis is sharded.
+    """Sums each ``size`` neighbors along an axis, by halves: the same bits wherever the axis is sharded.
 
     Args:
       values: ``[...]``; the last run is filled up with zeros.
       axis: along which.
-      size: neighbours in a run; 0: the axis has no elements.
+      size: neighbors in a run; 0: the axis has no elements.
 
     Returns:
       ``[..., runs, ...]``: ``ceil(n / size)`` along the axis.

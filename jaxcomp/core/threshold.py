@@ -37,7 +37,7 @@ def keep_largest(
 ) -> list[Array]:
     """Masks the ``keep[g]`` elements of largest score in each group of arrays.
 
-    Exactly ``keep[g]`` elements of group g are True, ties broken in favour of the lower index (arrays in the order
+    Exactly ``keep[g]`` elements of group g are True, ties broken in favor of the lower index (arrays in the order
     given, elements in row-major order). The result depends on neither devices nor shardings. Of the scores, -0
     equals 0, and NaN is larger than any number: a NaN is kept, where it shows, and never pruned in silence.
 

@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("scale", "zero_point"), meta_fields=("block",))
 class Grid(NamedTuple):
-    """The numbers that a quantised tensor can hold: ``level(code - zero_point) * scale``; of integers, level(c) = c.
+    """The numbers that a quantized tensor can hold: ``level(code - zero_point) * scale``; of integers, level(c) = c.
 
     Attributes:
       scale: positive floats, of the tensor's rank; 1 along every axis that shares a scale. In blocks, the last of those
@@ -61,7 +61,7 @@ class Skipped(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """A value in a compressor's state that the user's optimiser trains: see :func:`jaxcomp.learned`.
+    """A value in a compressor's state that the user's optimizer trains: see :func:`jaxcomp.learned`.
 
     Attributes:
       value: a floating-point array.

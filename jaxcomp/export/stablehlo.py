@@ -1,4 +1,4 @@
-"""A function as a StableHLO program, in one artefact with its parameters.
+"""A function as a StableHLO program, in one artifact with its parameters.
 
 Parameters are data; a program is code. The compiler that reads it is not made for altered programs, which can end the
 process: a digest over program and parameters is checked first. It tells damage, not intent: load programs only from
@@ -145,7 +145,7 @@ def load(path: Path, *, max_bytes: int | None = None) -> tuple[Program, Params]:
       bit for bit those that were saved.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered, also by one who wrote it anew, is larger than
+      ArtifactError: if the file is no artifact, was cut short or altered, also by one who wrote it anew, is larger than
         ``max_bytes``, holds no program, or one that this JAX does not read.
       MissingExtraError: without flatbuffers.
 

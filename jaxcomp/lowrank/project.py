@@ -106,7 +106,7 @@ def project(
 
     The matrix is that of everything before the last axis by the last one: ``[in, out]`` of a dense kernel, all places
     of the window and input channels by output channels of a convolution's. It is what :func:`jaxcomp.rewrite.factorize`
-    by ``"svd"`` factorises: the factors of the view compute what the view does. Each update finds the space anew;
+    by ``"svd"`` factorizes: the factors of the view compute what the view does. Each update finds the space anew;
     between updates weights move within it. Entries mix: zeros of another compressor do not stay, so prune afterwards.
 
     Args:

@@ -223,7 +223,7 @@ def _summary_row(row: Row, form: str) -> dict[str, Any]:
 
 
 def figure(drawing: Any, *, narrow: Any = None, caption: str = "") -> Block:
-    """A drawing as inline SVG, with its text as text, in the colours of the page, light or dark.
+    """A drawing as inline SVG, with its text as text, in the colors of the page, light or dark.
 
     Args:
       drawing: a ``matplotlib.figure.Figure``.
@@ -242,7 +242,7 @@ def figure(drawing: Any, *, narrow: Any = None, caption: str = "") -> Block:
 
 # As they are in report.STYLE, where a dark page has others.
 _COLOURS = {
-    canvas.INK: "--ink", canvas.SOFT: "--soft", canvas.FAINT: "--line", canvas.GREY: "--grey", "#000000": "--ink",
+    canvas.INK: "--ink", canvas.SOFT: "--soft", canvas.FAINT: "--line", canvas.GREY: "--gray", "#000000": "--ink",
     canvas.BLUE: "--blue", canvas.SKY: "--sky",
 }  # fmt: skip
 
@@ -262,8 +262,8 @@ def _inline(drawing: Any) -> str:
         # Only within tags: a label may well read 'id="x"'. The page sets the font.
         text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", match[0])
         text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-        for colour, name in _COLOURS.items():
-            text = text.replace(f": {colour.lower()}", f": var({name})")
+        for color, name in _COLOURS.items():
+            text = text.replace(f": {color.lower()}", f": var({name})")
         return re.sub(r'(\bid="|\bhref="#|url\(#)', rf"\g<1>{mark}", text)
 
     return re.sub(r"<[^>]+>", tag, svg)

@@ -1,4 +1,4 @@
-"""What the figures share: a drawing without a display, its colours, panels and labels."""
+"""What the figures share: a drawing without a display, its colors, panels and labels."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxcomp.core.errors import MissingExtraError
 
 PAGE, PHONE = 11.1, 3.7  # inches between the margins of a report, on a screen of 1200 and of 390 pixels
 
-# Okabe and Ito's palette, which most colour-blind readers can tell apart.
+# Okabe and Ito's palette, which most color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 INK, SOFT, FAINT, GREY = "#1c2330", "#5b6576", "#dfe3ea", "#b9c1ce"
 

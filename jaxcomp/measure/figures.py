@@ -32,7 +32,7 @@ def training_curves(
       width: inches at most; ``jaxcomp.measure.PHONE`` for a phone.
 
     Returns:
-      A ``matplotlib.figure.Figure``; a phase has one colour in all panels, and ``teacher`` and
+      A ``matplotlib.figure.Figure``; a phase has one color in all panels, and ``teacher`` and
       ``student`` have theirs in all figures.
 
     Raises:
@@ -51,18 +51,18 @@ def training_curves(
         if record.get("step") is not None:
             lines.setdefault(str(record.get("phase", "train")), []).append(record)
     others = [phase for phase in lines if phase not in PHASES]
-    colours = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
+    colors = PHASES | {phase: SPARE[i % len(SPARE)] for i, phase in enumerate(others)}
     drawing, panels = canvas.grid(len(fields), 2 if len(fields) in (2, 4) else 3, (3.6, 2.6), width)
     for axes, field in zip(panels, fields, strict=True):
         canvas.style(axes, field.replace("_", " "))
         for phase, measured in lines.items():
-            _curve(axes, field, measured, phase, colours[phase])
+            _curve(axes, field, measured, phase, colors[phase])
         _scale(axes, field)
     canvas.legend(drawing, [line for axes in panels for line in axes.lines])
     return drawing
 
 
-def _curve(axes: Any, field: str, records: Sequence[Mapping[str, Any]], phase: str, colour: str) -> None:
+def _curve(axes: Any, field: str, records: Sequence[Mapping[str, Any]], phase: str, color: str) -> None:
     points = sorted(((r["step"], r[field]) for r in records if field in r), key=lambda point: point[0])
     values = np.array([np.nan if value is None else float(value) for _, value in points])
     values[~np.isfinite(values)] = np.nan
@@ -71,7 +71,7 @@ def _curve(axes: Any, field: str, records: Sequence[Mapping[str, Any]], phase: s
         steps = [step for step, _ in points]
         # A lone value between gaps would be no line at all.
         marker = "o" if seen < 25 else None
-        axes.plot(steps, values, color=colour, label=phase, linewidth=1.6, marker=marker, markersize=3)
+        axes.plot(steps, values, color=color, label=phase, linewidth=1.6, marker=marker, markersize=3)
 
 
 def _scale(axes: Any, field: str) -> None:
@@ -242,7 +242,7 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
       width: inches at most.
 
     Returns:
-      A ``matplotlib.figure.Figure``: a row a class, a column a prediction; what is right is not coloured.
+      A ``matplotlib.figure.Figure``: a row a class, a column a prediction; what is right is not colored.
 
     Raises:
       MissingExtraError: without matplotlib.
@@ -276,7 +276,7 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
 def layer_sensitivity(
     rows: Sequence[Any], *, harm: str = "KL divergence of the outputs, nats", width: float = canvas.PAGE
 ) -> Any:
-    """Draws what each layer loses by each choice, on a logarithmic axis: a line of marks a layer, a colour a choice.
+    """Draws what each layer loses by each choice, on a logarithmic axis: a line of marks a layer, a color a choice.
 
     The layer that loses most stands first. A harm that is infinite or NaN is drawn beyond all others, and named.
 
@@ -387,12 +387,12 @@ def _stairs(axes: Any, finite: Mapping[str, np.ndarray]) -> None:
     edges = np.linspace(low, high, BINS + 1)
     axes.set_yscale("log")
     axes.minorticks_off()
-    colours = {"before": canvas.GREY, "after": canvas.ORANGE}
+    colors = {"before": canvas.GREY, "after": canvas.ORANGE}
     for name, array in finite.items():
         # The axis starts at half a count, so that a single weight is still seen.
         counts = np.maximum(np.histogram(array, edges)[0], 0.5)
         fill = name == "before"
-        axes.stairs(counts, edges, baseline=0.5, fill=fill, color=colours[name], linewidth=1, label=name)
+        axes.stairs(counts, edges, baseline=0.5, fill=fill, color=colors[name], linewidth=1, label=name)
     # Room for the remark above the highest bar.
     axes.set_ylim(0.5, 8 * axes.dataLim.y1)
     axes.locator_params(axis="x", nbins=4)

@@ -29,10 +29,10 @@ PAGE = """<!doctype html>
 
 STYLE = """
 :root { --ink: #1c2330; --soft: #5b6576; --line: #dfe3ea; --page: #f5f6f9; --card: #ffffff;
-  --bar: #3b76c4; --track: #e4e8ef; --tick: #d1495b; --grey: #b9c1ce; --blue: #0072b2; --sky: #56b4e9; }
+  --bar: #3b76c4; --track: #e4e8ef; --tick: #d1495b; --gray: #b9c1ce; --blue: #0072b2; --sky: #56b4e9; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8ebf1; --soft: #9aa5b8; --line: #323a49; --page: #14181f; --card: #1d232d;
-    --bar: #6aa5f0; --track: #333c4b; --tick: #ff8a9a; --grey: #596376; --blue: #4aa8e0; --sky: #56b4e9; } }
+    --bar: #6aa5f0; --track: #333c4b; --tick: #ff8a9a; --gray: #596376; --blue: #4aa8e0; --sky: #56b4e9; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }

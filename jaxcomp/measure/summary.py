@@ -202,7 +202,7 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
     if strangers:
         raise ArgumentError(
             f"the notes name {strangers[0]!r} ({len(strangers)} such paths), which the parameters lack; "
-            f"their paths are like {next(iter(leaves), '(none)')!r}. Describe and summarise the same tree."
+            f"their paths are like {next(iter(leaves), '(none)')!r}. Describe and summarize the same tree."
         )
     return Summary(tuple(row for path, leaf in leaves.items() for row in _rows(path, leaf, notes)))
 
@@ -230,7 +230,7 @@ def _row(path: str, leaf: Any, note: Note | None) -> Row:
 def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:
     """A leaf's dtype, shape, number of values, number of non-zeros, and bits of one value."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        raise ArgumentError(f"{path!r} has a shape but no values: summarise concrete arrays, not eval_shape's")
+        raise ArgumentError(f"{path!r} has a shape but no values: summarize concrete arrays, not eval_shape's")
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return str(leaf.dtype), leaf.shape, leaf.size, leaf.size, 8 * leaf.dtype.itemsize
     values = np.asarray(leaf)

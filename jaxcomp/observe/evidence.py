@@ -266,9 +266,9 @@ class Seen(NamedTuple):
         """Whether anything but 0 flows there."""
         return bool(self.sizes.any())
 
-    def evidence(self, examples: Sequence[Examples], centred: bool = False) -> Evidence:
-        """The mean products; ``centred``: without means, of what a bias does not make up for."""
-        means = self.fit.means if centred else None
+    def evidence(self, examples: Sequence[Examples], centered: bool = False) -> Evidence:
+        """The mean products; ``centered``: without means, of what a bias does not make up for."""
+        means = self.fit.means if centered else None
         fit, held = self.fit.about(means), self.held.about(means)
         size = max(float(np.mean(np.diagonal(x.now, axis1=-2, axis2=-1))) / max(x.rows, 1) for x in (fit, held))
         by = [1 / host_unit(size) / max(x.rows, 1) for x in (fit, held)]

@@ -46,7 +46,7 @@ def input_norms(
 
     Raises:
       ArgumentError: for no batch, batches of several shapes, what is not finite (the weight is named), and where every
-        weight is quantised already.
+        weight is quantized already.
 
     Example:
       >>> import jaxcomp as jc

@@ -1,4 +1,4 @@
-"""Floor 3: the artefact. A checked, self-describing file that gives back the very bits that were saved.
+"""Floor 3: the artifact. A checked, self-describing file that gives back the very bits that were saved.
 
 ``artifact`` (save, load) lays a tree out by path (``layout``), codes each tensor (``coding``, of ``fields`` in
 byte ``streams``) and writes the lot as one file (``container``); ``contents`` tells what is in one.

@@ -165,7 +165,7 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
       ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered, is not like ``like``, or is larger than
+      ArtifactError: if the file is no artifact, was cut short or altered, is not like ``like``, or is larger than
         ``max_bytes``.
 
     Example:

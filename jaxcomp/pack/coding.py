@@ -111,7 +111,7 @@ def _working_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    # The arithmetic of the fake quantiser, operation for operation: one product, then one cast.
+    # The arithmetic of the fake quantizer, operation for operation: one product, then one cast.
     with np.errstate(all="ignore"):
         return (levels.astype(scale.dtype) * scale).astype(dtype)
 

@@ -102,7 +102,7 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
     data = Path(path).read_bytes()
     if len(data) < _PRELUDE.size or not data.startswith(MAGIC):
         raise ArtifactError(
-            f"{path}: is no jaxcomp artefact: it needs to begin with {MAGIC!r} and begins with {data[:4]!r}, "
+            f"{path}: is no jaxcomp artifact: it needs to begin with {MAGIC!r} and begins with {data[:4]!r}, "
             f"of {len(data)} bytes in all. Give a file that jaxcomp.pack.save wrote."
         )
     _, version, stored, size = _PRELUDE.unpack_from(data)

@@ -74,7 +74,7 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Co
       The rows, which print as a table.
 
     Raises:
-      ArtifactError: if the file is no artefact, was cut short or altered, or is larger than ``max_bytes``.
+      ArtifactError: if the file is no artifact, was cut short or altered, or is larger than ``max_bytes``.
 
     Example:
       >>> import tempfile

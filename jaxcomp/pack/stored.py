@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None, *, at_least: int =
 
     Raises:
       ArgumentError: if ``max_bytes`` is no whole number of bytes.
-      ArtifactError: if the file is no artefact, was cut short or altered, was made by something else, or unfolds into
+      ArtifactError: if the file is no artifact, was cut short or altered, was made by something else, or unfolds into
         more than ``max_bytes``.
     """
     limit = _limit(path, max_bytes, at_least)

@@ -71,10 +71,10 @@ def correct_biases(
     ranges: Mapping[str, Grid] | None = None,
     select: Select | None = None,
 ) -> Corrected:
-    r"""Gives the results of each layer the means that they had before its weights were rounded (or cut, or factorised).
+    r"""Gives the results of each layer the means that they had before its weights were rounded (or cut, or factorized).
 
     ``fast``: :math:`b' = b + (W - W')^\top \mathrm{E}[x]`, of the inputs as they were: one pass. ``exact``: layer after
-    layer, by the means of its results on what the layers before it now give, quantised if the scheme has it so: what
+    layer, by the means of its results on what the layers before it now give, quantized if the scheme has it so: what
     they do is corrected too. The bias is what is first added to a site's result: at best after
     :func:`fold_batch_norm`; else a batch norm's mean (its variance is left: :func:`recalibrate`).
     :func:`round_weights` does it as it goes. A layer's biases stay where its means have moved by no more than chance
@@ -86,7 +86,7 @@ def correct_biases(
       params: the parameters as they were.
       batches: of one shape, each the tuple of the other arguments (or the single one).
       changed: the parameters as they are now.
-      scheme: whose inputs are quantised, as of :func:`quantize`; None: none are.
+      scheme: whose inputs are quantized, as of :func:`quantize`; None: none are.
       method: see above.
       ranges: of static inputs.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.

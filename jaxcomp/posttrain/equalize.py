@@ -1,4 +1,4 @@
-"""Equalisation: channels scaled where they are made and back where they are read, so that fewer bits hold them."""
+"""Equalization: channels scaled where they are made and back where they are read, so that fewer bits hold them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -89,7 +89,7 @@ class Equalized(NamedTuple):
 def equalize(
     apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20, scheme: Schemes = INT8
 ) -> Equalized:
-    r"""Cross-layer equalisation: gives the channels between two layers ranges alike in both; the function stays.
+    r"""Cross-layer equalization: gives the channels between two layers ranges alike in both; the function stays.
 
     Channel by channel :math:`s = \sqrt{r_1 / r_2}`, :math:`r_1` the largest weight that makes it and :math:`r_2` the
     largest that reads it; what makes it, and its bias, are divided by s, what reads it is multiplied. Between them only
@@ -97,7 +97,7 @@ def equalize(
     one scale serves a whole weight: with a scale for each output channel readers alone gain. Fold batch norms first.
 
     It can harm: a channel's weights may reach far where little flows. So it is tried: the parameters stay as they are
-    unless, on every fourth example, which nothing is fitted to, the function that is quantised to the nearest comes
+    unless, on every fourth example, which nothing is fitted to, the function that is quantized to the nearest comes
     nearer to the float one with the new ones, by more than chance.
 
     Args:
@@ -105,7 +105,7 @@ def equalize(
       params: parameters alone or a whole tree of variables.
       *example: the other arguments: some ten examples or more; with ``scheme=None`` one will do.
       rounds: over all layers.
-      scheme: by which the parameters are to be quantised, as of :func:`quantize`; None: nothing is tried.
+      scheme: by which the parameters are to be quantized, as of :func:`quantize`; None: nothing is tried.
 
     Returns:
       The parameters, and a report that prints as a table.
@@ -166,7 +166,7 @@ def smooth(
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       strength: :math:`\alpha` in [0, 1]: how much of the range goes over.
-      scheme: by which the parameters are to be quantised, as of :func:`quantize`; None: nothing is tried, and ranges
+      scheme: by which the parameters are to be quantized, as of :func:`quantize`; None: nothing is tried, and ranges
         are those of all examples.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
@@ -208,7 +208,7 @@ def smooth(
 def _tried(
     new: Equalized, apply_fn: Callable[..., Any], params: Params, program: Program, given: Batches, scheme: Schemes
 ) -> Equalized:
-    """New parameters if they are quantised better, else the old ones."""
+    """New parameters if they are quantized better, else the old ones."""
     if scheme is None or quantizes_better(program, apply_fn, params, new.params, given, scheme):
         return new
     rows = [row if row.skipped else EqualRow(row.path, row.readers, skipped=NO_BETTER) for row in new.report.rows]

@@ -1,4 +1,4 @@
-"""Post-training quantisation in one call: fold, calibrate, round, quantise."""
+"""Post-training quantization in one call: fold, calibrate, round, quantize."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -53,7 +53,7 @@ class PostReport:
 
 
 class PostTrained(NamedTuple):
-    """A quantised function.
+    """A quantized function.
 
     Attributes:
       apply_fn: ``apply_fn(params, *inputs)``, in integers.

@@ -1,4 +1,4 @@
-"""What sites read, as it will be once their inputs are quantised."""
+"""What sites read, as it will be once their inputs are quantized."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,9 +22,9 @@ Altered = Callable[[Any, Examples], Any]
 
 
 def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]) -> dict[Node, Altered]:
-    """For each site whose inputs are to be quantised, what becomes of them; not inside of scans.
+    """For each site whose inputs are to be quantized, what becomes of them; not inside of scans.
 
-    Examples that are held out are quantised by grids that they had no part in, if those are known: so unseen ones are.
+    Examples that are held out are quantized by grids that they had no part in, if those are known: so unseen ones are.
 
     Raises:
       ArgumentError: for static inputs without a range; the weight is named.

@@ -44,7 +44,7 @@ class RoundRow(NamedTuple):
       format: that of its codes; ``""`` if it was not rounded.
       method: how it was rounded.
       back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
-      error: the squared error of its sites' results on the examples that were held out, what quantised inputs and
+      error: the squared error of its sites' results on the examples that were held out, what quantized inputs and
         earlier layers do to them included, over the squares of what they were; None if not known.
       bias: the parameter in which the mean of that error is corrected; ``""`` if it is not.
       unmoved: why it is not.
@@ -133,7 +133,7 @@ def round_weights(
     r"""Rounds weights layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
 
     Of a layer with weights W and inputs x :math:`\sum |W^\top x - W'^\top x'|^2 + \lambda |W - W'|^2` is kept small,
-    x' being what the layers before it now give, quantised if the scheme has it so. ``gptq``: input after input,
+    x' being what the layers before it now give, quantized if the scheme has it so. ``gptq``: input after input,
     those that follow make up for each, and then code by code (:func:`jaxcomp.quant.descend`). ``adaround``: each weight
     up or down, learned. ``nearest``: as :func:`quantize` does. Of less than 8 bits, where a scheme has no ``fit`` and
     no grid is given, the part of the range that a grid reaches over is chosen by that error too, output by output if
@@ -158,7 +158,7 @@ def round_weights(
       ranges: ``{path: grid}`` of static inputs: :func:`calibrate`.
       grids: ``{path: grid}`` of weights, for those that are not to be fitted.
       reference: ``"corrected"``: layers aim at what the float network computes; ``"rounded"``: at what they themselves
-        did, on the inputs as they are now. Inside of loops the latter, on inputs that are not quantised.
+        did, on the inputs as they are now. Inside of loops the latter, on inputs that are not quantized.
       biases: whether they are corrected.
       damping: :math:`\lambda`, in units of the inputs' mean square.
       act_order: of ``gptq``: whether the inputs of the largest squares come first.

@@ -1,4 +1,4 @@
-"""A trial: what quantising parameters to the nearest does to a function's results, on examples that are held out."""
+"""A trial: what quantizing parameters to the nearest does to a function's results, on examples that are held out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ from jaxcomp.trace.uses import uses_of
 def quantizes_better(
     program: Program, apply_fn: Callable[..., Any], params: Params, changed: Params, given: Batches, scheme: Any
 ) -> bool:
-    """Whether a function of other parameters, quantised by a scheme, comes nearer to the float one by more than chance.
+    """Whether a function of other parameters, quantized by a scheme, comes nearer to the float one by more than chance.
 
     Args:
       program: the function, traced.

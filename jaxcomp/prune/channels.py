@@ -78,7 +78,7 @@ def channels(
     ``jc.rewrite.shrink(apply_fn, params, *example, keep=state)`` removes what it zeroes, and computes the same.
 
     Hard: once cut, a channel stays cut. Soft: each update ranks all channels anew, so one may come back if its weights
-    live on: apply the view after the optimiser's step, once an epoch, or wrap it in :func:`jaxcomp.straight_through`.
+    live on: apply the view after the optimizer's step, once an epoch, or wrap it in :func:`jaxcomp.straight_through`.
     A schedule that rises slowly makes either asymptotic. Step 0 starts afresh.
 
     An update costs as much as a ranking, whatever it changes: 0.6 s for all channels of a ResNet-50 together on a CPU.
@@ -204,7 +204,7 @@ def _scored(
 def _in_units(groups: ChannelGroups, score: str, of: Sources, combine: Combine, normalize: Normalize) -> list[Sources]:
     """What each group is scored by: squares of 1e-20 are 0 in float32, of 1e20 infinite.
 
-    What is normalised has a unit a group, the rest one for all; products of several numbers as of one member do not
+    What is normalized has a unit a group, the rest one for all; products of several numbers as of one member do not
     compare in any. Weights times gradients have the loss's unit, whatever the weights' is.
     """
     if (score in SCORES and SCORES[score].needs) or (normalize == "none" and combine == "product"):

@@ -16,7 +16,7 @@ def group_lasso(groups: ChannelGroups, params: Params) -> Array:
 
     :math:`w_c`: the :math:`n_c` entries that a channel owns in all kernels of its group, those that read it included;
     an entry between two groups counts in both. Add it to the loss, times a small number. Where a channel is 0 its
-    subgradient is 0. Kernels alone are penalised: one before batch norm can shrink without effect, but not its readers.
+    subgradient is 0. Kernels alone are penalized: one before batch norm can shrink without effect, but not its readers.
 
     Args:
       groups: of :func:`jaxcomp.trace.groups`.

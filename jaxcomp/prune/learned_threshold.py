@@ -25,7 +25,7 @@ def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compresso
     Args:
       start: the first s of every tensor; -5 is a threshold of 0.0067.
       shrink: show the soft threshold itself, as in the paper. That view is not idempotent: a view of it is smaller yet,
-        so that it belongs in the loss and not after the optimiser's step.
+        so that it belongs in the loss and not after the optimizer's step.
 
     Returns:
       A compressor whose state is a :class:`jaxcomp.Learned` float32 scalar per tensor.

@@ -1,4 +1,4 @@
-"""What optimisers do to pruned weights: nothing, or a decay that lets them come back."""
+"""What optimizers do to pruned weights: nothing, or a decay that lets them come back."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ def kept(compressor: Compressor, params: Params, state: State) -> Params:
 def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
     r"""Soft pruning: :math:`w \mapsto w` where kept, :math:`f w` elsewhere; what grows again may come back.
 
-    After the optimiser's step, with a recipe inside :func:`jaxcomp.straight_through` or without one in the loss.
+    After the optimizer's step, with a recipe inside :func:`jaxcomp.straight_through` or without one in the loss.
 
     Args:
       params: the parameters.
@@ -74,20 +74,20 @@ def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
 
 
 def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """An optimiser that leaves pruned weights alone: no momentum of theirs is kept, no decay moves them.
+    """An optimizer that leaves pruned weights alone: no momentum of theirs is kept, no decay moves them.
 
     ``tx.update(grads, opt_state, params, masks=jc.prune.kept(recipe, params, state))``: where a mask is False the
-    update is 0, and so is what the optimiser holds of that weight. A zero stays zero, and a weight that grows begins
+    update is 0, and so is what the optimizer holds of that weight. A zero stays zero, and a weight that grows begins
     without a past. What it holds weight by weight is found by structure: a tree in its state, however deep, with the
     paths of the parameters (excluded ones may be missing), and in it the arrays with the shapes of theirs; or all
-    weights in one row, as ``optax.flatten`` has them. All else is the optimiser's own: factored moments (adafactor),
+    weights in one row, as ``optax.flatten`` has them. All else is the optimizer's own: factored moments (adafactor),
     each number of which is of many weights, memories of several steps, rows of some parameters alone.
 
     Args:
       optimizer: any optax transformation, also one of parts (``optax.masked``, ``optax.partition``), or inside them.
 
     Returns:
-      An optax transformation with the same state; where all is kept it updates as the optimiser does, bit for bit.
+      An optax transformation with the same state; where all is kept it updates as the optimizer does, bit for bit.
 
     Raises:
       ArgumentError: from its update, without ``masks``, or with masks that lack a parameter or have another shape.
@@ -108,7 +108,7 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
     ) -> tuple[Params, Any]:
         if masks is None:
             raise ArgumentError(
-                "a masked optimiser needs the masks: call tx.update(grads, opt_state, params, masks=masks) with "
+                "a masked optimizer needs the masks: call tx.update(grads, opt_state, params, masks=masks) with "
                 "masks = jc.prune.kept(recipe, params, state)"
             )
         given = _masks_by_path(updates, masks)
@@ -132,7 +132,7 @@ def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> 
     of it that have another shape than theirs are none of the weights'.
 
     Args:
-      tree: an optimiser's state, or anything.
+      tree: an optimizer's state, or anything.
       weights: the parameters' shapes, by their paths as JAX has them.
 
     Returns:

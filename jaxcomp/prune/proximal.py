@@ -27,7 +27,7 @@ class ProximalState(NamedTuple):
 
 
 def proximal_l1(strength: float, learning_rate: float | Schedule) -> optax.GradientTransformation:
-    r"""Soft-thresholds what the optimiser arrives at: :math:`w \mapsto \mathrm{sign}(w) \max(|w| - \eta \lambda, 0)`.
+    r"""Soft-thresholds what the optimizer arrives at: :math:`w \mapsto \mathrm{sign}(w) \max(|w| - \eta \lambda, 0)`.
 
     The exact step for a penalty :math:`\lambda \sum |w|`, where a gradient step would only circle around zero. Last in
     the chain: ``optax.chain(optax.sgd(0.1), proximal_l1(1e-4, 0.1))``; for kernels alone,
@@ -35,7 +35,7 @@ def proximal_l1(strength: float, learning_rate: float | Schedule) -> optax.Gradi
 
     Args:
       strength: lambda, at least 0.
-      learning_rate: eta, that of the optimiser before it, or its schedule.
+      learning_rate: eta, that of the optimizer before it, or its schedule.
 
     Returns:
       An optax transformation that needs ``params``.
@@ -70,7 +70,7 @@ def proximal_group_lasso(
 
     Args:
       strength: lambda, at least 0.
-      learning_rate: that of the optimiser before it, or its schedule.
+      learning_rate: that of the optimizer before it, or its schedule.
       pattern: what a unit is: ``filters()`` unless given, ``kernels()``, ``blocks(...)``.
 
     Returns:

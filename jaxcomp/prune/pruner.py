@@ -60,7 +60,7 @@ def prune(
     r"""Prunes the weights that score least: :math:`w \mapsto w \cdot [s(w) \ge t]`.
 
     Complex weights are ranked by their modulus, and left as they are where a score or regrowth follows gradients.
-    Thresholds are exact: what is asked for is reached to the unit, ties are broken in favour of the first, and neither
+    Thresholds are exact: what is asked for is reached to the unit, ties are broken in favor of the first, and neither
     devices nor compilers change a mask. Step 0 starts afresh. Gradients that are not finite, as loss scaling has them
     now and then, are left out: where one is, a score's memory stays; without memory, and with regrowth, masks stand.
 

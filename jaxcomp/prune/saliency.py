@@ -112,7 +112,7 @@ def saliency(group: Group, weights: frozenset[str], score: str, of: Sources, com
       xp: ``numpy`` or ``jax.numpy``, as the arrays are.
 
     Returns:
-      ``[size]``, not normalised.
+      ``[size]``, not normalized.
 
     Raises:
       ArgumentError: if no member has the gradient or curvature that the score needs.
@@ -149,7 +149,7 @@ def floating(groups: ChannelGroups, named: Mapping[str, Any]) -> frozenset[str]:
     for path in sorted(members & {path for path, kind in kinds.items() if kind in "iu"}):
         raise ArgumentError(
             f"{path!r} holds integers of type {named[path].dtype}, which rank no channels without their scale: prune "
-            "before quantising"
+            "before quantizing"
         )
     return frozenset(path for path, kind in kinds.items() if kind not in "iub")
 

@@ -32,7 +32,7 @@ def alternating(sparsity: float, dense: int, sparse: int, *, begin: int = 0, end
     """AC/DC: compressed and decompressed phases in turn. Masks do not nest: each compressed phase ranks anew.
 
     What comes back in a decompressed phase has the value that it had behind the view; it starts from 0, as in the
-    paper, if the view is applied after the optimiser's step (``params = recipe.apply(params, state)``).
+    paper, if the view is applied after the optimizer's step (``params = recipe.apply(params, state)``).
 
     Args:
       sparsity: of the compressed phases.

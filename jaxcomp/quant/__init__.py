@@ -1,4 +1,4 @@
-"""Quantisation: views in which weights take the values that codes with a scale can hold. One method, one file.
+"""Quantization: views in which weights take the values that codes with a scale can hold. One method, one file.
 
 A method is put together of values: a format (``formats``: which numbers), a granularity (``granularity``: who shares a
 scale), a range (``ranges``: how far it reaches) and a gradient (``fake``: straight through, ``lsq``: learned, ...).

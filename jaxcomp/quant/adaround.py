@@ -54,7 +54,7 @@ def adaround(
 
     Reference: Nagel et al., Up or down? Adaptive rounding for post-training quantization, 2020.
     """
-    low, high = _neighbours(weight, grid, format)
+    low, high = _neighbors(weight, grid, format)
     nearest = jnp.where(weight - low <= high - weight, low, high)
     kept = jnp.broadcast_to(kept, weight.shape)
     gap = jnp.where(kept, high - low, 0)
@@ -92,7 +92,7 @@ def adaround(
     return jnp.where(kept, jnp.where(up(v) >= 0.5, high, low), 0)
 
 
-def _neighbours(weight: Array, grid: Grid, format: Format) -> tuple[Array, Array]:
+def _neighbors(weight: Array, grid: Grid, format: Format) -> tuple[Array, Array]:
     """The levels below and above each weight, which beyond the ends are one."""
     scale, zero_point = numbers_for(weight, grid)
     x = weight / scale

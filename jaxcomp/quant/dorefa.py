@@ -21,7 +21,7 @@ def dorefa(bits: int = 4) -> Compressor:
     The layer's size is lost: batch norm or a scale must follow. Levels lie evenly about 0 and hold it (:math:`2^b - 1`
     of them, n = :math:`2^{b-1} - 1`), where the paper's :math:`2^b` step over it: what is pruned stays pruned, and
     codes are plain integers. A view of a view is another one, so that it belongs in the loss and not after the
-    optimiser's step. The paper's activations, rounded on [0, 1], are :func:`jaxcomp.rewrite.fake_quantize`'s on such a
+    optimizer's step. The paper's activations, rounded on [0, 1], are :func:`jaxcomp.rewrite.fake_quantize`'s on such a
     grid, given as ``ranges``; its one-bit weights are :func:`binary`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Fake quantisation: weights in floating point that take the values codes with a scale would give."""
+"""Fake quantization: weights in floating point that take the values codes with a scale would give."""
 
 from typing import Any
 
@@ -160,7 +160,7 @@ def fake(
 
     ``w -> level(code) * scale``; of integers ``(clip(round(w / scale) + zero_point) - zero_point) * scale``. Each
     update fits the grid to the weights; between updates it is fixed, and weights that leave the range are clipped. 0 is
-    always on the grid: pruned weights stay pruned. Every floating-point tensor that it is given is quantised: choose
+    always on the grid: pruned weights stay pruned. Every floating-point tensor that it is given is quantized: choose
     with :func:`jaxcomp.partition`.
 
     Args:

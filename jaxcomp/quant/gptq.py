@@ -27,7 +27,7 @@ class Order(NamedTuple):
 
 
 def order_of(moment: Array, act_order: bool = True) -> Order:
-    """The order of :func:`gptq`, of which the factorisation, reduction^3, is made once for any number of grids."""
+    """The order of :func:`gptq`, of which the factorization, reduction^3, is made once for any number of grids."""
     if not act_order:
         return Order(
             jnp.broadcast_to(jnp.arange(moment.shape[1])[:, None], (*moment.shape[:2], 1)), inverse_factor(moment)

@@ -61,7 +61,7 @@ def block_of(shape: Shape, axis: Axes, size: int | None) -> Block | None:
     if len(axes) == len(shape):
         raise ArgumentError(
             f"blocks of {size} lie along the reduction, and a tensor of shape {shape} has none: "
-            "give this quantiser kernels alone (jc.partition), or axis=() to cut the whole tensor"
+            "give this quantizer kernels alone (jc.partition), or axis=() to cut the whole tensor"
         )
     return Block(size, axes)
 

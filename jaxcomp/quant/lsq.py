@@ -1,4 +1,4 @@
-"""Learned step sizes: the optimiser that trains the weights trains their scales, and zero points, too."""
+"""Learned step sizes: the optimizer that trains the weights trains their scales, and zero points, too."""
 
 import math
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def lsq(
     start: Fit | None = None,
     stacked: Stacked | None = None,
 ) -> Compressor:
-    r"""LSQ and LSQ+: quantised weights whose step sizes are trained: :func:`learned_quantize`.
+    r"""LSQ and LSQ+: quantized weights whose step sizes are trained: :func:`learned_quantize`.
 
     Gradients to the scale are multiplied by :math:`1/\sqrt{N p}`, N weights that share it and p the largest level. How
     to train it: :func:`jaxcomp.learned`. ``update`` leaves the grids alone, but for those of weights that began as 0

@@ -1,4 +1,4 @@
-"""What the quantisers of weights share: a state per tensor, errors with its path, and what is said of it."""
+"""What the quantizers of weights share: a state per tensor, errors with its path, and what is said of it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Trained ternary quantisation: -n, 0, p with both levels learned."""
+"""Trained ternary quantization: -n, 0, p with both levels learned."""
 
 from typing import NamedTuple
 

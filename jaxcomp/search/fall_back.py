@@ -1,4 +1,4 @@
-"""Fallback: quantise everything, then give the most harmful layers back until the function is as good as asked."""
+"""Fallback: quantize everything, then give the most harmful layers back until the function is as good as asked."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -65,7 +65,7 @@ def fall_back(
       score: ``(function, params) -> number``, the higher the better (accuracy on a validation set); is given a
         function of the same arguments that rounds what the integer one would.
       drop: by how much the score may fall below that of the function as it is.
-      scheme: how all weights are quantised to begin with; inputs static or None.
+      scheme: how all weights are quantized to begin with; inputs static or None.
       instead: what harmful layers get; None: they stay in floating point.
       found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL,
         or by squared error where the outputs are no single array of logits.
@@ -85,7 +85,7 @@ def fall_back(
       >>> fall_back(layers, params, [x], score, drop=0.1, scheme=Scheme(2, inputs=None)).reverted
       ('a',)
 
-    Reference: Neural Network Compression Framework, accuracy-aware quantisation, 2020 onwards.
+    Reference: Neural Network Compression Framework, accuracy-aware quantization, 2020 onwards.
     """
     if not drop >= 0:
         raise ArgumentError(f"drop must be at least 0, got {drop!r}")

@@ -1,4 +1,4 @@
-"""Sensitivity: what each layer's quantisation, by itself, does to the function's outputs."""
+"""Sensitivity: what each layer's quantization, by itself, does to the function's outputs."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ class SensitivityRow(NamedTuple):
       path: the weight.
       shape: its own.
       option: the name of the choice.
-      scheme: how it is quantised; None: it stays as it is.
+      scheme: how it is quantized; None: it stays as it is.
       harm: what is lost.
       memory_bytes: of everything in the weight's place, in memory, where codes of 3 bits take the 4 of half a byte.
       bit_operations: multiply-accumulates of its sites, times bits of the weight, times bits of what they read.
@@ -110,7 +110,7 @@ def sensitivity(
     select: Select | None = None,
     progress: Progress = None,
 ) -> Sensitivity:
-    r"""Quantises one layer at a time, by every choice, and measures what is lost.
+    r"""Quantizes one layer at a time, by every choice, and measures what is lost.
 
     The function is compiled once: rounded weights, and which sites round what they read, are arguments.
 
@@ -119,7 +119,7 @@ def sensitivity(
       params: parameters alone or a whole tree of variables.
       batches: batches of one shape, each the tuple of the other arguments (or the single one).
       options: by name, the schemes that each weight can choose from; None: it stays as it is. Inputs are static
-        integers (their ranges are calibrated on the batches) or not quantised.
+        integers (their ranges are calibrated on the batches) or not quantized.
       harm: ``"kl"``: :math:`\mathrm{KL}(p \| q)` of the softmax of logits, before and after; ``"error"``: squared error
         of all outputs, of any types, over their squares; or ``(outputs before, outputs after) -> scalar``: its mean
         over the batches. Where both are the same infinity nothing is lost; where only what comes after is no number, or

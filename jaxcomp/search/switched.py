@@ -1,4 +1,4 @@
-"""A function each of whose layers can be quantised or not by numbers that it is given: compiled once for all."""
+"""A function each of whose layers can be quantized or not by numbers that it is given: compiled once for all."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Switched(RewrittenPacked[None]):
         super().__init__(apply_fn, params, {}, born=Born(example, self._program, None))
 
     def targets(self, scheme: Schemes) -> Targets:
-        """What a scheme, or rules, would quantise."""
+        """What a scheme, or rules, would quantize."""
         return find_targets(self._program, scheme, self._full)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
@@ -90,7 +90,7 @@ class Switched(RewrittenPacked[None]):
                 continue
             if target.scheme.inputs != "static" or format.kind != "integer":
                 raise ArgumentError(
-                    f"{path!r}: inputs can be switched on if they are static integers or not quantised, got "
+                    f"{path!r}: inputs can be switched on if they are static integers or not quantized, got "
                     f"{target.scheme.inputs!r} inputs of {format.name}"
                 )
             if path not in ranges:

@@ -17,7 +17,7 @@ from jaxcomp.trace.packed.codes import Codes
 
 
 def quantized_leaves(params: Params) -> dict[str, Codes]:
-    """The quantised leaves of a tree, by the paths of the parameters that they stand for."""
+    """The quantized leaves of a tree, by the paths of the parameters that they stand for."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda node: isinstance(node, Codes))
     return {path_string(path): node for path, node in nodes if isinstance(node, Codes)}
 
@@ -43,7 +43,7 @@ def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
     for path in quantized_leaves(params):
         raise ArgumentError(
             f"{path!r} is held as integer codes, and {rewrite} works on numbers: call {rewrite} before quantize (or on "
-            "jaxcomp.rewrite.densify(params), with the function that was quantised)"
+            "jaxcomp.rewrite.densify(params), with the function that was quantized)"
         )
     check_reads_weights(apply_fn, rewrite)
 
@@ -64,12 +64,12 @@ def check_reads_weights(apply_fn: Any, rewrite: str) -> None:
 
 
 def check_not_yet_quantized(params: Params, scheme: Any, weights: Collection[str]) -> None:
-    """Refuses rules of schemes that match what is quantised already, and no other weight.
+    """Refuses rules of schemes that match what is quantized already, and no other weight.
 
     Args:
       params: the parameters.
       scheme: one for all, rules, or by path.
-      weights: what sites read that is not quantised.
+      weights: what sites read that is not quantized.
 
     Raises:
       ArgumentError: with the first path, and what to do.
@@ -83,7 +83,7 @@ def check_not_yet_quantized(params: Params, scheme: Any, weights: Collection[str
             continue
         raise ArgumentError(
             f"{path!r} is held as integer codes already, and {rules[rule][0]!r} matches no weight that is not: "
-            "quantise the function and parameters that quantize was given (or jaxcomp.rewrite.densify(params)), or "
+            "quantize the function and parameters that quantize was given (or jaxcomp.rewrite.densify(params)), or "
             "give rules for the weights that are left"
         )
 
@@ -104,14 +104,14 @@ def check_cuts(groups: Groups, params: Params, masks: Mapping[AxisKey, np.ndarra
     """Refuses to cut what belongs to codes and not the codes, or to cut nothing because of them.
 
     Args:
-      groups: of the function of quantised parameters.
+      groups: of the function of quantized parameters.
       params: the parameters.
       masks: ``{(path, axis): bool [size]}``, what is kept of the axes of which something is cut.
 
     Raises:
       ArgumentError: with the path, the reason, and what to do.
     """
-    advice = "shrink the function of floating-point weights, then quantise it"
+    advice = "shrink the function of floating-point weights, then quantize it"
     found, cut = quantized_leaves(params), {path for path, _ in masks}
     for path in found:
         parts = {name for name in cut if name.rpartition("/")[0] == path}
@@ -171,7 +171,7 @@ def voting(groups: Groups, named: Mapping[str, Any], read: Mapping[str, Any]) ->
         if not _is_mask(named[path]):
             raise ArgumentError(
                 f"{path!r} holds integers of type {named[path].dtype}, which rank no channels without their scale: "
-                "give choose a function (groups, params) -> {group: scores}, or choose before quantising"
+                "give choose a function (groups, params) -> {group: scores}, or choose before quantizing"
             )
         voters.discard(path)
     return frozenset(voters)

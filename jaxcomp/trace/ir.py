@@ -17,7 +17,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.symbols import Numbers
 
 MATMULS = ("dot_general", "conv_general_dilated")
-"""The primitives whose weights can be packed, factorised and rounded."""
+"""The primitives whose weights can be packed, factorized and rounded."""
 
 SITES = (*MATMULS, "ragged_dot_general")
 """The primitives that are sites where they read parameters."""

@@ -1,4 +1,4 @@
-"""Factors: by what a parameter is multiplied before its site reads it (equalised learning rates, gains, signs)."""
+"""Factors: by what a parameter is multiplied before its site reads it (equalized learning rates, gains, signs)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -100,7 +100,7 @@ def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:
     """Finds every matmul and convolution that reads parameters, and says what reads the others.
 
     A parameter is followed through whatever is computed of parameters alone (casts, transposes, reshapes, slices,
-    concatenations, fake quantisation), and into jit, remat, scan, while, cond, shard_map, pmap and functions with their
+    concatenations, fake quantization), and into jit, remat, scan, while, cond, shard_map, pmap and functions with their
     own derivative or batching. What is inside of kernels (Pallas) and callbacks is not looked into: ``left_out`` names
     the parameters. MACs: product of the result's shape times the number of terms in each of its sums.
 

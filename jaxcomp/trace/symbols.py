@@ -21,7 +21,7 @@ class Numbers:
     """Numbers for the names of one program's sizes, chosen when all of its sizes are known.
 
     Numbers are such that no axis comes out shorter than 2, if any are: what has an axis of one size for all of its
-    sizes is analysed alike for all.
+    sizes is analyzed alike for all.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Cholesky's factorisation by blocks: what NumPy computes in float64, and not finite where there is none."""
+"""Cholesky's factorization by blocks: what NumPy computes in float64, and not finite where there is none."""
 
 import jax
 import jax.numpy as jnp

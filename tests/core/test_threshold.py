@@ -39,7 +39,7 @@ def families(seed=0):
         "one-outlier": np.where(np.arange(SIZE) == 3, 1e30, normal * 1e-3),
         "nan-and-inf": specials,
         "all-nan": np.full(SIZE, np.nan),
-        "neighbours": np.nextafter(np.float32(1), np.float32(2)) ** rng.integers(0, 40, SIZE),
+        "neighbors": np.nextafter(np.float32(1), np.float32(2)) ** rng.integers(0, 40, SIZE),
     }
 
 

@@ -132,7 +132,7 @@ def test_gradients_and_statistics_are_those_of_the_layers():
 
 
 def test_a_scanned_network_trains_ships_and_reports_layer_by_layer(tmp_path):
-    """As a user does it: the view inside the scan's loss, an optimiser under masks, the file, the table."""
+    """As a user does it: the view inside the scan's loss, an optimizer under masks, the file, the table."""
     rng = np.random.default_rng(0)
     scale = np.array([1.0, 0.1, 0.01])[:, None, None]
     params = {"blocks": jnp.asarray(rng.normal(size=(3, 6, 6)) * scale, jnp.float32)}

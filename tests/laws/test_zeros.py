@@ -1,4 +1,4 @@
-"""The law that zeros learn: what is zero when training begins comes as far as the unquantised network does."""
+"""The law that zeros learn: what is zero when training begins comes as far as the unquantized network does."""
 
 import functools
 
@@ -32,7 +32,7 @@ OFTEN = ("lsq", "ttq")
 
 
 @functools.cache
-def unquantised(dtype):
+def unquantized(dtype):
     x, y = zeros.data(dtype)
     loss = lambda params, state: zeros.losses(zeros.outputs(params, x), y)  # noqa: E731
     before = zeros.begin(dtype), ()
@@ -40,8 +40,8 @@ def unquantised(dtype):
 
 
 def assert_learned(found, least, dtype):
-    """Whether losses fell from where the unquantised network begins by some part of what its own do."""
-    before, after = unquantised(dtype)
+    """Whether losses fell from where the unquantized network begins by some part of what its own do."""
+    before, after = unquantized(dtype)
     assert (before - found >= least * (before - after)).all()
 
 
@@ -137,7 +137,7 @@ def _qat(dtype, **options):
         pytest.param("pact", 8, marks=pytest.mark.exhaustive),
     ],
 )
-def test_zeros_learn_in_quantisation_aware_training(weights, bits, dtype):
+def test_zeros_learn_in_quantization_aware_training(weights, bits, dtype):
     """And the integer network computes what was trained, up to how a compiler fuses products and sums."""
     fn, x, found, both = _qat(dtype, weight_grids=weights, scheme=jc.rewrite.Scheme(bits))
     assert_learned(found, 0.8, dtype)

@@ -46,15 +46,15 @@ def layers(n, name="block_{}/conv/kernel"):
     return summary(params, notes={path: Note(sparsity=0.5) for path in params})
 
 
-def test_curves_have_a_panel_a_field_and_a_colour_a_phase():
+def test_curves_have_a_panel_a_field_and_a_color_a_phase():
     drawing = training_curves(list(records()))
     assert [axes.get_title(loc="left") for axes in drawing.axes] == ["loss", "accuracy", "sparsity"]
-    colours = [{line.get_label(): line.get_color() for line in axes.lines} for axes in drawing.axes]
-    assert colours[0] == colours[1] == colours[2]
-    assert len(set(colours[0].values())) == 2
+    colors = [{line.get_label(): line.get_color() for line in axes.lines} for axes in drawing.axes]
+    assert colors[0] == colors[1] == colors[2]
+    assert len(set(colors[0].values())) == 2
     assert len(drawing.legends[0].get_texts()) == 2
     alone = training_curves([r for r in records() if r["phase"] == "student"])
-    assert alone.axes[0].lines[0].get_color() == colours[0]["student"]
+    assert alone.axes[0].lines[0].get_color() == colors[0]["student"]
 
 
 @pytest.mark.parametrize("names", [["a", "b"], [f"a rather long name, number {i}" for i in range(9)], ["w" * 200]])

@@ -131,7 +131,7 @@ def test_same_drawing_gives_the_same_page():
     assert first == second
 
 
-def test_drawings_have_no_colour_that_a_dark_page_cannot_change():
+def test_drawings_have_no_color_that_a_dark_page_cannot_change():
     markup = figure(training_curves([{"step": i, "loss": 1.0 + i} for i in range(3)], ["loss"])).markup
     drawn = re.findall(r"(?:fill|stroke): (#\w+|var\(--\w+\)|none)", markup)
     assert {"var(--ink)", "var(--soft)"} <= set(drawn)

@@ -55,7 +55,7 @@ TREES = {
     "named tuple": pair,
     "slash": lambda: {"a/b": np.ones(1), "a": {"c": np.ones(2)}},
     "nnx": lambda: nnx.state(Model()),
-    "optimiser": lambda: optax.adamw(1e-3).init({"w": jnp.ones(3)}),
+    "optimizer": lambda: optax.adamw(1e-3).init({"w": jnp.ones(3)}),
 }
 
 

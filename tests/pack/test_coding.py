@@ -89,7 +89,7 @@ def test_values_on_a_grid_are_stored_as_codes(dtype, axis, sparsity):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("dtype", "bits"), [("float32", 8), ("bfloat16", 8), ("float32", 2)])
-def test_the_fake_quantiser_is_stored_as_codes(dtype, bits, symmetric):
+def test_the_fake_quantizer_is_stored_as_codes(dtype, bits, symmetric):
     params = {"w": jnp.asarray(RNG.normal(size=(64, 32)), dtype), "dead": jnp.zeros((64, 32), dtype)}
     recipe = fake(bits, axis=-1, symmetric=symmetric)
     state = recipe.init(params)

@@ -69,7 +69,7 @@ def test_another_version_and_another_file_are_told_apart(small):
     with pytest.raises(ArtifactError, match=r"version 2.*upgrade"):
         pack.load(small)
     small.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(ArtifactError, match="no jaxcomp artefact"):
+    with pytest.raises(ArtifactError, match="no jaxcomp artifact"):
         pack.load(small)
     with pytest.raises(FileNotFoundError):
         pack.load(small.with_name("none.jcz"))

@@ -1,4 +1,4 @@
-"""Post-training quantisation in one call is its parts, one after the other; the ends have their own bits."""
+"""Post-training quantization in one call is its parts, one after the other; the ends have their own bits."""
 
 import re
 from typing import Any

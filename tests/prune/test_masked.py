@@ -1,4 +1,4 @@
-"""A masked optimiser is its optimiser where all is kept, and knows nothing of pruned weights: over those of optax."""
+"""A masked optimizer is its optimizer where all is kept, and knows nothing of pruned weights: over those of optax."""
 
 import functools
 
@@ -14,11 +14,11 @@ from jaxcomp.core.errors import ArgumentError
 
 ELEMENTWISE = (
     *("adabelief", "adadelta", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam"),
-    *("nadamw", "optimistic_adam_v2", "optimistic_gradient_descent", "radam", "rmsprop", "rprop", "sign_sgd"),
+    *("nadamw", "optimiztic_adam_v2", "optimiztic_gradient_descent", "radam", "rmsprop", "rprop", "sign_sgd"),
     *("signum", "yogi", "contrib.acprop", "contrib.ademamix", "contrib.adopt", "contrib.cocob", "contrib.madgrad"),
     *("contrib.schedule_free_adamw", "contrib.simplified_ademamix"),
 )
-"""Optimisers under which a weight's update follows from that weight's gradients alone."""
+"""Optimizers under which a weight's update follows from that weight's gradients alone."""
 MIXING = (
     *("fromage", "lamb", "lars", "novograd", "sm3", "polyak_sgd", "contrib.dadapt_adamw", "contrib.dog"),
     *("contrib.dowg", "contrib.galore", "contrib.momo", "contrib.momo_adam", "contrib.muon", "contrib.prodigy"),
@@ -130,7 +130,7 @@ def test_flattened_moments_are_masked_as_those_by_leaf():
         assert (flat == 0).any()
 
 
-def test_parts_of_an_optimiser_can_be_masked():
+def test_parts_of_an_optimizer_can_be_masked():
     """Inside optax.masked and optax.partition, whose parts see other trees than the masks are."""
     masks = tree(9, lambda leaf: leaf > 0)
     params = jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, 0), tree(0), masks)

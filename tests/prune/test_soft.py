@@ -1,4 +1,4 @@
-"""Soft forms: Top-KAST, decay of what is pruned, proximal steps, and optimisers that know masks."""
+"""Soft forms: Top-KAST, decay of what is pruned, proximal steps, and optimizers that know masks."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def stepped(tx, params, updates, state=None):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_l1_step_minimises_its_objective(rng, dtype):
+def test_the_l1_step_minimizes_its_objective(rng, dtype):
     """argmin_w (w - v)^2 / 2 + t |w|, by a fine search; what is below t is exactly 0."""
     start, moves, level = rng.normal(size=30), rng.normal(size=30) / 4, 0.5
     params, updates = jnp.asarray(start, dtype), jnp.asarray(moves, dtype)
@@ -121,7 +121,7 @@ def test_proximal_arguments_that_mean_nothing_are_refused():
 @pytest.mark.parametrize(
     "inner", [optax.sgd(0.1, momentum=0.9), optax.adamw(0.1, weight_decay=0.5)], ids=["sgd", "adamw"]
 )
-def test_a_masked_optimiser_leaves_pruned_weights_and_their_past_alone(rng, inner):
+def test_a_masked_optimizer_leaves_pruned_weights_and_their_past_alone(rng, inner):
     draw = lambda: {"b": jnp.asarray(rng.normal(size=6), jnp.float32), "n": {"w": jnp.asarray(rng.normal(size=(6, 4)))}}  # noqa: E731
     recipe = jc.partition([("n/w", jc.prune.magnitude(0.5))])
     params = draw()
@@ -147,7 +147,7 @@ def test_a_masked_optimiser_leaves_pruned_weights_and_their_past_alone(rng, inne
         assert leaf[masks["n"]["w"]].all()
 
 
-def test_a_masked_optimiser_needs_masks():
+def test_a_masked_optimizer_needs_masks():
     tx = jc.prune.masked_optimizer(optax.sgd(0.1))
     with pytest.raises(ArgumentError, match=r"masks = jc.prune.kept\(recipe, params, state\)"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))

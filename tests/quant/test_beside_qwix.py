@@ -1,4 +1,4 @@
-"""The numbers of qwix, where it quantises alike."""
+"""The numbers of qwix, where it quantizes alike."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,5 +34,5 @@ def test_the_same_values(name: str, block: int | None, rng: np.random.Generator)
     off = np.asarray(ours) != np.asarray(qwix.dequantize(theirs))
     spread = np.asarray(jnp.broadcast_to(grid.scale.repeat(block or 64, 0), w.shape))
     near = np.abs(np.asarray(ours) - np.asarray(qwix.dequantize(theirs))) <= 1.01 * spread * max(np.diff(format.levels))
-    assert off.mean() < 0.02  # halves, of which either neighbour is nearest
+    assert off.mean() < 0.02  # halves, of which either neighbor is nearest
     assert near.all()

@@ -1,4 +1,4 @@
-"""Fake quantisation against float64, in closed form, and at the edges of the number formats."""
+"""Fake quantization against float64, in closed form, and at the edges of the number formats."""
 
 import jax
 import jax.numpy as jnp

@@ -27,7 +27,7 @@ QUANTISERS = {
 
 
 @pytest.mark.parametrize("make", QUANTISERS.values(), ids=QUANTISERS.keys())
-def test_what_is_pruned_stays_pruned_through_every_quantiser(rng, make):
+def test_what_is_pruned_stays_pruned_through_every_quantizer(rng, make):
     w = jnp.asarray(np.where(rng.random((12, 4)) < 0.7, 0, rng.normal(size=(12, 4))), jnp.float32)
     quant = make()
     view = np.asarray(quant.apply(w, quant.init(w)))
@@ -46,8 +46,8 @@ def test_balanced_signs_are_half_negative_and_scaled_by_powers_of_two(rng):
     w = rng.normal(size=(400, 2)) * 0.3 + 0.05
     given, quant = jnp.asarray(w, jnp.float32), binary(balanced=True, axis=-1)
     view = np.asarray(quant.apply(given, quant.init(given)))
-    centred = w - w.mean(0)
-    np.testing.assert_array_equal(view, np.sign(centred) * 2.0 ** np.rint(np.log2(np.abs(centred).mean(0))))
+    centered = w - w.mean(0)
+    np.testing.assert_array_equal(view, np.sign(centered) * 2.0 ** np.rint(np.log2(np.abs(centered).mean(0))))
     assert np.abs((view > 0).mean(0) - 0.5).max() < 0.05
 
 

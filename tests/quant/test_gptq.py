@@ -35,7 +35,7 @@ def error(values: Any, aim: Any = WEIGHT) -> np.ndarray:
 
 
 def slow_gptq(format: Format, grid: jc.Grid, act_order: bool) -> np.ndarray:
-    """Optimal brain quantisation in a fixed order: each input's error is made up for by those that are left."""
+    """Optimal brain quantization in a fixed order: each input's error is made up for by those that are left."""
     found = np.zeros(WEIGHT.shape)
     scale, zero = (np.broadcast_to(x, WEIGHT.shape) for x in (grid.scale, grid.zero_point))
     levels = np.asarray(format.levels)
@@ -59,7 +59,7 @@ def slow_gptq(format: Format, grid: jc.Grid, act_order: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.name)
-def test_gptq_is_optimal_brain_quantisation_in_a_fixed_order(format: Format, act_order: bool) -> None:
+def test_gptq_is_optimal_brain_quantization_in_a_fixed_order(format: Format, act_order: bool) -> None:
     grid = grid_of(format)
     fast = gptq(WEIGHT, MOMENT, grid, format, act_order=act_order, block=4)
     np.testing.assert_allclose(fast, slow_gptq(format, grid, act_order), rtol=1e-6)

@@ -168,7 +168,7 @@ class ScannedBlock(nn.Module):
 
 
 class Scanned(nn.Module):
-    """Layers stacked by scan, each rematerialised."""
+    """Layers stacked by scan, each rematerialized."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A shrunk or factorised model comes back from its file: decisions and parameters make the same function again."""
+"""A shrunk or factorized model comes back from its file: decisions and parameters make the same function again."""
 
 import subprocess
 import sys
@@ -116,7 +116,7 @@ def print_bits(path: str) -> None:
 
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("rank", [1, 0.5])
-def test_a_factorised_model_comes_back_bit_for_bit(tmp_path: Path, make: Any, rank: Any) -> None:
+def test_a_factorized_model_comes_back_bit_for_bit(tmp_path: Path, make: Any, rank: Any) -> None:
     apply_fn, shapes = make()
     new, factors = factorize(apply_fn, randomize(shapes), IMAGE, rank=rank)
     assert any(row.method for row in new.report.rows)

@@ -27,7 +27,7 @@ def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState
     """The main job's step on a small network, and the shapes of its arguments.
 
     Args:
-      kind: ``"plain"``: without compression; ``"views"``: masks and fake quantisation whose states stand;
+      kind: ``"plain"``: without compression; ``"views"``: masks and fake quantization whose states stand;
         ``"whole"``: the main job's recipe.
       axis: of pmap, or None.
     """

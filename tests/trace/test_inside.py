@@ -84,7 +84,7 @@ def test_every_weight_is_found(name):
 
 
 @pytest.mark.parametrize("name", WRAPPED)
-def test_quantised(name):
+def test_quantized(name):
     function, params, unwrapped = WRAPPED[name]
     mine, packed = jc.rewrite.quantize(function, params, X, **WEIGHTS)
     theirs, expected = jc.rewrite.quantize(unwrapped, params, X, **WEIGHTS)

@@ -36,7 +36,7 @@ def branched(p: Any, x: jax.Array) -> jax.Array:
     return lax.cond(x[0] > 0, lambda h: jnp.sin(h * p[1]), lambda h: h, h)
 
 
-def rematerialised(p: Any, x: jax.Array) -> jax.Array:
+def rematerialized(p: Any, x: jax.Array) -> jax.Array:
     layer = jax.checkpoint(lambda h, w: jnp.sin(h * w))
     return layer(layer(layer(x, p[0]), p[1]), p[1])
 
@@ -56,7 +56,7 @@ def with_derivative(p: Any, x: jax.Array) -> jax.Array:
 P = jnp.array([0.7, 1.3, 1.3])
 
 
-@pytest.mark.parametrize("function", [scanned, looped, while_looped, branched, rematerialised, with_derivative])
+@pytest.mark.parametrize("function", [scanned, looped, while_looped, branched, rematerialized, with_derivative])
 def test_sums_over_all_runs(function: Callable[..., Any]) -> None:
     program = trace(function, P, X)
     sines = {node.outs[0] for node in all_nodes(program.frame) if node.op == "sin"} & observable(program.frame)

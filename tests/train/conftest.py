@@ -88,7 +88,7 @@ def last_checkpoint(workdir: Path, phase: str = "student") -> Path:
 
 
 def checkpoint_arrays(checkpoint: Path) -> list[np.ndarray]:
-    """The arrays of a checkpoint: parameters, masks, scales, optimiser state, sums."""
+    """The arrays of a checkpoint: parameters, masks, scales, optimizer state, sums."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
@@ -96,7 +96,7 @@ def checkpoint_arrays(checkpoint: Path) -> list[np.ndarray]:
 
 
 def assert_same_end(workdir: Path, reference: Path) -> None:
-    """Two runs ended with the same bits: metrics, artefact, training state, predictions."""
+    """Two runs ended with the same bits: metrics, artifact, training state, predictions."""
     assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
     assert (workdir / "model.jcz").read_bytes() == (reference / "model.jcz").read_bytes()
     mine, theirs = last_checkpoint(workdir), last_checkpoint(reference)

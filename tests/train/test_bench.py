@@ -123,7 +123,7 @@ def test_variants_are_timed_in_turn_after_one_run_that_compiles():
 
 def test_ratios_are_of_medians_and_their_quartiles_within_rounds():
     base = np.array([[1.0, 1.0], [2.0, 2.0], [9.0, 3.0]])
-    row = timing.summarise({"base": base, "more": base * [3, 2]}, "base")[1]
+    row = timing.summarize({"base": base, "more": base * [3, 2]}, "base")[1]
     assert row["median_ms"] == 6000
     assert row["ratio"] == 3
     assert row["ratio_quartiles"] == pytest.approx([3, 3])

@@ -12,7 +12,7 @@ from train import prune
 
 
 @pytest.mark.exhaustive
-def test_the_best_network_is_what_its_artefact_scores(cli: Cli, tmp_path: Path) -> None:
+def test_the_best_network_is_what_its_artifact_scores(cli: Cli, tmp_path: Path) -> None:
     np.savez(tmp_path / "tiny.npz", **torch_names())
     workdir = tmp_path / "run"
     command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]

@@ -1,4 +1,4 @@
-"""A published network is quantised from the command line; a run that stopped goes on where it was."""
+"""A published network is quantized from the command line; a run that stopped goes on where it was."""
 
 import json
 from pathlib import Path

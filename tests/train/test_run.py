@@ -41,7 +41,7 @@ def test_the_summary_says_what_was_reached(reference: Path) -> None:
     assert 0 < summary["train_seconds"] < summary["wall_seconds"]
 
 
-def test_the_artefact_is_what_was_trained_and_computes_what_the_summary_says(reference: Path) -> None:
+def test_the_artifact_is_what_was_trained_and_computes_what_the_summary_says(reference: Path) -> None:
     summary = json.loads((reference / "summary.json").read_text())
     variables, metadata = jc.pack.load(reference / "model.jcz")
     module = models.create(metadata["model"], metadata["classes"], metadata["options"])

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         variables = abstract(module, IMAGE)
         turns = [_stages(module, variables, args.fraction) for _ in range(args.rounds + 1)][1:]
         seconds = {stage: np.array([turn[stage] for turn in turns]) for stage in turns[0]}
-        rows = timing.summarise(seconds, "trace")
+        rows = timing.summarize(seconds, "trace")
         timing.show(f"{name}: milliseconds of planning", rows, "trace")
         result["networks"][name] = {"groups": len(jc.trace.groups(module.apply, variables, IMAGE)), "rows": rows}
     print(f"written: {timing.write(args.out, 'planning', result)}")

@@ -87,7 +87,7 @@ def measured(params: dict[str, jax.Array], rounds: int, skip_sort: bool) -> tupl
     if not skip_sort:  # once: it takes up to a minute
         by_sort = jax.jit(_sorted_mask).lower(params).compile()
         seconds[SORTED] = np.array([timing.clocked(lambda: by_sort(params))])
-    rows = timing.summarise(seconds, BASELINE)
+    rows = timing.summarize(seconds, BASELINE)
     return rows, memory
 
 

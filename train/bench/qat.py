@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         observe = options.pop("observe", False)
         function, tree = jc.rewrite.qat(model.learn, variables, [batch], options.pop("scheme"), **options)
         timed[name] = stepper(function.observed if observe else _unobserved(function), tree, batch)
-    rows = timing.summarise(timing.interleave(timed, args.rounds), "plain")
+    rows = timing.summarize(timing.interleave(timed, args.rounds), "plain")
     timing.show(f"ResNet-{args.depth} at w8a8, batch {args.batch}: milliseconds a step", rows, "plain")
     result = {"batch": args.batch, "depth": args.depth, "rounds": args.rounds, "goals": GOALS, "rows": rows}
     print(f"written: {timing.write(args.out, 'qat', result)}", flush=True)

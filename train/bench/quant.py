@@ -1,4 +1,4 @@
-"""What integers gain: networks in float32, fake-quantised and in integers, side by side; time and bytes."""
+"""What integers gain: networks in float32, fake-quantized and in integers, side by side; time and bytes."""
 
 import argparse
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for size in args.batches:
             images = jnp.asarray(np.random.default_rng(1).normal(size=(size, *SHAPE)), jnp.float32)
             timed = {kind: _ready(function, params, images) for kind, (function, params) in variants.items()}
-            rows = timing.summarise(timing.interleave(timed, args.rounds), "float32")
+            rows = timing.summarize(timing.interleave(timed, args.rounds), "float32")
             timing.show(f"{name}, batch {size}: milliseconds a batch", rows, "float32")
             own["batches"][str(size)] = rows
         result["networks"][name] = own
@@ -94,8 +94,8 @@ def qwix_networks(
             provider = qwix.PtqProvider([qwix.QuantizationRule(module_path=".*", **options)])
             model = qwix.quantize_model(module, provider)
             abstract = jax.eval_shape(model.init, jax.random.key(0), image)
-            quantised = qwix.quantize_params(variables["params"], abstract["params"])
-            held = {**variables, "params": quantised}
+            quantized = qwix.quantize_params(variables["params"], abstract["params"])
+            held = {**variables, "params": quantized}
             jax.eval_shape(model.apply, held, image)
             made[kind] = (model.apply, held)
         except Exception as error:  # what it cannot do it says in many ways

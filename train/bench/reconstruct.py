@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         }
         if size <= args.obc_up_to:
             variants["OBC"] = functools.partial(obc, weight, moment, keep)
-        rows = timing.summarise(timing.interleave(variants, args.rounds), "product")
+        rows = timing.summarize(timing.interleave(variants, args.rounds), "product")
         timing.show(f"{size} inputs, {out} outputs", rows, "product")
         result["layers"][name] = {"errors": errors(weight, moment, keep, "OBC" in variants), "rows": rows}
     print(f"written: {timing.write(args.out, 'reconstruct', result)}")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def layer(size: int, out: int) -> tuple[jax.Array, jax.Array]:
-    """Weights, and the damped moment of inputs of which neighbours are alike."""
+    """Weights, and the damped moment of inputs of which neighbors are alike."""
     keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (2 * size, size))
     x = jax.nn.relu(x + jnp.roll(x, 1, axis=1))

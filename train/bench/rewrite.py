@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for size in args.batches:
         images = jnp.asarray(np.random.default_rng(1).normal(size=(size, *SHAPE)), jnp.float32)
         ready = {name: _ready(*network, images) for name, network in networks.items()}
-        rows = timing.summarise(timing.interleave(ready, args.rounds), "whole")
+        rows = timing.summarize(timing.interleave(ready, args.rounds), "whole")
         timing.show(f"ResNet-{args.depth}, batch {size}: milliseconds a batch", rows, "whole")
         gains = {row["variant"]: 1 / row["ratio"] for row in rows}
         share = gains["shrunk"] / planning["ideal speed-up"]

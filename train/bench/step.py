@@ -1,4 +1,4 @@
-"""What a training step pays for compression: plain, pruned, fake-quantised, distilled, side by side."""
+"""What a training step pays for compression: plain, pruned, fake-quantized, distilled, side by side."""
 
 import argparse
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for name in args.models:
         seconds = by_step(timing.interleave(variants(name, args.batch, args.rounds), EVERY * args.rounds))
         seconds["all without teacher"] = seconds["prune + fake + distil"] - seconds["teacher forward"]
-        rows = timing.summarise(seconds, "plain")
+        rows = timing.summarize(seconds, "plain")
         timing.show(f"{name}, batch {args.batch}: milliseconds a step", rows, "plain")
         goals = {"prune": 1.02, "prune + fake": 1.08}
         results[name] = {
@@ -59,7 +59,7 @@ def by_step(seconds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def recipes(steps: int) -> dict[str, jc.Compressor]:
     """The main job's recipe, part by part."""
     prune = jc.prune.magnitude(optax.polynomial_schedule(0.0, SPARSITY, 3, steps), scope="global")
-    quantise = jc.quant.fake(bits=8, axis=-1)
+    quantize = jc.quant.fake(bits=8, axis=-1)
 
     def kernels(*views: jc.Compressor) -> jc.Compressor:
         return jc.partition([(r"(.*/)?kernel", jc.chain(*views))])
@@ -68,8 +68,8 @@ def recipes(steps: int) -> dict[str, jc.Compressor]:
         "plain": jc.identity(),
         "prune": kernels(jc.every(EVERY, prune)),
         "prune each step": kernels(prune),
-        "fake": kernels(quantise),
-        "prune + fake": kernels(jc.every(EVERY, prune), quantise),
+        "fake": kernels(quantize),
+        "prune + fake": kernels(jc.every(EVERY, prune), quantize),
     }
 
 

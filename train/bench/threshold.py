@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result["goal"] = f"at most 2.5 {BASELINE} passes and a constant, or 0.1 s"
     for dtype in (jnp.float32, jnp.bfloat16):
         weights = jax.random.normal(jax.random.key(0), (args.size,), dtype) * jnp.array(0.05, dtype)
-        rows = timing.summarise(timing.interleave(variants(weights), args.rounds), BASELINE)
+        rows = timing.summarize(timing.interleave(variants(weights), args.rounds), BASELINE)
         if dtype == jnp.float32:
             rows += once(weights, rows, args.skip_sort)
         name = jnp.dtype(dtype).name
@@ -70,7 +70,7 @@ def once(weights: jax.Array, rows: list[timing.Row], skip_sort: bool) -> list[ti
         seconds["jnp.sort"] = np.array([timing.clocked(lambda: sort(weights))])
     base = next(row for row in rows if row["variant"] == BASELINE)
     baseline = np.array([[base["median_ms"], base["cpu_ms"]]]) / 1e3
-    return timing.summarise({BASELINE: baseline} | seconds, BASELINE)[1:]
+    return timing.summarize({BASELINE: baseline} | seconds, BASELINE)[1:]
 
 
 def resnet50_shapes() -> list[tuple[int, ...]]:

@@ -49,7 +49,7 @@ def clocked(function: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - busy
 
 
-def summarise(seconds: Mapping[str, np.ndarray], baseline: str) -> list[Row]:
+def summarize(seconds: Mapping[str, np.ndarray], baseline: str) -> list[Row]:
     """One row a variant: its quartiles in milliseconds, and how many times the baseline it takes.
 
     ``ratio`` is the ratio of the medians, ``ratio_quartiles`` those of the ratios within each round; the processor's
@@ -57,7 +57,7 @@ def summarise(seconds: Mapping[str, np.ndarray], baseline: str) -> list[Row]:
 
     Example:
       >>> twice = np.array([[1.0, 1.0], [2.0, 2.0]])
-      >>> summarise({"plain": twice / 2, "twice": twice}, "plain")[1]["ratio"]
+      >>> summarize({"plain": twice / 2, "twice": twice}, "plain")[1]["ratio"]
       2.0
     """
     rows, (base, base_cpu) = [], seconds[baseline].T

@@ -61,7 +61,7 @@ def _check_variety(where: str, found: Any, classes: int) -> None:
         warn(f"{where}: all {len(found):,} images are the same: there is nothing to learn from them")
     if len(missing):
         names = f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}"
-        warn(f"{where}: no image is of class {names} (of {classes} classes), so none will be recognised")
+        warn(f"{where}: no image is of class {names} (of {classes} classes), so none will be recognized")
     if len(found) < FEW * classes:
         warn(f"{where}: {len(found):,} images for {classes} classes are few: what is learnt will say little")
 

@@ -73,7 +73,7 @@ def prune_until(
 
     Args:
       first: the trained network, ``{"params": ...}`` and statistics.
-      recipe: ``sparsity -> compressor`` of the parameters, which ranks them when it is initialised.
+      recipe: ``sparsity -> compressor`` of the parameters, which ranks them when it is initialized.
       tune: ``(variables, masks, round, rewound) -> variables``: trains with the masks as they are. ``rewound`` asks
         for the learning rates of a whole training, else for its last ones.
       score: of a network as its recipe shows it; higher is better.

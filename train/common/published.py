@@ -47,7 +47,7 @@ class Published(NamedTuple):
       dataset: what it was trained on; of ``--held_out``, the images that are scored stand in for the test set.
       name: of its model, a key of ``train.models.MODELS``.
       options: what its module was made with.
-      mean, std: ``[channels]``, by which its images are normalised.
+      mean, std: ``[channels]``, by which its images are normalized.
     """
 
     model: Functions
@@ -73,7 +73,7 @@ class Published(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What an artefact says of it."""
+        """What an artifact says of it."""
         own = {"model": self.name, "options": self.options, "classes": self.dataset.classes}
         return {**own, "mean": self.mean, "std": self.std, "dataset": self.dataset.name}
 

@@ -1,6 +1,6 @@
 """Sparse training from scratch on one device: an epoch is one compiled scan, and what differs between runs is traced.
 
-A method is a recipe and an optimiser, each a function of :class:`Knobs`: runs to several sparsities share a program.
+A method is a recipe and an optimizer, each a function of :class:`Knobs`: runs to several sparsities share a program.
 """
 
 import functools
@@ -94,7 +94,7 @@ def cubic(knobs: Knobs) -> Callable[[Any], Any]:
 
 
 def adamw(knobs: Knobs) -> Any:
-    """The optimiser of the parameters; what a recipe learns follows by plain gradient descent, undecayed."""
+    """The optimizer of the parameters; what a recipe learns follows by plain gradient descent, undecayed."""
     return optax.multi_transform(
         {
             "params": optax.chain(

@@ -1,4 +1,4 @@
-"""The training step: distil, prune and fake-quantise in one pure function."""
+"""The training step: distil, prune and fake-quantize in one pure function."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
       step: int32, steps made.
       params: the model's parameters, dense and in floating point behind the recipe's view.
       stats: its other variables (``{"batch_stats": ...}``), or ``{}``.
-      opt_state: the optimiser's state, of the parameters and of what the recipe learns.
+      opt_state: the optimizer's state, of the parameters and of what the recipe learns.
       compressor: the recipe's state, fitted to the parameters as they are: masks, scales, learned thresholds, ...
       sums: loss, correct answers and examples since the last record.
       trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 def _impossible(*_: Any) -> Any:
-    raise TypeError("this network was made from a trained one: it is not initialised, or does not learn")
+    raise TypeError("this network was made from a trained one: it is not initialized, or does not learn")
 
 
 class Functions(NamedTuple):
@@ -56,7 +56,7 @@ class Functions(NamedTuple):
 
 
 def classifier(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
-    """The functions of a Flax module, which normalise images first.
+    """The functions of a Flax module, which normalize images first.
 
     Args:
       module: takes ``images, train, valid`` (``train.models``).

@@ -1,4 +1,4 @@
-"""CIFAR-10: a ResNet-56 teaches a ResNet-20 that is pruned and quantised. Meant for an accelerator."""
+"""CIFAR-10: a ResNet-56 teaches a ResNet-20 that is pruned and quantized. Meant for an accelerator."""
 
 from ml_collections import ConfigDict
 

@@ -12,7 +12,7 @@ class BatchNorm(nn.Module):
     sums and counts are summed over the devices.
 
     Attributes:
-      use_running_average: normalise with the running statistics, as in inference.
+      use_running_average: normalize with the running statistics, as in inference.
       axis_name: the pmap axis over which statistics are taken, if any.
       momentum: of the running statistics.
       epsilon: added to the variance.
@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
-        """``[..., channels]``, normalised; ``mask``, of x's rank, leaves examples out of the statistics."""
+        """``[..., channels]``, normalized; ``mask``, of x's rank, leaves examples out of the statistics."""
         width = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)

@@ -38,7 +38,7 @@ class Pretrained(NamedTuple):
       variables: ``{"params": ..., "batch_stats": ...}``, NumPy arrays.
       classes: its outputs.
       options: what else the module was made with, such as ``{"depth": 20, "width": 16}``.
-      mean, std: ``[channels]``, by which its images are normalised; of pixels in [0, 1].
+      mean, std: ``[channels]``, by which its images are normalized; of pixels in [0, 1].
     """
 
     name: str
@@ -55,7 +55,7 @@ def load(path: str | Path) -> Pretrained:
 
     =====================  =============================================================================================
     ``conv1.weight``, ...  PyTorch's, kernels ``[out, in, h, w]``: a ResNet-(6n+2) with option-A shortcuts, whose images
-                           are normalised as ImageNet's
+                           are normalized as ImageNet's
     ``conv2d.kernel``, ... Keras's, kernels ``[h, w, in, out]``: the ResNet-8 of MLPerf Tiny; its images are 0 to 255
     =====================  =============================================================================================
 

@@ -38,7 +38,7 @@ def importance(
 ) -> Scores:
     """Scores every channel that can be cut; a low score says that it matters little.
 
-    A weight counts as its matmul or convolution reads it: multiplied by a number, masked, standardised.
+    A weight counts as its matmul or convolution reads it: multiplied by a number, masked, standardized.
 
     Of w, the entries that a channel owns in one member, g = dL/dw and h = d2L/dw2 (of complex ones the modulus counts,
     and the real part of w g):

@@ -148,7 +148,7 @@ def _own(masks: Mapping[AxisKey, np.ndarray], path: Any) -> dict[int, np.ndarray
 
 
 def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
-    """A tree of parameters (gradients, moments of an optimiser) without what masks leave out.
+    """A tree of parameters (gradients, moments of an optimizer) without what masks leave out.
 
     Args:
       params: arrays or ``ShapeDtypeStruct``.

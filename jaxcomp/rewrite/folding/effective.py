@@ -1,4 +1,4 @@
-"""What sites read of each weight: its values times numbers, masked, standardised, in the weight's own layout."""
+"""What sites read of each weight: its values times numbers, masked, standardized, in the weight's own layout."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

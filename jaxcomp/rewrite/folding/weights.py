@@ -1,4 +1,4 @@
-"""Weights that a function computes of its parameters (standardised, normalised, adapted), computed once."""
+"""Weights that a function computes of its parameters (standardized, normalized, adapted), computed once."""
 
 import functools
 import math
@@ -24,9 +24,9 @@ from jaxcomp.trace.sites import check_reads
 def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple["FoldedWeights", Params]:
     r"""Makes parameters of the weights that a function computes of its parameters, each time anew, whatever they are.
 
-    Of weight standardisation, weight and spectral norm at rest, a low-rank adapter added to a kernel, kernels
+    Of weight standardization, weight and spectral norm at rest, a low-rank adapter added to a kernel, kernels
     concatenated, masked or cast: what a matmul or convolution reads becomes a parameter, in place of the one that it is
-    mostly made of, and can be quantised, pruned, cut and factorised. For inference: training it is training another
+    mostly made of, and can be quantized, pruned, cut and factorized. For inference: training it is training another
     network. Also in remat and in scan, not in branches, while loops and custom derivatives.
 
     Nothing grows, and nothing is made for one batch: of what repeats itself along an axis (a query tiled to the batch)

@@ -1,4 +1,4 @@
-"""Choosing factors: which weights can be factorised, by which method and to which rank."""
+"""Choosing factors: which weights can be factorized, by which method and to which rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def _check(kind: str, value: Any) -> None:
 
 
 class Factors(NamedTuple):
-    """The packed leaf of each factorised parameter, and the report."""
+    """The packed leaf of each factorized parameter, and the report."""
 
     packed: Mapping[str, Packed]
     report: FactorReport
@@ -133,7 +133,7 @@ def _weights(program: Program, named: Mapping[str, Any]) -> list[_Weight]:
 
 
 def _refusal(uses: Uses, calls: Sequence[Call]) -> str:
-    """Why a parameter cannot be factorised at all; empty if it can."""
+    """Why a parameter cannot be factorized at all; empty if it can."""
     if uses.other:
         return uses.elsewhere()
     first, *others = (call.use for call in calls)
@@ -158,7 +158,7 @@ def _alike(a: Use, b: Use) -> bool:
 def _with_methods(
     weight: _Weight, leaf: Any, criterion: Criterion, wanted: Mapping[str, Any], name: Any, moments: Moments | None
 ) -> _Weight:
-    """The weight with the methods that it may be factorised by."""
+    """The weight with the methods that it may be factorized by."""
     if weight.skipped:
         return weight
     if weight.path not in wanted or name == "dense":
@@ -232,7 +232,7 @@ def _by_budget(weights: Sequence[_Weight], criterion: Criterion, total: int) -> 
         name = {"macs": "MACs", "bytes": "bytes"}[kind]
         raise ArgumentError(
             f"{kind}={criterion.value!r} asks for {int(budget):,} of {total:,} {name}, and the least that factors of "
-            f"rank 1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorised"
+            f"rank 1 reach is {least:,} ({least / max(total, 1):.3f}): ask for more, or let more weights be factorized"
         )
     picks = iter(_pick(weight, place) for weight, place in zip(free, best, strict=True))
     return [Skipped(weight.skipped) if weight.skipped else next(picks) for weight in weights]

@@ -1,4 +1,4 @@
-"""Factorise: the same function with large weights held as products of small ones."""
+"""Factorize: the same function with large weights held as products of small ones."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +49,7 @@ def factorize(
     ``rank``: Tucker of convolutions with a window, else SVD). Exactly one of ``rank``, ``energy``, ``macs`` and
     ``bytes`` says how much is kept. The energy of a rank is the share of the weight's squared entries that is left.
 
-    A weight is factorised where matmuls or ungrouped convolutions read it, and nothing else does, through casts,
+    A weight is factorized where matmuls or ungrouped convolutions read it, and nothing else does, through casts,
     transposes, reshapes, products with a number, and into scan (stacked weights: each layer by itself, all of one
     rank), remat, cond and custom derivatives. Every other one stays as it is; the report says why.
 
@@ -66,7 +66,7 @@ def factorize(
       method: ``"svd"``, ``"tucker"``, ``"spatial"``, or ``"dense"`` to leave a weight.
       batches: each the tuple of the other arguments (or the single one): the SVD then keeps what matters to the
         outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
-        branches count as often as they run; the report names the weights that were factorised without data, and why.
+        branches count as often as they run; the report names the weights that were factorized without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
       select: what of each batch of data the function is given: :mod:`jaxcomp.observe.batches`.
 
@@ -74,7 +74,7 @@ def factorize(
     counts, or ``{path: value}``: what is not named stays dense (or, of ``method``, is chosen as if none were given).
 
     Returns:
-      The new function, whose ``report`` prints as a table, and its parameters, in which a factorised weight is a
+      The new function, whose ``report`` prints as a table, and its parameters, in which a factorized weight is a
       :class:`jaxcomp.rewrite.Packed` of arrays called ``in``, (``core``,) ``out``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Methods of factorising one parameter: what each rank costs and keeps, and the packed leaf that it makes."""
+"""Methods of factorizing one parameter: what each rank costs and keeps, and the packed leaf that it makes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 
 class Factorization(NamedTuple):
-    """One way to factorise one parameter, at every rank.
+    """One way to factorize one parameter, at every rank.
 
     Attributes:
       name: ``"svd"``, ``"tucker"`` or ``"spatial"``.

@@ -14,7 +14,7 @@ class FactorRow:
 
     Attributes:
       path: the parameter.
-      method: how it was factorised; empty if it was not.
+      method: how it was factorized; empty if it was not.
       rank: to which rank.
       energy: the share of its squared entries (with data: of its outputs') that is kept.
       macs, bytes: what it costs now.

@@ -75,7 +75,7 @@ def calibrate(
     zeros: bool = False,
     progress: Progress = None,
 ) -> Ranges:
-    """The grids of what quantised sites read, from the ranges that it takes on data.
+    """The grids of what quantized sites read, from the ranges that it takes on data.
 
     Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
     each. Ranges always take in 0.
@@ -84,7 +84,7 @@ def calibrate(
       apply_fn: ``apply_fn(params, *inputs)``.
       params: its parameters.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
-      scheme: what is to be quantised, as of :func:`quantize`.
+      scheme: what is to be quantized, as of :func:`quantize`.
       fit: how far grids reach: :func:`jaxcomp.quant.min_max`, :func:`jaxcomp.quant.percentile`,
         :func:`jaxcomp.quant.mse`, :func:`jaxcomp.quant.entropy`, ... of a histogram of all data; None: the whole range
         for 8 bits, least squared error for fewer.

@@ -18,7 +18,7 @@ WIDE = 32
 FEW = 20
 """Channels below which they are slow."""
 MOST = 4
-"""Neighbours that are taken together at most: each adds products with zeros."""
+"""Neighbors that are taken together at most: each adds products with zeros."""
 
 
 class Window(NamedTuple):
@@ -58,11 +58,11 @@ def fastest(channels: int, shape: tuple[int, ...], window: Window) -> Form | Non
     if math.prod(shape[:-2]) == 1:
         return pointwise
     together = _together(channels * window.strides[-1], shape[-1])
-    return None if together == 1 else functools.partial(by_neighbours, together=together)
+    return None if together == 1 else functools.partial(by_neighbors, together=together)
 
 
 def _together(channels: int, features: int) -> int:
-    """How many neighbours make an input and an output wide enough."""
+    """How many neighbors make an input and an output wide enough."""
     if features >= FEW and (channels >= FEW // 2 or features > 2 * WIDE):
         return 1
     return min(MOST, max(-(-WIDE // features), -(-FEW // (2 * channels))))
@@ -90,12 +90,12 @@ def pointwise(x: Array, w: Array, window: Window) -> Array:
     )
 
 
-def by_neighbours(x: Array, w: Array, window: Window, together: int) -> Array:
-    """A convolution that takes neighbours along the last spatial axis for channels of one pixel.
+def by_neighbors(x: Array, w: Array, window: Window, together: int) -> Array:
+    """A convolution that takes neighbors along the last spatial axis for channels of one pixel.
 
     Args:
       x, w, window: as of a :data:`Form`, one group.
-      together: results that are neighbours.
+      together: results that are neighbors.
     """
     stride, dilation, (width, channels) = window.strides[-1], window.dilation[-1], x.shape[-2:]
     *rest, taps, _, features = w.shape

@@ -33,7 +33,7 @@ class QuantizedRun(PackedInterpreter):
 
     Attributes:
       in_integers: the paths of weights that sites compute with in integers.
-      dense_at: by path, why sites compute with the value of a weight although their inputs are to be quantised.
+      dense_at: by path, why sites compute with the value of a weight although their inputs are to be quantized.
       read_by: by path, what else reads a weight's value.
     """
 
@@ -152,7 +152,7 @@ def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
     real = weight.parts["scale"].dtype
     if _in_int8(weight):
         return _integer_total(node, inputs, weight, side).astype(real)
-    sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centred], side, real)
+    sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centered], side, real)
     # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
     return with_slope(lax.stop_gradient(jnp.round(sums)), sums, 1.0)
 
@@ -278,7 +278,7 @@ def _bound(node: Node, operands: list[Any], side: int, dtype: Any, zero: Any = N
     form = _form(node, operands)
 
     def on_cpu(x: Any, weight: Any, zero: Any) -> Any:
-        x = lax.optimization_barrier(x)  # codes that a loop computes while it pads are not vectorised
+        x = lax.optimization_barrier(x)  # codes that a loop computes while it pads are not vectorized
         return as_it_is(x, weight, zero) if form is None else form(_padded(node, x, zero), weight)
 
     def convolved(*args: Any) -> Any:

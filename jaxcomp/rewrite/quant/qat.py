@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the function that will run in integers, with grids that training learns or averages."""
+"""Quantization-aware training: the function that will run in integers, with grids that training learns or averages."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -49,7 +49,7 @@ def qat(
 ) -> tuple["QuantizedTraining", dict[str, Any]]:
     r"""Rounds weights, and what their sites read, as integers will, in a function to be trained.
 
-    The new parameters are ``{"params": params, "steps": ..., "ranges": ...}``: what an optimiser trains (step sizes
+    The new parameters are ``{"params": params, "steps": ..., "ranges": ...}``: what an optimizer trains (step sizes
     with the weights, at the same rate: their gradients are scaled as LSQ has it; without weight decay), and what the
     function itself moves. Weights whose sites read one tensor share its step or range.
 
@@ -81,7 +81,7 @@ def qat(
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
-      The new function and its parameters. Its ``report`` says what is quantised, and what not and why.
+      The new function and its parameters. Its ``report`` says what is quantized, and what not and why.
 
     Raises:
       ArgumentError, RuleError: as :func:`calibrate` and :func:`quantize`; for an option that does not exist.
@@ -147,7 +147,7 @@ class Method(NamedTuple):
 
     Attributes:
       scheme: as asked for.
-      targets: what it quantises.
+      targets: what it quantizes.
       owners: for each weight with static inputs, that under whose path their step or range is held.
       weights, inputs: whose gradients reach the grids; None: nobody's.
       momentum: of ranges.
@@ -257,7 +257,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         return out, jax.lax.stop_gradient(ranges)
 
     def on(self, apply_fn: Callable[..., Any]) -> "QuantizedTraining":
-        """The same quantisers in another function of the same parameters: that of evaluation beside that of training.
+        """The same quantizers in another function of the same parameters: that of evaluation beside that of training.
 
         What a weight's sites read there is rounded on the grid that the weight's path has here.
         """

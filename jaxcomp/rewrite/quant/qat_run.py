@@ -1,4 +1,4 @@
-"""The interpreter of quantisation-aware training: as integers run, and what the sites' inputs reach beside it."""
+"""The interpreter of quantization-aware training: as integers run, and what the sites' inputs reach beside it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any

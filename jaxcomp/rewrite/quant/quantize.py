@@ -1,4 +1,4 @@
-"""Quantise: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
+"""Quantize: the same function with weights held as integer codes, and its matmuls and convolutions done in integers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -41,9 +41,9 @@ def quantize(
 
     With codes q, scales s and zero points z of weights (w) and inputs (x) a site computes
     :math:`s_x s_w \sum (q_x - z_x)(q_w - z_w)`, the sum in int32 over products of int8. What its sites read is
-    quantised as they read it. Codes of up to 4 bits are held two (up to 2 bits: four) to a byte.
+    quantized as they read it. Codes of up to 4 bits are held two (up to 2 bits: four) to a byte.
 
-    A weight is quantised where matmuls or convolutions (strided, dilated, grouped, depthwise, of any layout) read it,
+    A weight is quantized where matmuls or convolutions (strided, dilated, grouped, depthwise, of any layout) read it,
     through casts, transposes, reshapes, products with a number, and into scan (stacked weights: each layer on grids of
     its own), remat, cond and custom derivatives. Other readers are given its value. The report names what stays in
     floating point, and why. Fold batch norms first (:func:`fold_batch_norm`).
@@ -62,13 +62,13 @@ def quantize(
         :func:`jaxcomp.quant.fake` that they were trained with.
 
     Returns:
-      The new function, whose ``report`` prints as a table, and its parameters, in which a quantised weight is a
+      The new function, whose ``report`` prints as a table, and its parameters, in which a quantized weight is a
       :class:`jaxcomp.rewrite.Packed` of ``codes``, ``scale``, and where they are needed ``zero_point``, ``input_scale``
       ``input_zero_point`` and ``sums`` of codes. It computes what :func:`fake_quantize` does.
 
     Raises:
       ArgumentError: for a scheme out of range, static inputs without a range, a grid of another shape (the weight is
-        named), and what is quantised already (weights that are not can be, by rules or by one scheme for all);
+        named), and what is quantized already (weights that are not can be, by rules or by one scheme for all);
         RuleError: for a rule that applies to no weight.
 
     Example:

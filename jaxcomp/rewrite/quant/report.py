@@ -1,4 +1,4 @@
-"""What became of weights that were quantised."""
+"""What became of weights that were quantized."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ class QuantRow(NamedTuple):
       path: the weight.
       shape: its own.
       format: its codes' bits, or the name of their format if they are no integers; ``""`` if it stays as it is.
-      inputs: how what its sites read is quantised, as ``"static 8"``; ``""`` if it is not.
-      skipped: why it, or what its sites read, is not quantised as asked; what else reads its value.
+      inputs: how what its sites read is quantized, as ``"static 8"``; ``""`` if it is not.
+      skipped: why it, or what its sites read, is not quantized as asked; what else reads its value.
       bytes: of everything in its place.
       dense_bytes: its own, before.
     """
@@ -101,7 +101,7 @@ def report_of(
 
 
 def _left(program: Program, named: Mapping[str, Any]) -> dict[str, str]:
-    """Why weights that sites read in some other way cannot be quantised."""
+    """Why weights that sites read in some other way cannot be quantized."""
     read = {path for site in sites_of(program).rows for path in site.paths}
     uses = uses_of(program)
     return {

@@ -1,4 +1,4 @@
-"""Schemes: how a weight is quantised, and what its sites read."""
+"""Schemes: how a weight is quantized, and what its sites read."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -10,14 +10,14 @@ from jaxcomp.trace.packed.codes import Inputs
 
 
 class Scheme(NamedTuple):
-    """How a weight is quantised, and what the matmuls and convolutions that read it multiply it by.
+    """How a weight is quantized, and what the matmuls and convolutions that read it multiply it by.
 
     Attributes:
       bits: of a weight's code, 1 to 8; or a format, or its name.
       axis: the weight's axis or axes along which each index has a scale of its own; ``"channel"``: those of the sites'
         features (of stacked weights also each layer); None: one scale.
       symmetric: whether the weight's codes lie evenly about 0, without zero point.
-      inputs: None: weights alone are quantised, and sites compute with their values; ``"static"``: inputs on a grid of
+      inputs: None: weights alone are quantized, and sites compute with their values; ``"static"``: inputs on a grid of
         their calibrated range; ``"dynamic"``: on one that spans each row of a matmul's input, each example of a
         convolution's, as they come (on TPUs this can be slower than bfloat16).
       input_bits: 1 to 8, or a format with an integer form, or its name.

@@ -20,7 +20,7 @@ from jaxcomp.trace.uses import Use, Uses, uses_of
 
 @dataclass(frozen=True)
 class Target:
-    """A weight to quantise.
+    """A weight to quantize.
 
     Attributes:
       path: its own.
@@ -52,7 +52,7 @@ class Shared(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What is quantised in a program.
+    """What is quantized in a program.
 
     Attributes:
       weights: by path.
@@ -66,15 +66,15 @@ class Targets(NamedTuple):
 
 
 def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Targets:
-    """What a scheme, or ordered rules of schemes, quantises in a program.
+    """What a scheme, or ordered rules of schemes, quantizes in a program.
 
     Args:
       program: a traced function.
       scheme: as of :func:`jaxcomp.rewrite.quantize`.
-      params: the function's parameters, of which those that are quantised are looked at; None, shapes and tracers: not.
+      params: the function's parameters, of which those that are quantized are looked at; None, shapes and tracers: not.
 
     Raises:
-      ArgumentError: for a scheme out of range, a weight that is not finite, and rules for what is quantised already;
+      ArgumentError: for a scheme out of range, a weight that is not finite, and rules for what is quantized already;
         RuleError: for a rule that applies to no weight.
     """
     uses = {path: own for path, own in uses_of(program).items() if own.sites}
@@ -101,7 +101,7 @@ def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Ta
 
 
 def reached(targets: Targets, ranges: Mapping[str, Grid] | None) -> Targets:
-    """What is quantised, without weights whose inputs have no range as they are 0 on the data."""
+    """What is quantized, without weights whose inputs have no range as they are 0 on the data."""
     skipped = getattr(ranges, "skipped", {})
     gone = {path: why for path, why in skipped.items() if _is_static(targets, path) or path in targets.skipped}
     weights = {path: target for path, target in targets.weights.items() if path not in gone}

@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How one primitive is analysed and rebuilt.
+    """How one primitive is analyzed and rebuilt.
 
     Attributes:
       label: ``(analysis, node) -> facts of its results``; ties and freezes labels on the way.
@@ -117,10 +117,10 @@ class Analysis:
 
     def tie(self, axes: Sequence[Axis]) -> Labels | None:
         """Ties the labels of axes that run in step; returns those of the first, None if all are whole."""
-        labelled = [axis.labels for axis in axes if axis.labels is not None]
-        for other in labelled[1:]:
-            self.labels.tie(labelled[0], other)
-        return labelled[0] if labelled else None
+        labeled = [axis.labels for axis in axes if axis.labels is not None]
+        for other in labeled[1:]:
+            self.labels.tie(labeled[0], other)
+        return labeled[0] if labeled else None
 
     def _without_lone(self, node: Node, value: Value, facts: Facts) -> Facts:
         # A single index taken out of an axis is no channel any more: squeezed or broadcast, it must be there.

@@ -76,8 +76,8 @@ def _costs(
     made: dict[int, list[Labels]] = {}
     for cost in reading.analysis.costs.values():
         left: dict[int, float] = {}
-        labelled = [labels for _, labels in cost.axes if labels is not None]
-        for labels in labelled:
+        labeled = [labels for _, labels in cost.axes if labels is not None]
+        for labels in labeled:
             for kind, count in _counted(kinds[reading.roots[labels]]).items():
                 share = count / (sizes.get(kind, 1) * len(labels))
                 left[kind] = left.get(kind, 1.0) * (1 - share)

@@ -18,7 +18,7 @@ from jaxcomp.trace.ir import Node, Value
 
 
 class Emitter(Interpreter):
-    """Runs a labelled program on operands that were cut.
+    """Runs a labeled program on operands that were cut.
 
     Nodes that see nothing but whole values are applied as they were traced; the others are rebuilt by their rule. A
     value that is whole where its consumer's axis was cut (a random mask, a constant) is computed in full, and the kept

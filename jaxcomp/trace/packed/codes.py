@@ -1,4 +1,4 @@
-"""Quantised leaves: a parameter held as integer codes, with the grid that they stand on."""
+"""Quantized leaves: a parameter held as integer codes, with the grid that they stand on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
@@ -16,7 +16,7 @@ from jaxcomp.trace.packed.leaf import Indices, Packed, serializable
 
 
 class Inputs(NamedTuple):
-    """How what a site reads beside its weight is quantised.
+    """How what a site reads beside its weight is quantized.
 
     Attributes:
       mode: ``"static"``: on a grid that the leaf holds; ``"dynamic"``: on one that spans each row.
@@ -44,7 +44,7 @@ class Codes(Packed):
 
     Attributes:
       dtypes: those that the value goes through, by name; the first is the parameter's own.
-      inputs: how the sites' inputs are quantised; None if they are not.
+      inputs: how the sites' inputs are quantized; None if they are not.
       fields: the codes' bits and shape where bytes hold several of them; else None.
       format: the name of the codes' format.
       block: how scales share out the weights, if in blocks: the scale then has the layout of a grid's.
@@ -134,7 +134,7 @@ class Codes(Packed):
         return own._with(parts={**own.parts, "codes": codes, "scale": grid.scale}, format="int8")
 
     @property
-    def centred(self) -> Any:
+    def centered(self) -> Any:
         """The levels of the codes less their zero points, in the scale's floating-point type."""
         codes, zero_point = (self._spread(key) for key in ("codes", "zero_point"))
         codes = codes.astype(self.parts["scale"].dtype)
@@ -157,7 +157,7 @@ class Codes(Packed):
         """The value, rounded once to each dtype that it goes through."""
         if self.fields is not None:
             return self.unpacked().dense()
-        value = self.centred * self._spread("scale")
+        value = self.centered * self._spread("scale")
         for dtype in self.dtypes:
             value = value.astype(dtype)
         return value

@@ -65,7 +65,7 @@ def test_layer_norm_by_two_passes_is_refused_and_by_one_is_not() -> None:
     assert worst(lambda p, x: norm(p, x, True), PARAMS, X) <= TOLERANCE
 
 
-def test_weight_standardisation_is_refused() -> None:
+def test_weight_standardization_is_refused() -> None:
     def standard(w: jax.Array) -> jax.Array:
         return (w - w.mean(0)) * jax.lax.rsqrt(((w - w.mean(0)) ** 2).mean(0) + 1e-5)
 

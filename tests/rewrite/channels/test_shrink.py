@@ -122,7 +122,7 @@ def test_shapes_alone_are_enough() -> None:
     assert small["c"].shape == (7, 4)
 
 
-def test_an_optimiser_goes_on_with_its_state_cut(pair: Any) -> None:
+def test_an_optimizer_goes_on_with_its_state_cut(pair: Any) -> None:
     new, small, masked = pair
     optimizer = optax.adam(0.1)
     loss = jax.grad(lambda p, f: (f(p, X) ** 2).sum())

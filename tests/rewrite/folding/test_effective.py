@@ -17,7 +17,7 @@ MASK = np.tile([[1.0, 0.0], [1.0, 1.0]], (3, 4)).astype(np.float32)
 GAINS = jnp.array([0.5, 2.0])
 
 
-def standardised(w):
+def standardized(w):
     return (w - w.mean(0)) / (w.std(0) + 1e-5)
 
 
@@ -30,7 +30,7 @@ BETWEEN = {
     "reshaped": lambda w: (w.reshape(2, 3, 8) * 0.1).reshape(6, 8),
     "cast": lambda w: (w.astype(jnp.bfloat16) * jnp.bfloat16(0.5)).astype(jnp.float32),
     "masked": lambda w: w * MASK,
-    "standardised": standardised,
+    "standardized": standardized,
     "masked_and_scaled": lambda w: w * MASK * -0.1,
 }
 
@@ -61,7 +61,7 @@ def test_as_read_is_what_the_plain_function_has(name):
     assert read["down"] is params["down"]
 
 
-@pytest.mark.parametrize("name", ["tenth", "masked_and_scaled", "standardised"])
+@pytest.mark.parametrize("name", ["tenth", "masked_and_scaled", "standardized"])
 def test_importance(name):
     params = params_of()
     plain = params | {"up": BETWEEN[name](params["up"])}
@@ -100,7 +100,7 @@ def test_input_norms():
     np.testing.assert_allclose(mine["up"], 0.1 * theirs["up"], rtol=1e-5)
 
 
-def test_equalised():
+def test_equalized():
     params = params_of()
     new = jc.posttrain.equalize(network(BETWEEN["tenth"]), params, X, rounds=1, scheme=None).params
     made, read = jnp.abs(0.1 * new["up"]).max(0), jnp.abs(new["down"]).max(1)

@@ -63,7 +63,7 @@ def handed_in(p: Any, x: jax.Array) -> jax.Array:
 
 
 CASES = {
-    "standardised": Case(
+    "standardized": Case(
         lambda p, x: conv((1, 1), "SAME")({"w": standardized(p["w"]) * p["gain"]}, x) + p["bias"],
         of(w=(3, 3, 4, 5), gain=(5,), bias=(5,)), IMAGE, {"w": (3, 3, 4, 5), "bias": (5,)},
     ),
@@ -160,8 +160,8 @@ def test_containers_of_any_kind() -> None:
     assert distance(X @ folded[0], new(folded, X)) <= 1e-6
 
 
-class Normalised(nn.Module):
-    """Weight norm, spectral norm and a standardised convolution under a batch norm, from Flax and by hand."""
+class Normalized(nn.Module):
+    """Weight norm, spectral norm and a standardized convolution under a batch norm, from Flax and by hand."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -173,12 +173,12 @@ class Normalised(nn.Module):
 
 
 @functools.cache
-def normalised() -> tuple[Any, Any]:
-    return Normalised().apply, randomize(jax.eval_shape(Normalised().init, jax.random.key(0), IMAGE))
+def normalized() -> tuple[Any, Any]:
+    return Normalized().apply, randomize(jax.eval_shape(Normalized().init, jax.random.key(0), IMAGE))
 
 
 def test_layers_of_flax() -> None:
-    function, params = normalised()
+    function, params = normalized()
     new, folded = fold_weights(function, params, IMAGE)
     assert sorted(row.path.split("/")[-1] for row in new.report.rows) == ["kernel", "kernel", "standard"]
     assert distance(quick(function)(params, IMAGE), quick(new)(folded, IMAGE)) <= 1e-6
@@ -190,7 +190,7 @@ def test_layers_of_flax() -> None:
 
 @pytest.mark.exhaustive
 def test_ptq_takes_hold_of_them() -> None:
-    function, params = normalised()
+    function, params = normalized()
     new = ptq(function, params, [IMAGE])
     assert not any(row.skipped for row in new.report.quantized.rows)
     assert new.report.computed is not None

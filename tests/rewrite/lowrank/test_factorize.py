@@ -216,7 +216,7 @@ def test_exported(pair: Any) -> None:
     assert distance(apply_fn(dense, X), again.call(factors, X)) <= TOLERANCE
 
 
-def test_factors_shrink_and_shrunk_functions_are_factorised() -> None:
+def test_factors_shrink_and_shrunk_functions_are_factorized() -> None:
     params = PARAMS
     keep = choose(0.25, "random")
     cut = shrink(apply_fn, params, X, keep=keep)
@@ -231,7 +231,7 @@ def test_factors_shrink_and_shrunk_functions_are_factorised() -> None:
     assert densify(small)["a"].shape == (12, 12)
 
 
-def test_factorised_again() -> None:
+def test_factorized_again() -> None:
     new, factors = factorize(apply_fn, PARAMS, X, rank=4, cheaper=False)
     newer, fewer = factorize(new, factors, X, rank=[("a/in", 2), ("a/out", None)], cheaper=False)
     assert methods(newer) == {"a/in": "svd", "a/out": "", "c/in": "", "c/out": "", "d/in": "", "d/out": ""}

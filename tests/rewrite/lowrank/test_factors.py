@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 1) -> jax.Array:
 
 
 def full(function: Callable[..., Any], params: Any, *inputs: Any, **options: Any) -> tuple[Any, Any]:
-    """Factorised to the full rank, which costs more and changes nothing."""
+    """Factorized to the full rank, which costs more and changes nothing."""
     return factorize(function, params, *inputs, rank=1.0, cheaper=False, **options)
 
 
@@ -132,7 +132,7 @@ def scanned(p: Any, x: jax.Array) -> jax.Array:
 STACK = {"up": normal(3, 8, 9), "down": normal(3, 9, 8, seed=2)}
 
 
-def test_scanned_layers_are_factorised_layer_by_layer() -> None:
+def test_scanned_layers_are_factorized_layer_by_layer() -> None:
     x = normal(4, 8, seed=3)
     new, factors = factorize(scanned, STACK, x, rank=2)
     assert [part.shape for part in factors["up"].parts.values()] == [(3, 8, 2), (3, 2, 9)]
@@ -231,7 +231,7 @@ def test_a_packed_leaf_that_meets_something_else_at_another_shape_is_multiplied_
     assert distance(function(params, more), new(factors, more)) <= TOLERANCE
 
 
-def test_tied_weights_are_factorised_once() -> None:
+def test_tied_weights_are_factorized_once() -> None:
     params, x = {"w": normal(6, 5)}, normal(4, 6, seed=2)
 
     def function(p: Any, x: jax.Array) -> jax.Array:

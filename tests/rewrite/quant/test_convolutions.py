@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcomp.rewrite import calibrate, quantize
-from jaxcomp.rewrite.quant.convolutions import Window, by_neighbours, by_taps, convolution, fastest, pointwise
+from jaxcomp.rewrite.quant.convolutions import Window, by_neighbors, by_taps, convolution, fastest, pointwise
 from tests.rewrite.lowrank.test_factors import conv, normal
 from tests.rewrite.parity import quick
 
@@ -54,7 +54,7 @@ def test_the_same_integers(case: Case, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(form(x, w, window), expected)
     if case.groups == 1:
         for together in (1, 2, 3):
-            np.testing.assert_array_equal(by_neighbours(x, w, window, together), expected)
+            np.testing.assert_array_equal(by_neighbors(x, w, window, together), expected)
 
 
 def test_which_form_suits() -> None:

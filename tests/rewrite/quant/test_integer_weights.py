@@ -87,7 +87,7 @@ def test_what_cannot_be_cut_is_refused(name: str) -> None:
     function, params = _codes(**REFUSED[name])
     for lenient in (False, True):
         with pytest.raises(
-            ArgumentError, match=r"can be cut.*shrink the function of floating-point weights|before quantising"
+            ArgumentError, match=r"can be cut.*shrink the function of floating-point weights|before quantizing"
         ):
             shrink(function, params, X, keep=choose(0.5), lenient=lenient)
     if name == "integer inputs":
@@ -136,7 +136,7 @@ def test_what_works_on_numbers_refuses_codes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUANTIZING)
-def test_what_is_quantised_is_not_quantised_again(name: str) -> None:
+def test_what_is_quantized_is_not_quantized_again(name: str) -> None:
     function, params = _codes(bits=8, inputs=None)
     for how in [()] if name in ("sensitivity", "fall_back", "calibrate") else [(), ([("in", W8)],)]:
         with pytest.raises(ArgumentError, match=r"'in' is held as integer codes already.* matches no weight that is"):
@@ -160,7 +160,7 @@ def test_what_rounds_its_own_weights_is_no_function_to_rewrite(maker: str, name:
 
 @pytest.mark.parametrize("second", ["quantize", "fake_quantize", "qat"])
 @pytest.mark.parametrize("first", ["quantize", "fake_quantize", "qat"])
-def test_weights_that_are_left_can_be_quantised_after_others(first: str, second: str) -> None:
+def test_weights_that_are_left_can_be_quantized_after_others(first: str, second: str) -> None:
     expected = fake_quantize(mlp, PARAMS, X, scheme=W8)
     begun = QUANTIZING[first](mlp, PARAMS, [("in", W8)])
     assert not np.allclose(begun[0](begun[1], X), expected(PARAMS, X), rtol=1e-6, atol=0)

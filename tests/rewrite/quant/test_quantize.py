@@ -1,4 +1,4 @@
-"""What is fake-quantised is what runs in integers: the same sums at every site, the same results."""
+"""What is fake-quantized is what runs in integers: the same sums at every site, the same results."""
 
 import functools
 import re
@@ -49,7 +49,7 @@ SCHEMES = {
 
 
 def both(function: Callable[..., Any], params: Any, x: Any, scheme: Any, data: Any = None) -> tuple[Any, Any, Any]:
-    """The fake-quantised function, the integer one and its parameters."""
+    """The fake-quantized function, the integer one and its parameters."""
     ranges = calibrate(function, params, [x] if data is None else data, scheme)
     new, packed = quantize(function, params, x, scheme=scheme, ranges=ranges)
     return fake_quantize(function, params, x, scheme=scheme, ranges=ranges), new, packed

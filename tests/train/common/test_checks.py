@@ -57,7 +57,7 @@ def test_what_nothing_can_be_learnt_from_is_refused(own: Dataset, words: str) ->
     ("own", "words"),
     [
         (dataset([0, 1, 2] * 20, images=np.full_like(IMAGES, 7)), "all 60 images are the same: there is nothing to"),
-        (dataset([0, 2] * 30), "no image is of class 1 (of 3 classes), so none will be recognised"),
+        (dataset([0, 2] * 30), "no image is of class 1 (of 3 classes), so none will be recognized"),
         (dataset([0, 1]), "2 images for 3 classes are few"),
         (dataset([0, 1, 2] * 20, [2, 2]), "split 'test': the label of all 2 images is the same"),
     ],

@@ -119,7 +119,7 @@ def test_whole_numbers_may_stand_for_floats_and_a_file_may_take_an_argument(tmp_
         ("--config.student.options.depth=20", "--config.student.options='{\"depth\": ...}'"),
     ],
 )
-def test_an_unknown_field_is_named_with_its_neighbours(argument: str, message: str) -> None:
+def test_an_unknown_field_is_named_with_its_neighbors(argument: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         command_line.define_config_flag([argument])
 

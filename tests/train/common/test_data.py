@@ -220,7 +220,7 @@ def test_what_is_no_image_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         data.load("fake")
 
 
-def test_an_unknown_set_is_named_with_its_neighbours(tmp_path: Path) -> None:
+def test_an_unknown_set_is_named_with_its_neighbors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"unknown dataset 'mnits'.*'digits' \(embedded\).*such as mnist"):
         data.load("mnits", str(tmp_path))
 

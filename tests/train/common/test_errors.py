@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_without_it(
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "foreign", "gone"])
-def test_a_damaged_artefact_is_refused(
+def test_a_damaged_artifact_is_refused(
     finished: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from train import evaluate
@@ -150,11 +150,11 @@ def test_a_damaged_artefact_is_refused(
     assert out == ""
     assert err.startswith("error: ")
     assert str(artifact) in err
-    words = {"cut": "cut short", "altered": "altered", "foreign": "no jaxcomp artefact", "gone": "No such file"}
+    words = {"cut": "cut short", "altered": "altered", "foreign": "no jaxcomp artifact", "gone": "No such file"}
     assert words[damage] in err
 
 
-def test_an_artefact_that_says_too_little_is_refused(tmp_path: Path) -> None:
+def test_an_artifact_that_says_too_little_is_refused(tmp_path: Path) -> None:
     import numpy as np
 
     import jaxcomp as jc

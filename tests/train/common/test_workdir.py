@@ -33,7 +33,7 @@ def run_folder(workdir: Path, ours: dict[str, Any]) -> Path:
     workdir.mkdir()
     sealed.write(workdir / "config.json", ours)
     (workdir / "metrics.jsonl").write_text("".join(sealed.line({"phase": "teacher", "step": n}) for n in (4, 8)))
-    (workdir / "model.jcz").write_bytes(b"an artefact")
+    (workdir / "model.jcz").write_bytes(b"an artifact")
     (workdir / "report.html").write_text("<html></html>")
     for phase, step in (("teacher", 4), ("teacher", 8), ("student", 6)):
         checkpoint = workdir / "checkpoints" / phase / str(step)

@@ -1,4 +1,4 @@
-"""The rules by which primitives are analysed and rebuilt, one file a family; what has none is opaque."""
+"""The rules by which primitives are analyzed and rebuilt, one file a family; what has none is opaque."""
 
 from jaxcomp.trace.channels.analysis import Rule
 from jaxcomp.trace.channels.rules import (

@@ -24,7 +24,7 @@ def _loop(
     analysis: Analysis, body: Frame, consts: list[Facts], carry: Sequence[Facts], values: Sequence[Value], rest: Any
 ) -> tuple[list[Facts], list[Facts]]:
     """Runs a body until its carry brings nothing new; returns the facts of the carry, and of the other results."""
-    carry = [_labelled(analysis, value, facts) for value, facts in zip(values, carry, strict=True)]
+    carry = [_labeled(analysis, value, facts) for value, facts in zip(values, carry, strict=True)]
     while True:
         outs = analysis.body(body, [*consts, *carry, *rest])
         joined = [_merge(analysis, pair) for pair in zip(carry, outs, strict=False)]  # outs are carries, then the rest
@@ -33,13 +33,13 @@ def _loop(
         carry = joined
 
 
-def _labelled(analysis: Analysis, value: Value, facts: Facts) -> Facts:
+def _labeled(analysis: Analysis, value: Value, facts: Facts) -> Facts:
     """The start of a carry: what is whole gets labels, for the body may carry on with a cut value."""
     pairs = zip(value.shape, facts.axes, strict=True)
-    return Facts(tuple(_labelled_axis(analysis, n, axis) for n, axis in pairs), facts.fill)
+    return Facts(tuple(_labeled_axis(analysis, n, axis) for n, axis in pairs), facts.fill)
 
 
-def _labelled_axis(analysis: Analysis, size: int, axis: Axis) -> Axis:
+def _labeled_axis(analysis: Analysis, size: int, axis: Axis) -> Axis:
     if axis.labels is not None or size <= 1:
         return axis
     return Axis(analysis.labels.fresh(size), axis.dead)
