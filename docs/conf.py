@@ -1,6 +1,7 @@
 """The documentation's settings: ``python -m sphinx -W docs build/docs`` builds it, offline, warnings as errors."""
 
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ templates_path = ["_templates"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+repository = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+notebook = f"{repository.replace('github.com', 'colab.research.google.com/github')}/blob/main/colab/{{{{path}}}}.ipynb"
+myst_url_schemes = {"http": None, "https": None, "colab": notebook}
 
 autosummary_generate = [f"api/{kind}.rst" for kind in api.KINDS]
 autosummary_imported_members = True
