@@ -67,7 +67,7 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
         ("scheme", "4 for 'a'", "Scheme(bits=4)"),
     ),
     "data for ranges": (lambda: quantize(net, PARAMS, X, ranges=[X]), ("ranges", "list", "calibrate(")),
-    "rows for a table": (lambda: jc.search.allocate([1], bytes=3), ("found", "[1]", "sensitivity(")),
+    "rows for a table": (lambda: jc.search.allocate([1], memory_bytes=3), ("found", "[1]", "sensitivity(")),
     "a number for a score": (
         lambda: jc.search.fall_back(net, PARAMS, [X], 0.9, drop=0.1),
         ("score", "float", "score(function, params)"),

@@ -14,7 +14,7 @@ from jaxcomp.core.errors import ArgumentError
 
 ELEMENTWISE = (
     *("adabelief", "adadelta", "adagrad", "adam", "adamax", "adamaxw", "adamw", "adan", "amsgrad", "lion", "nadam"),
-    *("nadamw", "optimiztic_adam_v2", "optimiztic_gradient_descent", "radam", "rmsprop", "rprop", "sign_sgd"),
+    *("nadamw", "optimistic_adam_v2", "optimistic_gradient_descent", "radam", "rmsprop", "rprop", "sign_sgd"),
     *("signum", "yogi", "contrib.acprop", "contrib.ademamix", "contrib.adopt", "contrib.cocob", "contrib.madgrad"),
     *("contrib.schedule_free_adamw", "contrib.simplified_ademamix"),
 )

@@ -1,4 +1,4 @@
-"""Data parallelizm over every device of every host: jit over a mesh, or pmap. The step is the same."""
+"""Data parallelism over every device of every host: jit over a mesh, or pmap. The step is the same."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol

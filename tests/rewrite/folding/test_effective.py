@@ -113,7 +113,7 @@ def test_sites_of_unlike_factors_weigh_as_they_read():
     def twice(p, x):
         return jnp.concatenate([x[:, :6] @ p["w"], x[:, 6:] @ (p["w"] * 10)], axis=0)
 
-    x = jax.random.normal(jax.random.key(2), (32, 12))
+    x = jax.random.normal(jax.random.key(2), (512, 12))
     rows = jnp.concatenate([x[:, :6], 10 * x[:, 6:]])
     params = {"w": jax.random.normal(jax.random.key(3), (6, 4))}
     options = {"method": "obc", "reference": "dense"}
