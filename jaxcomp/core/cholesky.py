@@ -45,7 +45,7 @@ def _blocked(matrix: Array) -> Array:
     length = -(-size // block) * block
     wide, beyond = min(WIDE, length), (0, length - size)
     outside = jnp.arange(length) >= size
-    matrix = jnp.pad(matrix, ((0, 0), beyond, beyond)) + jnp.diag(outside.astype(matrix.dtype))
+    matrix = jnp.pad(matrix, ((0, 0), beyond, beyond)) + jnp.diag(outside.astype(matrix.dtype))[None]
 
     def some(b: Array, lower: Array) -> Array:
         start = b * block
@@ -54,12 +54,12 @@ def _blocked(matrix: Array) -> Array:
         def take(k: Array, columns: Array) -> Array:
             first = jnp.minimum(k * wide, length - wide)
             right = lax.dynamic_slice_in_dim(lines, first, wide, 2)
-            right = jnp.where(first + jnp.arange(wide) >= k * wide, right, 0)
+            right = jnp.where((first + jnp.arange(wide) >= k * wide)[None, None], right, 0)
             return columns - product(lax.dynamic_slice_in_dim(lower, first, wide, 2), right.swapaxes(1, 2))
 
         columns = lax.fori_loop(0, -(-start // wide), take, lax.dynamic_slice_in_dim(matrix, start, block, 2))
         own, inverse = _by_rows(lax.dynamic_slice_in_dim(columns, start, block, 1))
-        below = jnp.arange(length)[:, None] >= start + block
+        below = (jnp.arange(length) >= start + block)[None, :, None]
         columns = jnp.where(below, product(columns, inverse.swapaxes(1, 2)), 0)
         columns = lax.dynamic_update_slice_in_dim(columns, own, start, 1)
         return lax.dynamic_update_slice_in_dim(lower, columns, start, 2)
@@ -74,9 +74,9 @@ def _by_rows(matrix: Array) -> tuple[Array, Array]:
     def row(i: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
         lower, inverse = both
         own = matrix[:, i]
-        line = jnp.where(places < i, product(inverse, own[..., None])[..., 0], 0)
+        line = jnp.where((places < i)[None], product(inverse, own[..., None])[..., 0], 0)
         corner = jnp.sqrt(own[:, i] - jnp.sum(line * line, -1))[:, None]
-        solved = ((places == i).astype(matrix.dtype) - product(line[:, None], inverse)[:, 0]) / corner
-        return lower.at[:, i].set(jnp.where(places == i, corner, line)), inverse.at[:, i].set(solved)
+        solved = ((places == i).astype(matrix.dtype)[None] - product(line[:, None], inverse)[:, 0]) / corner
+        return lower.at[:, i].set(jnp.where((places == i)[None], corner, line)), inverse.at[:, i].set(solved)
 
     return lax.fori_loop(0, len(places), row, (jnp.zeros_like(matrix), jnp.zeros_like(matrix)))

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.meshes import automatic
+from jaxcomp.core.meshes import automatic, is_explicit
 from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Grid
 from jaxcomp.observe.held_out import Examples
@@ -59,7 +60,8 @@ def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) 
     @compiled
     def either(x: Any, grids: tuple[Grid | None, ...], fitted: Any) -> Any:
         values = [quantized(x, each) for each in grids]
-        return values[0] if fitted is None else automatic(jnp.where, fitted, *values)
+        layout = jax.typeof(x).sharding if is_explicit(x) else None
+        return values[0] if fitted is None else automatic(jnp.where, fitted, *values, out=layout)
 
     def altered(x: Any, examples: Examples) -> Any:
         if judging is None:

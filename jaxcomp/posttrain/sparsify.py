@@ -20,7 +20,7 @@ from jaxcomp.core.rules import ByPath, by_rule
 from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.evidence import Seen
-from jaxcomp.observe.held_out import examples_of, is_better, judged_on
+from jaxcomp.observe.held_out import ENOUGH, examples_of, is_better, judged_on
 from jaxcomp.observe.matrices import feature_groups, reduction
 from jaxcomp.observe.moments import seen_at, unseen
 from jaxcomp.posttrain import sparsify_counts
@@ -253,7 +253,8 @@ def _better(
 ) -> tuple[dict[str, Pruned], str]:
     """What was found, if the function's results where it is held out bear out what was decided layer by layer.
 
-    What was fitted has to be better than the plain method; masks alone, as in each layer, no more than 2 % worse.
+    What was fitted has to be better than the plain method, and so have masks alone that few examples judge; of more,
+    masks are no more than 2 % worse, as in each layer.
 
     Returns:
       What is kept of the two, and why, if that is not what was found.
@@ -263,7 +264,8 @@ def _better(
         lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
         for each in (found, plain)
     ]
-    if is_better(*errors) if refits else errors[0].sum() <= MASKS_MARGIN * errors[1].sum():
+    strict = refits or len(errors[0]) < ENOUGH // 4
+    if is_better(*errors) if strict else errors[0].sum() <= MASKS_MARGIN * errors[1].sum():
         return found, ""
     return plain, "all layers have the plain method's weights: with them the results on those examples are no worse"
 
