@@ -6,6 +6,7 @@ writes the badge and the cell that installs, which are the same in every noteboo
 
 import argparse
 import base64
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -69,6 +70,7 @@ def execute(path: Path, save: bool) -> None:
         for cell, source in zip(notebook.cells, (badge(path.stem), None, INSTALL), strict=False):
             cell.source = source or cell.source
     shown = [(printed(cell), len(pictures(cell))) for cell in notebook.cells]
+    os.environ.pop("MPLBACKEND", None)  # with one that is set no picture is shown in the notebook
     folder = {"metadata": {"path": path.parent}}
     client = NotebookClient(notebook, timeout=900, record_timing=False, coalesce_streams=True, resources=folder)
     client.execute()
