@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcomp import distill, errors, lowrank, optim, prune, quant
 from jaxcomp.combine import chain, every, identity, partition, straight_through
+from jaxcomp.core.errors import JaxcompError as JaxcompError  # of jc.errors: what to catch to catch them all
 from jaxcomp.core.learned import learned, with_learned
 from jaxcomp.core.stacked import stacked
 from jaxcomp.core.types import Compressor, Grid, Learned, Note
