@@ -60,7 +60,7 @@ def sum_runs(values: Array, axis: int, size: int) -> Array:
 
 
 def filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
-    """The values followed by so many of one value that an axis has a size."""
+    """Pads ``axis`` at its end with ``value`` up to ``size``."""
     missing = size - values.shape[axis]
     widths = [(0, missing if i == axis else 0) for i in range(values.ndim)]
     return jnp.pad(values, widths, constant_values=value) if missing else values

@@ -64,7 +64,7 @@ def encode_to_train(
     Args:
       target, leaf, grids, ranges: as of :func:`encode`. Of a grid that learns, the zero point is a floating-point
         number in the tensor's units.
-      weights, inputs: whose gradients reach the grids; None: they are constants.
+      weights, inputs: which gradient the step size of the grid receives; None: the grid is constant.
       slope: of the sign of weights of 1 bit; None: 1, if they learn within the scale alone.
     """
     grid, format, real = _grid(target, leaf, grids), target.scheme.format, wide(leaf.dtype)

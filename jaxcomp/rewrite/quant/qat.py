@@ -149,7 +149,7 @@ class Method(NamedTuple):
       scheme: as asked for.
       targets: what it quantizes.
       owners: for each weight with static inputs, that under whose path their step or range is held.
-      weights, inputs: whose gradients reach the grids; None: nobody's.
+      weights, inputs: which gradient the step size of the grid receives; None: the grid is frozen.
       momentum: of ranges.
       shifts: the zero points, which do not learn, of inputs that data never take below 0.
       keep_zeros: whether weights that are 0 stay so.

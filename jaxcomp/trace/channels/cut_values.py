@@ -170,7 +170,7 @@ FUNCTIONS: dict[str, Callable[..., Dead]] = {
 """Elementwise primitives whose value at a number NumPy knows."""
 
 STEPS = frozenset({"sign", "floor", "ceil", "round", "eq", "ne", "lt", "le", "gt", "ge", "is_finite"})
-"""Those of them that jump."""
+"""The primitives of these whose result is not continuous."""
 
 UNNAMED = frozenset({
     "and", "or", "not", "xor", "erf_inv", "lgamma", "digamma", "polygamma", "igamma", "igammac", "igamma_grad_a",
