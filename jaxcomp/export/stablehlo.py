@@ -123,7 +123,9 @@ class Program:
         except JaxcompError:
             raise
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise ArgumentError(f"the program {self} cannot run so (args[0] are the parameters): {error}") from error
+            raise ArgumentError(
+                f"the program {self} does not take these arguments (args[0] are the parameters): {error}"
+            ) from error
 
     def __str__(self) -> str:
         exported = self.exported

@@ -126,9 +126,18 @@ def observer(
 ) -> Callable[[list[Any]], list[Any]]:
     """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
 
-    Several sites may read one value; it is observed once. ``sums`` makes others than :func:`gram`, of as many axes, of
-    rows divided by ``units`` (one a site), and ``power``: how they grow with the rows; ``join`` joins those of several
-    runs. Where the parameter is multiplied by a number before its site reads it, inputs are, in its stead.
+    Several sites may read one value; it is observed once. Where a parameter is multiplied by a number before its site
+    reads it, the site's inputs are multiplied by that number in its stead.
+
+    Args:
+      program: a traced function.
+      sites: where to observe.
+      of: ``"inputs"`` or ``"outputs"`` of the sites.
+      places: positions of each convolution's result that count at most; None: all.
+      sums: what to accumulate at a site from rows ``[batch, positions, n]``; None: their Gram matrix.
+      units: a number for each site that its rows are divided by.
+      power: the power of the rows with which ``sums`` grow: 2 of squares.
+      join: the ``jnp.ufunc`` that joins the sums of several runs of a site.
     """
     sums = sums or (lambda use, rows: gram(rows))
     size = dict(zip(map(id, sites), units or [1.0] * len(sites), strict=True))

@@ -78,6 +78,6 @@ def _bias(look: Readers, weight: str, chain: Chain | None) -> Bias | Skipped:
         return Skipped("its bias has other readers")
     features = [step.node.outs[0].shape[axis] for axis in sorted(step.axes)]
     if [n for n in value.shape if n > 1] != [n for n in features if n > 1]:
-        return Skipped("its bias is no number for each feature")
+        return Skipped("its bias does not hold one number a feature")
     sign = -1 if step.node.op == "sub" and step.place == 0 else 1
     return Bias(path, weight, step.node, tuple(sorted(step.axes)), sign, chain.after[0] is not step)

@@ -333,7 +333,7 @@ def _without_dense(shares: Shares, layers: Sequence[Layer], free: Sequence[int])
 
 
 def _rate(asked: float, keep: int, layer: Layer) -> float:
-    """The sparsity asked of a layer whose share is its own: that which makes its count, unless this is all the same."""
+    """The sparsity to report for a layer: what was asked, or, if that would keep another count, what was reached."""
     if not layer.units or keep == max(layer.units - round(asked * layer.units), min(layer.units, 1)):
         return asked
     return 1 - keep / layer.units

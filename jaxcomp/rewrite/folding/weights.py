@@ -128,7 +128,7 @@ def find_weights(program: Program, sized: Collection[Key] = ()) -> FoundWeights:
     return FoundWeights(tuple(kept), ordered, frozenset(live), gone, made)
 
 
-NO_OWNER = "no parameter of its becomes free to hold the weight"
+NO_OWNER = "none of the parameters that it is computed of becomes free to hold the weight"
 LARGER = "the weight is larger than the parameters that it is computed of"
 SIZED = "the weight depends on the sizes of the inputs"
 

@@ -21,8 +21,8 @@ class Scheme(NamedTuple):
         their calibrated range; ``"dynamic"``: on one that spans each row of a matmul's input, each example of a
         convolution's, as they come (on TPUs this can be slower than bfloat16).
       input_bits: 1 to 8, or a format with an integer form, or its name.
-      input_symmetric: whether the inputs' codes lie evenly about 0 (those of formats without zero point do). Of what
-        relu left half of them would never occur.
+      input_symmetric: whether the inputs' codes lie evenly about 0 (those of formats without zero point do).
+        After a relu, half of such codes would never occur.
       block: so many weights along the reduction share a scale: see :func:`jaxcomp.quant.fake`. Sites compute with the
         weight's value.
       fit: how far the weight's grid reaches; None: the whole range.
