@@ -30,7 +30,12 @@ def as_arrays(params: Any) -> Any:
 
 
 def as_array(path: Any, leaf: Any) -> Any:
-    """One leaf of :func:`as_arrays`."""
+    """A leaf as an array; arrays and shapes as they are.
+
+    Args:
+      path: where it is in its tree, for the error.
+      leaf: an array, a ``ShapeDtypeStruct``, or a number.
+    """
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf
     try:

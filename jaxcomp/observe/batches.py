@@ -186,7 +186,12 @@ def _check_iterable(batches: Any, name: str, of: str) -> None:
 
 
 def kind_of(inputs: tuple[Any, ...]) -> Any:
-    """Structure, shapes and dtypes."""
+    """What two batches must have in common for one program: structure, shapes and dtypes.
+
+    Example:
+      >>> kind_of((np.ones((2, 3)),)) == kind_of((np.zeros((2, 3)),))
+      True
+    """
     leaves, tree = jax.tree.flatten(inputs)
     return tree, tuple((np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
+from jaxcomp.core.units import host_unit
 from jaxcomp.trace.uses import Use
 
 EVERY = 4
@@ -241,3 +242,25 @@ def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
     ratios = np.log((found + least) / (plain + least))
     spread = math.sqrt((SPREAD**2 + float(np.sum(np.square(ratios - ratios.mean())))) / n)
     return float(ratios.mean()), (1 + 1 / (2 * n) + 1 / (4 * n * n)) * spread / math.sqrt(n)
+
+
+def by_chance(each: np.ndarray) -> bool:
+    r"""Whether moving a mean by what it is on some examples would add more error than it takes.
+
+    It takes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
+    Asks a little more of few examples, which tell :math:`\sigma` less well, and nothing of many.
+
+    Args:
+      each: ``[n, features]``, of each example; all features are judged together.
+    """
+    n = len(each)
+    if n < 2 or n >= ENOUGH:
+        return n < 2
+    size = host_unit(np.max(np.abs(each), initial=0))
+    mean, noise = np.sum(np.square(np.mean(each / size, 0))), np.sum(np.var(each / size, 0, ddof=1)) / n
+    return bool(mean <= (2 + 8 / n) * noise)
+
+
+def chance(n: int) -> str:
+    """Why a bias was left as it is, as reports have it."""
+    return f"its means moved by no more than chance on {n} example{'s' * (n != 1)}"

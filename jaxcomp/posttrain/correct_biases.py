@@ -16,12 +16,12 @@ from jaxcomp.core.programs import compiled
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
-from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, Examples, counts, examples_of, is_better
+from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, Examples, by_chance, chance, counts, examples_of, is_better
 from jaxcomp.observe.matrices import matrix
 from jaxcomp.observe.moments import observer, unseen
 from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
-from jaxcomp.posttrain.walk import Walk, by_chance, chance, lost
+from jaxcomp.posttrain.walk import Walk, lost
 from jaxcomp.rewrite.quant.scheme import Schemes
 from jaxcomp.rewrite.quant.targets import find_targets, reached
 from jaxcomp.trace.account import left_out

@@ -16,9 +16,9 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
-from jaxcomp.core.units import host_unit, unit
+from jaxcomp.core.units import unit
 from jaxcomp.observe.evidence import NOTHING, Moment, Seen, joined, sums_of
-from jaxcomp.observe.held_out import ENOUGH, Examples, examples_of
+from jaxcomp.observe.held_out import ENOUGH, Examples, by_chance, chance, examples_of
 from jaxcomp.observe.matrices import input_rows, reduction
 from jaxcomp.observe.moments import seen_at
 from jaxcomp.posttrain.find_biases import Bias
@@ -378,25 +378,3 @@ def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, An
     new, old = (examples.held_of(x).astype(real) for x in (new, old))
     size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
     return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
-
-
-def by_chance(each: np.ndarray) -> bool:
-    r"""Whether moving a mean by what it is on some examples would add more error than it takes.
-
-    It takes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
-    Asks a little more of few examples, which tell :math:`\sigma` less well, and nothing of many.
-
-    Args:
-      each: ``[n, features]``, of each example; all features are judged together.
-    """
-    n = len(each)
-    if n < 2 or n >= ENOUGH:
-        return n < 2
-    size = host_unit(np.max(np.abs(each), initial=0))
-    mean, noise = np.sum(np.square(np.mean(each / size, 0))), np.sum(np.var(each / size, 0, ddof=1)) / n
-    return bool(mean <= (2 + 8 / n) * noise)
-
-
-def chance(n: int) -> str:
-    """Why a bias was left as it is, as reports have it."""
-    return f"its means moved by no more than chance on {n} example{'s' * (n != 1)}"
