@@ -3,10 +3,13 @@
 Eight simulated devices, so that every sharding test runs on a CPU; and no optimization of machine code, which is most
 of what compiling a training step costs (2.5 times the time). XLA_FLAGS can ask for it: .ci/run repeats the laws so.
 
-Worker processes share what they compile: for this run, or in the folder that JAX_COMPILATION_CACHE_DIR names.
+Worker processes share what they compile: for this run, or in the folder that JAX_COMPILATION_CACHE_DIR names. Each
+forgets its programs after every 200 tests: a compiled program keeps some mappings of memory, a process of Linux may
+have 65,530 of them, and XLA crashes where it is refused one more (1,600 exhaustive tests are enough).
 """
 
 import atexit
+import itertools
 import os
 import re
 import shutil
@@ -26,6 +29,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+
+_run = itertools.count(1)
+
+
+def pytest_runtest_teardown() -> None:
+    if next(_run) % 200 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
