@@ -70,6 +70,14 @@ def test_imports_go_round_nowhere(package: str) -> None:
     TopologicalSorter({name: _imports(path, modules) for name, path in modules.items()}).prepare()
 
 
+def test_what_scripts_share_imports_no_script() -> None:
+    modules = _modules("train")
+    scripts = {name for name, path in modules.items() if path.parent == ROOT / "train"} - {"train"}
+    for room in ("common", "models", "configs"):
+        for name in (each for each in modules if each.startswith(f"train.{room}")):
+            assert not _imports(modules[name], modules) & scripts, name
+
+
 def _lines(path: Path) -> int:
     """The lines of code: no comments, docstrings or empty ones."""
     statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]

@@ -6,36 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.common import options, sealed
-from train.common.errors import GO_ON, UserError, exit_status
+from train.common import options, outcome
+from train.common.errors import exit_status
 
 COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
-
-NEEDED = ("seed", "teacher_accuracy", "compressed_accuracy", "compressed_bytes", "ratio", "sparsity")
-
-
-def load(workdir: Path) -> dict[str, Any]:
-    """The ``summary.json`` of a finished run.
-
-    Raises:
-      UserError: if the run is not finished, or the file is damaged.
-    """
-    path = workdir / "summary.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no summary.json: give the command that started the run again to finish it")
-    summary = sealed.read(path, f"{GO_ON}, and it is written again.")
-    if missing := [name for name in NEEDED if name not in summary]:
-        raise UserError(f"{path} is not of train.compress: it has no {', '.join(missing)}")
-    return summary
-
-
-def sentence(summary: dict[str, Any], workdir: Path) -> str:
-    """What a finished job says where nobody watches."""
-    return (
-        f"{summary['dataset']}: teacher {summary['teacher_accuracy']:.2%} in {summary['teacher_bytes']:,} bytes of "
-        f"float32, compressed {summary['compressed_accuracy']:.2%} in {summary['compressed_bytes']:,} bytes of file "
-        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
-    )
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -83,7 +57,7 @@ def main() -> int:
     parser = options.parser(__doc__)
     parser.add_argument("workdirs", nargs="+", type=Path, help="folders of finished runs")
     workdirs = parser.parse_args().workdirs
-    return exit_status(lambda: print(table([load(workdir) for workdir in workdirs])))
+    return exit_status(lambda: print(table([outcome.load(workdir) for workdir in workdirs])))
 
 
 if __name__ == "__main__":

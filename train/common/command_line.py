@@ -24,8 +24,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from train import results
-from train.common import lock, options, sealed
+from train.common import lock, options, outcome, sealed
 from train.common import workdir as folders
 from train.common.errors import UserError, exit_status, first_line
 from train.common.options import SHARED
@@ -305,7 +304,7 @@ def _entry(module: str, holder: Any, argv: list[str]) -> None:
     config = resolve(holder.value)
     workdir = workdir_of(config)
     if summary := folders.finished(workdir, fields(config)):
-        print(results.sentence(summary, workdir))
+        print(outcome.sentence(summary, workdir))
         return
     if not MULTIHOST.value:  # of several hosts it is not known yet which is the first
         folders.open_existing(workdir, fields(config))

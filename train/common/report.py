@@ -17,9 +17,9 @@ from jaxcomp import measure
 from jaxcomp.core.paths import named_leaves
 from train.common.data import Dataset
 from train.common.loop import Phase, read_metrics
+from train.common.outcome import sentence
 from train.common.progress import watched
 from train.common.workdir import whole_steps
-from train.results import sentence
 
 SHOWN_CLASSES = 20
 """Up to so many classes the report shows which were taken for which."""

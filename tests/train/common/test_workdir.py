@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from absl import flags
 
-from train import results
-from train.common import command_line, lock, sealed
+from train.common import command_line, lock, outcome, sealed
 from train.common.errors import UserError
 from train.common.workdir import (
     check_checkpoint,
@@ -150,17 +149,17 @@ def test_checkpoints_tell_whose_they_are_when_the_configuration_is_gone(workdir:
 
 
 def test_a_table_takes_whole_summaries_alone(workdir: Path) -> None:
-    assert results.load(workdir)["seed"] == 0
+    assert outcome.load(workdir)["seed"] == 0
     path = workdir / "summary.json"
     path.write_text(path.read_text().replace("0.98", "0.99"))
     with pytest.raises(UserError, match=f"^{path} is damaged"):
-        results.load(workdir)
+        outcome.load(workdir)
     sealed.write(path, {"stages": []})
     with pytest.raises(UserError, match=f"^{path} is not of train.compress: it has no seed, "):
-        results.load(workdir)
+        outcome.load(workdir)
     path.unlink()
     with pytest.raises(UserError, match=r"holds no summary\.json"):
-        results.load(workdir)
+        outcome.load(workdir)
 
 
 def without_jax(workdir: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -181,7 +180,7 @@ def test_the_command_answers_before_jax_starts(tmp_path: Path) -> None:
     config = command_line.load(str(command_line.CONFIGS / "digits.py"))
     workdir = run_folder(tmp_path / "run", command_line.fields(command_line.resolve(config)))
     done = without_jax(workdir)
-    assert (done.returncode, done.stdout) == (0, results.sentence(SUMMARY, workdir) + "\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, outcome.sentence(SUMMARY, workdir) + "\n"), done.stderr
     refused = without_jax(workdir, "--config.seed=1")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.startswith(f"error: {workdir} holds a run of another configuration:\n  seed: 0 there, 1 now")
