@@ -9,12 +9,12 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
+from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fit_grid, note_of
 from jaxcomp.quant.gradients import Slope
 from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for, usual_size
-from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import grid_between, mean_of
 
 
@@ -109,7 +109,7 @@ def binary(
     if balanced:
         if block is not None:
             raise ArgumentError("balanced signs have a mean per tensor or index: use axis, or balanced=False")
-        return quantizer(
+        return tensorwise(
             lambda w: _balanced_fit(w, axis),
             lambda w, node: _view(w, node[0], node[1], slope),
             lambda node: note_of(node[0], format),
@@ -118,7 +118,7 @@ def binary(
     def view(w: Array, grid: Grid) -> Array:
         return _view(w, grid, jnp.zeros((), grid.scale.dtype), slope)
 
-    return quantizer(lambda w: fit_grid(w, format, axis, block=block), view, lambda grid: note_of(grid, format))
+    return tensorwise(lambda w: fit_grid(w, format, axis, block=block), view, lambda grid: note_of(grid, format))
 
 
 def _view(w: Array, grid: Grid, mean: Array, slope: Slope) -> Array:

@@ -7,10 +7,10 @@ from jax.core import Tracer
 from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Compressor, Grid, Note
 from jaxcomp.quant.fake import fake_quantize, note_of
 from jaxcomp.quant.formats import as_format
-from jaxcomp.quant.quantizer import quantizer
 
 
 @printed
@@ -62,4 +62,4 @@ def dorefa(bits: int = 4) -> Compressor:
     def note(largest: Array) -> Note:
         return note_of(grid(largest), format)
 
-    return quantizer(fit, view, note)
+    return tensorwise(fit, view, note)

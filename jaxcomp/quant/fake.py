@@ -10,10 +10,10 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import pass_through
+from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
 from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, usual_size
-from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
 
 
@@ -195,7 +195,7 @@ def fake(
     """
     format = as_format(bits, symmetric)
     check_block(block)
-    made = quantizer(
+    made = tensorwise(
         lambda w: fit_grid(w, format, axis, block=block, fit=fit),
         lambda w, grid: fake_quantize(w, grid, format),
         lambda grid: note_of(grid, format),

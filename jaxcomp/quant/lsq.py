@@ -13,12 +13,12 @@ from jax import Array, lax
 from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
-from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
+from jaxcomp.core.tensorwise import tensorwise
+from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note, Step
 from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.gradients import members, rounded_levels, settled
 from jaxcomp.quant.granularity import Axes, all_zero, check_block
-from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import Fit, mean_size, min_max
 
 
@@ -121,7 +121,8 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
     def cheaply(w: Array) -> Steps:
         return fitted(w, default_fit(format))
 
-    def begun(w: Array, steps: Steps) -> Steps:
+    def begun(w: Array, steps: Steps, step: Step) -> Steps:
+        del step
         waits = jnp.any(steps.scale.value == 0)
         if isinstance(waits, jax.core.Tracer):
             return _in_place_of_zeros(steps, lax.cond(waits, fit, cheaply, w))
@@ -137,7 +138,7 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
     def note(steps: Steps) -> Note:
         return note_of(grid_of(steps, format), format)._replace(remark="scale learned")
 
-    return quantizer(fit, show, note, begun, settled)
+    return tensorwise(fit, show, note, begun, settled)
 
 
 def _in_place_of_zeros(steps: Steps, fitted: Steps) -> Steps:

@@ -10,11 +10,11 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
 from jaxcomp.core.straight_through import pass_through
+from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.fake import note_of, placed
 from jaxcomp.quant.formats import integer
 from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, spread, usual_size
-from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import grid_between, mean_of
 
 
@@ -79,4 +79,4 @@ def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0
         values = jnp.where(jnp.abs(real) <= level, 0, jnp.sign(real) * scale)
         return pass_through(values.astype(w.dtype), w)
 
-    return quantizer(fit, view, lambda state: note_of(state.grid, format))
+    return tensorwise(fit, view, lambda state: note_of(state.grid, format))

@@ -10,9 +10,9 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
-from jaxcomp.core.types import Compressor, Learned, Note
+from jaxcomp.core.tensorwise import tensorwise
+from jaxcomp.core.types import Compressor, Learned, Note, Step
 from jaxcomp.quant.granularity import groups
-from jaxcomp.quant.quantizer import quantizer
 from jaxcomp.quant.ranges import mean_of
 
 
@@ -69,7 +69,8 @@ def ttq(threshold: float = 0.05) -> Compressor:
         high, low = map(jnp.abs, means)  # of none: 0, whose sign depends on the program
         return Levels(Learned(high), Learned(low), level)
 
-    def begun(w: Array, state: Levels) -> Levels:
+    def begun(w: Array, state: Levels, step: Step) -> Levels:
+        del step
         new = lax.stop_gradient(fit(w))
         sides = zip(state[:2], new[:2], strict=True)
         high, low = (jnp.where(old.value == 0, mean.value, old.value) for old, mean in sides)
@@ -90,4 +91,4 @@ def ttq(threshold: float = 0.05) -> Compressor:
         high, low = (abs(float(side.value)) for side in (state.positive, state.negative))
         return Note(bits=2, remark=f"levels learned, now {-low:.4g}, 0, {high:.4g}")
 
-    return quantizer(fit, view, note, begun)
+    return tensorwise(fit, view, note, begun)

@@ -1,4 +1,4 @@
-"""What the quantizers of weights share: a state per tensor, errors with its path, and what is said of it."""
+"""Compressors that treat each tensor by itself: its own state, errors with its path, and what is said of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ from jaxcomp.core.programs import together
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
-def quantizer(
+def tensorwise(
     fit: Callable[[Array], Any],
     view: Callable[[Array, Any], Array],
     note: Callable[[Any], Note],
-    refit: Callable[[Array, Any], Any] | None = None,
+    refit: Callable[[Array, Any, Step], Any] | None = None,
     settle: Callable[[Array, Any], Any] = lambda tensor, node: node,
 ) -> Compressor:
     """A compressor that treats each floating-point tensor by itself.
@@ -27,7 +27,7 @@ def quantizer(
       fit: ``tensor -> its state``.
       view: ``(tensor, its state) -> tensor``.
       note: ``its state -> note``.
-      refit: ``(tensor, its state) -> its state``; None: fit it anew.
+      refit: ``(tensor, its state, step) -> its state``; None: fit it anew.
       settle: ``(tensor, its state) -> the state`` that ``view`` goes by, for the note.
     """
 
@@ -48,10 +48,10 @@ def quantizer(
         return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)  # which names what is wrong
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
-        del step, extra
+        del extra
         if refit is None:
             return init(params)
-        return leaves.map_states(lambda path, leaf, node: at(path, refit, leaf, node), params, state)
+        return leaves.map_states(lambda path, leaf, node: at(path, refit, leaf, node, step), params, state)
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step
