@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from jaxcomp.core.errors import ArgumentError
@@ -38,7 +38,7 @@ def naming(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
         raise
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[bytes]) -> None:
     """Writes a file under a temporary name beside it, and renames it once it is on disk.
 
     A reader finds the old file or the new one, and a failure or a kill leaves the old one as it was. A file that is
@@ -46,7 +46,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     Args:
       path: the file.
-      content: all of its bytes.
+      content: all of its bytes, in one or in parts.
 
     Raises:
       ArgumentError: if there is no folder to hold it, or it is a folder or a device.
@@ -70,7 +70,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         with naming(given, "; what stood there before is as it was: free some space and write it again"):
             with open(temporary, "xb", opener=_as_private_as(path)) as file:
                 _keep_mode(path, temporary)
-                file.write(content)
+                for part in (content,) if isinstance(content, bytes) else content:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

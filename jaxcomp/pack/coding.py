@@ -1,17 +1,18 @@
 """Tensors as streams and back: plain, as integers, or as codes on a grid; whole, or without their zeros."""
 
+import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
 
-from jaxcomp.core.types import Block, Grid
-from jaxcomp.pack import fields
-from jaxcomp.pack.regrid import levels_of, nearest, regrid
-from jaxcomp.quant.formats import named
-from jaxcomp.quant.granularity import grid_shape, spread
+from jaxcomp.core.types import Grid
+from jaxcomp.pack import fields, lattice, pieces
+from jaxcomp.pack.regrid import regrid
+from jaxcomp.pack.streams import Squeezer, expand_into, squeeze
 
 _KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps")}
 _NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
@@ -29,15 +30,35 @@ class Coded(NamedTuple):
 
     kind: str
     args: list[Any]
-    streams: list[bytes]
+    streams: list[Any]
     off_grid: bool = False
 
 
-class _Lattice(NamedTuple):
-    steps: np.ndarray
-    codes: np.ndarray
+class _Form(NamedTuple):
+    """A way to store a tensor.
+
+    Attributes:
+      kind: plain, ints or codes.
+      where: how zeros are left out: "", mask or gaps.
+      args: as in Coded.
+      before: streams between the positions and the values.
+      itemsize: bytes of a value as it is stored.
+      values: positions to values, in few bytes.
+      convert: these to bytes.
+    """
+
+    kind: str
+    where: str
     args: list[Any]
-    streams: list[bytes]
+    before: list[Any]
+    itemsize: int
+    values: Callable[[np.ndarray], np.ndarray]
+    convert: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The kind as it is stored."""
+        return self.kind + f"+{self.where}" * bool(self.where)
 
 
 def dtype_named(name: str) -> np.dtype:
@@ -57,7 +78,7 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
 
     With a grid, the codes of the levels nearest to ``array / scale``, kept only if ``level * scale``, in float32
     (float64 for float64) and cast to the tensor's dtype, is the tensor again. Of values that lie on another grid of the
-    same granularity and format, that one is found.
+    same granularity and format, that one is found. A large tensor has the form that is smallest for a sample of it.
 
     Args:
       array: ``[...]``, of a dtype that JAX knows.
@@ -77,103 +98,176 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
     """
     array = np.asarray(array, order="C")  # one after the other in memory: their bits are looked at
     flat = array.reshape(-1)
-    stored = _set_bits(flat)
-    selections: list[tuple[str, Any, list[bytes]]] = [("", slice(None), [])]
-    if not stored.all():
-        where, stream = fields.pack_mask(stored)
-        selections.append((f"+{where}", stored, [stream]))
-    lattice = None if grid is None else _lattice(array, grid, format) or _found_lattice(array, grid, format)
+    found = None if grid is None else _found(array, grid, format)
+    forms = _forms(flat, found, array.ndim)
+    where = pieces.sample(flat.size)
+    tried = [_tried(flat, form, where) for form in forms]
+    best = min(range(len(forms)), key=lambda i: sum(len(stream) + 3 for stream in tried[i]))
+    streams = tried[best] if where.size == flat.size else _in_pieces(flat, forms[best], tried[best])
+    off_grid = grid is not None and found is None and array.size > 0
+    return Coded(forms[best].name, forms[best].args, streams, off_grid)
+
+
+class _Facts(NamedTuple):
+    """What decides which forms a tensor can have.
+
+    Attributes:
+      zeros: whether some items are +0.0, of all-zero bits.
+      negative: whether some are -0.0.
+      every: what its integers or codes span; None: it has none.
+      kept: likewise, without those of +0.0.
+    """
+
+    zeros: bool
+    negative: bool
+    every: fields.Span | None
+    kept: fields.Span | None
+
+    def joined(self, other: "_Facts") -> "_Facts":
+        every, kept = (
+            a.joined(b) if a and b else a or b for a, b in ((self.every, other.every), (self.kept, other.kept))
+        )
+        return _Facts(self.zeros or other.zeros, self.negative or other.negative, every, kept)
+
+
+class _Found(NamedTuple):
+    lattice: lattice.Lattice
+    grid: Grid
+    facts: _Facts
+
+
+def _found(array: np.ndarray, grid: Grid, format: str | None) -> _Found | None:
+    """The grid that the values lie on: the one that was told, or another of the same granularity and format."""
+    first = _checked(array, grid, format)
+    scale = np.asarray(grid.scale)
+    placed = (1,) * (array.ndim - scale.ndim) + scale.shape
+    if first is not None or not lattice.is_real(array) or not pieces.fits(array.shape, placed, grid.block):
+        return first
+    other = regrid(array, grid, format, lattice.working_dtype(array.dtype))
+    return None if other is None else _checked(array, other, format)
+
+
+def _checked(array: np.ndarray, grid: Grid, format: str | None) -> _Found | None:
+    made, flat = lattice.lattice_of(array, grid, format), array.reshape(-1)
+    if made is None:
+        return None
+    sampled = pieces.sample(flat.size)
+    if made.steps(flat[sampled], sampled) is None:
+        return None
+
+    def facts(piece: tuple[int, int]) -> _Facts | None:
+        positions = np.arange(*piece)
+        steps = made.steps(flat[slice(*piece)], positions)
+        if steps is None:
+            return None
+        stored, codes = _set_bits(flat[slice(*piece)]), made.codes(steps, positions)
+        negative = bool((stored & (steps == 0)).any())
+        return _Facts(not stored.all(), negative, fields.span(codes), fields.span(codes[stored]))
+
+    whole = _whole(flat.size, facts)
+    return None if whole is None else _Found(made, grid, whole)
+
+
+def _whole(size: int, facts: Callable[[tuple[int, int]], _Facts | None]) -> _Facts | None:
+    """The facts of a tensor from those of its pieces."""
+    whole = _Facts(False, False, None, None)
+    for one in pieces.each(facts, size):
+        if one is None:
+            return None
+        whole = whole.joined(one)
+    return whole
+
+
+def _forms(flat: np.ndarray, found: _Found | None, ndim: int) -> list[_Form]:
+    """The forms that give back a tensor's bits."""
     forms = []
-    for suffix, chosen, positions in selections:
-        forms.append(Coded(f"plain{suffix}", [], [*positions, fields.pack_items(flat[chosen])]))
-        if flat.dtype == bool or jax.dtypes.issubdtype(flat.dtype, np.integer):
-            forms += _packed(f"ints{suffix}", [], positions, flat[chosen].astype(np.int64))
+    integers = flat.dtype == bool or jax.dtypes.issubdtype(flat.dtype, np.integer)
+
+    def facts(piece: tuple[int, int]) -> _Facts:
+        values = flat[slice(*piece)]
+        stored = _set_bits(values)
+        spans = [fields.span(own.astype(np.int64)) if integers else None for own in (values, values[stored])]
+        return _Facts(not stored.all(), False, *spans)
+
+    own = found.facts if found else _whole(flat.size, facts) or _Facts(False, False, None, None)
+    args, before = lattice.described(found.lattice, found.grid, ndim) if found else ([], [])
+
+    def codes(positions: np.ndarray) -> np.ndarray:
+        assert found is not None
+        steps = found.lattice.steps(flat[positions], positions)
+        assert steps is not None  # they were checked
+        return found.lattice.codes(steps, positions)
+
+    for where in ("", "mask", "gaps") if own.zeros else ("",):
+        forms.append(_Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
+        held = own.kept if where else own.every
+        if integers:
+            forms += _packed("ints", where, [], [], held, lambda positions: flat[positions].astype(np.int64))
         # No code stands for -0.0 in a whole tensor; where +0.0 is left out, a stored 0 can be nothing else.
-        elif lattice is not None and (suffix or not (stored & (lattice.steps == 0)).any()):
-            forms += _packed(f"codes{suffix}", lattice.args, positions + lattice.streams, lattice.codes[chosen])
-    best = min(forms, key=lambda form: sum(len(stream) + 3 for stream in form.streams))
-    return best._replace(off_grid=grid is not None and lattice is None and array.size > 0)
+        elif found is not None and (where or not own.negative):
+            forms += _packed("codes", where, args, before, held, codes)
+    return forms
 
 
-def _packed(kind: str, args: list[Any], before: list[bytes], values: np.ndarray) -> list[Coded]:
-    packed = fields.pack_ints(values)
-    return [] if packed is None else [Coded(kind, [packed[0], *args], [*before, packed[1]])]
+def _packed(
+    kind: str,
+    where: str,
+    args: list[Any],
+    before: list[Any],
+    held: fields.Span | None,
+    values: Callable[[np.ndarray], np.ndarray],
+) -> list[_Form]:
+    def narrow(positions: np.ndarray, way: list[int]) -> np.ndarray:
+        return fields.narrowed(values(positions), way)
+
+    made = []
+    for way in fields.packings(held):
+        both = functools.partial(narrow, way=way), functools.partial(fields.laid, packing=way)
+        made.append(_Form(kind, where, [way, *args], before, fields.itemsize(way), *both))
+    return made
+
+
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, 1).view(np.uint8)
 
 
 def _set_bits(flat: np.ndarray) -> np.ndarray:
     """True where an item is anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
     word = math.gcd(flat.itemsize, 8)
-    return np.any(flat.view(f"u{word}").reshape(flat.size, flat.itemsize // word), axis=1)
+    words = flat.view(f"u{word}")
+    return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
 
 
-def _working_dtype(dtype: np.dtype) -> np.dtype:
-    return np.dtype("<f8" if dtype == np.float64 else "<f4")
+def _tried(flat: np.ndarray, form: _Form, where: np.ndarray) -> list[Any]:
+    """The streams of a tensor at some positions, as if these were all."""
+    positions, streams = where, []
+    if form.where:
+        stored = _set_bits(flat[where])
+        positions = where[stored]
+        packed = fields.bits_of(stored) if form.where == "mask" else fields.Gaps()(stored)
+        streams.append(squeeze(packed.tobytes()))
+    values = form.convert(form.values(positions))
+    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize)]
 
 
-def _values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    # The arithmetic of the fake quantizer, operation for operation: one product, then one cast.
-    with np.errstate(all="ignore"):
-        return (levels.astype(scale.dtype) * scale).astype(dtype)
+def _in_pieces(flat: np.ndarray, form: _Form, tried: list[Any]) -> list[Any]:
+    """The streams of a large tensor, in the form, and each in the way, that was best for a sample."""
 
+    def prepared(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.arange(*piece)
+        stored = _set_bits(flat[slice(*piece)]) if form.where else np.ones(0, bool)
+        return stored, form.values(positions[stored] if form.where else positions)
 
-def _lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | None:
-    """Codes less zero point, codes, and what to store beside them; None if the bits would differ."""
-    if format is not None and named(format).kind in ("integer", "sign"):
-        format = None  # codes that are their own levels
-    scale = np.asarray(grid.scale).astype(_working_dtype(array.dtype))
-    scale = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
-    if not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating) or not _fits(scale, array.shape, grid):
-        return None
-    if not _are_scales(scale):
-        return None
-    full = np.broadcast_to(spread(scale, array.shape, grid.block), array.shape).reshape(-1)
-    flat = array.reshape(-1)
-    with np.errstate(all="ignore"):
-        steps = nearest(flat.astype(np.float64) / full.astype(np.float64), format)
-    if not (np.abs(steps) < 2**31).all():
-        return None
-    steps = steps.astype(np.int64)
-    again = _values_at(levels_of(steps, format), full, array.dtype)
-    same = (again.view(np.uint8) == flat.view(np.uint8)).reshape(flat.size, -1).all(axis=1)
-    if not (same | ((steps == 0) & (flat == 0))).all():
-        return None
-    more: list[Any] = [format] if format or grid.block else []
-    if grid.block is not None:
-        more += [grid.block.size, list(grid.block.axes)]
-    return _with_zero_points(steps, array.shape, grid, scale, more)
-
-
-def _found_lattice(array: np.ndarray, grid: Grid, format: str | None) -> _Lattice | None:
-    """The lattice of values that lie on another grid than was told, of the same granularity and format."""
-    scale = np.asarray(grid.scale)
-    placed = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
-    if not array.size or not jax.dtypes.issubdtype(array.dtype, np.floating) or not _fits(placed, array.shape, grid):
-        return None
-    found = regrid(array, grid, format, _working_dtype(array.dtype))
-    return None if found is None else _lattice(array, found, format)
-
-
-def _fits(scale: np.ndarray, shape: tuple[int, ...], grid: Grid) -> bool:
-    if scale.ndim != len(shape):
-        return False
-    if grid.block is not None:
-        return scale.shape == grid_shape(shape, grid.block)
-    return all(s in (1, n) for s, n in zip(scale.shape, shape, strict=True))
-
-
-def _with_zero_points(
-    steps: np.ndarray, shape: tuple[int, ...], grid: Grid, scale: np.ndarray, more: list[Any]
-) -> _Lattice:
-    axes = [axis for axis, size in enumerate(scale.shape) if size != 1]
-    stored, zero_point = [fields.pack_items(scale.reshape(-1))], np.asarray(grid.zero_point)
-    if zero_point.size > 1 and zero_point.size == scale.size and (zero_point != zero_point.flat[0]).any():
-        # Codes less zero points would do, but where channels differ in them they span more bits than codes.
-        shifts = zero_point.reshape(scale.shape).astype(np.int64)
-        packed = fields.pack_ints(shifts.reshape(-1))
-        if packed is not None:
-            full = np.broadcast_to(spread(shifts, shape, grid.block), shape).reshape(-1)
-            return _Lattice(steps, steps + full, [axes, packed[0], *more], [*stored, packed[1]])
-    return _Lattice(steps, steps, [axes, None, *more] if more else [axes], stored)
+    with pieces.workers() as pool:
+        values = Squeezer(pool, bytes(tried[-1][:1]), form.itemsize, form.convert)
+        convert = fields.bits_of if form.where == "mask" else np.asarray
+        places = Squeezer(pool, bytes(tried[0][:1]), 1, convert)
+        gaps = fields.Gaps()
+        for stored, chosen in pieces.in_order(pool, prepared, pieces.ranges(flat.size)):
+            if form.where:
+                places.feed(gaps(stored) if form.where == "gaps" else stored)
+            values.feed(chosen)
+        return [*([places.finish()] if form.where else []), *form.before, values.finish()]
 
 
 def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -198,26 +292,54 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """
     if coded.kind not in _KINDS:
         raise ValueError(f"no kind is called {coded.kind!r}: the file may be of a newer jaxcomp")
-    kind, _, positions = coded.kind.partition("+")
-    size, rest = math.prod(shape), coded.streams
-    keep = None
-    if positions:
-        keep, rest = fields.unpack_mask(positions, rest[0], size), rest[1:]
-    count = size if keep is None else int(np.count_nonzero(keep))
+    kind, _, where = coded.kind.partition("+")
+    size, rest, bits = math.prod(shape), coded.streams, None
+    flat, count = np.zeros(size, dtype), size
+    if where:
+        bits, count = fields.unpack_mask(where, rest[0], size)
+        rest = rest[1:]
     match kind:
         case "plain":
             (stream,), () = rest, coded.args
-            values = fields.unpack_items(stream, count, dtype)
+            _place_items(flat, bits, count, stream)
         case "ints":
             (stream,), (packing,) = rest, coded.args
-            values = _narrowed(fields.unpack_ints(packing, stream, count), dtype)
+            _place_integers(flat, bits, fields.Integers(packing, stream, count))
         case "codes":
-            values = _from_codes(coded.args, rest, shape, dtype, keep)
-    if keep is None:
-        return values.reshape(shape).copy()
-    flat = np.zeros(size, dtype)
-    flat[keep] = values
+            packing, *args = coded.args
+            made = lattice.again(args, rest[:-1], shape, dtype)
+            _place_codes(flat, bits, fields.Integers(packing, rest[-1], count), made)
     return flat.reshape(shape)
+
+
+def _kept(size: int, bits: np.ndarray | None) -> Iterator[tuple[slice, Any, int]]:
+    """Of each piece: where it is, which of its items are stored, and how many."""
+    for begin, end in pieces.ranges(size):
+        if bits is None:
+            yield slice(begin, end), slice(None), end - begin
+        else:
+            kept = np.unpackbits(bits[begin // 8 : -(-end // 8)], count=end - begin).view(bool)
+            yield slice(begin, end), kept, int(np.count_nonzero(kept))
+
+
+def _place_items(flat: np.ndarray, bits: np.ndarray | None, count: int, stream: Any) -> None:
+    # What is stored goes to the end of the tensor, and from there to its places, from the front: as many items as are
+    # zeros are between the two, so that none is written over before it is read.
+    at = flat.size - count
+    expand_into(stream, flat[at:].view(np.uint8).reshape(count, flat.itemsize))
+    if bits is None:
+        return
+    for where, kept, number in _kept(flat.size, bits):
+        piece = np.zeros(where.stop - where.start, flat.dtype)
+        piece[kept] = flat[at : at + number]
+        flat[where] = piece
+        at += number
+
+
+def _place_integers(flat: np.ndarray, bits: np.ndarray | None, stored: fields.Integers) -> None:
+    for where, kept, number in _kept(flat.size, bits):
+        flat[where][kept] = _narrowed(stored.take(number), flat.dtype)
+    stored.close()
 
 
 def _narrowed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -230,61 +352,11 @@ def _narrowed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return narrow
 
 
-def _from_codes(
-    args: list[Any], rest: list[bytes], shape: tuple[int, ...], dtype: np.dtype, keep: np.ndarray | None
-) -> np.ndarray:
-    packing, axes, shift, format, block = _checked_args(args, shape, dtype)
-    scales, *shifts, codes = rest
-    if len(shifts) != (shift is not None):
-        raise ValueError(f"{len(rest)} streams are not those of scales, zero points where there are any, and codes")
-    chosen = slice(None) if keep is None else keep
-    if block is None:
-        numbers_shape = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))
-    else:
-        numbers_shape = grid_shape(shape, block)
-
-    def full(numbers: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(spread(numbers.reshape(numbers_shape), shape, block), shape).reshape(-1)[chosen]
-
-    scale = fields.unpack_items(scales, math.prod(numbers_shape), _working_dtype(dtype))
-    _check_scales(scale)
-    scale = full(scale)
-    steps = fields.unpack_ints(packing, codes, scale.size)
-    if shift is not None:
-        steps = steps - full(fields.unpack_ints(shift, shifts[0], math.prod(numbers_shape)))
-    _check_steps(steps, format)
-    values = _values_at(levels_of(steps, format), scale, dtype)
-    if keep is not None:
-        values[steps == 0] = -0.0
-    return values
-
-
-def _checked_args(args: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> tuple[Any, ...]:
-    """How codes, and their zero points, are packed; the axes of their scales; their format; their blocks."""
-    padded = [*args, *[None] * (6 - len(args))]
-    packing, axes, shift, format, size, own = padded
-    if not jax.dtypes.issubdtype(dtype, np.floating):
-        raise ValueError(f"codes on a grid are no {dtype}")
-    for found in (axes, *([] if own is None else [own])):
-        if not all(type(axis) is int and 0 <= axis < len(shape) for axis in found) or len(set(found)) != len(found):
-            raise ValueError(f"{found!r} are no axes of an array of shape {shape}")
-    if (size is None) != (own is None) or (size is not None and (type(size) is not int or size < 1)):
-        raise ValueError(f"a block is a whole number of values along axes, not {size!r} along {own!r}")
-    return packing, axes, shift, format, None if size is None else Block(size, tuple(own))
-
-
-def _are_scales(scale: np.ndarray) -> bool:
-    return bool(((scale > 0) & (scale < np.inf)).all())
-
-
-def _check_scales(scale: np.ndarray) -> None:
-    if not _are_scales(scale):
-        raise ValueError("a scale is positive and finite, and some here are not")
-
-
-def _check_steps(steps: np.ndarray, format: str | None) -> None:
-    lowest, highest = (1 - 2**31, 2**31 - 1) if format is None else (named(format).bottom, named(format).top)
-    if steps.size and not lowest <= steps.min() <= steps.max() <= highest:
-        raise ValueError(
-            f"codes of {format or 'integers'} go from {lowest} to {highest}, not {steps.min()} to {steps.max()}"
-        )
+def _place_codes(flat: np.ndarray, bits: np.ndarray | None, stored: fields.Integers, made: lattice.Lattice) -> None:
+    for where, kept, number in _kept(flat.size, bits):
+        positions = np.arange(where.start, where.stop)[kept]
+        steps, values = made.values(stored.take(number), positions, flat.dtype)
+        if bits is not None:
+            values[steps == 0] = -0.0
+        flat[where][kept] = values
+    stored.close()

@@ -39,10 +39,10 @@ METADATA_DEPTH = 100
 
 
 class Block(NamedTuple):
-    """A part of a container: what it is, as JSON, and its streams of bytes."""
+    """A part of a container: what it is, as JSON, and its streams: bytes, or views of them."""
 
     about: list[Any]
-    streams: list[bytes]
+    streams: list[Any]
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence[Block]) -> int:
@@ -64,8 +64,9 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     size = write(f"{folder}/x.jcz", {"hello": 1}, [Block(["b"], [b"", b"de"])])
-      ...     read(f"{folder}/x.jcz")
-      ({'hello': 1}, [Block(about=['b'], streams=[b'', b'de'])])
+      ...     header, (block,) = read(f"{folder}/x.jcz")
+      >>> header, block.about, list(map(bytes, block.streams))
+      ({'hello': 1}, ['b'], [b'', b'de'])
 
     Reference: RFC 1951 (deflate), RFC 1952 (CRC-32), RFC 8259 (JSON).
     """
@@ -73,13 +74,14 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
     text = json.dumps({"blocks": rows, **header}, separators=(",", ":")).encode()
     packed = deflate(text)
     first = _PRELUDE.pack(MAGIC, VERSION, len(packed), len(text)) + packed
-    parts, crc = [], 0
-    for part in (first, *(b"".join(block.streams) for block in blocks)):
-        crc = zlib.crc32(part, crc)
-        parts += [part, _CRC.pack(crc)]
-    content = b"".join(parts)
-    write_atomically(path, content)
-    return len(content)
+    parts: list[Any] = []
+    crc = 0
+    for streams in ([first], *(block.streams for block in blocks)):
+        for stream in streams:
+            crc = zlib.crc32(stream, crc)
+        parts += [*streams, _CRC.pack(crc)]
+    write_atomically(path, parts)
+    return sum(map(len, parts))
 
 
 def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[dict[str, Any], list[Block]]:
@@ -90,7 +92,7 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
       max_header: the most bytes that its header may take when inflated.
 
     Returns:
-      ``(header, blocks)``, as written.
+      ``(header, blocks)``, as written; the streams are views of the file's bytes, of which there is one copy.
 
     Raises:
       ArtifactError: if the file is no container, of another version, cut short, extended or altered, or its header
@@ -99,10 +101,10 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ArtifactError(f"{path}: needs to be a file that jaxcomp wrote and is {kind}")
-    data = Path(path).read_bytes()
-    if len(data) < _PRELUDE.size or not data.startswith(MAGIC):
+    data = memoryview(Path(path).read_bytes())
+    if len(data) < _PRELUDE.size or data[:4] != MAGIC:
         raise ArtifactError(
-            f"{path}: is no jaxcomp artifact: it needs to begin with {MAGIC!r} and begins with {data[:4]!r}, "
+            f"{path}: is no jaxcomp artifact: it needs to begin with {MAGIC!r} and begins with {bytes(data[:4])!r}, "
             f"of {len(data)} bytes in all. Give a file that jaxcomp.pack.save wrote."
         )
     _, version, stored, size = _PRELUDE.unpack_from(data)
@@ -119,7 +121,7 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
             f"file comes from someone you trust, give max_bytes={64 * size} or more"
         )
     try:
-        header = json.loads(inflate(data[_PRELUDE.size : end], size), object_pairs_hook=_once)
+        header = json.loads(inflate(bytes(data[_PRELUDE.size : end]), size), object_pairs_hook=_once)
         rows = [(about, [_size(n) for n in sizes]) for *about, sizes in header.pop("blocks")]
     except FORGED as error:
         raise ArtifactError(f"{path}: its header cannot be read ({error}): {_ANEW}") from error
@@ -182,7 +184,7 @@ def _size(value: Any) -> int:
 
 
 def _blocks(
-    path: str | os.PathLike[str], data: bytes, at: int, rows: list[tuple[list[Any], list[int]]], crc: int
+    path: str | os.PathLike[str], data: memoryview, at: int, rows: list[tuple[list[Any], list[int]]], crc: int
 ) -> list[Block]:
     needed = at + sum(sum(block) + _CRC.size for _, block in rows)
     if len(data) != needed:
@@ -201,7 +203,7 @@ def _blocks(
     return blocks
 
 
-def _check(path: str | os.PathLike[str], what: str, content: bytes, word: bytes, crc: int) -> int:
+def _check(path: str | os.PathLike[str], what: str, content: memoryview, word: memoryview, crc: int) -> int:
     crc = zlib.crc32(content, crc)
     if word != _CRC.pack(crc):
         raise ArtifactError(

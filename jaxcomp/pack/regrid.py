@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxcomp.core.types import Grid
+from jaxcomp.pack.pieces import Owners, ranges
 from jaxcomp.quant.formats import Format, named
-from jaxcomp.quant.granularity import spread
 
 _WIDEST = 255
 """The most steps of 8 bits between 0 and a value: those of an affine grid with its zero at one end."""
@@ -56,13 +56,12 @@ def regrid(array: np.ndarray, grid: Grid, format: str | None, dtype: np.dtype) -
     """
     scale = np.asarray(grid.scale).astype(dtype)
     scale = scale.reshape((1,) * (array.ndim - scale.ndim) + scale.shape)
-    index = np.arange(scale.size).reshape(scale.shape)
-    owner = np.broadcast_to(spread(index, array.shape, grid.block), array.shape).reshape(-1)
-    values, owner = _distinct(array.reshape(-1), owner)
     own = None if format is None else named(format)
     most = 2 * (_WIDEST if own is None else len(own.levels)) + 1
-    if not np.isfinite(values).all() or np.bincount(owner, minlength=1).max() > most:
+    distinct = _distinct(array.reshape(-1), Owners(array.shape, scale.shape, grid.block), most)
+    if distinct is None:
         return None  # more values than levels
+    values, owner = distinct
     table = None if own is None or own.kind in ("integer", "sign") else format
     found = _scales(_Values(values, owner, _half_ulps(values, array.dtype), table), scale.size, own)
     if found is None:
@@ -99,15 +98,24 @@ class _Values(NamedTuple):
         return _Values(self.values[own], place[self.owner[own]], self.halves[own], self.format)
 
 
-def _distinct(flat: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values other than 0 in float64, each once a scale, and whose they are."""
-    nonzero = flat != 0
-    flat, owner = flat[nonzero], owner[nonzero]
-    if flat.itemsize <= 4:
-        bits = flat.view(f"u{flat.itemsize}").astype(np.uint64)
+def _distinct(flat: np.ndarray, owners: Owners, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The values other than 0 in float64, each once a scale, and whose; None if not finite, or too many of a scale."""
+    values, owner = np.zeros(0, flat.dtype), np.zeros(0, np.int64)
+    for begin, end in ranges(len(flat)):
+        nonzero = np.flatnonzero(flat[begin:end] != 0) + begin
+        values, owner = _once(np.concatenate([values, flat[nonzero]]), np.concatenate([owner, owners(nonzero)]))
+        if not np.isfinite(values).all() or np.bincount(owner, minlength=1).max() > most:
+            return None
+    return values.astype(np.float64), owner
+
+
+def _once(values: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if values.itemsize > 4:
+        first = np.unique(np.stack([owner.astype(np.uint64), values.view(np.uint64)]), axis=1, return_index=True)[1]
+    else:
+        bits = values.view(f"u{values.itemsize}").astype(np.uint64)
         first = np.unique((owner.astype(np.uint64) << np.uint64(32)) | bits, return_index=True)[1]
-        flat, owner = flat[first], owner[first]
-    return flat.astype(np.float64), owner
+    return values[first], owner[first]
 
 
 def _half_ulps(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

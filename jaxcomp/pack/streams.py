@@ -2,15 +2,17 @@
 
 A stream is one byte that says how it is coded, and a body. Bodies are bare deflate: the container checks its
 bytes itself, and the 6 bytes of a zlib wrapper are a tenth of a small layer. Every reader takes the size it
-expects, so that a forged stream cannot unfold into more.
+expects, so that a forged stream cannot unfold into more; a large stream is written and read in pieces.
 """
 
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
 
 import numpy as np
 
-_RAW, _DEFLATE, _PLANES = b"\0", b"\1", b"\2"
+RAW, DEFLATE, PLANES = b"\0", b"\1", b"\2"
 
 
 class _Way(NamedTuple):
@@ -21,16 +23,22 @@ class _Way(NamedTuple):
 
 # Huffman codes alone are better in noise: there, a match of three bytes costs more than the three. Planes apart,
 # each with codes of its own, are better once they are long enough to pay for them.
-_BYTE_WAYS = (_Way(_DEFLATE, zlib.Z_DEFAULT_STRATEGY), _Way(_DEFLATE, zlib.Z_HUFFMAN_ONLY))
+_BYTE_WAYS = (_Way(DEFLATE, zlib.Z_DEFAULT_STRATEGY), _Way(DEFLATE, zlib.Z_HUFFMAN_ONLY))
 _ITEM_WAYS = (
     _BYTE_WAYS[0],
-    _Way(_PLANES, zlib.Z_DEFAULT_STRATEGY),
-    _Way(_PLANES, zlib.Z_HUFFMAN_ONLY, apart=True),
-    _Way(_PLANES, zlib.Z_DEFAULT_STRATEGY, apart=True),
+    _Way(PLANES, zlib.Z_DEFAULT_STRATEGY),
+    _Way(PLANES, zlib.Z_HUFFMAN_ONLY, apart=True),
+    _Way(PLANES, zlib.Z_DEFAULT_STRATEGY, apart=True),
 )
-# Level 9 can take seconds a megabyte: a large stream goes at level 7, the way that is best for a sample of it.
-_LARGE, _SAMPLE = 1 << 20, 1 << 16
 _BARE, _MEMORY = -15, 9
+_LAST = zlib.compressobj(9, zlib.DEFLATED, _BARE).flush()
+"""Ends a stream that was coded in parts: a last block of nothing."""
+_TRIED = 1 << 13
+"""Bytes by which the strategy of a part is chosen."""
+_PART = 1 << 20
+"""Items of a part."""
+_PENDING = 3
+_SIP = 1 << 16
 
 
 def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
@@ -52,53 +60,15 @@ def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
     Reference: Deutsch, DEFLATE compressed data format, RFC 1951, 1996.
     """
     ways: tuple[_Way, ...] = _ITEM_WAYS if itemsize > 1 else _BYTE_WAYS
-    if len(raw) > _LARGE:
-        middle = len(raw) // 2 // itemsize * itemsize
-        sample = raw[middle : middle + _SAMPLE * itemsize]
-        ways = (min(ways, key=lambda way: len(_code(sample, itemsize, way))),)
-    return min([_RAW + raw, *(_code(raw, itemsize, way) for way in ways)], key=len)
+    return min([RAW + raw, *(_code(raw, itemsize, way) for way in ways)], key=len)
 
 
 def _code(raw: bytes, itemsize: int, way: _Way) -> bytes:
-    if way.tag == _DEFLATE:
+    if way.tag == DEFLATE:
         return way.tag + _deflate([raw], way.strategy)
     planes = np.frombuffer(raw, np.uint8).reshape(-1, itemsize).T
     parts = [plane.tobytes() for plane in planes] if way.apart else [planes.tobytes()]
     return way.tag + _deflate(parts, way.strategy)
-
-
-def expand(stream: bytes, limit: int, itemsize: int = 1) -> bytes:
-    """The bytes of a stream.
-
-    Args:
-      stream: of :func:`squeeze`.
-      limit: the most bytes that may come out.
-      itemsize: bytes of an item, as it was squeezed.
-
-    Raises:
-      ValueError: if the stream is not well formed, or holds more than ``limit`` bytes.
-
-    Example:
-      >>> expand(squeeze(b"jax"), 3)
-      b'jax'
-    """
-    tag, body = stream[:1], stream[1:]
-    if tag not in (_RAW, _DEFLATE, _PLANES):
-        raise ValueError(f"a stream's coding is 0, 1 or 2, not {tag!r}")
-    raw = body if tag == _RAW else inflate(body, limit)
-    if len(raw) > limit:
-        raise ValueError(f"a stream holds {len(raw)} bytes where {limit} are the most")
-    if tag == _PLANES:
-        raw = np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
-    return raw
-
-
-def expand_exactly(stream: bytes, size: int, itemsize: int = 1) -> np.ndarray:
-    """The ``size`` bytes of a stream as ``[size]`` uint8, or a ValueError."""
-    raw = expand(stream, size, itemsize)
-    if len(raw) != size:
-        raise ValueError(f"a stream holds {len(raw)} bytes where {size} are needed")
-    return np.frombuffer(raw, np.uint8)
 
 
 def deflate(raw: bytes) -> bytes:
@@ -112,8 +82,7 @@ def deflate(raw: bytes) -> bytes:
 
 
 def _deflate(parts: list[bytes], strategy: int) -> bytes:
-    level = 9 if sum(map(len, parts)) <= _LARGE else 7
-    deflater = zlib.compressobj(level, zlib.DEFLATED, _BARE, _MEMORY, strategy)
+    deflater = zlib.compressobj(9, zlib.DEFLATED, _BARE, _MEMORY, strategy)
     out = [deflater.compress(parts[0])]
     for part in parts[1:]:
         # Huffman codes are chosen block by block.
@@ -131,3 +100,161 @@ def inflate(body: bytes, limit: int) -> bytes:
     if len(raw) > limit or not inflater.eof or inflater.unused_data:
         raise ValueError(f"a stream holds more or less than the {limit} bytes that it should")
     return raw
+
+
+class Squeezer:
+    """Codes a long stream in parts, in threads: the deflated parts, one after the other, are one deflated stream.
+
+    Attributes:
+      way: how the stream is coded, the first byte of what :func:`squeeze` makes of a sample.
+    """
+
+    def __init__(self, pool: Executor, way: bytes, itemsize: int, convert: Callable[[np.ndarray], np.ndarray]):
+        """Takes the threads, the way, and what makes ``[n, itemsize]`` bytes of values; of 8n values if of bits."""
+        self.way, self._pool, self._convert = way, pool, convert
+        self._planes = itemsize if way == PLANES else 1
+        self._held: list[np.ndarray] = []
+        self._count = 0
+        self._coded = [bytearray(way), *(bytearray() for _ in range(self._planes - 1))]
+        self._waiting: list[Future[list[bytes]]] = []
+
+    def feed(self, values: np.ndarray) -> None:
+        """Takes the next values."""
+        self._held.append(values)
+        self._count += len(values)
+        while self._count >= _PART:
+            whole = np.concatenate(self._held)
+            self._submit(whole[:_PART])
+            self._held = [whole[_PART:].copy()]
+            self._count = len(whole) - _PART
+
+    def finish(self) -> bytearray:
+        """The stream."""
+        self._submit(np.concatenate(self._held)) if self._count else None
+        self._collect(0)
+        out, *planes = self._coded  # the first grows, and what it takes up goes
+        self._coded = []
+        while planes:
+            out += planes.pop(0)
+        if self.way != RAW:
+            out += _LAST
+        return out
+
+    def _submit(self, values: np.ndarray) -> None:
+        self._waiting.append(self._pool.submit(self._parts, values))
+        self._collect(_PENDING)
+
+    def _collect(self, most: int) -> None:
+        while len(self._waiting) > most:
+            for plane, part in zip(self._coded, self._waiting.pop(0).result(), strict=True):
+                plane += part
+
+    def _parts(self, values: np.ndarray) -> list[bytes]:
+        raw = self._convert(values)
+        if self.way == RAW:
+            return [raw.tobytes()]
+        return [_part(plane.tobytes()) for plane in raw.reshape(-1, self._planes).T]
+
+
+def _part(raw: bytes) -> bytes:
+    """Deflated bytes that end at the end of a byte, with more to come."""
+    middle = len(raw) // 2
+    tried = raw[middle : middle + _TRIED] if len(raw) > 2 * _TRIED else raw
+    sizes = {s: len(_deflate([tried], s)) for s in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY)}
+    strategy = min(sizes, key=lambda s: (sizes[s], -s))
+    level = 0 if sizes[strategy] >= len(tried) else 9
+    deflater = zlib.compressobj(level, zlib.DEFLATED, _BARE, _MEMORY, strategy)
+    return deflater.compress(raw) + deflater.flush(zlib.Z_SYNC_FLUSH)
+
+
+class Reader:
+    """The bytes of a stream of bytes, piece by piece.
+
+    Args:
+      stream: of :func:`squeeze` or of a :class:`Squeezer`.
+      size: the most bytes that may come out.
+    """
+
+    def __init__(self, stream: Any, size: int):
+        """Takes a stream; a ValueError if it is none."""
+        view = memoryview(stream)
+        self.way, self._body, self._left = bytes(view[:1]), view[1:], size
+        if self.way not in (RAW, DEFLATE, PLANES):
+            raise ValueError(f"a stream's coding is 0, 1 or 2, not {self.way!r}")
+        self._inflater = None if self.way == RAW else zlib.decompressobj(_BARE)
+        self._tail = b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes: fewer where the stream ends; a ValueError if it is not well formed."""
+        size = min(size, self._left)
+        if self._inflater is None:
+            piece = bytes(self._body[:size])
+            self._body = self._body[size:]
+        else:
+            piece = self._inflate(size)
+        self._left -= len(piece)
+        return piece
+
+    def _inflate(self, size: int) -> bytes:
+        assert self._inflater is not None
+        found = bytearray()
+        while len(found) < size and not self._inflater.eof:
+            if not self._tail:  # in sips: what is not used of one is copied by zlib
+                self._tail, self._body = bytes(self._body[:_SIP]), self._body[_SIP:]
+            try:
+                more = self._inflater.decompress(self._tail, size - len(found))
+            except zlib.error as error:
+                raise ValueError(f"a stream cannot be inflated: {error}") from error
+            at_end = not self._tail and not self._body and not more
+            self._tail = self._inflater.unconsumed_tail
+            found += more
+            if at_end:
+                break
+        return bytes(found)
+
+    def close(self) -> None:
+        """Checks that the stream ends here, or raises a ValueError."""
+        ended = not len(self._body)
+        if self._inflater is not None:
+            more = self._inflate(1)
+            ended = not more and self._inflater.eof and not self._inflater.unused_data and not len(self._body)
+        if not ended:
+            raise ValueError("a stream holds more or less than the bytes that it should")
+
+
+def expand(stream: Any, limit: int, itemsize: int = 1) -> bytes:
+    """The bytes of a stream.
+
+    Args:
+      stream: of :func:`squeeze`.
+      limit: the most bytes that may come out.
+      itemsize: bytes of an item, as it was squeezed.
+
+    Raises:
+      ValueError: if the stream is not well formed, or holds more than ``limit`` bytes.
+
+    Example:
+      >>> expand(squeeze(b"jax"), 3)
+      b'jax'
+    """
+    reader = Reader(stream, limit)
+    raw = reader.read(limit)
+    reader.close()
+    if reader.way == PLANES:
+        raw = np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
+    return raw
+
+
+def expand_into(stream: Any, items: np.ndarray) -> None:
+    """Fills ``[n, itemsize]`` bytes with those of a stream, or raises a ValueError."""
+    count, itemsize = items.shape
+    reader = Reader(stream, items.size)
+    rows = [items[:, plane] for plane in range(itemsize)] if reader.way == PLANES else [items.reshape(-1)]
+    for row in rows:
+        for begin in range(0, len(row), _PART):
+            piece = row[begin : begin + _PART]
+            found = np.frombuffer(reader.read(len(piece)), np.uint8)
+            if len(found) != len(piece):
+                raise ValueError(f"a stream holds fewer bytes than the {count * itemsize} that are needed")
+            piece[:] = found
+    reader.close()

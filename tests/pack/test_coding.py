@@ -1,6 +1,7 @@
 """Laws of coding: a tensor of any dtype and shape comes back bit for bit, in the smallest form at hand."""
 
 import math
+import tracemalloc
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcomp.core.types import Grid
-from jaxcomp.pack import coding, fields
+from jaxcomp.pack import coding, pieces
 from jaxcomp.quant import every_format, fake
 
 RNG = np.random.default_rng(0)
@@ -183,4 +184,64 @@ def test_each_dtype_has_one_name():
     for name in NAMES:
         assert coding.dtype_named(name).name == name
     assert coding.dtype_named("bfloat16") == ml_dtypes.bfloat16
-    assert fields.unpack_items(fields.pack_items(np.ones(3)), 3, np.dtype(float)).tolist() == [1, 1, 1]
+
+
+LARGE = pieces.PIECE + pieces.SAMPLE + 77
+LARGES = {
+    "dense": lambda rng: rng.normal(size=LARGE).astype(np.float32),
+    "few zeros": lambda rng: (rng.normal(size=LARGE) * (rng.random(LARGE) < 0.97)).astype(np.float32),
+    "many zeros": lambda rng: (rng.normal(size=LARGE) * (rng.random(LARGE) < 0.1)).astype(ml_dtypes.bfloat16),
+    "blocks of zeros": lambda rng: (rng.normal(size=LARGE) * (np.arange(LARGE) % 900 < 300)).astype(np.float64),
+    "zeros": lambda rng: np.zeros(LARGE, np.float32),
+    "zeros in the sample alone": lambda rng: np.where(
+        np.isin(np.arange(LARGE), pieces.sample(LARGE)), 0, rng.normal(size=LARGE)
+    ).astype(np.float32),
+    "one": lambda rng: np.eye(1, LARGE, LARGE - 1, dtype=np.float16)[0],
+    "noise": lambda rng: rng.integers(0, 256, LARGE, np.uint8),
+    "int8": lambda rng: np.clip(np.rint(rng.normal(size=LARGE) * 30), -127, 127).astype(np.int8),
+    "wide": lambda rng: rng.integers(-(2**20), 2**20, LARGE, np.int32),
+    "bool": lambda rng: rng.random(LARGE) < 0.3,
+    "signs": lambda rng: (2 * rng.integers(0, 2, LARGE) - 1).astype(np.int8),
+    "complex": lambda rng: (rng.normal(size=LARGE) + 1j * (rng.random(LARGE) < 0.5)).astype(np.complex64),
+}
+
+
+@pytest.mark.parametrize("make", LARGES.values(), ids=LARGES.keys())
+def test_what_is_coded_in_pieces_comes_back_no_larger_than_it_was(make):
+    array = make(np.random.default_rng(1))
+    assert stored(there_and_back(array)) <= array.nbytes * 1.001 + 1
+
+
+@pytest.mark.parametrize("levels", [15, 16, 1000])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_codes_in_pieces_are_those_of_each_channel(axis, levels):
+    rng = np.random.default_rng(2)
+    shape = (90, 31, 61)
+    scale = rng.uniform(0.1, 1, [n if i == axis else 1 for i, n in enumerate(shape)]).astype(np.float32)
+    codes = rng.integers(0, levels, shape) * (rng.random(shape) < 0.4)
+    zero_point = rng.integers(0, 9, scale.shape, np.int32)
+    coded = there_and_back(on_grid(codes, scale), Grid(scale, zero_point))
+    assert coded.kind.startswith("codes")
+    assert not there_and_back(on_grid(codes, scale), Grid(scale * 3, zero_point)).off_grid or levels > 255
+
+
+def test_coding_a_large_tensor_takes_little_memory():
+    """Beside the tensor no more than 1.5 times it, both ways, by NumPy's and Python's own count."""
+    rng = np.random.default_rng(3)
+    size = 6_000_000
+    levels = rng.integers(-100, 100, size).astype(np.int8)
+    grid = Grid(np.float32([0.01]), np.int32([0]))
+    dense = rng.standard_normal(size // 2, np.float32)
+    for array, own in ((levels, None), (dense, None), (levels.astype(np.float32) * np.float32(0.01), grid)):
+        tracemalloc.start()
+        coded = coding.encode(array, own)
+        encoding = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        again = coding.decode(coded, array.shape, array.dtype)
+        decoding = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+        assert again.tobytes() == array.tobytes()
+        fixed = 12e6  # some pieces in each thread
+        assert encoding < 1.5 * array.nbytes + fixed
+        assert decoding - array.nbytes < 0.5 * array.nbytes + fixed

@@ -12,7 +12,8 @@ import pytest
 from jaxcomp import pack
 from jaxcomp.core.errors import ArgumentError, ArtifactError
 from jaxcomp.core.types import Block, Grid, Note
-from jaxcomp.pack import coding, container, fields
+from jaxcomp.pack import coding, container
+from jaxcomp.pack.streams import squeeze
 
 F4 = np.dtype("float32")
 
@@ -138,7 +139,7 @@ def test_headers_that_saving_does_not_write(path: Path, header: dict[str, Any]) 
 
 def codes(scale: float = 0.5, **other: Any) -> coding.Coded:
     coded = coding.Coded(
-        "codes", [[0, 8], []], [fields.pack_items(np.float32([scale])), fields.pack_ints(50 * np.arange(4))[1]]
+        "codes", [[0, 8], []], [squeeze(np.float32([scale]).tobytes(), 4), squeeze(bytes([0, 50, 100, 150]))]
     )
     return coded._replace(**other)
 
@@ -148,7 +149,7 @@ def test_the_forged_codes_are_right_but_for_what_is_forged(path: Path) -> None:
     np.testing.assert_array_equal(pack.load(path)[0]["a"], np.float32([0, 25, 50, 75]))
 
 
-WIDE = coding.Coded("ints", [[0, 8]], [fields.pack_ints(np.array([0, 1, 2, 200]))[1]])
+WIDE = coding.Coded("ints", [[0, 8]], [squeeze(bytes([0, 1, 2, 200]))])
 CODED = {
     **{f"scale {scale}": (F4, codes(scale)) for scale in (np.nan, np.inf, -np.inf, -1.0, 0.0)},
     "codes of integers": (np.dtype("int8"), codes()),
@@ -190,7 +191,7 @@ def test_shapes_that_no_array_has(path: Path, shape: Any) -> None:
 
 
 def inflated() -> coding.Coded:
-    return coding.Coded("plain", [], [fields.pack_items(np.zeros(2**24, np.int8))])
+    return coding.Coded("plain", [], [squeeze(bytes(2**24))])
 
 
 BOMBS = {
