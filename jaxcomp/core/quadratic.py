@@ -74,23 +74,23 @@ def output_error(weight: Array, other: Array, moment: Array) -> Array:
     return jnp.sum(change * product(moment, change))
 
 
-def corrected(weight: Array, moment: Array, cross: Array, damping: float = 0.01) -> Array:
+def corrected(weight: Array, moment: Array, pull: Array, damping: float = 0.01) -> Array:
     r"""The weights that, on the inputs as they are now, come closest to the outputs on the inputs as they were.
 
-    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = (H' + \lambda)^{-1} (C + \lambda) W`.
+    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = W + (H' + \lambda)^{-1} P`.
 
     Args:
       weight: W ``[groups, reduction, out]``.
       moment: :math:`H' = \sum x' x'^\top`, of the inputs now.
-      cross: :math:`C = \sum x' x^\top`, with those that W was made for.
+      pull: :math:`P = \sum x' (x - x')^\top W`, x being the inputs that W was made for.
       damping: as in :func:`steady`.
     """
-    return _corrected(weight, moment, cross, _steady(moment, damping)[1])
+    return _corrected(weight, pull, _steady(moment, damping)[1])
 
 
 @jax.jit
-def _corrected(weight: Array, moment: Array, cross: Array, factor: Array) -> Array:
-    return weight + jax.scipy.linalg.cho_solve((factor, True), product(cross - moment, weight))
+def _corrected(weight: Array, pull: Array, factor: Array) -> Array:
+    return weight + jax.scipy.linalg.cho_solve((factor, True), pull)
 
 
 def sweep(

@@ -7,171 +7,156 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from jaxcomp.core.meshes import automatic
 from jaxcomp.core.quadratic import corrected
-from jaxcomp.core.units import host_unit, unit
+from jaxcomp.core.units import host_unit
 from jaxcomp.observe.held_out import Examples, counts, least_gain
+from jaxcomp.observe.row_moments import ROWS, Lack, Moment, ratios, with_outer
 
 
-class Moment(NamedTuple):
-    """Second moments of some rows, about their means; float64.
+class Part(NamedTuple):
+    """Mean products of some examples' inputs, in units of :class:`Evidence`.
 
     Attributes:
-      rows: how many.
-      means: ``[2, groups, n]``, of the rows as they are now and as they were; None if they are not known, then the
-        moments are about 0.
-      now: ``[groups, n, n]``: of the rows now.
-      cross: of the rows now with those as they were; None if it is not known.
-      was: of the rows as they were, likewise.
+      now: ``[groups, n, n]``, about the means of the examples.
+      mean: how far those are from the point that errors are about, ``[groups, n]``.
+      lack: what results lack, likewise; None if it is not known.
     """
 
-    rows: float
-    means: Any
     now: Any
-    cross: Any = None
-    was: Any = None
+    mean: Any
+    lack: Lack | None
 
     @classmethod
-    def of(cls, sums: Any) -> "Moment":
-        """That of :func:`sums_of`, on the host."""
-        count, units, means, moments = sums
-        one, other = (float(x) for x in units)
-        factors = one * one, one * other, other * other
-        found = [np.asarray(x, np.float64) * by for x, by in zip(moments, factors, strict=True)]
-        return cls(int(count), np.asarray(means, np.float64) * np.reshape([one, other], (2, 1, 1)), *found)
+    def of(cls, own: Moment, units: tuple[float, float], about: Moment | None) -> "Part":
+        """That of a moment, in some units, about the means of another; of None, about 0."""
+        (x, e), by = ratios(own.units, units), 1 / max(own.rows, 1)
+        mean = np.zeros(own.now.shape[:2], own.now.dtype) if own.mean is None else own.mean * x
+        lack = None
+        if own.lack is not None:
+            lack = Lack(own.lack.mean * e, own.lack.cross * (x * e * by), own.lack.squares * (e * e * by))
+        now = own.now * (x * x * by)
+        if about is not None and about.mean is not None:
+            x, e = ratios(about.units, units)
+            mean = mean - about.mean * x
+            if lack is not None and about.lack is not None:
+                lack = lack._replace(mean=lack.mean - about.lack.mean * e)
+        return cls(now, mean, lack)
 
-    def about(self, means: Any) -> "Moment":
-        """The same about other points, 0 if they are None."""
-        if self.means is None or means is self.means:
-            return self
-        now, old = self.means if means is None else self.means - means
-        pairs = (now, now), (now, old), (old, old)
-        more = [self.rows * one[..., None] * other[:, None] for one, other in pairs]
-        return Moment(self.rows, means, *map(_plus, self[2:], more))
+    def products(self, group: int | slice = slice(None), rows: slice = slice(None)) -> Any:
+        """Some rows of the inputs' mean products, about that point."""
+        own, mean = self.now[group, rows], self.mean[group]
+        return own + mean[..., rows, None] * mean[..., None, :] if mean.any() else own
 
-    def diagonals(self) -> list[np.ndarray]:
-        """The sums of the squares of the inputs now, and of their products with what they were if that is known."""
-        own = [np.diagonal(x, axis1=-2, axis2=-1) for x in self[2:4] if x is not None]
-        if self.means is None:
-            return own
-        now = self.means[0]
-        return [x + self.rows * (now * mean) for x, mean in zip(own, self.means, strict=False)]
+    def pull(self) -> np.ndarray:
+        """The mean products of inputs and of what is lacking, about that point; it has to be known."""
+        assert self.lack is not None
+        return self.lack.cross + self.mean[..., None] * self.lack.mean[:, None]
 
-    def merged(self, other: "Moment") -> "Moment":
-        """Those of the rows of both (Chan's formula: nothing cancels)."""
-        count = self.rows + other.rows
-        if not self.rows or not other.rows:
-            return self if self.rows else other
-        means = None
-        if self.means is not None and other.means is not None:
-            means = (self.rows * self.means + other.rows * other.means) / count
-        return Moment(count, means, *map(_plus, self.about(means)[2:], other.about(means)[2:]))
+    def squares(self, change: np.ndarray, lacking: float) -> np.ndarray:
+        """The mean squares of what a change of weights adds and of so much of what is lacking, ``[groups, out]``.
 
+        Args:
+          change: ``[groups, n, out]``, of the dtype of the products.
+          lacking: 0 where it is not known.
+        """
+        off = np.einsum("gn,gno->go", self.mean.astype(np.float64), change)
+        found = np.sum(change * np.matmul(self.now, change), 1, dtype=np.float64)
+        if self.lack is not None and lacking:
+            mean, cross, squares = self.lack
+            off += lacking * mean.astype(np.float64)
+            found += 2 * lacking * np.sum(change * cross, 1, dtype=np.float64)
+            found += lacking**2 * squares.astype(np.float64)
+        return found + off * off
 
-ROWS = 64
-"""Rows of a matrix that are summed up together."""
-
-NOTHING = Moment(0, None, None)
-"""Of no rows."""
-
-
-def _plus(one: Any, other: Any) -> Any:
-    return None if one is None or other is None else one + other
-
-
-def sums_of(rows: Array, old: Array, take: np.ndarray) -> Any:
-    """What :meth:`Moment.of` takes of some of a layer's rows.
-
-    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels.
-
-    Args:
-      rows: ``[groups, places, n]``, as they are now.
-      old: as they were.
-      take: which of the places.
-    """
-    return automatic(functools.partial(_sums, take), rows, old)
-
-
-def _sums(take: np.ndarray, rows: Array, old: Array) -> tuple[int, Array, Array, list[Array]]:
-    some = [jnp.take(x, take, axis=1) for x in (rows, old)]
-    units = [unit(jnp.max(jnp.abs(x), initial=0)) for x in some]
-    some = [x / size for x, size in zip(some, units, strict=True)]
-    means = [x.sum(1) / max(len(take), 1) for x in some]
-    now, was = (x - mean[:, None] for x, mean in zip(some, means, strict=True))
-    return len(take), jnp.stack(units), jnp.stack(means), [gram(now), gram(now, was), gram(was)]
-
-
-def gram(rows: Any, others: Any = None) -> Any:
-    """Sums over places of the products of features ``[batch, n, n]``, with those of other rows if they are given."""
-    others = rows if others is None else others
-    if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
-        return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
-    return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")
+    def mixed(self, other: "Part", share: float) -> "Part":
+        """The mean products of both, of which the other has a share."""
+        rest, off = 1 - share, other.mean - self.mean
+        mean, now = self.mean + share * off, rest * self.now + share * other.now
+        now = with_outer(now, share * rest, off, off) if off.any() else now
+        if self.lack is None or other.lack is None:
+            return Part(now, mean, None)
+        more = other.lack.mean - self.lack.mean
+        cross = with_outer(rest * self.lack.cross + share * other.lack.cross, share * rest, off, more)
+        squares = rest * self.lack.squares + share * other.lack.squares + share * rest * more * more
+        return Part(now, mean, Lack(self.lack.mean + share * more, cross, squares))
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Mean products of a layer's inputs, in one unit that gives them sizes near 1; ``[groups, n, n]``, float64.
+    """Mean products of a layer's inputs, in units that give them, and what results lack, sizes near 1.
 
     Attributes:
-      fit: of examples to fit to, as they are now; with how they were; those.
-      held: the same of the examples that are held out, about the means of the others; None if there are none.
-      corrects: whether it is known how they were; else that is how they are.
+      part: of examples to fit to.
+      other: of the examples that are held out, about the means of the others or 0 as those are; None if there are none.
       rows: how many were fitted to, and held out.
       examples: how many were fitted to.
+      unit: what is lacking is in units of it, the inputs being in theirs.
     """
 
-    fit: tuple[Any, Any, Any]
-    held: tuple[Any, Any, Any] | None
-    corrects: bool = False
+    part: Part
+    other: Part | None
     rows: tuple[float, float] = (0, 0)
     examples: int = 1
+    unit: float = 1.0
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it is known how inputs were; else that is how they are."""
+        return self.part.lack is not None
+
+    @property
+    def reaches(self) -> bool:
+        """Whether anything but 0 flows there, of examples to fit to."""
+        return bool(np.diagonal(self.part.now, axis1=1, axis2=2).any() or self.part.mean.any())
+
+    @functools.cached_property
+    def inputs(self) -> np.ndarray:
+        """The mean products of the inputs now, of examples to fit to, ``[groups, n, n]``."""
+        return self.part.products()
 
     def error(self, new: np.ndarray, old: np.ndarray, held: bool = True) -> np.ndarray:
-        """The mean squared error of each output, ``[groups, out]``.
+        """The mean squared error of each output, ``[groups, out]``, float64.
 
         Args:
           new: weights ``[groups, n, out]``, float64.
           old: those that the inputs were meant for.
           held: on the examples that are held out, or on those that were fitted to.
         """
-        now, cross, was = self.held if held and self.held is not None else self.fit
-        change = new - old
-        if not self.corrects:
-            return np.sum(change * (now @ change), 1)
-        known = self._of_old.get(held)
-        if known is None or known[0] is not old:
-            rest = np.maximum(np.sum(old * ((now - 2 * cross + was) @ old), 1), 0)
-            known = self._of_old[held] = old, 2 * (cross - now) @ old, rest
-        return np.sum(change * (now @ change - known[1]), 1) + known[2]
-
-    @functools.cached_property
-    def _of_old(self) -> dict[bool, Any]:
-        """What of the errors does not depend on new weights: for each half the old ones, and two products."""
-        return {}
+        part = self.other if held and self.other is not None else self.part
+        return self._squares(part, new - old, -1.0)
 
     def power(self, old: np.ndarray) -> float:
         """The mean square of what the outputs were, of the examples that are held out."""
-        return float(np.sum(old * ((self.held or self.fit)[2] @ old)))
+        return float(self._squares(self.other or self.part, old, 1.0).sum())
+
+    def _squares(self, part: Part, change: np.ndarray, lacking: float) -> np.ndarray:
+        size = host_unit(np.max(np.abs(change), initial=0))
+        found = part.squares((change / size).astype(part.now.dtype), lacking * self.unit / size)
+        return np.maximum(found, 0) * size**2
 
     def share(self, start: np.ndarray, end: np.ndarray, old: np.ndarray) -> float:
         """How far to go from some weights to others, in [0, 1], so that the held-out error is least; 0 if none is."""
-        if self.held is None:
+        if self.other is None:
             return 0.0
-        way, (now, cross, _) = end - start, self.held
-        length = float(np.sum(way * (now @ way)))
-        slope = float(np.sum(way * (cross @ old - now @ start)))
+        part, size = self.other, host_unit(max(np.max(np.abs(x), initial=0) for x in (end, start, old)))
+        way, done = (((one - other) / size).astype(part.now.dtype) for one, other in ((end, start), (start, old)))
+        length = float(part.squares(way, 0.0).sum())
+        ahead = np.sum(way * np.matmul(part.now, done), dtype=np.float64)
+        to, off = (np.einsum("gn,gno->go", part.mean.astype(np.float64), x) for x in (way, done))
+        if part.lack is not None:
+            by = self.unit / size
+            ahead -= by * np.sum(way * part.lack.cross, dtype=np.float64)
+            off -= by * part.lack.mean.astype(np.float64)
+        slope = -float(ahead + np.sum(to * off))
         return float(np.clip(slope / length, 0, 1)) if length > 0 else 0.0
 
     def pooled(self) -> "Evidence":
         """The same, with all examples to fit to."""
-        if self.held is None:
+        if self.other is None:
             return self
-        share = self.rows[1] / sum(self.rows)
-        both = tuple((1 - share) * one + share * other for one, other in zip(self.fit, self.held, strict=True))
-        return replace(self, fit=both, rows=(sum(self.rows), self.rows[1]))
+        both = self.part.mixed(self.other, self.rows[1] / sum(self.rows))
+        return replace(self, part=both, rows=(sum(self.rows), self.rows[1]))
 
     @functools.cached_property
     def chance(self) -> tuple[float, float, float]:
@@ -180,20 +165,22 @@ class Evidence:
         Errors are those of the examples to fit to, as their difference from the others has them, in all; positions of
         an image that are alike count for few.
         """
-        if self.held is None:
+        if self.other is None:
             return 1.0, 1.0, 1.0
-        own, other, share = self.fit[0], self.held[0], self.rows[1] / sum(self.rows)
-        squares = [np.diagonal(x, axis1=1, axis2=2) for x in (own, other)]
+        parts, share = (self.part, self.other), self.rows[1] / sum(self.rows)
+        squares = [np.diagonal(x.now, axis1=1, axis2=2) + np.square(x.mean) for x in parts]
         norms = np.sqrt(np.maximum((1 - share) * squares[0] + share * squares[1], 0))
         by = 1 / np.where(norms > 0, norms, 1)
         error = whole = 0.0
-        for group, scale in enumerate(by):  # some rows at a time: whole matrices would not stay in the cache
+        for group, scale in enumerate(by):
             for first in range(0, len(scale), ROWS):
                 rows = slice(first, first + ROWS)
                 off = scale[rows, None] * scale
                 np.fill_diagonal(off[:, first:], 0)
-                error += np.sum(((own[group, rows] - other[group, rows]) * off) ** 2)
-                whole += np.sum((own[group, rows] * off) ** 2)
+                own, other = (off * part.products(group, rows) for part in parts)
+                whole += float(np.vdot(own, own))
+                own -= other
+                error += float(np.vdot(own, own))
         size = by.shape[1]
         return float(share * error), float(whole), float(len(by) * size * (size - 1))
 
@@ -207,8 +194,10 @@ class Evidence:
         """
         error, whole, _ = self.chance
         shrink = min(error / whole, 1) if whole > 0 else 1.0
-        own = self.fit[0]
-        return (1 - shrink) * own + shrink * np.diagonal(own, axis1=1, axis2=2)[..., None] * np.eye(own.shape[-1])
+        found = (1 - shrink) * self.inputs
+        places = np.arange(found.shape[-1])
+        found[:, places, places] = self.inputs[:, places, places]
+        return found
 
     def aim(self, old: np.ndarray, moment: np.ndarray, damping: float) -> np.ndarray:
         """The weights that do now what others did (:func:`jaxcomp.core.quadratic.corrected`), by those to fit to.
@@ -218,9 +207,10 @@ class Evidence:
           moment: an estimate of the inputs' mean products.
           damping: as of :func:`jaxcomp.core.quadratic.damped`.
         """
-        both = moment + (self.fit[1] - self.fit[0])
-        weight, now, cross = (jnp.asarray(np.asarray(x, np.float32)) for x in (old, moment, both))
-        return np.asarray(corrected(weight, now, cross, damping), np.float64)
+        size = host_unit(np.max(np.abs(old), initial=0))
+        given = old / size, moment, self.part.pull() * (self.unit / size)
+        weight, now, pull = (jnp.asarray(np.asarray(x, np.float32)) for x in given)
+        return np.asarray(corrected(weight, now, pull, damping), np.float64) * size
 
     @property
     def worth(self) -> float:
@@ -234,7 +224,7 @@ class Evidence:
     @property
     def suffices(self) -> bool:
         """Whether they are three times the inputs, so that what is fitted to all examples can be judged on some."""
-        return self.worth >= 3 * self.fit[0].shape[-1]
+        return self.worth >= 3 * self.part.now.shape[-1]
 
     def least_gain(self) -> float:
         """What part of the plain method's held-out error another must take (:func:`held_out.least_gain`)."""
@@ -258,27 +248,32 @@ class Seen(NamedTuple):
 
     @property
     def sizes(self) -> np.ndarray:
-        """The mean squares of the inputs; not finite where one of them is not."""
-        return np.concatenate([own.ravel() for x in self for own in x.diagonals()])
+        """The sums of the squares of the inputs and of what results lack; not finite where one of them is not."""
+        lacks = [x.lack.squares.astype(np.float64) * x.units[1] ** 2 for x in self if x.lack is not None]
+        return np.concatenate([own.ravel() for own in [*(x.squares() for x in self if x.rows), *lacks]])
 
     @property
     def reached(self) -> bool:
         """Whether anything but 0 flows there."""
-        return bool(self.sizes.any())
+        return any(bool(x.squares().any()) for x in self if x.rows)
 
     def evidence(self, examples: Sequence[Examples], centered: bool = False) -> Evidence:
         """The mean products; ``centered``: without means, of what a bias does not make up for."""
-        means = self.fit.means if centered else None
-        fit, held = self.fit.about(means), self.held.about(means)
-        size = max(float(np.mean(np.diagonal(x.now, axis1=-2, axis2=-1))) / max(x.rows, 1) for x in (fit, held))
-        by = [1 / host_unit(size) / max(x.rows, 1) for x in (fit, held)]
-        own, other = (
-            tuple(scale * (x.now if part is None else part) for part in x[2:])
-            for x, scale in zip((fit, held), by, strict=True)
-        )
+        about = self.fit if centered else None
+        units = host_unit(max(_size(x, about) for x in self if x.rows)), max(x.units[1] for x in self) or 1.0
+        part, other = (Part.of(x, units, about) if x.rows else None for x in self)
         out, total = counts(examples)
-        corrects = fit.cross is not None
-        return Evidence(own, other if held.rows else None, corrects, (fit.rows, held.rows), total - out)
+        assert part is not None
+        return Evidence(part, other, (self.fit.rows, self.held.rows), total - out, units[1] / units[0])
+
+
+def _size(own: Moment, about: Moment | None) -> float:
+    """The root of the mean square of inputs, about the means of others; of None, about 0."""
+    squares = own.squares() / own.rows
+    if about is not None and about.mean is not None and own.mean is not None:
+        mean, origin = (x.mean.astype(np.float64) * x.units[0] for x in (own, about))
+        squares = np.maximum(squares - mean**2 + (mean - origin) ** 2, 0)
+    return float(np.sqrt(np.mean(squares)))
 
 
 def joined(seen: Sequence[Seen]) -> Seen:

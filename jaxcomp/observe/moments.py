@@ -15,9 +15,10 @@ from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.batches import Batches, Select, called, inputs_of, kind_of
-from jaxcomp.observe.evidence import Moment, Seen, gram, joined
+from jaxcomp.observe.evidence import Seen, joined
 from jaxcomp.observe.held_out import Examples
 from jaxcomp.observe.matrices import feature_groups, input_rows, output_rows, reduction
+from jaxcomp.observe.row_moments import Moment, gram
 from jaxcomp.trace.ir import Program, Value, all_nodes, trace
 from jaxcomp.trace.observer import Observer, observable
 from jaxcomp.trace.scaled import by_factor, with_factors
@@ -193,7 +194,7 @@ def seen_at(
             runs[own] = summed(program, sites, "inputs", places, halves)
         for seen, use, both in zip(found, sites, runs[own](leaves), strict=True):
             pairs = zip(counts[id(use), own], np.split(both, 2, 1), strict=True)
-            seen.append(Seen(*(Moment(count, None, half) for count, half in pairs)))
+            seen.append(Seen(*(Moment.about_zero(count, half) for count, half in pairs)))
     return [joined(seen) for seen in found]
 
 

@@ -135,23 +135,23 @@ def _fitted(
     if not seen.reached:
         return plain
     known = seen.evidence(examples)
-    if known.held is None:
+    if known.other is None:
         return plain
     most = (1 - known.least_gain()) * known.error(plain, weight).sum()
-    new = _solved(weight, kept, known, known.fit[0], damping)
+    new = _solved(weight, kept, known, known.inputs, damping)
     if known.error(new, weight).sum() <= most:
         if not known.suffices:
             return new
         all_ = known.pooled()
-        return _solved(weight, kept, all_, all_.fit[0], damping)
+        return _solved(weight, kept, all_, all_.inputs, damping)
     new = _solved(weight, kept, known, known.moment(), damping)
     new = plain + known.share(plain, new, weight) * (new - plain)
     return new if known.error(new, weight).sum() <= most else plain
 
 
 def _solved(weight: np.ndarray, kept: np.ndarray, known: Evidence, moment: np.ndarray, damping: float) -> np.ndarray:
-    plain, (now, cross, _) = np.where(kept, weight, 0), known.fit
-    new = plain.copy()
+    plain = np.where(kept, weight, 0)
+    new, lack = plain.copy(), known.part.pull().astype(np.float64) * known.unit
     for i, whole in enumerate(moment):
         rows, outs = kept[i].any(1), kept[i].any(0)
         own = whole[np.ix_(rows, rows)]
@@ -159,6 +159,6 @@ def _solved(weight: np.ndarray, kept: np.ndarray, known: Evidence, moment: np.nd
         if not (raised > 0 and outs.any()):
             continue  # no data reach it: it stays what it was
         # From the weights as they were: that is what shrinking and raising draw to.
-        wanted = (cross[i] @ weight[i] - now[i] @ plain[i])[rows]
+        wanted = (known.inputs[i] @ (weight[i] - plain[i]) + lack[i])[rows]
         new[i][rows] += np.linalg.solve(own + raised * np.eye(len(own)), wanted)
     return np.where(kept, new, 0)

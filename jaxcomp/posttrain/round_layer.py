@@ -88,7 +88,7 @@ def rounded(
 
     What is found on the examples to fit to is kept where it is better than ``plain`` on those that are held out.
     """
-    if known.held is None or not np.any(known.fit[0]):
+    if known.other is None or not known.reaches:
         return plain
     format, search = target.scheme.format, _searches(target, given, settings.method)
     start, own = plain.grid, plain

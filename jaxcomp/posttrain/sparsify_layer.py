@@ -61,7 +61,7 @@ class Recipe:
         """A parameter as its sites read it."""
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
-            moment = known.fit[0]
+            moment = known.inputs
         single, weight = None if moment is None else _single(moment), matrix(use, leaf)
         unit = host_unit(np.max(np.abs(weight), initial=0))
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
@@ -100,13 +100,13 @@ class Recipe:
         """
         all_ = known.pooled()
         layer = self.layer(path, use, leaf, all_)
-        mask, new = self._pruned(layer, old, all_, all_.fit[0], goal)
+        mask, new = self._pruned(layer, old, all_, all_.inputs, goal)
         plain = _Matrix(mask, np.where(mask, old, 0), back="no refit" if self.refits else "")
         if self.pruner.needs == "moment":
             small, _ = PRUNERS["magnitude"].prune(layer, *_keep(goal))
             plain = _Matrix(small, np.where(small, old, 0), back="magnitude")
         plain = plain.judged(known, old)
-        if known.held is None or plain.error is None:
+        if known.other is None or plain.error is None:
             return plain
         if not self.refits:
             own = _Matrix(mask, new).judged(known, old)
@@ -114,8 +114,8 @@ class Recipe:
         most = (1 - known.least_gain()) * plain.error
         trial, chosen = self.layer(path, use, leaf, known), mask
         if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there
-            chosen, _ = self._pruned(trial, old, known, known.fit[0], goal)
-        aimed = self._aim(trial, old, known, known.fit[0])
+            chosen, _ = self._pruned(trial, old, known, known.inputs, goal)
+        aimed = self._aim(trial, old, known, known.inputs)
         fitted = reconstruct.least_squares(aimed.weight, trial.moment, jnp.asarray(chosen))
         own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
         if own.error <= most:

@@ -16,11 +16,12 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
-from jaxcomp.core.units import unit
-from jaxcomp.observe.evidence import NOTHING, Moment, Seen, joined, sums_of
+from jaxcomp.core.units import host_unit, unit
+from jaxcomp.observe.evidence import Seen, joined
 from jaxcomp.observe.held_out import ENOUGH, Examples, by_chance, chance, examples_of
-from jaxcomp.observe.matrices import input_rows, reduction
+from jaxcomp.observe.matrices import input_rows, matrix, reduction
 from jaxcomp.observe.moments import seen_at
+from jaxcomp.observe.row_moments import NOTHING, Moment, sums_of
 from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
@@ -220,6 +221,9 @@ class Walk(Interpreter):
             results.append(program([operands[i][stream] for i in places], [known[leaf][0] for leaf in leaves]))
         return [_Streams(column) for column in zip(*results, strict=True)]
 
+    def _leaf(self, path: str) -> _Applied:
+        return self._leaves[self._program.paths.index(path)]
+
     def _leaves_in(self, operands: Sequence[Any]) -> list[_Applied]:
         """The leaves of parameters that operands are computed of."""
         found: dict[_Applied, None] = {}
@@ -257,7 +261,7 @@ class Walk(Interpreter):
         each, fit = np.concatenate(off), ~held
         if (self._apart or len(each) < ENOUGH) and fit.any():
             each, fit = each[fit], fit[fit]
-        (leaf,) = (leaf for leaf, path in zip(self._leaves, self._program.paths, strict=True) if path == bias.path)
+        leaf = self._leaf(bias.path)
         value = self._known[0][leaf][0]
         self._left[bias.path] = 0
         if by_chance(each):
@@ -284,7 +288,7 @@ class Walk(Interpreter):
         if not self._gather:
             found = [Seen(NOTHING, NOTHING)] * len(uses)
         else:
-            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(uses[0], operands)]
+            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(*here[0], operands)]
         for (path, _), seen in zip(here, found, strict=True):
             before = self._sums.get(path)
             self._sums[path] = seen if before is None else before.added(seen)
@@ -303,8 +307,10 @@ class Walk(Interpreter):
         for made in [made for made in self._known[0] if made.node is not None] if solved else []:
             del self._known[0][made]
 
-    def _direct(self, use: Use, operands: list[Any]) -> Seen:
-        x = operands[1 - use.side]
+    def _direct(self, path: str, use: Use, operands: list[Any]) -> Seen:
+        x, weight = operands[1 - use.side], matrix(use, self._known[1][self._leaf(path)][0])
+        by = host_unit(np.max(np.abs(weight), initial=0))
+        weight = (weight / by).astype(np.float32)
         size = use.size(reduction(use))
         rows = jax.eval_shape(lambda x: input_rows(use, x, self._places), self._at(x, 0)).shape[1]
         some = max(1, TOGETHER // max(rows * size, 1))
@@ -313,7 +319,7 @@ class Walk(Interpreter):
             taken = range(first, min(first + some, self._batches))
             now, old = ([self._at(x, i + shift) for i in taken] for shift in (0, self._batches))
             sums = compiled(functools.partial(_sums, use, self._places, [self.examples[i] for i in taken]))
-            found.append(Seen(*map(Moment.of, sums(now, old))))
+            found.append(Seen(*(Moment.of(half, by) for half in sums(now, old, weight))))
         return joined(found)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
@@ -357,14 +363,17 @@ def lost(
     return walk.lost
 
 
-def _sums(use: Use, places: int | None, examples: Sequence[Examples], now: Sequence[Any], old: Sequence[Any]) -> Any:
+def _sums(
+    use: Use, places: int | None, examples: Sequence[Examples], now: Sequence[Any], old: Sequence[Any], weight: Any
+) -> Any:
     """The moments of some batches, apart for the examples to fit to and for those that are held out."""
-    parts = [[by_factor(use, input_rows(use, x, places)) for x in values] for values in (now, old)]
+    changes = [before.astype(wide(before.dtype)) - x.astype(wide(x.dtype)) for x, before in zip(now, old, strict=True)]
+    parts = [[by_factor(use, input_rows(use, x, places)) for x in values] for values in (now, changes)]
     count = parts[0][0].shape[1]
     splits = [own.split_rows(use, count) for own in examples]
     takes = [np.concatenate([take + i * count for i, take in enumerate(half)]) for half in zip(*splits, strict=True)]
     rows = [automatic(lambda *own: jnp.concatenate(own, 1), *own) if len(own) > 1 else own[0] for own in parts]
-    return [sums_of(rows[0], rows[1], take) for take in takes]
+    return [sums_of(rows[0], rows[1], weight, take) for take in takes]
 
 
 @functools.lru_cache(256)

@@ -1,5 +1,6 @@
 """Corrections on data that were not given: never worse than the plain method, however little they vary."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from jax import lax
 
 import jaxcomp as jc
-from jaxcomp.observe.evidence import Moment, Seen, sums_of
+from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
+from jaxcomp.observe.row_moments import Moment, sums_of
 from jaxcomp.posttrain import correct_biases, equalize, ptq, refit, round_weights, smooth, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
@@ -223,15 +225,51 @@ def test_held_out_examples_are_whole_and_spread() -> None:
 def test_moments_are_about_their_means_and_add_up() -> None:
     rng = np.random.default_rng(0)
     rows = (1e3 + rng.standard_normal((2, 40, 5))).astype(np.float32) * np.float32(1e-22)
+    change = rng.standard_normal((2, 40, 5)).astype(np.float32) * np.float32(1e-26)
+    weight = normal(2, 5, 3)
     half = np.split(np.arange(40), [13])
-    parts = [Moment.of(sums_of(jnp.asarray(rows), jnp.asarray(2 * rows), take)) for take in half]
+    parts = [Moment.of(sums_of(*map(jnp.asarray, (rows, change)), weight, take), 4.0) for take in half]
     both = parts[0].merged(parts[1])
-    want = [np.cov(own, rowvar=False, bias=True) * 40 for own in rows.astype(np.float64)]
-    np.testing.assert_allclose(both.now, want, rtol=1e-3, atol=1e-3 * np.max(want))
-    np.testing.assert_allclose(both.cross, 2 * np.asarray(want), rtol=1e-3, atol=1e-3 * np.max(want))
-    np.testing.assert_allclose(both.means[1], 2 * rows.astype(np.float64).mean(1), rtol=1e-6)
+    assert both.lack is not None
+    (x, e), near = both.units, functools.partial(np.testing.assert_allclose, rtol=1e-3)
+    lacking = 4 * change.astype(np.float64) @ np.asarray(weight, np.float64)
+    off, out = (own - own.mean(1, keepdims=True) for own in (rows.astype(np.float64), lacking))
+    wide = lambda x: x.astype(np.float64)  # noqa: E731
+    near(wide(both.now) * x * x, off.swapaxes(1, 2) @ off, atol=1e-3 * np.max(off**2) * 40)
+    near(wide(both.lack.cross) * x * e, off.swapaxes(1, 2) @ out, atol=1e-3 * np.max(off) * np.max(out) * 40)
+    near(wide(both.lack.squares) * e * e, (out**2).sum(1))
+    near(wide(both.mean) * x, rows.astype(np.float64).mean(1), rtol=1e-6)
+    near(wide(both.lack.mean) * e, lacking.mean(1), atol=1e-3 * np.max(out))
     known = Seen(*parts).evidence([])
-    assert 0.5 < np.mean(np.diagonal(known.fit[0], axis1=1, axis2=2)) < 2
+    assert 0.5 < np.mean(np.diagonal(known.inputs, axis1=1, axis2=2)) < 4
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_errors_are_those_of_the_rows(centered: bool) -> None:
+    """Of inputs that hardly vary, have hardly changed, and are of any size."""
+    rng = np.random.default_rng(0)
+    size = np.float32(1e-18)
+    rows = (1 + 1e-3 * rng.standard_normal((1, 200, 6))).astype(np.float32) * size
+    change = 1e-5 * rng.standard_normal((1, 200, 6)).astype(np.float32) * size
+    old = np.asarray(1e20 * normal(1, 6, 3), np.float64)
+    way = np.asarray(normal(1, 6, 3, seed=1), np.float64)
+    new = old + 1e18 * (way - way.mean(1, keepdims=True))
+    split = np.split(np.arange(200), [150])
+    moments = [Moment.of(sums_of(*map(jnp.asarray, (rows, change, old / 2.0**66)), take), 2.0**66) for take in split]
+    known = Seen(*moments).evidence([], centered)
+    x, e = rows[0].astype(np.float64), change[0].astype(np.float64) @ old[0]
+    out = x @ (new - old)[0] - e
+    off = out - (out[split[0]].mean(0) if centered else 0)
+    want = [np.mean(off[take] ** 2, 0) for take in (split[1], split[0])]
+    found = np.stack([known.error(new, old, held)[0] for held in (True, False)])
+    np.testing.assert_allclose(found / found.sum(), want / np.sum(want), rtol=1e-3)
+    (way,) = new - old
+    x, e = (
+        x[split[1]] - (x[split[0]].mean(0) if centered else 0),
+        e[split[1]] - (e[split[0]].mean(0) if centered else 0),
+    )
+    best = np.sum((x @ way) * e) / np.sum((x @ way) ** 2)
+    np.testing.assert_allclose(known.share(old, new, old), np.clip(best, 0, 1), rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.001])

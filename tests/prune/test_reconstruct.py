@@ -223,12 +223,12 @@ def test_corrected_weights_make_up_for_inputs_that_changed() -> None:
     before = rng.standard_normal((6, 50))
     now = before + 0.3 * rng.standard_normal((6, 50))
     weight = rng.standard_normal((6, 2))
-    moment, cross = (single((now @ x.T)[None]) for x in (now, before))
-    found = quadratic.corrected(single(weight[None]), moment, cross, damping=0)
+    moment, pull = single((now @ now.T)[None]), single((now @ (before - now).T @ weight)[None])
+    found = quadratic.corrected(single(weight[None]), moment, pull, damping=0)
     np.testing.assert_allclose(found[0], np.linalg.lstsq(now.T, before.T @ weight, rcond=None)[0], atol=1e-4)
     held = 0.5 * np.trace(now @ now.T) / 6 * np.eye(6)
     ridge = np.linalg.solve(now @ now.T + held, (now @ before.T + held) @ weight)
-    np.testing.assert_allclose(quadratic.corrected(single(weight[None]), moment, cross, 0.5)[0], ridge, atol=1e-4)
+    np.testing.assert_allclose(quadratic.corrected(single(weight[None]), moment, pull, 0.5)[0], ridge, atol=1e-4)
 
 
 def test_obs_scores_are_what_each_weight_alone_costs() -> None:

@@ -1,0 +1,168 @@
+"""Moments of the rows that a layer reads, and of what its results lack; float32 holds them at any scale."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core.cholesky import product
+from jaxcomp.core.meshes import automatic
+from jaxcomp.core.units import host_unit, unit
+
+
+class Lack(NamedTuple):
+    """What a layer's results lack, with its weights W as they were: of inputs x now and x' before, (x' - x) W.
+
+    It is summed up as such, since differences of second moments would cancel where inputs have hardly changed.
+
+    Attributes:
+      mean: ``[groups, out]``.
+      cross: ``[groups, n, out]``: second moments with the inputs now.
+      squares: ``[groups, out]``.
+    """
+
+    mean: Any
+    cross: Any
+    squares: Any
+
+
+class Moment(NamedTuple):
+    """Second moments of some rows, about their means, in units that let float32 hold them.
+
+    Attributes:
+      rows: how many.
+      units: by which inputs were divided, and by which what is lacking; powers of two, or 0 where all is 0.
+      mean: ``[groups, n]``; None if it is not known, then the moments are about 0.
+      now: ``[groups, n, n]``.
+      lack: None if it is not known how inputs were.
+    """
+
+    rows: int
+    units: tuple[float, float]
+    mean: Any
+    now: Any
+    lack: Lack | None = None
+
+    @classmethod
+    def of(cls, sums: Any, weight_unit: float = 1.0) -> "Moment":
+        """That of :func:`sums_of`, on the host.
+
+        Args:
+          sums: what it gives.
+          weight_unit: by which the weight was divided.
+        """
+        count, units, mean, now, lack = sums
+        size, *others = (float(x) for x in np.asarray(units))
+        by = math.prod(others) * weight_unit
+        lack = None if lack is None else Lack(*map(np.asarray, lack))
+        if lack is None or not (lack.squares.any() or lack.mean.any()):
+            by = 0.0
+        found = cls(int(count), (size, by), np.asarray(mean), np.asarray(now), lack)
+        return found if found.squares().any() else found._replace(units=(0.0, by))
+
+    @classmethod
+    def about_zero(cls, rows: int, now: np.ndarray) -> "Moment":
+        """That of rows whose means are not known, of their second moments in float64, whatever their size."""
+        size = host_unit(math.sqrt(np.max(np.abs(now)))) if now.any() else 0.0
+        return cls(rows, (size, 0.0), None, (now / (size * size or 1.0)).astype(np.float32))
+
+    def squares(self) -> np.ndarray:
+        """The sums of the squares of the inputs, float64."""
+        own = np.diagonal(self.now, axis1=-2, axis2=-1).astype(np.float64)
+        if self.mean is not None:
+            own = own + self.rows * np.square(self.mean.astype(np.float64))
+        return own * self.units[0] ** 2
+
+    def merged(self, other: "Moment") -> "Moment":
+        """Those of the rows of both (Chan's formula: nothing cancels)."""
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        units = max(self.units[0], other.units[0]), max(self.units[1], other.units[1])
+        one, another = self._in(units), other._in(units)
+        rows, way = self.rows + other.rows, None
+        mean, now = None, one.now + another.now
+        if self.mean is not None and other.mean is not None:
+            way = another.mean - one.mean
+            mean = one.mean + other.rows / rows * way
+            now = with_outer(now, self.rows * other.rows / rows, way, way)
+        if one.lack is None or another.lack is None or way is None:
+            return Moment(rows, units, mean, now)
+        (m, cross, squares), (m2, cross2, squares2) = one.lack, another.lack
+        more, share = m2 - m, self.rows * other.rows / rows
+        cross = with_outer(cross + cross2, share, way, more)
+        lack = Lack(m + other.rows / rows * more, cross, squares + squares2 + share * more * more)
+        return Moment(rows, units, mean, now, lack)
+
+    def _in(self, units: tuple[float, float]) -> "Moment":
+        """The same in larger units."""
+        if units == self.units:
+            return self
+        x, e = ratios(self.units, units)
+        mean = None if self.mean is None else self.mean * x
+        lack = (
+            None if self.lack is None else Lack(*(a * by for a, by in zip(self.lack, (e, x * e, e * e), strict=True)))
+        )
+        return Moment(self.rows, units, mean, self.now * (x * x), lack)
+
+
+def ratios(some: tuple[float, float], others: tuple[float, float]) -> list[float]:
+    """What numbers in some units are multiplied by to be in others."""
+    return [own / size if size else 0.0 for own, size in zip(some, others, strict=True)]
+
+
+ROWS = 64
+"""Rows of a matrix that are worked on together: whole matrices would not stay in the cache."""
+
+NOTHING = Moment(0, (0.0, 0.0), None, None)
+"""Of no rows."""
+
+
+def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
+    """A matrix ``[groups, n, m]``, which is changed in place, and some products ``[groups, n]`` of ``[groups, m]``."""
+    for own, left, right in zip(matrix, one * by, other, strict=True):
+        for first in range(0, len(left), ROWS):
+            rows = slice(first, first + ROWS)
+            own[rows] += left[rows, None] * right
+    return matrix
+
+
+def sums_of(rows: Array, change: Array | None, weight: Any, take: np.ndarray) -> Any:
+    """What :meth:`Moment.of` takes of some of a layer's rows.
+
+    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels.
+
+    Args:
+      rows: ``[groups, places, n]``, as they are now.
+      change: how they were, less that; None: as they are now.
+      weight: that of the layer, ``[groups, n, out]``, in a unit in which products do not overflow.
+      take: which of the places.
+    """
+    return automatic(functools.partial(_sums, take), rows, change, weight)
+
+
+def _sums(take: np.ndarray, rows: Array, change: Array | None, weight: Any) -> Any:
+    def centered(x: Array) -> tuple[Array, Array, Array]:
+        size = unit(jnp.max(jnp.abs(x), initial=0))
+        x = x / size
+        mean = x.sum(1) / max(len(take), 1)
+        return size, mean, x - mean[:, None]
+
+    size, mean, now = centered(jnp.take(rows, take, axis=1))
+    if change is None:
+        return len(take), size[None], mean, gram(now), None
+    change = jnp.take(change, take, axis=1)
+    by = unit(jnp.max(jnp.abs(change), initial=0))
+    own, lacking, off = centered(product(change / by, weight.astype(change.dtype)))
+    lack = Lack(lacking, gram(now, off), jnp.sum(off * off, 1))
+    return len(take), jnp.stack([size, by, own]), mean, gram(now), lack
+
+
+def gram(rows: Any, others: Any = None) -> Any:
+    """Sums over places of the products of features ``[batch, n, m]``, with those of other rows if they are given."""
+    others = rows if others is None else others
+    if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
+        return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]
+    return jnp.einsum("bpi,bpj->bij", rows, others, precision="highest")
