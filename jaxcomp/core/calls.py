@@ -1,6 +1,7 @@
 """Calls of the user's function: what is none is refused, and what goes wrong in one says with what it was called."""
 
 import contextlib
+import functools
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,23 @@ def explained(form: str, params: Any, inputs: Sequence[Any]) -> Iterator[None]:
             f"{form} failed with {type(error).__name__}: {text[:300]}\nIt was called with params = {described(params)}"
             f"; inputs = {', '.join(map(described, inputs)) or 'none'}.{_hint(params, inputs)}"
         ) from error
+
+
+def unjitted(function: Any) -> Any:
+    """A function without the ``jax.jit`` around it.
+
+    Example:
+      >>> unjitted(jax.jit(abs)) is abs, unjitted(abs) is abs
+      (True, True)
+    """
+    while isinstance(function, _jitted()):
+        function = getattr(function, "__wrapped__")  # noqa: B009
+    return function
+
+
+@functools.cache
+def _jitted() -> type:
+    return type(jax.jit(lambda: None))
 
 
 def described(tree: Any) -> str:

@@ -1,24 +1,24 @@
 """The noun of this package: a function that a rewrite made, and the plans by which it runs."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from jaxcomp.core import meshes
 from jaxcomp.core.arrays import as_array
-from jaxcomp.core.calls import arguments
+from jaxcomp.core.calls import arguments, unjitted
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Program, all_nodes, trace
+from jaxcomp.trace.ir import Program, Value, trace
 from jaxcomp.trace.packed.leaf import Packed
 from jaxcomp.trace.packed.run import PackedInterpreter
+from jaxcomp.trace.plans import Plans, shapes_of
 
 Plan = TypeVar("Plan")
 
@@ -73,6 +73,7 @@ class Rewritten(Generic[Plan]):
       [[-2.0]]
 
     Attributes:
+      full: the shapes of the original's parameters.
       report: what was done, what was skipped and why; prints as a table.
       decision: what was decided, to make the function again.
     """
@@ -104,12 +105,13 @@ class Rewritten(Generic[Plan]):
         self.__wrapped__ = apply_fn
         self.report = report
         self.decision = Decision(self.name, dict(decision or {}), said)
-        self._full = shapes_of(full)
+        self.full = shapes_of(full)
         self._small = shapes_of(small)
         self._paths = tuple(named_leaves(full))
         self._needed = {path: tuple(leaf.shape) for path, leaf in named_leaves(self._small).items()}
         self._plans: Plans[tuple[Program, Plan]] = Plans(full, self._planned)
         self._compiled = jax.jit(self.run)
+        self._marks: Callable[[Program], Mapping[Value, str]] | None = None
         if born is not None:
             self._plans.remember(full, born.example, born.program, (born.program, born.plan))
 
@@ -124,6 +126,12 @@ class Rewritten(Generic[Plan]):
         """The function that the first of these rewrites was given."""
         before = rewritten(self.__wrapped__)
         return self.__wrapped__ if before is None else before.original
+
+    def marked(self, choose: Callable[[Program], Mapping[Value, str]]) -> "Rewritten[Plan]":
+        """The same function, in whose traces some values of the original have names: ``choose(the original)``."""
+        marked = copy.copy(self)
+        marked._marks = choose
+        return marked
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
@@ -169,6 +177,9 @@ class Rewritten(Generic[Plan]):
         self, run: Interpreter, program: Program, plan: Plan, leaves: list[Any], inputs: tuple[Any, ...]
     ) -> Any:
         """Runs a program by an interpreter."""
+        if self._marks is not None:
+            run = copy.copy(run)
+            run.mark(program.frame, self._marks(program))
         outs = run.body(program.frame, [*self.operands(leaves), *jax.tree.leaves(inputs)])
         return jax.tree.unflatten(program.out_tree, self.results(program, plan, run, outs))
 
@@ -193,7 +204,7 @@ class RewrittenPacked(Rewritten[Plan]):
         """The leaves of the parameters, some of them packed."""
         leaves: list[Any] = []
         whole = jax.tree.unflatten(self._structure, super().leaves(params))
-        jax.tree.map(lambda _, leaf: leaves.append(leaf), self._full, whole)  # a packed leaf is one
+        jax.tree.map(lambda _, leaf: leaves.append(leaf), self.full, whole)  # a packed leaf is one
         return leaves
 
     def operands(self, leaves: list[Any]) -> list[Any]:
@@ -232,16 +243,6 @@ def run_packed(program: Program, run: PackedInterpreter, leaves: list[Any], inpu
     return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
 
 
-def shapes_of(params: Params) -> Params:
-    """A tree's shapes, in its own containers."""
-    return jax.eval_shape(lambda tree: tree, params)
-
-
-@functools.cache
-def _jitted() -> type:
-    return type(jax.jit(lambda: None))
-
-
 def rewritten(function: Any) -> Rewritten | None:
     """The rewritten function that a function is, be it jitted; None if it is none.
 
@@ -249,59 +250,8 @@ def rewritten(function: Any) -> Rewritten | None:
       >>> rewritten(abs) is None
       True
     """
-    while isinstance(function, _jitted()):
-        function = getattr(function, "__wrapped__")  # noqa: B009
+    function = unjitted(function)
     return function if isinstance(function, Rewritten) else None
-
-
-class Plans(Generic[Plan]):
-    """Plans by the structure, shapes and dtypes of inputs, under Explicit axes by layouts too: they are types there.
-
-    A function that closes over values which some transformation traces is planned anew each time: they are gone once
-    the trace ends.
-    """
-
-    def __init__(self, full: Params, make: Callable[[Params, tuple[Any, ...]], tuple[Program, Plan]]):
-        """Takes the original's parameters, arrays or shapes, and ``parameters, inputs -> (the program, the plan)``."""
-        self._full = shapes_of(full)
-        self._make, self._known = make, dict[Any, Plan]()
-
-    def __call__(self, params: Sequence[Any], inputs: tuple[Any, ...]) -> Plan:
-        """The plan for inputs of these shapes.
-
-        Args:
-          params: what stands for each leaf of the original's parameters: an array laid out like it, or anything else
-            for a leaf that every device holds in full.
-          inputs: the other arguments.
-        """
-        layouts = meshes.layouts(params, inputs)
-        key = _key(layouts, inputs)
-        if key in self._known:
-            return self._known[key]
-        program, plan = self._make(self._full if layouts is None else _laid_out(self._full, layouts), inputs)
-        self._keep(key, program, plan)
-        return plan
-
-    def remember(self, params: Params, inputs: tuple[Any, ...], program: Program, plan: Plan) -> None:
-        """Takes a plan that was made already, of parameters and inputs that are on no mesh with Explicit axes."""
-        if meshes.explicit_mesh((params, inputs)) is None and not meshes.mesh_is_set():
-            self._keep(_key(None, inputs), program, plan)
-
-    def _keep(self, key: Any, program: Program, plan: Plan) -> None:
-        if not _holds_tracers(program):
-            self._known[key] = plan
-
-
-def _key(layouts: Any, inputs: tuple[Any, ...]) -> Any:
-    leaves, tree = jax.tree.flatten(inputs)
-    return tree, layouts, tuple(_type(x) for x in leaves)
-
-
-def _type(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf.shape, leaf.dtype, bool(leaf.weak_type), None
-    layout = jax.typeof(leaf).sharding if meshes.is_explicit(leaf) else None
-    return np.shape(leaf), jax.dtypes.result_type(leaf), bool(getattr(jax.typeof(leaf), "weak_type", False)), layout
 
 
 def checked_leaves(params: Any, needed: Mapping[str, tuple[int, ...]], maker: str) -> list[Any]:
@@ -320,14 +270,3 @@ def checked_leaves(params: Any, needed: Mapping[str, tuple[int, ...]], maker: st
         f"the function that {maker} returned needs the parameters that {maker} returned with it: at {path!r} it needs "
         f"{'no parameter' if wanted is None else f'shape {wanted}'} and got {'none' if came is None else came}"
     )
-
-
-def _laid_out(full: Params, layouts: Sequence[Any]) -> Params:
-    leaves, tree = jax.tree.flatten(full)
-    pairs = zip(leaves, layouts, strict=True)
-    return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout) for x, layout in pairs])
-
-
-def _holds_tracers(program: Program) -> bool:
-    values = (value for node in all_nodes(program.frame) for value in node.ins)
-    return any(compat.is_tracer(value.const) for value in values)

@@ -57,7 +57,7 @@ class Switched(RewrittenPacked[None]):
 
     def targets(self, scheme: Schemes) -> Targets:
         """What a scheme, or rules, would quantize."""
-        return find_targets(self._program, scheme, self._full)
+        return find_targets(self._program, scheme, self.full)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
         paths = self._paths
@@ -72,7 +72,7 @@ class Switched(RewrittenPacked[None]):
 
     def off(self) -> dict[str, Switch]:
         """Nothing is rounded."""
-        named, switches = named_leaves(self._full), {}
+        named, switches = named_leaves(self.full), {}
         for path, target in self._base.weights.items():
             shape = tuple(named[path].shape[i] for i in target.stack)
             numbers = (jnp.ones(shape), jnp.zeros(shape, jnp.int32), jnp.zeros(()), jnp.ones(()))

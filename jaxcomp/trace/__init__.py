@@ -6,6 +6,8 @@ from jaxcomp.trace.channels.groups import Groups, groups
 from jaxcomp.trace.first_and_last import ends
 from jaxcomp.trace.reduction import reduction_axes
 from jaxcomp.trace.sites import Site, Sites, sites
+from jaxcomp.trace.taps.tap import Tapped, tap
+from jaxcomp.trace.taps.values import Tappable, Values, values
 
 __all__ = [
     "Costs",
@@ -15,10 +17,15 @@ __all__ = [
     "Reason",
     "Site",
     "Sites",
+    "Tappable",
+    "Tapped",
+    "Values",
     "ends",
     "groups",
     "reduction_axes",
     "sites",
+    "tap",
+    "values",
 ]
 
 

@@ -34,10 +34,10 @@ def left_out(program: Program, told: Collection[str], origins: Origins | None = 
     others = [path for path in program.paths if path not in told]
     if not others:
         return {}
-    readers = _readers(program, Origins(program) if origins is None else origins)
+    found = readers(program, Origins(program) if origins is None else origins)
     params, returned = program.parameters(), set(program.frame.outs)
     bodies = dict(_bodies(program.frame))
-    return {path: _said(params[path], readers.get(path, []), params[path] in returned, bodies) for path in others}
+    return {path: _said(params[path], found.get(path, []), params[path] in returned, bodies) for path in others}
 
 
 def _bodies(frame: Frame, op: str = "") -> Iterator[tuple[Node, str]]:
@@ -54,7 +54,7 @@ def not_entered(node: Node) -> bool:
     return hidden and not node.frames
 
 
-def _readers(program: Program, origins: Origins) -> dict[str, list[Node]]:
+def readers(program: Program, origins: Origins) -> dict[str, list[Node]]:
     """By path, the nodes that first mix a parameter, or what is made of parameters alone, with something else."""
     found: dict[str, list[Node]] = {}
     for node, calls in origins.calls.items():
@@ -79,18 +79,18 @@ def _mixed(node: Node, origins: Origins) -> Iterator[Value]:
         yield from (one for one, other in pairs if origins[one].is_weight and origins[other].live)
 
 
-def _said(value: Value, readers: list[Node], returned: bool, bodies: Mapping[Node, str]) -> str:
-    at_site = any(node.op in SITES for node in readers)
+def _said(value: Value, own: list[Node], returned: bool, bodies: Mapping[Node, str]) -> str:
+    at_site = any(node.op in SITES for node in own)
     kind = _kind(value, at_site)
-    hidden = [node for node in readers if not_entered(node)]
+    hidden = [node for node in own if not_entered(node)]
     if hidden:
         said = f"read inside {hidden[0].op}, which is not looked into"
         return _at(said, hidden[0])
-    if not readers:
+    if not own:
         return kind + ("returned as it is, read by nothing" if returned else "nothing reads it")
-    names = list(dict.fromkeys(node.op for node in readers))
+    names = list(dict.fromkeys(node.op for node in own))
     said = kind + f"read by {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    within = list(dict.fromkeys(bodies[node] for node in readers if bodies.get(node)))
+    within = list(dict.fromkeys(bodies[node] for node in own if bodies.get(node)))
     said += f" inside {' and '.join(within)}" if within else ""
     return said if at_site else f"{said}: no matmul or convolution"
 

@@ -236,6 +236,11 @@ def is_tracer(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
+def is_array(value: Any) -> bool:
+    """Whether a value is one array, known or traced."""
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
 def checkpointed(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
     """``jax.checkpoint`` with the settings of a remat equation."""
     return jax.checkpoint(function, prevent_cse=params["prevent_cse"], policy=params["policy"])

@@ -3,16 +3,18 @@
 Control flow, remat and derivatives are rebuilt by JAX's public functions around the interpreted bodies.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxcomp.trace import compat
-from jaxcomp.trace.ir import Frame, Node, Value
+from jaxcomp.trace.ir import Frame, Node, Value, holders
 from jaxcomp.trace.origins import moving
 
 AxisMask = np.ndarray | None
@@ -66,22 +68,64 @@ class Interpreter:
         """Starts with nothing noted."""
         self.seen: dict[Any, Any] = {}
         self.join = join
+        self._marks: Mapping[Value, str] = {}
+        self._marked: frozenset[Node] = frozenset()
+        self._scope = ""
+
+    def mark(self, frame: Frame, marks: Mapping[Value, str]) -> None:
+        """Lets values have names (``checkpoint_name``) in what this runs from now on.
+
+        A value that the run does not compute, or computes otherwise than the program does, gets none.
+
+        Args:
+          frame: the body that will be run.
+          marks: a name for each of some values of it, or of the bodies inside it.
+        """
+        altered = self.altered()
+        self._marks = {value: name for value, name in marks.items() if value not in altered}
+        self._marked = holders(frame, self._marks)
+
+    def altered(self) -> frozenset[Value]:
+        """The values of a program that a run of it has otherwise: none."""
+        return frozenset()
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
         """Runs a body."""
-        env: dict[Value, Any] = dict(zip(frame.ins, operands, strict=True))
+        env: dict[Value, Any] = dict(zip(frame.ins, self._named(frame.ins, operands), strict=True))
 
         def read(value: Value) -> Any:
             return value.const if value.const is not None else env[value]
 
         last = self._last_uses(frame)
         for node in frame.nodes:
-            with compat.written_at(node.equations):
-                env.update(zip(node.outs, self.node(node, [read(value) for value in self.reads(node)]), strict=True))
+            with compat.written_at(node.equations), self._within(node):
+                outs = self.node(node, [read(value) for value in self.reads(node)])
+                env.update(zip(node.outs, self._named(node.outs, outs), strict=True))
             for value in last.get(node, ()):
                 env.pop(value, None)
         self.end(frame, read)
         return [read(value) for value in frame.outs]
+
+    def _named(self, values: Sequence[Value], xs: Sequence[Any]) -> Sequence[Any]:
+        """Numbers, those of them by name whose value has one."""
+        if self._marks.keys().isdisjoint(values):
+            return xs
+        pairs = zip(values, xs, strict=True)
+        return [checkpoint_name(x, self._marks[v]) if v in self._marks and compat.is_array(x) else x for v, x in pairs]
+
+    @contextmanager
+    def _within(self, node: Node) -> Iterator[None]:
+        """Lets what is traced count as of the module that a node is of, as it did in the program."""
+        outer, self._scope = self._scope, node.scope
+        own = node.scope.removeprefix(outer).strip("/")
+        try:
+            if own:
+                with jax.named_scope(own):
+                    yield
+            else:
+                yield
+        finally:
+            self._scope = outer
 
     def _last_uses(self, frame: Frame) -> dict[Node, list[Value]]:
         """The values that no later node of a frame reads, by the node after which they can go."""
@@ -106,6 +150,8 @@ class Interpreter:
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         """Applies one primitive, as it was traced."""
+        if node in self._marked and node.op in EMIT:
+            return self.enter(node, operands)
         return compat.bind(node.equation, operands)
 
     def enter(self, node: Node, operands: list[Any]) -> list[Any]:

@@ -5,7 +5,7 @@ Flattening inlines plain calls and gives every value of every call an identity o
 remat and functions with a derivative of their own stay nodes, with frames for their bodies.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -153,6 +153,17 @@ def all_nodes(frame: Frame) -> Iterator[Node]:
         yield node
         for inner in node.frames:
             yield from all_nodes(inner)
+
+
+def holders(frame: Frame, values: Collection[Value]) -> frozenset[Node]:
+    """The nodes of a body, and of those inside it, in whose bodies some values are."""
+    found = set[Node]()
+    for node in frame.nodes:
+        inner = [holders(body, values) for body in node.frames]
+        own = any(value in values for body in node.frames for value in body.ins)
+        own |= any(value in values for body in node.frames for each in body.nodes for value in each.outs)
+        found.update(*inner, [node] if own or any(inner) else [])
+    return frozenset(found)
 
 
 class _Sizes:

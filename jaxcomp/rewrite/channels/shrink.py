@@ -253,7 +253,7 @@ class Shrunk(Rewritten[Plan]):
           >>> new.cut(optax.sgd(0.1, momentum=0.9).init(params))[0].trace["up"].shape
           (4, 6)
         """
-        full = named_leaves(self._full)
+        full = named_leaves(self.full)
         masks: dict[AxisKey, np.ndarray] = {}
         for path, leaf in named_leaves(tree).items():
             keys = path.split("/")

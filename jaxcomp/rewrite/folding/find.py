@@ -197,6 +197,7 @@ class Changes:
     """The nodes that folds change.
 
     Attributes:
+      folds: the folds.
       passes: those that pass an operand on, and which.
       adds: those that add a bias, and along which axes of their result its features run.
       stands: those whose result is a parameter's, and which.
@@ -204,7 +205,7 @@ class Changes:
 
     def __init__(self, folds: Sequence[Fold], stands: Mapping[Node, Value | None] | None = None):
         """Takes the folds, and for what the weights that were computed once are read."""
-        self.stands = dict(stands or {})
+        self.folds, self.stands = tuple(folds), dict(stands or {})
         self.passes: dict[Node, int] = {}
         self.adds: dict[Node, tuple[Fold, tuple[int, ...]]] = {}
         for fold in folds:

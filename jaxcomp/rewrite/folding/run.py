@@ -1,6 +1,6 @@
 """Folded kernels and biases, and the interpreter that leaves out what they took in."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,6 +36,10 @@ class FoldedRun(Interpreter):
     def reads(self, node: Node) -> list[Value]:
         return self._changes.reads(node)
 
+    def altered(self) -> frozenset[Value]:
+        """What lies between a site and the steps that were folded into it."""
+        return frozenset(value for fold in self._changes.folds for value in _between(fold))
+
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         if not has_effects(node) and self._live.isdisjoint(node.outs):
             return [None] * len(node.outs)
@@ -52,6 +56,20 @@ class FoldedRun(Interpreter):
         if fold is not None:
             outs = [(outs[0] + _spread(bias.reshape(fold.shape), axes, outs[0].ndim)).astype(outs[0].dtype)]
         return outs
+
+
+def _between(fold: Fold) -> Iterator[Value]:
+    """The values from the first step on a site's input to the site, and from it to the last step on its result."""
+    chain = fold.chain
+    maker = {value: node for node in chain.frame.nodes for value in node.outs}
+    ends = [(step.node.ins[step.place], chain.node) for step in chain.after]
+    ends += [(chain.node.ins[1 - fold.use.side], step.node) for step in chain.before]
+    places = {step.node: step.place for step in (*chain.before, *chain.after)}
+    for value, first in ends:
+        yield value
+        while (node := maker[value]) is not first:
+            value = node.ins[places.get(node, 0)]
+            yield value
 
 
 def _spread(features: Any, axes: Sequence[int], ndim: int) -> Any:

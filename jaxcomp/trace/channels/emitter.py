@@ -61,7 +61,7 @@ class Emitter(Interpreter):
         """Applies one primitive to what is kept of its operands."""
         cut = any(keep is not None for value in (*node.ins, *node.outs) for keep in self.keeps(value))
         if not cut:
-            return compat.bind(node.equation, operands)
+            return super().node(node, operands)
         return list(self.analysis.rule(node).emit(self, node, operands))
 
 

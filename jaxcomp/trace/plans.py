@@ -1,0 +1,80 @@
+"""Plans: what is found in a function once for each shape of its inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import jax
+import numpy as np
+
+from jaxcomp.core import meshes
+from jaxcomp.core.types import Params
+from jaxcomp.trace import compat
+from jaxcomp.trace.ir import Program, all_nodes
+
+Plan = TypeVar("Plan")
+
+
+def shapes_of(params: Params) -> Params:
+    """A tree's shapes, in its own containers."""
+    return jax.eval_shape(lambda tree: tree, params)
+
+
+class Plans(Generic[Plan]):
+    """Plans by the structure, shapes and dtypes of inputs, under Explicit axes by layouts too: they are types there.
+
+    A function that closes over values which some transformation traces is planned anew each time: they are gone once
+    the trace ends.
+    """
+
+    def __init__(self, full: Params, make: Callable[[Params, tuple[Any, ...]], tuple[Program, Plan]]):
+        """Takes the original's parameters, arrays or shapes, and ``parameters, inputs -> (the program, the plan)``."""
+        self._full = shapes_of(full)
+        self._make, self._known = make, dict[Any, Plan]()
+
+    def __call__(self, params: Sequence[Any], inputs: tuple[Any, ...]) -> Plan:
+        """The plan for inputs of these shapes.
+
+        Args:
+          params: what stands for each leaf of the original's parameters: an array laid out like it, or anything else
+            for a leaf that every device holds in full.
+          inputs: the other arguments.
+        """
+        layouts = meshes.layouts(params, inputs)
+        key = _key(layouts, inputs)
+        if key in self._known:
+            return self._known[key]
+        program, plan = self._make(self._full if layouts is None else _laid_out(self._full, layouts), inputs)
+        self._keep(key, program, plan)
+        return plan
+
+    def remember(self, params: Params, inputs: tuple[Any, ...], program: Program, plan: Plan) -> None:
+        """Takes a plan that was made already, of parameters and inputs that are on no mesh with Explicit axes."""
+        if meshes.explicit_mesh((params, inputs)) is None and not meshes.mesh_is_set():
+            self._keep(_key(None, inputs), program, plan)
+
+    def _keep(self, key: Any, program: Program, plan: Plan) -> None:
+        if not _holds_tracers(program):
+            self._known[key] = plan
+
+
+def _key(layouts: Any, inputs: tuple[Any, ...]) -> Any:
+    leaves, tree = jax.tree.flatten(inputs)
+    return tree, layouts, tuple(_type(x) for x in leaves)
+
+
+def _type(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.shape, leaf.dtype, bool(leaf.weak_type), None
+    layout = jax.typeof(leaf).sharding if meshes.is_explicit(leaf) else None
+    return np.shape(leaf), jax.dtypes.result_type(leaf), bool(getattr(jax.typeof(leaf), "weak_type", False)), layout
+
+
+def _laid_out(full: Params, layouts: Sequence[Any]) -> Params:
+    leaves, tree = jax.tree.flatten(full)
+    pairs = zip(leaves, layouts, strict=True)
+    return jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout) for x, layout in pairs])
+
+
+def _holds_tracers(program: Program) -> bool:
+    values = (value for node in all_nodes(program.frame) for value in node.ins)
+    return any(compat.is_tracer(value.const) for value in values)

@@ -1,0 +1,1 @@
+"""Taps: values inside a function, by name, beside its results."""
