@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcomp.core import threshold
+from jaxcomp.core import counting
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.threshold import keep_largest
 from tests.core import reference
@@ -51,16 +51,29 @@ def check(values, keep, group, score=jnp.abs, scores=np.abs):
         np.testing.assert_array_equal(np.asarray(mask), want)
 
 
+@pytest.fixture
+def single_device(monkeypatch):
+    """As on a machine of one device: arrays are counted piece by piece, and large ones are sampled first."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture(params=["array by array", "piece by piece"])
+def either(request):
+    """Both ways to count."""
+    if request.param == "piece by piece":
+        request.getfixturevalue("single_device")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("family", families())
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-def test_agrees_with_a_stable_sort(family, dtype):
+def test_agrees_with_a_stable_sort(family, dtype, either):
     value = jnp.asarray(families()[family], dtype)
     for k in (0, 1, 2, 100, 500, 501, 900, SIZE - 1, SIZE):
         check([value], [k], [0])
 
 
-def test_agrees_over_random_families(rng):
+def test_agrees_over_random_families(rng, either):
     """A new distribution each time: a power law of a mixture, rounded to a random grid."""
     for _ in range(60):
         base = rng.normal(size=SIZE) * rng.choice([1.0, 10.0 ** rng.integers(-20, 20)], SIZE)
@@ -70,7 +83,7 @@ def test_agrees_over_random_families(rng):
         check([jnp.asarray(value, jnp.float32)], [int(rng.integers(0, SIZE + 1))], [0])
 
 
-def test_denormal_scores_are_ordered_or_equal_to_zero(rng):
+def test_denormal_scores_are_ordered_or_equal_to_zero(rng, either):
     """XLA:CPU flushes denormals to zero: the counts hold, and no normal number gives way to one."""
     value = jnp.asarray(
         np.where(np.arange(SIZE) % 3, rng.normal(size=SIZE) * 1e-41, rng.normal(size=SIZE)), jnp.float32
@@ -84,7 +97,7 @@ def test_denormal_scores_are_ordered_or_equal_to_zero(rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("group", [(0, 1, 2, 3, 4), (0, 0, 0, 0, 0), (1, 0, 1, 0, 1)], ids=["layer", "global", "mixed"])
-def test_groups_scalars_and_arrays_without_elements(rng, dtype, group):
+def test_groups_scalars_and_arrays_without_elements(rng, dtype, group, either):
     shapes = [(3, 5, 7), (), (0, 4), (30,), (1, 1)]
     sizes = [sum(int(np.prod(shape)) for shape, own in zip(shapes, group, strict=True) if own == g) for g in range(5)]
     sizes = sizes[: max(group) + 1]
@@ -94,13 +107,13 @@ def test_groups_scalars_and_arrays_without_elements(rng, dtype, group):
             check(values, keep, group)
 
 
-def test_scores_of_different_dtypes_are_ranked_together(rng):
+def test_scores_of_different_dtypes_are_ranked_together(rng, either):
     values = [jnp.asarray(rng.normal(size=40), dtype) for dtype in ("float32", "bfloat16", "float16")]
     check(values, [60], [0, 0, 0])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 3)])
-def test_few_elements(shape):
+def test_few_elements(shape, either):
     value = jnp.full(shape, -2.0)
     for k in range(value.size + 1):
         check([value], [k], [0])
@@ -111,7 +124,7 @@ def test_no_arrays():
     assert keep_largest([], [0], []) == []
 
 
-def test_a_custom_score_may_be_signed(rng):
+def test_a_custom_score_may_be_signed(rng, either):
     """The lowest and the highest of signed scores: the sign bit is part of the order."""
     value = jnp.asarray(np.concatenate([families()["few-values"], families()["sixty-decades"]]), jnp.float32)
     for k in (0, 1, 400, 1500, 2002):
@@ -126,40 +139,36 @@ def _inverted(values):
     return -jnp.square(values)
 
 
-def test_a_custom_score_may_be_negative_throughout(rng):
+def test_a_custom_score_may_be_negative_throughout(rng, either):
     value = jnp.asarray(rng.integers(-30, 30, SIZE), jnp.float32)
     for k in (1, 500, 1000):
         check([value], [k], [0], _inverted, lambda v: -(v**2))
 
 
-def test_k_may_be_traced(rng):
+def test_k_may_be_traced(rng, either):
     value = jnp.asarray(families()["few-values"], jnp.float32)
     count = jax.jit(lambda value, k: keep_largest([value], [k], [0])[0])
     for k in (0, 1, 333, SIZE):
         np.testing.assert_array_equal(count(value, jnp.int32(k)), reference.keep_largest([np.abs(value)], [k], [0])[0])
 
 
-def test_maps_over_a_batch(rng):
+def test_maps_over_a_batch(rng, either):
     values = jnp.asarray(rng.normal(size=(4, 50)), jnp.float32)
     masks = jax.vmap(lambda value, k: keep_largest([value], [k], [0])[0])(values, jnp.arange(4) * 15)
     for value, k, mask in zip(values, range(0, 60, 15), masks, strict=True):
         np.testing.assert_array_equal(mask, reference.keep_largest([np.abs(value)], [k], [0])[0])
 
 
-@pytest.fixture
-def single_device(monkeypatch):
-    """As on a machine of one device: counts are one variadic reduction, and large arrays are sampled first."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    threshold._masks.clear_cache()
-    yield
-    threshold._masks.clear_cache()
-
-
-def test_the_reduction_of_a_single_device_agrees(single_device):
-    values = [jnp.asarray(families()[name][:999].reshape(shape), "float32")
-              for name, shape in (("few-values", (27, 37)), ("sixty-decades", (999,)))]  # fmt: skip
-    for k in (0, 1, 250, 998, 999):
-        check([*values, jnp.float32(2)], [k, 999 - k], [0, 1, 1])
+def test_pieces_overlap_are_filled_up_and_sampled(single_device, rng, monkeypatch):
+    """Arrays of less than a piece, of whole pieces, and of some and a rest; groups with a sample and without."""
+    monkeypatch.setattr(counting, "_PIECE", 64)
+    shapes = [(7,), (64,), (3, 5, 65), (8, 128), (), (2, 33), (1000,)]
+    for dtype in ("float32", "bfloat16"):
+        values = [jnp.asarray(np.round(rng.normal(size=shape) * 64) / 64, dtype) for shape in shapes]
+        for group in ([0] * 7, [0, 1, 2, 2, 1, 0, 2]):
+            sizes = np.bincount(group, [value.size for value in values]).astype(int)
+            for part in (0.0, 0.03, 0.5, 1.0):
+                check(values, [round(part * size) for size in sizes], group)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -179,7 +188,7 @@ def test_large_arrays_of_a_single_device_agree(single_device, rng, dtype):
             check([jnp.asarray(value.reshape(shape), dtype)], [k], [0])
 
 
-def test_float64(rng):
+def test_float64(rng, either):
     with jax.enable_x64(True):
         value = 1 + np.arange(SIZE) % 97 * 2.0**-52
         for k in (1, 500, 1000):
@@ -215,6 +224,19 @@ def test_scores_are_never_held_in_memory(single_device):
     compiled = jax.jit(lambda value, k: keep_largest([value], [k], [0])).lower(argument, jnp.int32(1)).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.1 * memory.argument_size_in_bytes
+
+
+@pytest.mark.parametrize("group", ["layer", "global"])
+def test_a_search_grows_little_with_the_number_of_arrays(single_device, group):
+    """All arrays go through one loop: each adds a branch that takes a piece of it, and its mask."""
+
+    def lines(number):
+        groups = list(range(number)) if group == "layer" else [0] * number
+        search = jax.jit(lambda values: keep_largest(values, [9] * (max(groups) + 1), groups))
+        text = search.lower([jax.ShapeDtypeStruct((8, 5 + i), jnp.float32) for i in range(number)]).as_text()
+        return sum("stablehlo" in line for line in text.splitlines())
+
+    assert lines(30) - lines(10) <= 20 * 40
 
 
 def test_too_many_elements_are_refused():

@@ -1,0 +1,238 @@
+"""How many scores reach a level: counted array by array where they lie, or piece by piece in one loop.
+
+Array by array, sums are all that leaves a device. Each array is code of its own then, which takes a CPU longer to
+compile than a network's step; there, one loop goes over pieces of all arrays that fit into its caches.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxcomp.core import probes
+from jaxcomp.core.leaves import wide
+
+Score = Callable[[Array], Array]
+
+_PIECE = 2**14  # so many elements are counted at once: they stay in the first caches
+_WORTH_SAMPLING = 8  # pieces; a round over a smaller group costs as little as a sample
+_STRIDE = 13  # one piece in so many is sampled; of every array the first
+
+
+class Ranked(NamedTuple):
+    """Arrays of which some elements are to be chosen.
+
+    Attributes:
+      values: of any shapes.
+      group: that each array is ranked in.
+      sizes: of the groups.
+      offsets: elements of its group before each array.
+      score: elementwise, ``values -> scores``.
+      dtype: that scores are ranked in.
+    """
+
+    values: list[Array]
+    group: tuple[int, ...]
+    sizes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    score: Score
+    dtype: Any
+
+    @property
+    def ranks(self) -> list[int]:
+        """That of each array's first element: in a group the first has the highest, the last has 1."""
+        return [self.sizes[g] - offset for g, offset in zip(self.group, self.offsets, strict=True)]
+
+    def scores(self, value: Array) -> Array:
+        """Scores in their common type, NaN above all numbers."""
+        return clean(self.score(value).astype(self.dtype))
+
+
+def clean(scores: Array) -> Array:
+    """Scores in which NaN is infinite."""
+    return jnp.where(jnp.isnan(scores), jnp.inf, scores)
+
+
+def common(dtypes: set[Any]) -> Any:
+    """The type that scores are ranked in: their own, or one that holds all of them, and an infinity."""
+    if len(dtypes) > 1:
+        return wide(*dtypes)
+    (dtype,) = dtypes
+    return jnp.dtype(jnp.bfloat16) if dtype.itemsize == 1 else dtype
+
+
+def masks(ranked: Ranked, level: Array, cut: Array, places: Sequence[Any] | None = None) -> list[Array]:
+    """What is kept: above its group's level, and on it of ranks from ``cut`` on.
+
+    Args:
+      ranked: the arrays.
+      level, cut: ``[G]``; a group that keeps nothing has a level that is no number.
+      places: 0, 1, 2, ..., of each array its own, as :class:`Pieces` has them.
+    """
+    group, ranks = np.array(ranked.group, np.int32), np.array(ranked.ranks, np.uint32)
+    levels, cuts = level[group], cut.astype(jnp.uint32)[group]
+    limits = jnp.where(cuts <= ranks, ranks - cuts + 1, 0)
+    at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
+    return [
+        _mask(value, at(levels, i), at(limits, i), ranked.score, ranked.dtype)
+        for value, i in zip(ranked.values, places or range(len(group)), strict=True)
+    ]
+
+
+def array_by_array(ranked: Ranked, level: Array | None, at: Array, is_open: Array) -> Array:
+    """How many elements of each group reach each of its probes: ``[G, K]`` uint32.
+
+    Args:
+      ranked: the arrays.
+      level: ``[G]`` scores, to count the ranks of elements of that score; None: to count scores.
+      at: ``[G, K]`` probes: keys of scores, or ranks.
+      is_open: ``[G]``: which groups' counts are read; all are made.
+    """
+    del is_open
+    levels = probes.unorder(at, ranked.dtype) if level is None else at
+    sums = [jnp.zeros(probes.PROBES, jnp.uint32) for _ in ranked.sizes]
+    for value, g, rank in zip(ranked.values, ranked.group, ranked.ranks, strict=True):
+        if level is None:
+            sums[g] += _reach(value, levels[g], ranked.score, ranked.dtype)
+        else:
+            sums[g] += _ties(
+                value, level[g], levels[g].astype(jnp.uint32), jnp.uint32(rank), ranked.score, ranked.dtype
+            )
+    return jnp.stack(sums)
+
+
+# One function for all arrays of a shape: each is traced once, whatever arrays and rounds there are. The barriers tie
+# a pass to its probes: hoisted out of the loop, scores would be held in memory.
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _reach(value: Array, levels: Array, score: Score, dtype: Any) -> Array:
+    value, levels = lax.optimization_barrier((value, levels))
+    scores = clean(score(value).astype(dtype))
+    return _plain_sums([scores >= at for at in levels])
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _ties(value: Array, level: Array, at: Array, rank: Array, score: Score, dtype: Any) -> Array:
+    value, at, rank = lax.optimization_barrier((value, at, rank))
+    tied = clean(score(value).astype(dtype)) == level
+    ranks = rank - _index(value.shape, at)
+    return _plain_sums([tied & (ranks >= probe) for probe in at])
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _mask(value: Array, level: Array, limit: Array, score: Score, dtype: Any) -> Array:
+    value, level, limit = lax.optimization_barrier((value, level, limit))
+    scores = clean(score(value).astype(dtype))
+    return (scores > level) | ((scores == level) & (_index(value.shape, limit) < limit))
+
+
+def _index(shape: tuple[int, ...], after: Array) -> Array:
+    """Row-major position of each element; tied to ``after`` as the scores are."""
+    strides = np.cumprod((1, *shape[:0:-1]), dtype=np.uint32)[::-1]
+    strides = lax.optimization_barrier((jnp.asarray(strides), after))[0]
+    iotas = [lax.broadcasted_iota(jnp.uint32, shape, axis) * strides[axis] for axis in range(len(shape))]
+    return functools.reduce(jnp.add, iotas, jnp.zeros(shape, jnp.uint32))
+
+
+def _plain_sums(hits: list[Array]) -> Array:
+    """Over several devices plain sums are all-reduced, where a variadic reduction would be gathered."""
+    return jnp.stack([jnp.sum(hit, dtype=jnp.uint32) for hit in hits])
+
+
+def _sums(hits: list[Array]) -> Array:
+    """How many are True along the last axis, ``[..., K]``: XLA:CPU fuses into one variadic reduction, and reads once.
+
+    It runs eight counts four times as fast as a single plain one.
+    """
+    zeros = [jnp.uint32(0)] * len(hits)
+    add = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]  # noqa: E731
+    return jnp.stack(lax.reduce([hit.astype(jnp.uint32) for hit in hits], zeros, add, (hits[0].ndim - 1,)), -1)
+
+
+def can_be_cut(values: Sequence[Array]) -> bool:
+    """Whether a position in each array is an int32, as a piece's is."""
+    return all(value.size < 2**31 for value in values)
+
+
+SAMPLE, SCORES, TIES = 0, 1, 2
+"""What is counted of pieces: the scores of some, of all, or the ranks of those on their group's level."""
+
+
+class Pieces:
+    """All arrays as pieces of one length, each from one array; a last one overlaps, a short one is filled up before.
+
+    Of what a piece holds, elements from ``begin`` to ``end`` of its array count. The first pieces are a sample.
+    """
+
+    def __init__(self, ranked: Ranked):
+        """Takes what is ranked, its arrays flat."""
+        self._ranked = ranked
+        sizes = [value.size for value in ranked.values]
+        self._length = min(_PIECE, 1 << (max(*sizes, 2) - 1).bit_length())
+        cut = [(i, at) for i, size in enumerate(sizes) for at in range(0, size, self._length)]
+        large = [size >= _WORTH_SAMPLING * self._length for size in ranked.sizes]
+        cut.sort(key=lambda piece: not (large[ranked.group[piece[0]]] and piece[1] // self._length % _STRIDE == 0))
+        self._array = np.array([i for i, _ in cut], np.int32)
+        self._begin = np.array([at for _, at in cut], np.int32)
+        self._end = np.minimum(self._begin + self._length, np.array(sizes, np.int32)[self._array])
+        self._group = np.array(ranked.group, np.int32)[self._array]
+        self._rank = np.array(ranked.ranks, np.uint32)[self._array]
+        self._as_given = len({value.dtype for value in ranked.values}) == 1  # else no branch could return them all
+        sampled = [large[g] and at // self._length % _STRIDE == 0 for g, (_, at) in zip(self._group, cut, strict=True)]
+        self._sampled = sum(sampled)
+        held = np.where(sampled, self._end - self._begin, 0)
+        self.sample_sizes = np.bincount(self._group, held, len(ranked.sizes)).astype(np.uint32)
+
+    @staticmethod
+    def places(before: Sequence[Any], found: Array) -> list[Array]:
+        """The numbers that they were, 0, 1, 2, ..., as results that a compiler does not know.
+
+        XLA:CPU compiles equal kernels once. Those of arrays of one size are equal if no constant tells them apart.
+        """
+        zero = (found[0] == 0).astype(jnp.int32)  # no key is 0
+        return [place + zero for place in before]
+
+    def count(self, what: Any, level: Array, at: Array, is_open: Array) -> Array:
+        """As :func:`array_by_array`, reading only groups that are open; ``what`` may be traced."""
+        ranked, known = self._ranked, (self._array, self._begin, self._end, self._group, self._rank)
+
+        def add(i: Any, counts: Array) -> Array:
+            array, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
+            scores, index = self._scores(array, begin, end)
+
+            def reach() -> Array:
+                return _sums([scores >= each for each in probes.unorder(at[g], ranked.dtype)])
+
+            def ties() -> Array:
+                tied, ranks = (scores == level[g]) & (index >= begin), rank - index.astype(jnp.uint32)
+                return _sums([tied & (ranks >= each) for each in at[g].astype(jnp.uint32)])
+
+            found = counts[g] + lax.cond(what == TIES, ties, reach)
+            return lax.dynamic_update_index_in_dim(counts, found, g, 0)
+
+        def one(i: Any, counts: Array) -> Array:
+            return lax.cond(is_open[jnp.asarray(self._group)[i]], add, lambda i, counts: counts, i, counts)
+
+        number = jnp.where(what == SAMPLE, self._sampled, len(self._array))
+        return lax.fori_loop(0, number, one, jnp.zeros(at.shape, jnp.uint32))
+
+    def _scores(self, array: Array, begin: Array, end: Array) -> tuple[Array, Array]:
+        """A piece's scores, the least one where no element is, and the position of each in its array."""
+        length, ranked = self._length, self._ranked
+
+        def part(value: Array, end: Array) -> Array:
+            if value.size < length:
+                held = jnp.pad(value, (length - value.size, 0))
+            else:
+                held = lax.dynamic_slice(value, (end - length,), (length,))
+            return held if self._as_given else ranked.scores(held)
+
+        held = lax.switch(array, [functools.partial(part, value) for value in ranked.values], end)
+        scores = ranked.scores(held) if self._as_given else held
+        index = end - length + lax.iota(jnp.int32, length)
+        return jnp.where(index >= begin, scores, -jnp.inf), index

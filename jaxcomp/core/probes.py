@@ -1,0 +1,147 @@
+"""The search for a key that as many elements reach as are to be kept: eight probes a round, of many groups at once.
+
+Probes sit where interpolation expects the answer, beside three that bound the worst case; where they sit changes the
+number of rounds and never the result.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+_Carry = tuple[Array, Array, Array, Array, Array]
+
+PROBES = 8
+
+
+def order(scores: Array) -> Array:
+    """Unsigned integers, of 32 bits or more, that order as the numbers do."""
+    bits_type, sign = _bits_type(scores.dtype)
+    bits = lax.bitcast_convert_type(scores, bits_type)
+    wider = jnp.uint64 if bits_type == jnp.uint64 else jnp.uint32
+    return jnp.where(bits >= sign, ~bits, bits | sign).astype(wider)
+
+
+def unorder(keys: Array, dtype: Any) -> Array:
+    """The numbers that ``order`` maps to these keys."""
+    bits_type, sign = _bits_type(dtype)
+    keys = keys.astype(bits_type)
+    return lax.bitcast_convert_type(jnp.where(keys >= sign, keys ^ sign, ~keys), dtype)
+
+
+def ends(dtype: Any) -> tuple[Array, Array]:
+    """The keys of the least number, and of more than the largest."""
+    lowest, highest = order(jnp.array([-jnp.inf, jnp.inf], dtype))
+    return lowest, highest + 1
+
+
+def _bits_type(dtype: Any) -> tuple[Any, Array]:
+    """The unsigned type of a float's bits, and its sign bit."""
+    bits_type = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[jnp.dtype(dtype).itemsize]
+    return bits_type, jnp.array(1 << (8 * jnp.dtype(dtype).itemsize - 1), bits_type)
+
+
+def usual(shape: tuple[int, ...], dtype: Any) -> Array:
+    """First probes for numbers of which nothing is known: where weights usually lie, ``[*shape, K]``."""
+    sizes = jnp.exp2(jnp.array([-13.0, -9.0, -7.0, -6.0, -5.0, -4.0, -3.0, 0.0]))
+    return jnp.broadcast_to(order(sizes.astype(dtype)), (*shape, PROBES))
+
+
+def around(keys: Array, dtype: Any) -> Array:
+    """Probes about keys of numbers, at relative distances of 1/512 to 1/8: ``[G, K]``."""
+    digits = jnp.finfo(dtype).nmant
+    apart = [max(1, 2 ** (digits - each)) for each in (3, 5, 7, 9)]
+    return jnp.stack([*(keys - each for each in apart), *(keys + each for each in reversed(apart))], axis=1)
+
+
+def within(low: Array, high: Array) -> Array:
+    """Probes that divide each bracket evenly, without its ends: ``[G, K]``."""
+    steps = jnp.arange(1, PROBES + 1, dtype=jnp.float32)[None] / (PROBES + 1)
+    return low[:, None] + ((high - low).astype(jnp.float32)[:, None] * steps).astype(low.dtype)
+
+
+class Sought(NamedTuple):
+    """What is searched for in each of G groups.
+
+    Attributes:
+      target: ``[G]`` uint32: how many elements are to reach the key.
+      low: ``[G]`` keys that ``low_count >= target`` elements reach.
+      low_count: ``[G]`` uint32.
+      high: ``[G]`` keys that fewer than ``target`` reach (none).
+      first: ``[G, K]``, the first round's probes.
+    """
+
+    target: Array
+    low: Array
+    low_count: Array
+    high: Array
+    first: Array
+
+
+class Found(NamedTuple):
+    """What a search found in each of G groups.
+
+    Attributes:
+      key: that exactly ``target`` elements reach, or else the last that more reach.
+      reach: how many reach it.
+      above: how many reach the next key, where ``reach`` is not ``target``.
+    """
+
+    key: Array
+    reach: Array
+    above: Array
+
+
+def search(count: Callable[[Array, Array], Array], sought: Sought) -> Found:
+    """Finds, per group, a key that exactly ``target`` elements reach, or else the last that more reach.
+
+    Args:
+      count: (probes ``[G, K]``, the groups that are searched still, ``bool [G]``) -> how many elements of each of these
+        groups reach each probe, ``[G, K]`` uint32.
+      sought: what for.
+    """
+    target = sought.target
+
+    def open_brackets(low: Array, low_count: Array, high: Array) -> Array:
+        return (low_count != target) & (high - low > 1)
+
+    def round_(carry: _Carry) -> _Carry:
+        low, low_count, high, high_count, probes = carry
+        is_open = open_brackets(low, low_count, high)
+        probes = jnp.clip(probes, low[:, None] + 1, jnp.maximum(high, low + 2)[:, None] - 1)
+        counts = count(probes, is_open)
+        enough, short = is_open[:, None] & (counts >= target[:, None]), is_open[:, None] & (counts < target[:, None])
+        known = [jnp.where(enough, probes, low[:, None]), jnp.where(enough, counts, low_count[:, None])]
+        known += [jnp.where(short, probes, high[:, None]), jnp.where(short, counts, high_count[:, None])]
+        low, low_count, high, high_count = lax.reduce(known, _widest(low.dtype, counts.dtype), _tighter, (1,))
+        return low, low_count, high, high_count, _interpolate(target, low, low_count, high, high_count)
+
+    start = (sought.low, sought.low_count, sought.high, jnp.zeros_like(target), sought.first)
+    low, low_count, _, high_count, _ = lax.while_loop(lambda c: jnp.any(open_brackets(*c[:3])), round_, start)
+    return Found(low, low_count, high_count)
+
+
+def _tighter(one: list[Array], other: list[Array]) -> list[Array]:
+    """What is left of two brackets of one answer: ``low, low_count, high, high_count`` each."""
+    ends = jnp.maximum, jnp.minimum, jnp.minimum, jnp.maximum
+    return [end(a, b) for end, a, b in zip(ends, one, other, strict=True)]
+
+
+def _widest(keys: Any, counts: Any) -> list[Array]:
+    most = [jnp.iinfo(dtype).max for dtype in (keys, counts)]
+    return [jnp.array(0, keys), jnp.array(most[1], counts), jnp.array(most[0], keys), jnp.array(0, counts)]
+
+
+def _interpolate(target: Array, low: Array, low_count: Array, high: Array, high_count: Array) -> Array:
+    """The next probes: every key of a narrow bracket, else three that divide it and five about the expected one."""
+    width = high - low
+    inside = jnp.maximum(low_count - high_count, 1).astype(jnp.float32)
+    expected = (low_count - target).astype(jnp.float32) / inside
+    noise = lax.rsqrt(inside)  # the standard error of a rank among `inside` elements, in units of the bracket
+    fixed = [jnp.full_like(expected, fraction) for fraction in (1 / 8, 1 / 2, 7 / 8)]
+    about = [expected + offset for offset in (-1 / 32, -noise / 2, 0.0, noise / 2, 1 / 32)]
+    fractions = jnp.clip(jnp.stack([*fixed, *about], axis=1), 0, 1 - 2**-20)
+    far = low[:, None] + (fractions * width.astype(jnp.float32)[:, None]).astype(low.dtype)
+    near = low[:, None] + jnp.arange(1, PROBES + 1, dtype=low.dtype)[None]
+    return jnp.where((width <= PROBES + 1)[:, None], near, far)
