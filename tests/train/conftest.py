@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-UNOPTIMISED = "--xla_backend_optimization_level=0"  # most of the time of a tiny run is compilation
 TINY = """
 from train.configs import default
 
@@ -49,7 +49,7 @@ class Cli:
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "XLA_FLAGS": f"{UNOPTIMISED} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]),
         }
         command = [sys.executable, "-m", module, *arguments]
         if module == "train.compress" and not any(argument.startswith("--config=") for argument in arguments):
