@@ -1,9 +1,12 @@
 """The table of rewrites under law: name -> what it computes of a function, its parameters and inputs; and networks.
 
+Each meets two of the networks in each law, in turn: every pair of a rewrite and a law, a network and a law, is there.
+
 The networks promote neither ranks nor types, and are of functions with derivatives of their own.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -211,3 +214,17 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "sensitivity": sensitive,
     "channels": pruned_channels,
 }  # fmt: skip
+
+
+@functools.cache
+def plain(name: str, network: str) -> Any:
+    """What a rewrite computes where nothing is special; once for all laws that compare with it."""
+    return REWRITES[name](*networks()[network])
+
+
+def in_turn(names: Sequence[str], places: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """Every name at every other place, with a number that goes round over names and over places."""
+    for i, name in enumerate(names):
+        for j, place in enumerate(places):
+            if len(places) == 1 or i % 2 == j % 2:
+                yield name, place, i + i // 4 + j // 2

@@ -1,7 +1,6 @@
 """The laws of meshes: whatever axes one has, and whether ``jax.set_mesh`` was called, the numbers are one device's."""
 
 import contextlib
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import jaxcomp as jc
 from .compressors import COMPRESSORS
 from .containers import CONTAINERS
 from .executions import close, replicate, shard, shardings_kept
-from .rewrites import REWRITES, networks, numbers, ran
+from .rewrites import REWRITES, in_turn, networks, numbers, plain, ran
 
 DEFAULT = ("sites", "quantize-w4", "input_norms")
 """The rewrites that are not left to the exhaustive tests."""
@@ -43,15 +42,15 @@ def named(place: Place) -> str:
 
 
 def places(names: Any, quick: Any, networks: Any) -> list[Any]:
-    """Every pair of names in one place, in turn; under ``exhaustive`` but for what is quick, on the first network."""
-    cases = []
-    for (i, name), (j, network) in itertools.product(enumerate(names), enumerate(networks)):
-        at_once = name in quick and j == 0
-        turn = list(quick).index(name) if at_once else i + j
-        place = PLACES[turn % (2 if at_once else len(PLACES))]  # at once: Explicit axes, set and not
-        marks = [] if at_once else [pytest.mark.exhaustive]
-        cases.append(pytest.param(name, network, place, marks=marks, id=f"{name}-{network}-{named(place)}"))
-    return cases
+    """Names on networks in places, in turn; under ``exhaustive`` but for what is quick, on the first network."""
+    at_once = [(name, networks[0], PLACES[i % 2]) for i, name in enumerate(quick)]  # Explicit axes, set and not
+    others = [(name, network, PLACES[turn % len(PLACES)]) for name, network, turn in in_turn(names, networks)]
+    return [
+        pytest.param(
+            *each, marks=[] if each in at_once else pytest.mark.exhaustive, id="-".join([*each[:2], named(each[2])])
+        )
+        for each in dict.fromkeys([*at_once, *others])
+    ]
 
 
 def same_numbers(got: Any, wanted: Any) -> None:
@@ -62,7 +61,7 @@ def same_numbers(got: Any, wanted: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max(initial=1))
 
 
-@pytest.mark.parametrize(("name", "container", "place"), places(COMPRESSORS, QUICK, ("dict",)))
+@pytest.mark.parametrize(("name", "container", "place"), places(list(COMPRESSORS), QUICK, ["dict"]))
 def test_recipes(name: str, container: str, place: Place) -> None:
     recipe, params = COMPRESSORS[name](), CONTAINERS[container](jnp.float32)
     init, update, apply = (jax.jit(function) for function in recipe[:3])
@@ -91,10 +90,10 @@ def test_learned_scales_begin_with_the_same_bits(place: Place) -> None:
                 np.testing.assert_array_equal(begin(w).scale.value, other.scale.value)
 
 
-@pytest.mark.parametrize(("name", "network", "place"), places(REWRITES, DEFAULT, networks()))
+@pytest.mark.parametrize(("name", "network", "place"), places(list(REWRITES), DEFAULT, list(networks())))
 def test_rewrites_of_data_parallel_functions(name: str, network: str, place: Place) -> None:
     function, params, x = networks()[network]
-    wanted = REWRITES[name](function, params, x)
+    wanted = plain(name, network)
     with on(place) as mesh:
         whole = jax.tree.map(lambda leaf: replicate(leaf, mesh), params)
         same_numbers(REWRITES[name](function, whole, shard(x, mesh)), wanted)
@@ -123,11 +122,11 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[] if name == "quantize-w4" else pytest.mark.exhaustive)
-    for name in REWRITES
+@pytest.mark.parametrize(("layout", "name"), [
+    *((layout, "quantize-w4") for layout in LAYOUTS),
+    *(pytest.param(list(LAYOUTS)[i % 2], name, marks=pytest.mark.exhaustive)
+      for i, name in enumerate(REWRITES) if name != "quantize-w4"),
 ])  # fmt: skip
-@pytest.mark.parametrize("layout", LAYOUTS)
 def test_rewrites_of_functions_whose_parameters_are_in_parts(layout: str, name: str) -> None:
     function, specs, spec = LAYOUTS[layout]
     params = {"up": networks()["dense"].params["up"], "down": networks()["scanned"].params["head"]}

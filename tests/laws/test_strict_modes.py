@@ -1,7 +1,7 @@
 """The laws of JAX's strict modes: nothing is promoted in silence, float32 stays float32 where float64 is allowed."""
 
-import itertools
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,21 +15,23 @@ import jaxcomp as jc
 from .compressors import COMPRESSORS
 from .containers import CONTAINERS
 from .executions import close
-from .rewrites import REWRITES, networks
+from .rewrites import REWRITES, in_turn, networks, plain
+
+
+@contextlib.contextmanager
+def strictly() -> Iterator[None]:
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
 
 
 def with_float64() -> AbstractContextManager[Any]:
     return jax.enable_x64(True)
 
 
-MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "types": lambda: jax.numpy_dtype_promotion("strict"),
-    "ranks": lambda: jax.numpy_rank_promotion("raise"),
-    "float64": with_float64,
-}
-QUICK = {"quant-ternary-blocks": "ranks"}
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {"strict": strictly, "float64": with_float64}
+QUICK = {"quant-ternary-blocks": "strict"}
 """The recipes that are not left to the exhaustive tests, each with its mode; so the rewrites below."""
-QUICK_REWRITES = {"input_norms": "ranks", "calibrate-entropy": "types"}
+QUICK_REWRITES = {"input_norms": "strict", "calibrate-entropy": "strict"}
 
 
 def modes(quick: str) -> list[Any]:
@@ -38,14 +40,13 @@ def modes(quick: str) -> list[Any]:
 
 
 def pairs(names: Any, quick: Any, networks: Any) -> list[Any]:
-    """Every pair of names in one mode, in turn; under ``exhaustive`` but for what is quick, on the first network."""
-    cases = []
-    for (i, name), (j, network) in itertools.product(enumerate(names), enumerate(networks)):
-        at_once = name in quick and j == 0
-        mode = quick[name] if at_once else list(MODES)[(i + j) % len(MODES)]
-        marks = [] if at_once else [pytest.mark.exhaustive]
-        cases.append(pytest.param(name, network, mode, marks=marks, id=f"{name}-{network}-{mode}"))
-    return cases
+    """Names on networks in modes, in turn; under ``exhaustive`` but for what is quick, on the first network."""
+    at_once = [(name, networks[0], mode) for name, mode in quick.items()]
+    others = [(name, network, list(MODES)[turn % len(MODES)]) for name, network, turn in in_turn(names, networks)]
+    return [
+        pytest.param(*each, marks=[] if each in at_once else pytest.mark.exhaustive, id="-".join(each))
+        for each in dict.fromkeys([*at_once, *others])
+    ]
 
 
 def same(got: Any, wanted: Any) -> None:
@@ -58,7 +59,7 @@ def same(got: Any, wanted: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max(initial=1))
 
 
-@pytest.mark.parametrize(("name", "container", "mode"), pairs(COMPRESSORS, QUICK, ("dict",)))
+@pytest.mark.parametrize(("name", "container", "mode"), pairs(list(COMPRESSORS), QUICK, ["dict"]))
 def test_recipes(name: str, container: str, mode: str) -> None:
     recipe, params = COMPRESSORS[name](), CONTAINERS[container](jnp.float32)
     first = recipe.init(params)
@@ -70,12 +71,11 @@ def test_recipes(name: str, container: str, mode: str) -> None:
         assert close((begun, moved, recipe.apply(params, moved)), (first, state, view))
 
 
-@pytest.mark.parametrize(("name", "network", "mode"), pairs(REWRITES, QUICK_REWRITES, networks()))
+@pytest.mark.parametrize(("name", "network", "mode"), pairs(list(REWRITES), QUICK_REWRITES, list(networks())))
 def test_rewrites(name: str, network: str, mode: str) -> None:
-    function, params, x = networks()[network]
-    wanted = REWRITES[name](function, params, x)
+    wanted = plain(name, network)
     with MODES[mode]():
-        same(REWRITES[name](function, params, x), wanted)
+        same(REWRITES[name](*networks()[network]), wanted)
 
 
 LOSSES = {
@@ -85,7 +85,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("mode", modes("types"))
+@pytest.mark.parametrize("mode", modes("strict"))
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.exhaustive)])
 def test_losses(mode: str, precision: str) -> None:
     a, b = (jnp.asarray(np.random.default_rng(i).normal(size=(4, 3)), precision) for i in range(2))
@@ -107,7 +107,7 @@ def test_rewrites_of_bfloat16_where_types_and_ranks_are_strict(name: str) -> Non
     function, params, x = networks()["dense"]
     params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))
     wanted = REWRITES[name](function, params, x)
-    with MODES["types"](), MODES["ranks"]():
+    with MODES["strict"]():
         got = REWRITES[name](function, params, x)
     for a, b in zip(*(jax.tree.leaves(tree) for tree in (got, wanted)), strict=True):
         assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
