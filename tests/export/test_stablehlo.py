@@ -19,7 +19,7 @@ from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Grid, Note
 from jaxcomp.pack import layout
 from jaxcomp.rewrite import Scheme, choose, quantize, shrink
-from tests.rewrite.channels.test_models import CASES, prepared
+from tests.rewrite.channels.test_models import CASES, DISTINCT, prepared
 from tests.rewrite.parity import distance
 
 RNG = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "m.jcz"
 
 
-@pytest.mark.parametrize("name", ["cnn", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in CASES if n != "cnn")])
+@pytest.mark.parametrize("name", ["cnn", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in DISTINCT[1:])])
 def test_a_shrunk_model_at_another_batch_size(path: Path, name: str) -> None:
     model, variables = prepared(CASES[name])
     example = CASES[name].example

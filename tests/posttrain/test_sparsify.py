@@ -28,7 +28,7 @@ from tests.rewrite.parity import randomize
 
 RNG = np.random.default_rng(0)
 # One model for every way in which weights are read: each compiles some hundred small programs.
-MODELS = ("mobile", "densenet_train", "unet", "vit_fused", "optimized_lstm", "scanned_layers", "nnx_resnet_train")
+MODELS = ("mobile", "unet", "vit_fused", "optimized_lstm", "scanned_layers", "nnx_resnet_train")
 METHODS = ("magnitude", "wanda", "woodfisher", "sparsegpt", "obc")
 
 
@@ -69,7 +69,6 @@ def test_every_model(name: str) -> None:
     assert sparse.report.sparsity == pytest.approx(0.5, abs=0.01)
     out = jax.tree.leaves(apply_fn(sparse.params, CASES[name].example))
     assert all(np.isfinite(leaf).all() for leaf in out)
-    jax.clear_caches()
 
 
 @pytest.mark.exhaustive

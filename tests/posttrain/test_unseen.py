@@ -84,8 +84,10 @@ def test_few_samples_do_no_harm(name: str, samples: int) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("samples", [1, 2, 3, 8, 20, 64, 320])
-@pytest.mark.parametrize("name", {**METHODS, **MORE})
+@pytest.mark.parametrize(("name", "samples"), [
+    (name, samples) for i, name in enumerate({**METHODS, **MORE})
+    for j, samples in enumerate([1, 2, 3, 8, 20, 64, 320]) if (i + j) % 2 == 0
+])  # fmt: skip
 def test_any_number_of_samples_does_no_harm(name: str, samples: int) -> None:
     found, plain = {**METHODS, **MORE}[name](normal(samples, WIDE, seed=6))
     assert error(found) <= 1.02 * error(plain)
@@ -183,11 +185,12 @@ def test_channels_stay_where_scaling_them_does_harm() -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("samples", [1, 3, 8, 20, 64])
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-@pytest.mark.parametrize("name", SCALED)
-def test_scaled_channels_do_no_harm(name: str, scheme: Scheme, samples: int) -> None:
-    x = normal(samples, WIDE, seed=6)
+@pytest.mark.parametrize(("name", "kind", "samples"), [
+    (name, kind, samples) for i, name in enumerate(SCALED) for j, kind in enumerate(SCHEMES)
+    for k, samples in enumerate([1, 3, 8, 20, 64]) if (i + j + k) % 2 == 0
+])  # fmt: skip
+def test_scaled_channels_do_no_harm(name: str, kind: str, samples: int) -> None:
+    x, scheme = normal(samples, WIDE, seed=6), SCHEMES[kind]
     assert quantized_error(SCALED[name](x, scheme), x, scheme) <= 1.02 * quantized_error(LAYER, x, scheme)
 
 

@@ -77,9 +77,10 @@ def noisy(params: Any, seed: int) -> Any:
         ("strict", False, "l2"),
         ("lenient", True, "taylor"),
         ("resnet", False, "taylor"),
-        *(
-            pytest.param(*case, marks=pytest.mark.exhaustive)
-            for case in itertools.product(("strict", "lenient", "resnet", "nnx"), (False, True), ("l1", "l2", "taylor"))
+        *(  # every pair of two of them
+            pytest.param(name, (i + j) % 2 == 0, score, marks=pytest.mark.exhaustive)
+            for i, name in enumerate(("strict", "lenient", "resnet", "nnx"))
+            for j, score in enumerate(("l1", "l2", "taylor"))
         ),
     ],
 )

@@ -13,7 +13,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.rewrite import mask, remove_dead, shrink
 from jaxcomp.trace import groups
-from tests.rewrite.channels.test_models import CASES, prepared
+from tests.rewrite.channels.test_models import CASES, DISTINCT, prepared
 from tests.rewrite.parity import TOLERANCE, distance, quick, randomize
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
@@ -103,7 +103,7 @@ def test_after_unstructured_pruning() -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_every_model(name: str) -> None:
     """A third of the channels are made 0, a third are read by nobody, all among weights half of which are 0."""
     apply_fn, params = prepared(CASES[name])

@@ -1,6 +1,6 @@
 """The parity law on networks as users write them: results, new states and gradients, eval and train."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,12 +20,6 @@ pytestmark = pytest.mark.exhaustive
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.standard_normal((2, 8, 8, 3)), jnp.float32)
 SERIES = jnp.asarray(RNG.standard_normal((2, 4, 5)), jnp.float32)
-
-
-@pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
-    yield
-    jax.clear_caches()
 
 
 class Case(NamedTuple):
@@ -68,6 +62,12 @@ CASES = {
     "nnx_bottleneck": Case(models_nnx.BottleneckResNet, IMAGE, (3, 4, 5, 6, 7, 8, 12)),
     "nnx_vit": Case(models_nnx.ViT, IMAGE, (3, 4, 4, 12, 16)),
 }
+
+DISTINCT = (
+    *("cnn", "resnet", "bottleneck_train", "option_a", "mobilenet_v3", "densenet_train", "googlenet", "vit_fused"),
+    *("lstm", "gru", "mixer", "convnext", "unet", "shufflenet", "swin", "scanned_layers", "nnx_resnet_train"),
+)
+"""Those that hold each way to build a network once: for what goes by the groups that were found."""
 
 
 def prepared(case: Case) -> tuple[Callable[..., Any], Any]:

@@ -1,6 +1,6 @@
 """One test per row of the table of primitives: what can be cut is found, and then computes what it does masked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -143,12 +143,6 @@ ROWS = [
     Row("custom_jvp", lambda h, p: _read(_clipped(h), p), FREE),
     Row("jit", lambda h, p: _read(jax.jit(jnp.tanh)(h) + jax.jit(jnp.tanh)(2 * h), p), FREE),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _no_leftovers() -> Iterator[None]:
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
