@@ -35,6 +35,11 @@ KINDS = {
         "``apply(params, state)`` show parameters as if they were compressed, inside jit, without changing a shape.",
         ("jaxcomp", "jaxcomp.prune", "jaxcomp.quant", "jaxcomp.lowrank", "jaxcomp.distill", "jaxcomp.optim"),
     ),
+    "augmentation": Kind(
+        "Augmentation",
+        "A function ``(key, images, labels) -> (images, labels)`` of a batch, inside jit or not.",
+        ("jaxcomp.augment",),
+    ),
     "facts": Kind(
         "Facts",
         "What can be found by looking at a function: ``f(apply_fn, params, *example)`` gives sites, groups, axes and "

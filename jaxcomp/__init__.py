@@ -18,6 +18,7 @@ __all__ = [
     "Learned",
     "Note",
     "__version__",
+    "augment",
     "chain",
     "distill",
     "errors",
@@ -43,11 +44,11 @@ __all__ = [
 ]
 
 
-_LATE = {"export", "measure", "observe", "pack", "posttrain", "rewrite", "search", "trace"}
+_LATE = {"augment", "export", "measure", "observe", "pack", "posttrain", "rewrite", "search", "trace"}
 """Packages that are imported when they are first named: a training loop needs none of them to start."""
 
 if TYPE_CHECKING:
-    from jaxcomp import export, measure, observe, pack, posttrain, rewrite, search, trace
+    from jaxcomp import augment, export, measure, observe, pack, posttrain, rewrite, search, trace
 
 
 def __getattr__(name: str) -> Any:

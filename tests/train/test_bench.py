@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train import models
-from train.bench import __main__, networks, planning, prune, quant, rewrite, scale, step, threshold, timing
+from train.bench import __main__, augment, networks, planning, prune, quant, rewrite, scale, step, threshold, timing
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -34,6 +34,16 @@ def test_step(tmp_path, capsys, monkeypatch):
     assert names[0] == "plain"
     assert {"prune", "prune each step", "prune + fake", "prune + fake + distil", "teacher forward"} < set(names)
     assert "all without teacher" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_augment(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "MODELS", {"cnn": ((4, 4, 1), {"widths": (4,)})})
+    monkeypatch.setattr(augment, "NETWORK", "cnn")
+    __main__.main(["augment", "--batch", "8", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "augment", lambda content: content["rows"])
+    assert names == [augment.BASELINE, *augment.augmentations()]
+    assert content["goal"] == 0.05
 
 
 @pytest.mark.exhaustive

@@ -1,0 +1,170 @@
+"""An augmentation: a pure function of a key, images and labels that draws for each image by a key of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcomp.augment.labels import Labels, checked_labels
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.meshes import automatic, explicit_mesh, is_explicit
+from jaxcomp.core.programs import compiled
+
+Move = Callable[[Array, Array, Labels], tuple[Array, Labels]]
+"""``(keys [batch], images, labels) -> (images, labels)``, of what has been checked."""
+
+Check = Callable[[Array, Labels], None]
+
+LONGEST, LARGEST = 2**13, 2**23
+"""Pixels a side and in all, beyond which sources of 16 binary places, or sums of levels, would overflow 32 bits."""
+
+
+class Augmentation:
+    """A function ``(key, images, labels=None, *, indices=None) -> (images, labels)``; prints as the call that made it.
+
+    An image's draws come from ``jax.random.fold_in(key, index)`` alone, so that it gets the same view in whatever
+    order, batch and sharding it comes, and gets it again: by the key of an epoch and the image's number in the data
+    set. The bits are those of Threefry, whatever ``jax_default_prng_impl`` is, as others depend on the batch.
+    """
+
+    def __init__(self, text: str, move: Move, check: Check = lambda images, labels: None) -> None:
+        """Makes it of what it does.
+
+        Args:
+          text: as what it prints.
+          move: what it does.
+          check: raises what cannot be told once arrays are traced.
+        """
+        self.text, self.move, self.check = text, move, check
+        self._run = compiled(self._laid_out)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __call__(
+        self, key: Array, images: Array, labels: Any = None, *, indices: Array | None = None
+    ) -> tuple[Array, Any]:
+        """Augments a batch, inside jit or not.
+
+        Args:
+          key: one key, from which each image's is folded.
+          images: ``[batch, height, width, channels]``: uint8, or floating point in [0, 1].
+          labels: classes ``[batch]`` or ``[batch, classes]``, :class:`jaxcomp.augment.Labels`, or None.
+          indices: ``[batch]`` integers by which images are told apart; None: their places in the batch.
+
+        Returns:
+          Images, and labels of the kind that was given.
+
+        Raises:
+          ArgumentError: for arrays of other shapes or types.
+        """
+        images = checked_images(images)
+        given = checked_labels(labels, images)
+        self.check(images, given)
+        key, indices = _checked_key(key), _checked_indices(indices, images.shape[0])
+        images, found = self._run(key, indices, images, given)
+        return images, found if isinstance(labels, Labels) else found.classes
+
+    def _laid_out(self, key: Array, indices: Array, images: Array, labels: Labels) -> tuple[Array, Labels]:
+        def whole(*args: Any) -> tuple[Array, Labels]:
+            return self.move(image_keys(*args[:2]), *args[2:])
+
+        args = key, indices, images, labels
+        mesh = explicit_mesh(args)
+        along = jax.typeof(images).sharding.spec[0] if is_explicit(images) else None
+        return automatic(whole, *args, out=None if mesh is None else NamedSharding(mesh, PartitionSpec(along)))
+
+
+def image_keys(key: Array, indices: Array) -> Array:
+    """A key for each image: ``[batch]`` keys of Threefry, of one key and the images' indices."""
+    data = jax.random.key_data(key)[:2]  # those of other generators are longer, and draw by the batch
+    key = jax.random.wrap_key_data(data, impl="threefry2x32")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+
+def parted(keys: Array, part: int) -> Array:
+    """Other keys for the same images, a set for each part of an augmentation."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, part))(keys)
+
+
+def uniforms(keys: Array, count: int) -> Array:
+    """``[count, batch]`` float32 in [0, 1): so many independent numbers an image."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(keys).T
+
+
+def integers(uniform: Array, count: Any) -> Array:
+    """Whole numbers from 0 to below a count, int32, of uniform ones in [0, 1).
+
+    Args:
+      uniform: ``[batch]`` float32.
+      count: a number up to 2^23, or ``[batch]`` int32.
+    """
+    count = jnp.asarray(count, jnp.int32)
+    drawn = jnp.floor(uniform * count.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.minimum(drawn, count - 1)  # where the product was rounded up
+
+
+def checked_images(images: Any) -> Array:
+    """A batch of images as an array.
+
+    Raises:
+      ArgumentError: for what is none.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 4 or not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
+        raise ArgumentError(
+            "images must be uint8, or floating point in [0, 1], of shape [batch, height, width, channels], "
+            f"got {images.dtype} of shape {images.shape}" + (": add an axis, image[None]" if images.ndim == 3 else "")
+        )
+    height, width = images.shape[1:3]
+    if not images.size or max(height, width) > LONGEST or height * width > LARGEST:
+        raise ArgumentError(
+            f"images must hold one pixel or more, up to {LONGEST} a side and {LARGEST} in all, got shape {images.shape}"
+        )
+    return images
+
+
+def checked_channels(images: Array, name: str) -> None:
+    """Refuses images that are neither gray nor in color.
+
+    Raises:
+      ArgumentError: with their channels.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise ArgumentError(f"{name} takes images of 1 channel or of 3 (red, green, blue), got {images.shape[-1]}")
+
+
+def _checked_key(key: Any) -> Array:
+    key = jnp.asarray(key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.dtype != jnp.uint32 or key.shape not in ((2,), (4,)):
+            raise ArgumentError(f"key must be a random key, jax.random.key(0), got {key.dtype} of shape {key.shape}")
+        key = jax.random.wrap_key_data(key[:2], impl="threefry2x32")
+    if key.shape:
+        raise ArgumentError(f"key must be one key, from which each image's is folded, got keys of shape {key.shape}")
+    return key
+
+
+def _checked_indices(indices: Any, batch: int) -> Array:
+    if indices is None:
+        return jnp.arange(batch, dtype=jnp.int32)
+    indices = jnp.asarray(indices)
+    if indices.shape != (batch,) or not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise ArgumentError(
+            f"indices must be integers of shape [{batch}], one an image, got {indices.dtype} of shape {indices.shape}"
+        )
+    return indices
+
+
+def checked_probability(name: str, value: float) -> float:
+    """A probability.
+
+    Raises:
+      ArgumentError: if it is not in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise ArgumentError(f"{name} must be a probability in [0, 1], got {value}")
+    return value
