@@ -34,6 +34,11 @@ def damped(moment: Array, damping: float = 0.01) -> Array:
     return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)[None]
 
 
+def steady_inverse(moment: Array, damping: float = 0.01) -> tuple[Array, Array]:
+    """The second moment as of :func:`steady`, and U of :func:`inverse_factor`, of one factorization."""
+    return _steady(moment, damping, _inverse_factored)
+
+
 def steady(moment: Array, damping: float = 0.01) -> Array:
     """The second moment so far :func:`damped` that Cholesky's factorization of it succeeds in float32.
 
@@ -47,11 +52,12 @@ def steady(moment: Array, damping: float = 0.01) -> Array:
     return _steady(moment, damping)[0]
 
 
-def _steady(moment: Array, damping: float) -> tuple[Array, Array]:
-    raised, factor, finite = _factored(moment, damping)
+def _steady(moment: Array, damping: float, factored: Callable[..., Any] | None = None) -> tuple[Array, Array]:
+    factored = factored or _factored
+    raised, factor, finite = factored(moment, damping)
     while not bool(finite) and damping < 1:
         damping = 10 * max(damping, 1e-6)
-        raised, factor, finite = _factored(moment, damping)
+        raised, factor, finite = factored(moment, damping)
     return raised, factor
 
 
@@ -59,6 +65,13 @@ def _steady(moment: Array, damping: float) -> tuple[Array, Array]:
 def _factored(moment: Array, damping: float) -> tuple[Array, Array, Array]:
     raised = damped(moment, damping)
     factor = cholesky(raised)
+    return raised, factor, jnp.isfinite(factor).all()
+
+
+@functools.partial(jax.jit, static_argnames="damping")
+def _inverse_factored(moment: Array, damping: float) -> tuple[Array, Array, Array]:
+    raised = damped(moment, damping)
+    factor = inverse_factor(raised)
     return raised, factor, jnp.isfinite(factor).all()
 
 
@@ -99,7 +112,7 @@ def sweep(
     block: int,
     begin: Callable[[Array, Array, Array], Any],
     fixed: Callable[[Any, Array, Array], Array],
-) -> tuple[Array, Any]:
+) -> tuple[Array, Array, Any]:
     r"""Fixes row after row of the reduction; those that follow make up for each.
 
     Each row's error :math:`e_i = (w_i - w'_i) / U_{ii}` is taken from all rows below,
@@ -115,7 +128,7 @@ def sweep(
       fixed: ``(what is known of the block, number of a row in it, the row [groups, out]) -> what it becomes``.
 
     Returns:
-      The new rows, and what was known of the blocks, stacked.
+      The new rows, their errors :math:`e_i`, and what was known of the blocks, stacked.
 
     Reference: Frantar et al., GPTQ, 2023; Frantar and Alistarh, SparseGPT, 2023.
     """
@@ -138,7 +151,8 @@ def sweep(
             some = jnp.where((first + jnp.arange(step) >= k * step)[:, None], some, 0)
             return rows - product(lax.dynamic_slice_in_dim(columns, first, step, 1).swapaxes(1, 2), some)
 
-        rows = lax.fori_loop(0, -(-start // step), take, lax.dynamic_slice_in_dim(weight, start, block, 1))
+        rows = lax.dynamic_slice_in_dim(weight, start, block, 1)
+        rows = lax.fori_loop(0, -(-start // step), take, rows) if blocks > 1 else rows
         known = begin(b, rows, jnp.diagonal(own, axis1=1, axis2=2)[..., None])
 
         def row(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -151,8 +165,8 @@ def sweep(
         new, off = (lax.dynamic_update_slice_in_dim(*pair, start, 1) for pair in zip(carry, both, strict=True))
         return (new, off), known
 
-    (new, _), known = lax.scan(one, (jnp.zeros_like(weight), jnp.zeros_like(weight)), jnp.arange(blocks))
-    return new[:, :size], known
+    (new, off), known = lax.scan(one, (jnp.zeros_like(weight), jnp.zeros_like(weight)), jnp.arange(blocks))
+    return new[:, :size], off[:, :size], known
 
 
 def inverse_factor(moment: Array) -> Array:

@@ -106,7 +106,7 @@ def refit(
         new = _fitted(matrix(use, leaf), matrix(use, kept[path]) > 0, seen, damping, examples)
         return jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
 
-    walk = Walk(program, fitted, solve, places)
+    walk = Walk(program, fitted, solve, places, measured=False)
     new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], jax.tree.leaves(masked))
     cut = {path: jnp.where(kept[path], named[path], 0) for path in fitted if path in new}
     found, plain = (replace_leaves(masked, {path: own[path] for path in cut}) for own in (new, cut))

@@ -187,8 +187,8 @@ def sparsify(
         found[path] = recipe.solve(path, use, named[path], known, goals[path])
         return found[path].leaf
 
+    walk = Walk(program, uses, solve, places, measured=False)
     if recipe.reads_data and reference != "dense":
-        walk = Walk(program, uses, solve, places)
         walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
     else:
         for path, own in uses.items():
@@ -196,7 +196,7 @@ def sparsify(
     tell(len(uses), len(uses), "all layers")
     decided = ""
     if any(own.plain is not None for own in found.values()):
-        found, decided = _better(program, params, given, found, recipe.refits)
+        found, decided = _better(program, params, given, found, recipe.refits, walk)
     judged = judged_on(examples) if recipe.reads_data else ""
     done = _result(params, {path: named[path] for path in sites}, found, goals, skipped)
     return done._replace(
@@ -249,7 +249,7 @@ def _dense(
 
 
 def _better(
-    program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool
+    program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool, walk: Walk
 ) -> tuple[dict[str, Pruned], str]:
     """What was found, if the function's results where it is held out bear out what was decided layer by layer.
 
@@ -261,7 +261,9 @@ def _better(
     """
     plain = {path: own.plain or own for path, own in found.items()}
     errors = [
-        lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
+        walk.lost_with({path: own.leaf for path, own in each.items()})
+        if walk.results
+        else lost(program, params, replace_leaves(params, {path: own.leaf for path, own in each.items()}), given)
         for each in (found, plain)
     ]
     strict = refits or len(errors[0]) < ENOUGH // 4

@@ -63,12 +63,14 @@ class Recipe:
         if known is not None and moment is None:
             moment = known.inputs
         single, weight = None if moment is None else _single(moment), matrix(use, leaf)
+        raised, upper = (None, None) if single is None else quadratic.steady_inverse(single, self.damping)
         unit = host_unit(np.max(np.abs(weight), initial=0))
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
         return LayerMatrix(
-            weight=_single(weight / unit),
-            moment=None if single is None else quadratic.steady(single, self.damping),
-            norms=None if single is None else reconstruct.norms_of(single),
+            weight=np.asarray(weight / unit, np.float32),
+            moment=raised,
+            upper=upper,
+            norms=None if moment is None else np.sqrt(_squares(moment))[..., None],
             fisher=None if fisher is None else _single(matrix(use, fisher) / fisher_unit),
             factor=self.factors.get(path, 1.0),
             unit=unit,
@@ -116,7 +118,7 @@ class Recipe:
         if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there
             chosen, _ = self._pruned(trial, old, known, known.inputs, goal)
         aimed = self._aim(trial, old, known, known.inputs)
-        fitted = reconstruct.least_squares(aimed.weight, trial.moment, jnp.asarray(chosen))
+        fitted = reconstruct.least_squares(aimed.weight, trial.moment, chosen)
         own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
         if own.error <= most:
             return own._replace(weight=new) if known.suffices else own
@@ -133,7 +135,8 @@ class Recipe:
 
     def _aim(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any) -> LayerMatrix:
         if self.refits and self.reference == "corrected" and known is not None and known.corrects:
-            return layer._replace(weight=_single(known.aim(old, moment, self.damping) / layer.unit))
+            aim = known.aim(old, moment, self.damping) / layer.unit
+            return layer._replace(weight=np.asarray(aim, np.float32))
         return layer
 
     def _pruned(
@@ -168,3 +171,8 @@ def _keep(goal: Any) -> tuple[int, Any]:
 
 def _single(x: Any) -> jax.Array:
     return jnp.asarray(np.asarray(x, np.float32))
+
+
+def _squares(moment: Any) -> np.ndarray:
+    """Of each input, ``[groups, reduction]``, float32."""
+    return np.maximum(np.diagonal(moment, axis1=1, axis2=2), 0).astype(np.float32)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxcomp.core import quadratic
@@ -14,11 +15,12 @@ from jaxcomp.prune.sparsegpt import sparsegpt
 
 
 class LayerMatrix(NamedTuple):
-    """What is known of one parameter, as a matrix, in units in which squares neither underflow nor overflow.
+    r"""What is known of one parameter, as a matrix, in units in which squares neither underflow nor overflow.
 
     Attributes:
-      weight: ``[groups, reduction, out]``, float32, over ``unit``.
+      weight: ``[groups, reduction, out]``, float32, over ``unit``; on the host.
       moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
+      upper: U of its inverse :math:`U^\top U`, likewise.
       norms: of its inputs, ``[groups, reduction, 1]``; None without data.
       fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known, over ``fisher_unit``.
       factor: by what it is multiplied before it is read: a number, or ``[groups, 1, 1]``. Of moments and norms it is a
@@ -26,8 +28,9 @@ class LayerMatrix(NamedTuple):
       unit, fisher_unit: powers of two.
     """
 
-    weight: Array
+    weight: Any
     moment: Any = None
+    upper: Any = None
     norms: Any = None
     fisher: Any = None
     factor: Any = 1.0
@@ -58,21 +61,21 @@ class Pruner(NamedTuple):
       other: what it does with a layer of a shape, ``[groups, reduction, out]``, if that is not what its name says.
     """
 
-    prune: Callable[[LayerMatrix, int, NofM | None], tuple[Array, Array]]
+    prune: Callable[[LayerMatrix, int, NofM | None], tuple[Any, Any]]
     costs: Callable[[LayerMatrix], Costs]
     needs: str = ""
     updates: bool = False
     other: Callable[[Sequence[int]], str] = lambda shape: ""
 
 
-def _by_scores(scores: Callable[[LayerMatrix], Array], per_output: bool = False, needs: str = "") -> Pruner:
-    def prune(layer: LayerMatrix, keep: int, pattern: NofM | None) -> tuple[Array, Array]:
+def _by_scores(scores: Callable[[LayerMatrix], Any], per_output: bool = False, needs: str = "") -> Pruner:
+    def prune(layer: LayerMatrix, keep: int, pattern: NofM | None) -> tuple[Any, Any]:
         own = scores(layer)
         if pattern:
-            mask = reconstruct.keep_pattern(own, pattern)
+            mask = reconstruct.keep_pattern(jnp.asarray(own), pattern)
         else:
             mask = (reconstruct.keep_per_output if per_output else reconstruct.keep_of_layer)(own, keep)
-        return mask, jnp.where(mask, layer.weight, 0)
+        return mask, np.where(mask, layer.weight, 0)
 
     def own_costs(layer: LayerMatrix) -> Costs:
         own = scores(layer)
@@ -119,13 +122,13 @@ def _instead(shape: Sequence[int]) -> str:
 
 
 PRUNERS = {
-    "magnitude": _by_scores(lambda layer: jnp.abs(layer.weight * layer.factor)),
+    "magnitude": _by_scores(lambda layer: np.abs(layer.weight * np.asarray(layer.factor, np.float32))),
     "wanda": _by_scores(
         lambda layer: reconstruct.wanda_scores(layer.weight, layer.norms), per_output=True, needs="moment"
     ),
     "woodfisher": _by_scores(lambda layer: jnp.square(layer.weight) * layer.fisher, needs="fisher"),
     "sparsegpt": Pruner(
-        lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern),
+        lambda layer, keep, pattern: sparsegpt(layer.weight, layer.moment, keep, pattern=pattern, upper=layer.upper),
         lambda layer: _felt(layer, reconstruct.obs_scores(layer.weight, layer.moment)),
         "moment",
         updates=True,

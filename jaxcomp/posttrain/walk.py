@@ -23,17 +23,14 @@ from jaxcomp.observe.matrices import input_rows, matrix, reduction
 from jaxcomp.observe.moments import seen_at
 from jaxcomp.observe.row_moments import NOTHING, Moment, sums_of
 from jaxcomp.posttrain.find_biases import Bias
+from jaxcomp.posttrain.stretches import STRETCH, merged
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
-from jaxcomp.trace.ir import Frame, Node, Program, Value, all_nodes
+from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
 from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
-STRETCH = "stretch"
-"""What nodes between those at which a walk stops are merged into."""
-
-
 TOGETHER = 2**24
 """Numbers that sites of several batches read at most, if their moments are summed up as one."""
 
@@ -59,16 +56,6 @@ class _OfParams(NamedTuple):
     place: int
 
 
-def _stretch(frame: Frame, own: list[Node]) -> Node:
-    """Some nodes of a frame, one after another, as one."""
-    made = dict.fromkeys(value for node in own for value in node.outs)
-    ins = [value for node in own for value in node.ins if value.const is None and value not in made]
-    inside = set(own)
-    read = {value for node in frame.nodes if node not in inside for value in node.ins} | {*frame.outs}
-    body = Frame(list(dict.fromkeys(ins)), own, [value for value in made if value in read])
-    return Node(STRETCH, body.ins, body.outs, own[0].equations, own[0].scope, [body])
-
-
 def _value(x: _OfParams, known: dict[_Applied, list[Any]]) -> Any:
     """A value that depends on parameters alone, given those that are known; it becomes known."""
     if x.made not in known:
@@ -86,6 +73,7 @@ class Walk(Interpreter):
       examples: those of each batch.
       unmoved: by path, why biases were left as they are.
       lost: of each of those examples, the squared errors of all results over the mean of their squares.
+      results: with the new parameters, one list a batch each, then with the old ones.
     """
 
     def __init__(
@@ -98,6 +86,7 @@ class Walk(Interpreter):
         biases: Sequence[Bias] = (),
         gather: bool = True,
         apart: bool = False,
+        measured: bool = True,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -110,22 +99,28 @@ class Walk(Interpreter):
           biases: those that are set, as they are reached, to what makes means the old ones.
           gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
           apart: whether ``inputs`` round held-out examples otherwise, so that biases are set by the fitted ones alone.
+          measured: whether ``errors`` are; else a site and what follows it are one program.
         """
         super().__init__()
-        self._program, self._solve, self._places = program, solve, places
+        self._program, self._solve, self._places, self._uses = program, solve, places, sites
         self._sites = {use.node: (path, use) for path, uses in sites.items() for use in uses}
         self._left = {path: len(uses) for path, uses in sites.items()}
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
-        self._gather, self._apart = gather, apart
+        self._gather, self._apart, self._measured = gather, apart, measured
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
         self.examples: list[Examples] = []
         self.unmoved: dict[str, str] = {}
         self.lost = np.zeros(0)
+        self.results: list[Any] = []
 
     def run(
-        self, params: Sequence[Any], batches: Sequence[Sequence[Any]], start: Sequence[Any] | None = None
+        self,
+        params: Sequence[Any],
+        batches: Sequence[Sequence[Any]],
+        start: Sequence[Any] | None = None,
+        was: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         """The new value of each parameter whose sites were all reached.
 
@@ -133,44 +128,37 @@ class Walk(Interpreter):
           params: the leaves of the parameters.
           batches: the leaves of the other arguments, one list a batch.
           start: the leaves of those that new values replace, if not ``params``: they are what is computed with now.
+          was: the results of another walk from the same parameters; those with the old ones are then not computed anew.
         """
+        self._given = params, batches
         self._batches, self.examples = len(batches), examples_of([tuple(batch) for batch in batches])
         self._leaves = [_Applied(None, ()) for _ in params]
         for known, values in zip(self._known, (start or params, params), strict=True):
             known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
-        data = [_Streams([*column, *column]) for column in zip(*batches, strict=True)]
+        self._streams = self._batches * (2 if was is None else 1)
+        data = [_Streams((column * 2)[: self._streams]) for column in zip(*batches, strict=True)]
         outs = self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
-        self.lost = self._lost(outs)
+        if was is not None:
+            both = zip(outs, was, strict=True)
+            outs = [_Streams([*x, *old[len(x) :]]) if isinstance(x, _Streams) else x for x, old in both]
+        self.results, self.lost = outs, self._lost(outs)
         named = zip(self._program.paths, self._leaves, strict=True)
         return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
 
+    def lost_with(self, new: Mapping[str, Any]) -> np.ndarray:
+        """What is ``lost`` with other values of the parameters that were replaced, by the programs that there are."""
+        now = dict(zip(self._program.paths, (self._known[0][leaf][0] for leaf in self._leaves), strict=True))
+        if all(len(self._uses[path]) == 1 and now[path] is leaf for path, leaf in new.items()):
+            return self.lost  # of parameters with more sites, all but the last were computed with the old ones
+        now |= new
+        again = Walk(self._program, self._uses, lambda path, *_: now[path], self._places, gather=False, measured=False)
+        again.run(*self._given, [now[path] for path in self._program.paths], self.results)
+        return again.lost
+
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
         """Runs a body, its nodes between those at which the walk stops as one."""
-        given = zip(frame.ins, operands, strict=True)
-        return super().body(self._merged(frame, {value for value, x in given if isinstance(x, _Streams)}), operands)
-
-    def _merged(self, frame: Frame, data: set[Value]) -> Frame:
-        """A frame whose nodes that depend on data, and at which there is nothing to do, are merged into stretches.
-
-        Args:
-          frame: a body.
-          data: those of its values that depend on data; more are added.
-        """
-        first: list[Node] = []  # what depends on parameters alone is computed where it is read
-        groups: list[list[Node]] = []
-        for node in frame.nodes:
-            if data.isdisjoint(node.ins):
-                first.append(node)
-                continue
-            data.update(node.outs)
-            if self._stops(node):
-                groups += [[node], []]
-            elif groups:
-                groups[-1].append(node)
-            else:
-                groups.append([node])
-        nodes = [own[0] if self._stops(own[0]) else _stretch(frame, own) for own in groups if own]
-        return Frame(frame.ins, first + nodes, frame.outs)
+        data = {value for value, x in zip(frame.ins, operands, strict=True) if isinstance(x, _Streams)}
+        return super().body(merged(frame, data, self._stops, self._opens), operands)
 
     def _stops(self, node: Node) -> bool:
         """Whether there is something to do at a node, or inside of it."""
@@ -179,9 +167,17 @@ class Walk(Interpreter):
             for inner in all_nodes(Frame([], [node], []))
         )
 
+    def _opens(self, node: Node) -> bool:
+        """Whether a node is a site of whose result nothing is asked, so that a stretch begins with it."""
+        return node in self._sites and not (self._measured or node in self._inputs or node in self._biases)
+
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         """Applies one primitive, or a stretch of them, to every batch."""
         if node.op == STRETCH:
+            first, given = node.frames[0].nodes[0], dict(zip(node.ins, operands, strict=True))
+            if first in self._sites:
+                read = [value.const if value.const is not None else given[value] for value in first.ins]
+                self._observe(first, [self._sites[first]], read)
             return self._applied(node.frames[0], operands)
         if node.frames and node.op not in LOOPS and self._stops(node):
             return self.body(node.frames[0], operands)
@@ -198,7 +194,7 @@ class Walk(Interpreter):
             leak = self._set(bias, outs[0])
             outs = self._applied(alone, operands)
             ready = [bias.weight]
-        if node.op not in LOOPS:
+        if self._measured and node.op not in LOOPS:
             self.errors |= {path: self._error(outs[0], leak) for path in ready}
         return outs
 
@@ -216,7 +212,7 @@ class Walk(Interpreter):
 
         program = compiled(run)
         results = []
-        for stream in range(2 * self._batches):
+        for stream in range(self._streams):
             known = self._known[stream >= self._batches]
             results.append(program([operands[i][stream] for i in places], [known[leaf][0] for leaf in leaves]))
         return [_Streams(column) for column in zip(*results, strict=True)]

@@ -1,7 +1,7 @@
 """Optimal brain compression: of each output the weights go one by one, always the cheapest, exactly."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def keep_after(found: Elimination, kept: Array) -> Array:
     return found.rank >= jnp.sum(~kept, axis=1, keepdims=True, dtype=jnp.int32)
 
 
-def obc(weight: Array, moment: Array, keep: int = 0, *, pattern: NofM | None = None) -> tuple[Array, Array]:
+def obc(weight: Any, moment: Any, keep: int = 0, *, pattern: NofM | None = None) -> tuple[Any, Any]:
     """Prunes a layer by :func:`eliminate`, the outputs' steps ranked together; refits what is left.
 
     Args:

@@ -6,15 +6,17 @@ pruning costs is the squared error of its outputs, :math:`\operatorname{tr} (W -
 of a layer are chosen here; :mod:`jaxcomp.prune.obc` and :mod:`jaxcomp.prune.sparsegpt` are methods of their own.
 """
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+import numpy as np
+from jax import Array
 
 from jaxcomp.core import threshold
+from jaxcomp.core.cholesky import product
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.quadratic import inverse, solve
+from jaxcomp.core.quadratic import inverse
 from jaxcomp.prune.distributions import output_by_output
 from jaxcomp.prune.patterns import best_of_groups
 
@@ -56,9 +58,24 @@ def obs_scores(weight: Array, moment: Array) -> Array:
     return jnp.square(weight) / jnp.diagonal(inverse(moment), axis1=1, axis2=2)[..., None]
 
 
-def keep_of_layer(scores: Array, keep: int | Array) -> Array:
-    """A mask of the ``keep`` largest scores of a layer; True = kept."""
-    return threshold.keep_largest([scores], [keep], [0], score=threshold.itself)[0]
+def keep_of_layer(scores: Any, keep: int | Array) -> Any:
+    """A mask of the ``keep`` largest scores of a layer, ties in favor of the lower index; True = kept.
+
+    Outside of ``jit`` it is found on the host: a search is compiled anew for each shape, and takes longer to.
+
+    Args:
+      scores: of any shape; none is NaN.
+      keep: how many.
+    """
+    if any(isinstance(x, jax.core.Tracer) for x in (scores, keep)):
+        return threshold.keep_largest([scores], [keep], [0], score=threshold.itself)[0]
+    flat, keep = np.asarray(scores).ravel(), int(keep)
+    if not keep:
+        return np.zeros(np.shape(scores), bool)
+    level = np.partition(flat, flat.size - keep)[flat.size - keep]
+    mask = flat > level
+    mask[np.flatnonzero(flat == level)[: keep - np.count_nonzero(mask)]] = True
+    return mask.reshape(np.shape(scores))
 
 
 def keep_per_output(scores: Array, keep: int) -> Array:
@@ -88,7 +105,7 @@ def keep_pattern(scores: Array, pattern: NofM) -> Array:
     return best_of_groups(scores, *pattern, axes=(1,))
 
 
-def least_squares(weight: Array, moment: Array, mask: Array) -> Array:
+def least_squares(weight: Any, moment: Any, mask: Any) -> np.ndarray:
     r"""The weights of a mask whose outputs are nearest: for each output, :math:`v_S = H_{SS}^{-1} (H w)_S`.
 
     Args:
@@ -104,25 +121,10 @@ def least_squares(weight: Array, moment: Array, mask: Array) -> Array:
       >>> least_squares(jnp.ones((1, 2, 1)), moment, jnp.array([[[True], [False]]])).round(4).ravel().tolist()
       [1.5, 0.0]
     """
-    reduction = weight.shape[1]
-    widest = int(jnp.max(jnp.sum(mask, axis=1), initial=0))
-    step = max(16, reduction // 8)  # so that few sizes are compiled
-    return _least_squares(weight, moment, mask, min(reduction, -(-widest // step) * step))
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _least_squares(weight: Array, moment: Array, mask: Array, size: int) -> Array:
-    wanted = jnp.matmul(moment, weight, precision="highest")
-
-    def column(moment: Array, wanted: Array, mask: Array) -> Array:
-        places = jnp.argsort(~mask, stable=True)[:size]
-        own = mask[places]
-        inner = jnp.where(own[:, None] & own[None], moment[places][:, places], jnp.eye(size, dtype=moment.dtype))
-        found = solve(inner, jnp.where(own, wanted[places], 0)[:, None])[:, 0]
-        return jnp.zeros_like(wanted).at[places].set(jnp.where(own, found, 0))
-
-    def group(each: tuple[Array, Array, Array]) -> Array:
-        own, *columns = each
-        return lax.map(lambda pair: column(own, *pair), tuple(x.T for x in columns)).T
-
-    return lax.map(group, (moment, wanted, mask))
+    wanted = np.asarray(product(jnp.asarray(moment), jnp.asarray(weight)))
+    moment, mask, new = np.asarray(moment), np.asarray(mask), np.zeros(wanted.shape, wanted.dtype)
+    # On the host, where each output's problem has its own size: LAPACK, and nothing is compiled.
+    for g, o in np.argwhere(mask.any(1)):
+        own = np.flatnonzero(mask[g, :, o])
+        new[g, own, o] = np.linalg.solve(moment[g][np.ix_(own, own)], wanted[g, own, o])
+    return new

@@ -91,7 +91,7 @@ def gptq(
         own, zero, some = (x[:, i] for x in known)
         return jnp.where(some, quantized(row, Grid(own, zero), format), 0)
 
-    new, _ = sweep(weight, upper, block, begin, fixed)
+    new, _, _ = sweep(weight, upper, block, begin, fixed)
     return jnp.take_along_axis(new, jnp.argsort(rows, axis=1), 1)
 
 

@@ -318,7 +318,7 @@ def test_masks_are_judged_alike_layer_by_layer_and_at_the_end() -> None:
 
 def test_the_report_says_what_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     function, params, x = _almost_alike()
-    monkeypatch.setattr(importlib.import_module("jaxcomp.posttrain.sparsify"), "lost", _ten_times_worse())
+    monkeypatch.setattr("jaxcomp.posttrain.walk.Walk.lost_with", _ten_times_worse())
     found = sparsify(function, params, [x], pattern=(1, 2), method="wanda")
     assert found.masks["w"].ravel().tolist() == [True, False]
     assert found.report.rows[0].back == "magnitude"

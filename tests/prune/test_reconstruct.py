@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -229,6 +230,13 @@ def test_corrected_weights_make_up_for_inputs_that_changed() -> None:
     held = 0.5 * np.trace(now @ now.T) / 6 * np.eye(6)
     ridge = np.linalg.solve(now @ now.T + held, (now @ before.T + held) @ weight)
     np.testing.assert_allclose(quadratic.corrected(single(weight[None]), moment, pull, 0.5)[0], ridge, atol=1e-4)
+
+
+def test_what_is_kept_of_a_layer_is_found_alike_on_the_host_and_under_jit() -> None:
+    scores = single(np.random.default_rng(0).integers(-2, 3, (2, 5, 4)))  # with many ties, of which the first are kept
+    found = jax.jit(lambda keeps: [r.keep_of_layer(scores, keep) for keep in keeps])(jnp.array([0, 1, 17, 40]))
+    for keep, mask in zip([0, 1, 17, 40], found, strict=True):
+        np.testing.assert_array_equal(r.keep_of_layer(scores, keep), mask)
 
 
 def test_obs_scores_are_what_each_weight_alone_costs() -> None:
