@@ -18,7 +18,7 @@ def tensorwise(
     fit: Callable[[Array], Any],
     view: Callable[[Array, Any], Array],
     note: Callable[[Any], Note],
-    refit: Callable[[Array, Any, Step], Any] | None = None,
+    refit: Callable[[Array, Any], Any] | None = None,
     settle: Callable[[Array, Any], Any] = lambda tensor, node: node,
 ) -> Compressor:
     """A compressor that treats each floating-point tensor by itself.
@@ -27,7 +27,7 @@ def tensorwise(
       fit: ``tensor -> its state``.
       view: ``(tensor, its state) -> tensor``.
       note: ``its state -> note``.
-      refit: ``(tensor, its state, step) -> its state``; None: fit it anew.
+      refit: ``(tensor, its state) -> its state``; None: fit it anew.
       settle: ``(tensor, its state) -> the state`` that ``view`` goes by, for the note.
     """
 
@@ -48,10 +48,10 @@ def tensorwise(
         return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)  # which names what is wrong
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
-        del extra
+        del step, extra
         if refit is None:
             return init(params)
-        return leaves.map_states(lambda path, leaf, node: at(path, refit, leaf, node, step), params, state)
+        return leaves.map_states(lambda path, leaf, node: at(path, refit, leaf, node), params, state)
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step

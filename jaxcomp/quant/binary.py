@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxcomp.core.axes import Axes, usual_size
 from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
@@ -14,7 +15,7 @@ from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant import formats
 from jaxcomp.quant.fake import fit_grid, note_of
 from jaxcomp.quant.gradients import Slope
-from jaxcomp.quant.granularity import Axes, check_block, groups, numbers_for, usual_size
+from jaxcomp.quant.granularity import check_block, groups, numbers_for
 from jaxcomp.quant.ranges import grid_between, mean_of
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves
+from jaxcomp.core.axes import Axes, usual_size
 from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
@@ -13,7 +14,7 @@ from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
-from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, usual_size
+from jaxcomp.quant.granularity import block_of, check_block, groups, numbers_for, place
 from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
 
 

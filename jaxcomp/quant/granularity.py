@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxcomp.core.axes import Axes, Shape, own_axes
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import along, replicated, spread_like
 from jaxcomp.core.reproducible import filled_up
 from jaxcomp.core.types import Block, Grid
-
-Axes = int | tuple[int, ...] | None
-Shape = tuple[int, ...]
 
 
 class ScaleGroups(NamedTuple):
@@ -28,24 +26,6 @@ class ScaleGroups(NamedTuple):
     values: Array
     shared: tuple[int, ...]
     weights: Array | None = None
-
-
-def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
-    """The axes with scales of their own, counted from the front. A scalar has one scale whatever the axis.
-
-    Raises:
-      ArgumentError: for an axis that the tensor lacks.
-    """
-    if axis is None or ndim == 0:
-        return ()
-    axes = (axis,) if isinstance(axis, int) else axis
-    for a in axes:
-        if not -ndim <= a < ndim:
-            raise ArgumentError(
-                f"axis {a} has a scale for each index, but the tensor has {ndim} axes; choose tensors that have it "
-                "with jc.partition"
-            )
-    return tuple(sorted({a % ndim for a in axes}))
 
 
 def block_of(shape: Shape, axis: Axes, size: int | None) -> Block | None:
@@ -95,18 +75,6 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> ScaleGrou
         return ScaleGroups(values, (1,))
     real = np.arange(full).reshape(cut.number, cut.size, *[1] * len(own_sizes)) < cut.length
     return ScaleGroups(values, (1,), jnp.asarray(real, w.dtype))
-
-
-def usual_size(shape: Shape) -> float:
-    r"""The size of the weights with which a layer begins: :math:`1 / \sqrt{n}` of n inputs, all axes but the last.
-
-    What a grid of zeros goes by, which is none.
-
-    Example:
-      >>> usual_size((4, 4, 7)), usual_size((4,))
-      (0.25, 0.5)
-    """
-    return 1 / math.sqrt(max(math.prod(shape[:-1] if len(shape) > 1 else shape), 1))
 
 
 def all_zero(w: Array, axis: Axes = None, block: int | None = None) -> Array:

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxcomp.core.axes import Axes
 from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.tensorwise import tensorwise
-from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note, Step
+from jaxcomp.core.types import Block, Compressor, Grid, Learned, Note
 from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.gradients import members, rounded_levels, settled
-from jaxcomp.quant.granularity import Axes, all_zero, check_block
+from jaxcomp.quant.granularity import all_zero, check_block
 from jaxcomp.quant.ranges import Fit, mean_size, min_max
 
 
@@ -121,8 +122,7 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
     def cheaply(w: Array) -> Steps:
         return fitted(w, default_fit(format))
 
-    def begun(w: Array, steps: Steps, step: Step) -> Steps:
-        del step
+    def begun(w: Array, steps: Steps) -> Steps:
         waits = jnp.any(steps.scale.value == 0)
         if isinstance(waits, jax.core.Tracer):
             return _in_place_of_zeros(steps, lax.cond(waits, fit, cheaply, w))

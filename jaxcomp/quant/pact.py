@@ -2,13 +2,13 @@
 
 from jax import Array
 
+from jaxcomp.core.axes import Axes
 from jaxcomp.core.called import printed
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.gradients import rounded_levels
-from jaxcomp.quant.granularity import Axes
 from jaxcomp.quant.lsq import learned_grids
 from jaxcomp.quant.ranges import Fit, min_max
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.axes import Axes, usual_size
 from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
@@ -14,7 +15,7 @@ from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Compressor, Grid
 from jaxcomp.quant.fake import note_of, placed
 from jaxcomp.quant.formats import integer
-from jaxcomp.quant.granularity import Axes, block_of, check_block, groups, numbers_for, place, spread, usual_size
+from jaxcomp.quant.granularity import block_of, check_block, groups, numbers_for, place, spread
 from jaxcomp.quant.ranges import grid_between, mean_of
 
 

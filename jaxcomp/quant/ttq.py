@@ -11,7 +11,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.tensorwise import tensorwise
-from jaxcomp.core.types import Compressor, Learned, Note, Step
+from jaxcomp.core.types import Compressor, Learned, Note
 from jaxcomp.quant.granularity import groups
 from jaxcomp.quant.ranges import mean_of
 
@@ -69,8 +69,7 @@ def ttq(threshold: float = 0.05) -> Compressor:
         high, low = map(jnp.abs, means)  # of none: 0, whose sign depends on the program
         return Levels(Learned(high), Learned(low), level)
 
-    def begun(w: Array, state: Levels, step: Step) -> Levels:
-        del step
+    def begun(w: Array, state: Levels) -> Levels:
         new = lax.stop_gradient(fit(w))
         sides = zip(state[:2], new[:2], strict=True)
         high, low = (jnp.where(old.value == 0, mean.value, old.value) for old, mean in sides)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
-from jaxcomp.quant.granularity import usual_size
+from jaxcomp.core.axes import usual_size
 
 from . import zeros
 
