@@ -33,7 +33,15 @@ KINDS = {
         "Views",
         "A view is a :class:`jaxcomp.Compressor`: ``init(params)``, ``update(params, state, step)`` and "
         "``apply(params, state)`` show parameters as if they were compressed, inside jit, without changing a shape.",
-        ("jaxcomp", "jaxcomp.prune", "jaxcomp.quant", "jaxcomp.lowrank", "jaxcomp.distill", "jaxcomp.optim"),
+        (
+            "jaxcomp",
+            "jaxcomp.prune",
+            "jaxcomp.quant",
+            "jaxcomp.lowrank",
+            "jaxcomp.share",
+            "jaxcomp.distill",
+            "jaxcomp.optim",
+        ),
     ),
     "augmentation": Kind(
         "Augmentation",

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxcomp import distill, errors, lowrank, optim, prune, quant
+from jaxcomp import distill, errors, lowrank, optim, prune, quant, share
 from jaxcomp.combine import chain, every, identity, partition, straight_through
 from jaxcomp.core.errors import JaxcompError as JaxcompError  # of jc.errors: what to catch to catch them all
 from jaxcomp.core.learned import learned, with_learned
@@ -37,6 +37,7 @@ __all__ = [
     "quant",
     "rewrite",
     "search",
+    "share",
     "stacked",
     "straight_through",
     "trace",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"core"},
-    {"augment", "prune", "quant", "lowrank", "distill", "combine", "optim", "measure", "errors"},
+    {"augment", "prune", "quant", "lowrank", "share", "distill", "combine", "optim", "measure", "errors"},
     {"trace", "pack"},
     {"observe", "export"},
     {"rewrite"},

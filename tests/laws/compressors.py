@@ -86,6 +86,12 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     "quant-lsq": lambda: jc.quant.lsq(3, axis=-1),
     "quant-lsq-plus": lambda: jc.quant.lsq(3, symmetric=False),
     "quant-pact-apot": lambda: jc.quant.pact("apot4"),
+    "share-cluster": lambda: jc.partition([(KERNEL, jc.chain(jc.prune.magnitude(0.5), jc.share.cluster(4)))]),
+    "share-channels-learned": lambda: jc.partition(
+        [(KERNEL, jc.share.cluster(2, axis=-1, start="linear", learn=True))]
+    ),
+    "share-global": lambda: jc.share.cluster(3, scope="global", start="density"),
+    "share-dkm": lambda: jc.partition([(KERNEL, jc.share.dkm(3))]),
     "quant-pruned-lsq": lambda: jc.partition([(KERNEL, jc.chain(jc.prune.magnitude(0.5), jc.quant.lsq(4, block=8)))]),
 }
 
@@ -93,7 +99,7 @@ EXHAUSTIVE = (
     *("prune-blocks", "prune-lamp", "prune-taylor", "prune-fisher", "prune-top-kast"),
     *("quant-blocks-mse", "quant-percentile", "quant-fp8", "quant-binary", "quant-ternary", "quant-ttq"),
     "quant-dorefa",
-    *("quant-lsq-plus", "quant-pact", "quant-pruned"),
+    *("quant-lsq-plus", "quant-pact", "quant-pruned", "share-channels", "share-global", "share-dkm"),
 )
 """Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
 EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}

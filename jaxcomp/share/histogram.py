@@ -1,0 +1,107 @@
+"""Histograms of weights: sums of whole numbers, the same however weights are sharded, and few enough to search."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxcomp.core.reproducible import rounded, steady_sum
+
+BINS = 4096
+PARTS = 64
+"""Of a bin, in which it is counted where in it weights lie: 32 million of them have a sum in int32."""
+
+
+class Histogram(NamedTuple):
+    """How many weights lie in each bin, and where. Positions are counted in bins.
+
+    Attributes:
+      counts: ``[bins]`` float32 of whole numbers, of the weights that are not 0.
+      positions: ``[bins]``, the mean position of these, to a 64th of a bin; without any the middle.
+      least: ``[bins]``, the least weight of each; infinity where there is none.
+      greatest: ``[bins]``, the greatest; minus infinity where there is none.
+      low: where the first bin begins.
+      width: of a bin; 0 where all weights are equal.
+      zeros: whether there is a 0 among the weights.
+    """
+
+    counts: Array
+    positions: Array
+    least: Array
+    greatest: Array
+    low: Array
+    width: Array
+    zeros: Array
+
+
+def histogram(tensors: list[Array]) -> Histogram:
+    """Counts the weights of tensors, in bins of one width over the range of them all.
+
+    Args:
+      tensors: each ``[n]`` float32 or float64, n above 0 of one at least.
+
+    Example:
+      >>> found = histogram([jnp.array([0.0, 1.0, 3.0])])
+      >>> int(found.counts.sum()), found.low.item(), found.width.item() * BINS
+      (2, 0.0, 3.0)
+    """
+    held = [each for each in tensors if each.size]
+    low = jnp.min(jnp.stack([jnp.min(each) for each in held]))
+    high = jnp.max(jnp.stack([jnp.max(each) for each in held]))
+    width = high / BINS - low / BINS
+    counts = inside = jnp.zeros(BINS, jnp.int32)
+    least, greatest = jnp.full(BINS, jnp.inf, low.dtype), jnp.full(BINS, -jnp.inf, low.dtype)
+    for each in held:
+        place = jnp.clip((each - low) / jnp.where(width > 0, width, 1), 0, BINS * (1 - 2.0**-20))
+        bins = place.astype(jnp.int32)
+        part = ((place - bins.astype(place.dtype)) * PARTS).astype(jnp.int32)
+        bins = jnp.where(each == 0, BINS, bins)
+        counts, inside = counts.at[bins].add(1, mode="drop"), inside.at[bins].add(part, mode="drop")
+        least, greatest = least.at[bins].min(each, mode="drop"), greatest.at[bins].max(each, mode="drop")
+    zeros = jnp.any(jnp.stack([jnp.any(each == 0) for each in held]))
+    part = jnp.where(counts > 0, inside / jnp.maximum(counts, 1) + 0.5, PARTS / 2) / PARTS
+    positions = jnp.arange(BINS, dtype=jnp.float32) + part.astype(jnp.float32)
+    return Histogram(counts.astype(jnp.float32), positions, least, greatest, low, width, zeros)
+
+
+def place_of_zero(found: Histogram) -> Array:
+    """Where 0 lies, in bins."""
+    return (-found.low / jnp.where(found.width > 0, found.width, 1)).astype(jnp.float32)
+
+
+def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array:
+    """Lloyd's algorithm: each bin goes to the nearest centre, each centre to the mean of its bins.
+
+    Args:
+      found: the weights.
+      centres: ``[k]`` positions, in order.
+      pinned: ``[k]`` bool, those that stay.
+      rounds: how often.
+
+    Returns:
+      ``[k]`` positions, in order. A centre without a bin stays.
+    """
+    x = found.positions
+
+    def step(_: int, centres: Array) -> Array:
+        own = jnp.where(members(found, centres), found.counts, 0)
+        weight, moment = steady_sum(own, (1,))[:, 0], steady_sum(rounded(own * x), (1,))[:, 0]
+        return jnp.where(pinned | (weight == 0), centres, moment / jnp.maximum(weight, 1))
+
+    return lax.fori_loop(0, rounds, step, centres)
+
+
+def members(found: Histogram, centres: Array) -> Array:
+    """``[k, bins]`` bool: which bins are nearest to which of the centres, which are in order."""
+    above = found.positions > ((centres[1:] + centres[:-1]) / 2)[:, None]
+    all_ = jnp.ones((1, BINS), bool)
+    return jnp.concatenate([all_, above]) & ~jnp.concatenate([above, ~all_])
+
+
+def values(found: Histogram, centres: Array, pinned: Array) -> Array:
+    """The weights that centres stand for: a centre of equal weights is that weight, a pinned one is 0."""
+    own = members(found, centres)
+    least = jnp.min(jnp.where(own, found.least, jnp.inf), axis=1)
+    greatest = jnp.max(jnp.where(own, found.greatest, -jnp.inf), axis=1)
+    plain = rounded(found.width * centres.astype(found.width.dtype)) + found.low
+    return jnp.where(pinned, 0, jnp.where(least <= greatest, jnp.clip(plain, least, greatest), plain))
