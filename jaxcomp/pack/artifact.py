@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcomp.core.errors import ArgumentError, ArtifactError
+from jaxcomp.core.errors import ArgumentError, ArtifactError, MissingExtraError
 from jaxcomp.core.types import Note, Params
-from jaxcomp.pack import coding, container, layout, stored
+from jaxcomp.pack import coding, container, entropy, layout, stored
 
 Path = str | os.PathLike[str]
 
@@ -22,6 +22,7 @@ def save(
     *,
     notes: Mapping[str, Note] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    coder: str = "auto",
 ) -> int:
     """Saves a tree of arrays as one small file that gives back their very bits.
 
@@ -35,6 +36,9 @@ def save(
       notes: ``{path: note}``, as ``recipe.describe(params, state, step)`` returns. If they tell of another state's
         grids than the view has, these are found anew; where there are none, a warning names the tensors.
       metadata: a JSON-able dict, kept as JSON keeps it (tuples become lists, keys strings).
+      coder: ``"range"`` codes integers, codes and positions of zeros with a range coder where that is smaller; such a
+        file is read where the extra ``pack`` is installed (``pip install 'jaxcomp[pack]'``). ``"deflate"`` needs no
+        extra. ``"auto"`` is ``"range"`` where the extra is installed, else ``"deflate"``.
 
     Returns:
       The bytes of the file.
@@ -42,7 +46,8 @@ def save(
     Raises:
       ArgumentError: if a leaf is no concrete array of numbers (a typed PRNG key, a string), a key of the tree
         is neither a string nor an integer, the tree is nested deeper than 512, a note is of no leaf, the metadata is
-        not JSON-able, or the folder does not exist.
+        not JSON-able, the folder does not exist, or there is no such coder.
+      MissingExtraError: for ``coder="range"`` without the extra.
       PathError: if two leaves are spelled alike.
 
     Example:
@@ -58,7 +63,7 @@ def save(
     """
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"path must be the name of a file, save(path, params), got {type(path).__name__}")
-    return write(path, params, notes=notes, metadata=metadata)
+    return write(path, params, notes=notes, metadata=metadata, coder=coder)
 
 
 def write(
@@ -68,13 +73,15 @@ def write(
     notes: Mapping[str, Note] | None = None,
     metadata: Mapping[str, Any] | None = None,
     rewrites: Sequence[Any] = (),
+    coder: str = "auto",
 ) -> int:
     """Writes a tree of arrays, and how a function of it is made again, as :func:`save` does.
 
     Args:
-      path, params, notes, metadata: as of :func:`save`.
+      path, params, notes, metadata, coder: as of :func:`save`.
       rewrites: ``[name, in words, decision]`` of each rewrite, JSON-able.
     """
+    ranges = _ranges(coder)
     leaves = layout.rows(params)
     full = [leaf for leaf in leaves if not leaf.empty]
     notes = dict(notes or {})
@@ -82,19 +89,33 @@ def write(
     _check_structure(leaves)
     arrays = [fetch(leaf) for leaf in full]
     said = [notes.get(leaf.note, Note()) for leaf in full]
-    coded = [coding.encode(array, note.grid, note.format) for array, note in zip(arrays, said, strict=True)]
+    fields = layout.bit_fields(params)
+    coded = [
+        coding.encode(array, note.grid, note.format, ranges=ranges, fields=fields.get(leaf.note))
+        for leaf, array, note in zip(full, arrays, said, strict=True)
+    ]
     _warn_of([leaf.name for leaf, c in zip(full, coded, strict=True) if c.off_grid])
     header: dict[str, Any] = {
         "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
         "off_grid": [i for i, c in enumerate(coded) if c.off_grid],
         "metadata": dict(metadata or {}),
         "rewrites": list(rewrites),
+        "coder": stored.CODER if any(c.ranged for c in coded) else None,
     }
     blocks = [
         container.Block([leaf.keys, array.shape, array.dtype.name, c.kind, c.args], c.streams)
         for leaf, array, c in zip(full, arrays, coded, strict=True)
     ]
     return container.write(path, {key: value for key, value in header.items() if value}, blocks)
+
+
+def _ranges(coder: str) -> bool:
+    """Whether the range coder is to be used."""
+    if coder not in ("auto", "range", "deflate"):
+        raise ArgumentError(f"coder must be 'auto', 'range' or 'deflate', got {coder!r:.40}")
+    if coder == "range":
+        entropy.constriction()
+    return coder == "range" or (coder == "auto" and entropy.installed())
 
 
 def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata: Any) -> None:
@@ -167,6 +188,7 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
     Raises:
       ArtifactError: if the file is no artifact, was cut short or altered, is not like ``like``, or is larger than
         ``max_bytes``.
+      MissingExtraError: if it was range-coded, and the extra ``pack`` is not installed.
 
     Example:
       >>> import tempfile
@@ -194,6 +216,8 @@ def decoded(path: Path, held: stored.Stored, like: Params | None) -> tuple[Param
         tree = layout.rebuild(leaves)
     except container.FORGED as error:
         raise container.foreign(path, error) from error
+    except MissingExtraError as error:
+        raise MissingExtraError(f"{path}: {error}") from error
     return (tree if like is None else _put(path, arrays, like)), held.metadata
 
 

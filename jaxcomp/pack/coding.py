@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,17 @@ import ml_dtypes
 import numpy as np
 
 from jaxcomp.core.types import Grid
-from jaxcomp.pack import fields, lattice, pieces
-from jaxcomp.pack.regrid import regrid
-from jaxcomp.pack.streams import Squeezer, expand_into, squeeze
+from jaxcomp.pack import entropy, fields, lattice, pieces
+from jaxcomp.pack.bits import BitFields
+from jaxcomp.pack.contexts import UNIT
+from jaxcomp.pack.forms import Facts, Found, facts_of, find, forms_of, in_pieces, set_bits, streams_at
+from jaxcomp.pack.streams import expand_into
 
-_KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps")}
+_KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps", "+pattern")}
+_KINDS |= {"ints+range", "codes+range", "fields+range"}
+_NUMBERS = 9
+"""Bytes that the header takes for what goes with a pattern, and the like."""
+
 _NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
 
 
@@ -22,7 +28,9 @@ class Coded(NamedTuple):
     """A tensor as streams.
 
     Attributes:
-      kind: ``plain``, ``ints`` or ``codes``, with ``+mask`` or ``+gaps`` where zeros are left out.
+      kind: ``plain``, ``ints`` or ``codes``, with ``+mask``, ``+gaps`` or ``+pattern`` where zeros are left out;
+        ``ints+range``, ``codes+range`` and ``fields+range`` (codes that share bytes) are range-coded, and so is a
+        pattern.
       args: JSON numbers that the kind needs.
       streams: the positions (where zeros are left out), then what the kind holds.
       off_grid: True where a grid was given and the values lie on none of its kind, bit for bit.
@@ -33,32 +41,15 @@ class Coded(NamedTuple):
     streams: list[Any]
     off_grid: bool = False
 
-
-class _Form(NamedTuple):
-    """A way to store a tensor.
-
-    Attributes:
-      kind: plain, ints or codes.
-      where: how zeros are left out: "", mask or gaps.
-      args: as in Coded.
-      before: streams between the positions and the values.
-      itemsize: bytes of a value as it is stored.
-      values: positions to values, in few bytes.
-      convert: these to bytes.
-    """
-
-    kind: str
-    where: str
-    args: list[Any]
-    before: list[Any]
-    itemsize: int
-    values: Callable[[np.ndarray], np.ndarray]
-    convert: Callable[[np.ndarray], np.ndarray]
+    @property
+    def ranged(self) -> bool:
+        """Whether decoding it takes the range coder."""
+        return self.kind.endswith(("+range", "+pattern"))
 
     @property
-    def name(self) -> str:
-        """The kind as it is stored."""
-        return self.kind + f"+{self.where}" * bool(self.where)
+    def size(self) -> int:
+        """Bytes of its streams, with about what the header says of them."""
+        return sum(len(stream) + 3 for stream in self.streams) + _NUMBERS * self.ranged
 
 
 def dtype_named(name: str) -> np.dtype:
@@ -73,7 +64,14 @@ def dtype_named(name: str) -> np.dtype:
     raise ValueError(f"no array of JAX has the dtype {name!r}")
 
 
-def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = None) -> Coded:
+def encode(
+    array: np.ndarray,
+    grid: Grid | None = None,
+    format: str | None = None,
+    *,
+    ranges: bool = False,
+    fields: tuple[int, tuple[int, ...]] | None = None,
+) -> Coded:
     """Codes a tensor in the smallest form that gives back its very bits.
 
     With a grid, the codes of the levels nearest to ``array / scale``, kept only if ``level * scale``, in float32
@@ -84,9 +82,14 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
       array: ``[...]``, of a dtype that JAX knows.
       grid: scale and zero point that broadcast against it, in blocks or not; or None.
       format: the name of the codes' format; None: integers.
+      ranges: also with the range coder, where that is smaller.
+      fields: bits and shape of codes of which each byte holds several.
 
     Returns:
       The tensor as streams.
+
+    Raises:
+      MissingExtraError: if the range coder is asked for and not installed.
 
     Example:
       >>> import numpy as np
@@ -98,176 +101,74 @@ def encode(array: np.ndarray, grid: Grid | None = None, format: str | None = Non
     """
     array = np.asarray(array, order="C")  # one after the other in memory: their bits are looked at
     flat = array.reshape(-1)
-    found = None if grid is None else _found(array, grid, format)
-    forms = _forms(flat, found, array.ndim)
-    where = pieces.sample(flat.size)
-    tried = [_tried(flat, form, where) for form in forms]
-    best = min(range(len(forms)), key=lambda i: sum(len(stream) + 3 for stream in tried[i]))
-    streams = tried[best] if where.size == flat.size else _in_pieces(flat, forms[best], tried[best])
-    off_grid = grid is not None and found is None and array.size > 0
-    return Coded(forms[best].name, forms[best].args, streams, off_grid)
+    found = None if grid is None else find(array, grid, format)
+    facts = found.facts if found else facts_of(flat)
+    apart = BitFields.of(array, fields) if fields and ranges else None
+    coded = _ranged(array, found, facts) if ranges and flat.size and not apart else None
+    coded = _apart(flat, apart) if apart else coded
+    coded = _deflated(array, found, facts, ranges, coded)
+    return coded._replace(off_grid=grid is not None and found is None and array.size > 0)
 
 
-class _Facts(NamedTuple):
-    """What decides which forms a tensor can have.
-
-    Attributes:
-      zeros: whether some items are +0.0, of all-zero bits.
-      negative: whether some are -0.0.
-      every: what its integers or codes span; None: it has none.
-      kept: likewise, without those of +0.0.
-    """
-
-    zeros: bool
-    negative: bool
-    every: fields.Span | None
-    kept: fields.Span | None
-
-    def joined(self, other: "_Facts") -> "_Facts":
-        every, kept = (
-            a.joined(b) if a and b else a or b for a, b in ((self.every, other.every), (self.kept, other.kept))
-        )
-        return _Facts(self.zeros or other.zeros, self.negative or other.negative, every, kept)
-
-
-class _Found(NamedTuple):
-    lattice: lattice.Lattice
-    grid: Grid
-    facts: _Facts
+def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool, other: Coded | None) -> Coded:
+    """The smallest of the forms without the range coder, but perhaps for the positions; or another that is smaller."""
+    flat = array.reshape(-1)
+    forms, where = forms_of(flat, found, facts, array.ndim), pieces.sample(flat.size)
+    tried = [streams_at(flat, form, where) for form in forms]
+    form, streams = min(zip(forms, tried, strict=True), key=lambda each: sum(len(stream) + 3 for stream in each[1]))
+    times = flat.size / max(1, where.size)
+    if other is not None and times > 1 and other.size <= times * sum(map(len, streams)):
+        return other
+    numbers, pattern = _pattern(array) if ranges and form.where else ([], None)
+    if pattern is not None and len(pattern) + _NUMBERS > times * len(streams[0]):
+        pattern = None
+    if times > 1:
+        streams = in_pieces(flat, form, streams, positions=pattern is None)
+    elif pattern is not None:
+        streams = streams[1:]
+    coded = Coded(form.name, form.args, streams)
+    if pattern is not None:
+        coded = Coded(f"{form.kind}+pattern", [numbers, *form.args], [pattern, *streams])
+    return coded if other is None or coded.size < other.size else other
 
 
-def _found(array: np.ndarray, grid: Grid, format: str | None) -> _Found | None:
-    """The grid that the values lie on: the one that was told, or another of the same granularity and format."""
-    first = _checked(array, grid, format)
-    scale = np.asarray(grid.scale)
-    placed = (1,) * (array.ndim - scale.ndim) + scale.shape
-    if first is not None or not lattice.is_real(array) or not pieces.fits(array.shape, placed, grid.block):
-        return first
-    other = regrid(array, grid, format, lattice.working_dtype(array.dtype))
-    return None if other is None else _checked(array, other, format)
-
-
-def _checked(array: np.ndarray, grid: Grid, format: str | None) -> _Found | None:
-    made, flat = lattice.lattice_of(array, grid, format), array.reshape(-1)
-    if made is None:
+def _ranged(array: np.ndarray, found: Found | None, facts: Facts) -> Coded | None:
+    """The tensor with the range coder, if it is one of codes that have tables."""
+    flat = array.reshape(-1)
+    if not entropy.codable(facts.every) or facts.negative:
         return None
-    sampled = pieces.sample(flat.size)
-    if made.steps(flat[sampled], sampled) is None:
+    assert facts.every is not None
+    codes = found.codes(flat) if found else lambda positions: flat[positions].astype(np.int64)
+    numbers = entropy.Numbers(facts.every.low, facts.every.high, _mean(codes(pieces.sample(flat.size))))
+    numbers, stream = entropy.encode(array.shape, codes, numbers)
+    args, before = lattice.described(found.lattice, found.grid, array.ndim) if found else ([], [])
+    return Coded("codes+range" if found else "ints+range", [numbers.stored, *args], [*before, stream])
+
+
+def _apart(flat: np.ndarray, apart: BitFields) -> Coded | None:
+    """Codes that share bytes, with the range coder; None if they are all alike."""
+    low, high = apart.ends(flat)
+    if low == high:
         return None
-
-    def facts(piece: tuple[int, int]) -> _Facts | None:
-        positions = np.arange(*piece)
-        steps = made.steps(flat[slice(*piece)], positions)
-        if steps is None:
-            return None
-        stored, codes = _set_bits(flat[slice(*piece)]), made.codes(steps, positions)
-        negative = bool((stored & (steps == 0)).any())
-        return _Facts(not stored.all(), negative, fields.span(codes), fields.span(codes[stored]))
-
-    whole = _whole(flat.size, facts)
-    return None if whole is None else _Found(made, grid, whole)
+    numbers = entropy.Numbers(low, high, _mean(apart.codes(flat, pieces.sample(apart.count))))
+    numbers, stream = entropy.encode(apart.shape, functools.partial(apart.codes, flat), numbers)
+    return Coded("fields+range", [numbers.stored, apart.per_byte, list(apart.shape)], [stream])
 
 
-def _whole(size: int, facts: Callable[[tuple[int, int]], _Facts | None]) -> _Facts | None:
-    """The facts of a tensor from those of its pieces."""
-    whole = _Facts(False, False, None, None)
-    for one in pieces.each(facts, size):
-        if one is None:
-            return None
-        whole = whole.joined(one)
-    return whole
-
-
-def _forms(flat: np.ndarray, found: _Found | None, ndim: int) -> list[_Form]:
-    """The forms that give back a tensor's bits."""
-    forms = []
-    integers = flat.dtype == bool or jax.dtypes.issubdtype(flat.dtype, np.integer)
-
-    def facts(piece: tuple[int, int]) -> _Facts:
-        values = flat[slice(*piece)]
-        stored = _set_bits(values)
-        spans = [fields.span(own.astype(np.int64)) if integers else None for own in (values, values[stored])]
-        return _Facts(not stored.all(), False, *spans)
-
-    own = found.facts if found else _whole(flat.size, facts) or _Facts(False, False, None, None)
-    args, before = lattice.described(found.lattice, found.grid, ndim) if found else ([], [])
+def _pattern(array: np.ndarray) -> tuple[list[int], bytearray]:
+    """Where a tensor is not +0.0, range-coded, and the numbers that go with it."""
+    flat = array.reshape(-1)
 
     def codes(positions: np.ndarray) -> np.ndarray:
-        assert found is not None
-        steps = found.lattice.steps(flat[positions], positions)
-        assert steps is not None  # they were checked
-        return found.lattice.codes(steps, positions)
+        return set_bits(flat[positions]).astype(np.int64)
 
-    for where in ("", "mask", "gaps") if own.zeros else ("",):
-        forms.append(_Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
-        held = own.kept if where else own.every
-        if integers:
-            forms += _packed("ints", where, [], [], held, lambda positions: flat[positions].astype(np.int64))
-        # No code stands for -0.0 in a whole tensor; where +0.0 is left out, a stored 0 can be nothing else.
-        elif found is not None and (where or not own.negative):
-            forms += _packed("codes", where, args, before, held, codes)
-    return forms
+    numbers = entropy.Numbers(0, 1, _mean(codes(pieces.sample(flat.size))))
+    numbers, stream = entropy.encode(array.shape, codes, numbers)
+    return numbers.stored[2:], stream
 
 
-def _packed(
-    kind: str,
-    where: str,
-    args: list[Any],
-    before: list[Any],
-    held: fields.Span | None,
-    values: Callable[[np.ndarray], np.ndarray],
-) -> list[_Form]:
-    def narrow(positions: np.ndarray, way: list[int]) -> np.ndarray:
-        return fields.narrowed(values(positions), way)
-
-    made = []
-    for way in fields.packings(held):
-        both = functools.partial(narrow, way=way), functools.partial(fields.laid, packing=way)
-        made.append(_Form(kind, where, [way, *args], before, fields.itemsize(way), *both))
-    return made
-
-
-def _bytes_of(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, 1).view(np.uint8)
-
-
-def _set_bits(flat: np.ndarray) -> np.ndarray:
-    """True where an item is anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
-    word = math.gcd(flat.itemsize, 8)
-    words = flat.view(f"u{word}")
-    return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
-
-
-def _tried(flat: np.ndarray, form: _Form, where: np.ndarray) -> list[Any]:
-    """The streams of a tensor at some positions, as if these were all."""
-    positions, streams = where, []
-    if form.where:
-        stored = _set_bits(flat[where])
-        positions = where[stored]
-        packed = fields.bits_of(stored) if form.where == "mask" else fields.Gaps()(stored)
-        streams.append(squeeze(packed.tobytes()))
-    values = form.convert(form.values(positions))
-    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize)]
-
-
-def _in_pieces(flat: np.ndarray, form: _Form, tried: list[Any]) -> list[Any]:
-    """The streams of a large tensor, in the form, and each in the way, that was best for a sample."""
-
-    def prepared(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.arange(*piece)
-        stored = _set_bits(flat[slice(*piece)]) if form.where else np.ones(0, bool)
-        return stored, form.values(positions[stored] if form.where else positions)
-
-    with pieces.workers() as pool:
-        values = Squeezer(pool, bytes(tried[-1][:1]), form.itemsize, form.convert)
-        convert = fields.bits_of if form.where == "mask" else np.asarray
-        places = Squeezer(pool, bytes(tried[0][:1]), 1, convert)
-        gaps = fields.Gaps()
-        for stored, chosen in pieces.in_order(pool, prepared, pieces.ranges(flat.size)):
-            if form.where:
-                places.feed(gaps(stored) if form.where == "gaps" else stored)
-            values.feed(chosen)
-        return [*([places.finish()] if form.where else []), *form.before, values.finish()]
+def _mean(codes: np.ndarray) -> int:
+    return UNIT * int(np.abs(codes).sum()) // codes.size + 1
 
 
 def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -293,23 +194,40 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if coded.kind not in _KINDS:
         raise ValueError(f"no kind is called {coded.kind!r}: the file may be of a newer jaxcomp")
     kind, _, where = coded.kind.partition("+")
-    size, rest, bits = math.prod(shape), coded.streams, None
+    size, rest, args, bits = math.prod(shape), coded.streams, coded.args, None
     flat, count = np.zeros(size, dtype), size
-    if where:
+    if where == "pattern":
+        numbers, *args = args
+        bits, count = _unpatterned(numbers, rest[0], shape)
+    elif where in ("mask", "gaps"):
         bits, count = fields.unpack_mask(where, rest[0], size)
-        rest = rest[1:]
-    match kind:
-        case "plain":
-            (stream,), () = rest, coded.args
-            _place_items(flat, bits, count, stream)
-        case "ints":
-            (stream,), (packing,) = rest, coded.args
-            _place_integers(flat, bits, fields.Integers(packing, stream, count))
-        case "codes":
-            packing, *args = coded.args
-            made = lattice.again(args, rest[:-1], shape, dtype)
-            _place_codes(flat, bits, fields.Integers(packing, rest[-1], count), made)
+    rest = rest if bits is None else rest[1:]
+    if kind == "plain":
+        (stream,), () = rest, args
+        _place_items(flat, bits, count, stream)
+        return flat.reshape(shape)
+    packing, *args = args
+    if kind == "fields":
+        (stream,), (per_byte, own) = rest, args
+        apart, numbers = BitFields(per_byte, own), entropy.Numbers.checked(packing)
+        apart.place(flat, entropy.decode(stream, apart.shape, numbers), numbers.low, numbers.high)
+        return flat.reshape(shape)
+    made = lattice.again(args, rest[:-1], shape, dtype) if kind == "codes" else None
+    if made is None and len(rest) + len(args) != 1:
+        raise ValueError(f"integers have one stream and no more numbers, not {len(rest)} and {args!r:.60}")
+    if where == "range":
+        _place_ranged(flat, entropy.decode(rest[-1], shape, entropy.Numbers.checked(packing)), made)
+    else:
+        _place(flat, bits, fields.Integers(packing, rest[-1], count), made)
     return flat.reshape(shape)
+
+
+def _unpatterned(numbers: Any, stream: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """The packed bits of a pattern, and how many are True."""
+    kept = np.zeros(math.prod(shape), bool)
+    for positions, codes in entropy.decode(stream, shape, entropy.Numbers.checked([0, 1, *numbers])):
+        kept[positions] = codes
+    return np.packbits(kept), int(np.count_nonzero(kept))
 
 
 def _kept(size: int, bits: np.ndarray | None) -> Iterator[tuple[slice, Any, int]]:
@@ -336,10 +254,27 @@ def _place_items(flat: np.ndarray, bits: np.ndarray | None, count: int, stream: 
         at += number
 
 
-def _place_integers(flat: np.ndarray, bits: np.ndarray | None, stored: fields.Integers) -> None:
+def _place(flat: np.ndarray, bits: np.ndarray | None, stored: fields.Integers, made: lattice.Lattice | None) -> None:
     for where, kept, number in _kept(flat.size, bits):
-        flat[where][kept] = _narrowed(stored.take(number), flat.dtype)
+        codes = stored.take(number)
+        if made is None:
+            flat[where][kept] = _narrowed(codes, flat.dtype)
+            continue
+        steps, values = made.values(codes, np.arange(where.start, where.stop)[kept], flat.dtype)
+        if bits is not None:
+            values[steps == 0] = -0.0
+        flat[where][kept] = values
     stored.close()
+
+
+def _place_ranged(
+    flat: np.ndarray, stored: Iterator[tuple[np.ndarray, np.ndarray]], made: lattice.Lattice | None
+) -> None:
+    for positions, codes in stored:
+        if made is None:
+            flat[positions] = _narrowed(codes, flat.dtype)
+        else:
+            flat[positions] = made.values(codes, positions, flat.dtype)[1]
 
 
 def _narrowed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -350,13 +285,3 @@ def _narrowed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if not (narrow.astype(np.int64) == values).all():
         raise ValueError(f"integers from {values.min()} to {values.max()} do not fit in {dtype}")
     return narrow
-
-
-def _place_codes(flat: np.ndarray, bits: np.ndarray | None, stored: fields.Integers, made: lattice.Lattice) -> None:
-    for where, kept, number in _kept(flat.size, bits):
-        positions = np.arange(where.start, where.stop)[kept]
-        steps, values = made.values(stored.take(number), positions, flat.dtype)
-        if bits is not None:
-            values[steps == 0] = -0.0
-        flat[where][kept] = values
-    stored.close()

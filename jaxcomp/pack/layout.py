@@ -66,6 +66,25 @@ def rows(tree: Any) -> list[Leaf]:
     return [leaf._replace(name=name) for leaf, name in zip(leaves, spelled, strict=True)]
 
 
+def bit_fields(tree: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Which leaves hold several codes to a byte: their bits and their shape, by the leaf's name.
+
+    A node says so of its child ``codes``, by an attribute ``fields``, ``(bits, shape)``, as those of
+    :func:`jaxcomp.rewrite.quantize` do.
+
+    Example:
+      >>> bit_fields({"w": jax.numpy.ones(3, jax.numpy.uint8)})
+      {}
+    """
+    found = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_has_fields)[0]
+    return {f"{path_string(path)}/codes".lstrip("/"): node.fields for path, node in found if _has_fields(node)}
+
+
+def _has_fields(node: Any) -> bool:
+    fields = getattr(node, "fields", None)
+    return type(fields) is tuple and len(fields) == 2 and type(fields[0]) is int and type(fields[1]) is tuple
+
+
 def _check_depth(tree: Any) -> None:
     """Refuses a tree that is too deep before JAX flattens it, which ends some processes."""
     level = [tree]

@@ -18,6 +18,10 @@ TIMES_THE_FILE = 1000
 """Without a limit of the caller's, a file may unfold into so many bytes, or so many times its own."""
 
 
+CODER = "range"
+"""What the header of a file names whose codes were range-coded; a file without it needs no extra to be read."""
+
+
 class Tensor(NamedTuple):
     """A tensor of a file, not yet decoded.
 
@@ -96,9 +100,11 @@ def _limit(path: str | os.PathLike[str], max_bytes: int | None, at_least: int) -
 
 
 def _stored(header: dict[str, Any], blocks: list[container.Block]) -> Stored:
-    unread = header.keys() - {"empty", "off_grid", "metadata", "rewrites"}
+    unread = header.keys() - {"empty", "off_grid", "metadata", "rewrites", "coder"}
     if unread:
         raise ValueError(f"nothing here reads {sorted(unread)} of the header")
+    if header.get("coder", CODER) != CODER:
+        raise ValueError(f"its coder, {header['coder']!r:.40}, is none that this jaxcomp has")
     off_grid = _indices(header.get("off_grid", []), len(blocks))
     tensors = [_tensor(block, i in off_grid) for i, block in enumerate(blocks)]
     empty = [_empty(*row) for row in header.get("empty", [])]
@@ -109,6 +115,8 @@ def _stored(header: dict[str, Any], blocks: list[container.Block]) -> Stored:
     metadata = header.get("metadata", {})
     container.check_metadata(metadata)
     rewrites = [_rewrite(*row) for row in header.get("rewrites", [])]
+    if any(t.coded.ranged for t in tensors) != ("coder" in header):
+        raise ValueError("the header names the coder of range-coded tensors where there are any")
     return Stored([t._replace(name=name) for t, name in zip(tensors, spelled, strict=False)], empty, metadata, rewrites)
 
 

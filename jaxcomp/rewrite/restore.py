@@ -102,6 +102,7 @@ def save(
     *,
     notes: Mapping[str, Note] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    coder: str = "auto",
 ) -> int:
     """Saves a rewritten function's parameters and all decisions that made it, as one small file.
 
@@ -115,6 +116,7 @@ def save(
       params: its parameters.
       notes: as of :func:`jaxcomp.pack.save`.
       metadata: a JSON-able dict.
+      coder: as of :func:`jaxcomp.pack.save`.
 
     Returns:
       The bytes of the file.
@@ -146,7 +148,7 @@ def save(
     own.check(params)
     _check_chain(own)
     rows = [[name, said, to_json(data, f"the decision of {name}")] for name, data, said in own.decisions]
-    return artifact.write(path, params, notes=notes, metadata=metadata, rewrites=rows)
+    return artifact.write(path, params, notes=notes, metadata=metadata, rewrites=rows, coder=coder)
 
 
 def load(

@@ -20,11 +20,15 @@ REALS = ["float32", "bfloat16", "float16", "float64"]
 
 
 def there_and_back(array, grid=None, format=None):
-    coded = coding.encode(array, grid, format)
-    again = coding.decode(coded, array.shape, array.dtype)
-    assert (again.shape, again.dtype) == (array.shape, array.dtype)
-    assert again.tobytes() == array.tobytes()
-    assert again.flags.writeable
+    coded, ranged = (coding.encode(array, grid, format, ranges=ranges) for ranges in (False, True))
+    for each in (coded, ranged):
+        again = coding.decode(each, array.shape, array.dtype)
+        assert (again.shape, again.dtype) == (array.shape, array.dtype)
+        assert again.tobytes() == array.tobytes()
+        assert again.flags.writeable
+    assert ranged.off_grid == coded.off_grid
+    assert ranged.size <= coded.size * 1.01
+    assert not coded.ranged
     return coded
 
 

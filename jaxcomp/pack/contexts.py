@@ -1,0 +1,192 @@
+r"""What a code is likely to be, from those that came before it: tables of whole numbers, alike on every machine.
+
+A tensor is taken row by row (a row: one position and one input, all outputs) in slices. What a code's magnitude should
+be follows from the mean magnitude of its column, of its row's input and of the same weight at earlier positions, all in
+earlier slices; codes of like expectation share a table, which counts what came. So one who decodes knows each table
+before it is needed, and none is stored. All arithmetic is of integers: no machine rounds otherwise.
+
+Before a table has counted enough it leans on all codes of the tensor, and on :math:`(1 + (c/s)^2 / 2)^{-2}` of a code c
+where s is expected. Many symbols lean longer: of 255 levels few have come often.
+
+Reference: Weinberger, Seroussi, Sapiro, The LOCO-I lossless image compression algorithm, 2000 (contexts by magnitude).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+TOTAL = 1 << 16
+"""The sum of a table."""
+
+WIDEST = 1 << 10
+"""The most symbols of a table."""
+
+UNIT = 16
+"""What magnitude 1 is as an expectation."""
+
+_FIRST, _TURN, _MOST = 1 << 6, 1 << 10, 1 << 18
+"""Codes in the first slice, at least in what comes again at the next position, and in a slice at most."""
+_SHIFT = 10
+_LONG = 64
+"""How many times longer than many rows are may be, so that their columns tell something."""
+
+
+class Layout(NamedTuple):
+    """A tensor as rows.
+
+    Attributes:
+      rows, columns: how many.
+      period: after how many rows the same input comes again: at the next position, or with the next columns.
+      splits: into how many groups the columns of a matrix are split, one group after the other.
+    """
+
+    rows: int
+    columns: int
+    period: int
+    splits: int = 1
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> "Layout":
+        """That of a shape: the last axis is the columns', the one before it the inputs'.
+
+        Example:
+          >>> Layout.of((3, 3, 16, 32)), Layout.of((10,))
+          (Layout(rows=144, columns=32, period=16, splits=1), Layout(rows=10, columns=1, period=10, splits=1))
+          >>> Layout.of((784, 300))
+          Layout(rows=3136, columns=75, period=784, splits=4)
+        """
+        rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+        if columns > _LONG * rows or columns > _MOST or len(shape) < 2:
+            return cls(rows * columns, 1, rows * columns)
+        if len(shape) > 2:
+            return cls(rows, columns, shape[-2])
+        splits = max((n for n in (1, 2, 4, 8) if columns % n == 0 and columns >= 8 * n), default=1)
+        return cls(splits * rows, columns // splits, rows, splits)
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Rows that are coded together, growing: what is known of the first is little.
+
+        Example:
+          >>> list(Layout(5000, 8, 5000).slices())[:3]
+          [(0, 8), (8, 16), (16, 32)]
+        """
+        begin, most = 0, max(1, _MOST // max(1, self.columns))
+        if self.turn < self.rows:
+            most = min(most, self.turn)
+        first = -(-_FIRST // max(1, self.columns))
+        while begin < self.rows:
+            ends = self.rows if self.splits == 1 else begin - begin % self.period + self.period
+            end = min(ends, begin + min(most, max(begin, first)))
+            yield begin, end
+            begin = end
+
+    def positions(self, begin: int, end: int) -> np.ndarray:
+        """Where the codes of some rows are in the flat tensor."""
+        if self.splits == 1:
+            return np.arange(begin * self.columns, end * self.columns)
+        group, row = np.divmod(np.arange(begin, end), self.period)
+        first = (row * self.splits + group) * self.columns
+        return (first[:, None] + np.arange(self.columns)).reshape(-1)
+
+    @property
+    def turn(self) -> int:
+        """After how many rows the same input comes again in a later slice; no fewer than there are if it does not."""
+        if self.splits > 1:
+            return self.period
+        turn = self.period * max(1, -(-_TURN // max(1, self.columns * self.period)))
+        return turn if turn <= self.rows // 4 else self.rows
+
+
+class Contexts:
+    """The tables of a tensor's codes, slice by slice.
+
+    Args:
+      layout: of the tensor.
+      low, high: the least and the greatest code.
+      mean: the magnitude that its codes have on average, in units of 1 / UNIT.
+    """
+
+    def __init__(self, layout: Layout, low: int, high: int, mean: int):
+        """Begins a tensor of which nothing else is known."""
+        self.layout, self.low, self.symbols = layout, low, high - low + 1
+        self._edges = _edges(max(abs(low), abs(high)))
+        self._shapes = _shapes(np.arange(low, high + 1), np.concatenate([self._edges[:1], self._edges]))
+        self._mean = int(np.searchsorted(self._edges, mean, "right"))
+        self._counts = np.zeros(self._shapes.shape, np.int64)
+        turn = layout.turn if layout.turn < layout.rows else 0
+        self._column = np.zeros((layout.splits, layout.columns), np.int64)
+        self._row = np.zeros(turn, np.int64)
+        self._same = np.zeros((turn if layout.splits == 1 else 0, layout.columns), np.int32)
+        self._done = 0
+
+    def of(self, begin: int, end: int) -> np.ndarray:
+        """Which table is that of each code of a slice: ``[rows, columns]`` uint8, once all before it were seen."""
+        columns = self.layout.columns
+        if not self._done:
+            return np.full((end - begin, columns), self._mean, np.uint8)
+        mean = UNIT * int(self._column.sum()) // (self._done * columns) + 1
+        group = begin // self.layout.period if self.layout.splits > 1 else 0
+        column = (UNIT * self._column[group] + 4 * mean) // (begin - group * self.layout.period + 4)
+        if not len(self._row) or begin < len(self._row):
+            tables = np.searchsorted(self._edges, column, "right").astype(np.uint8)
+            return np.broadcast_to(tables, (end - begin, columns))
+        at = np.arange(begin, end) % len(self._row)
+        turns = (self._done - 1 - at) // len(self._row) + 1
+        weight = columns // 2 + 4
+        row = (UNIT * self._row[at] + weight * mean) // (turns * columns + weight)
+        expected = column * row[:, None] // mean
+        if len(self._same):
+            expected = (UNIT * self._same[at].astype(np.int64) + 2 * expected) // (turns + 2)[:, None]
+        return np.searchsorted(self._edges, expected.reshape(-1), "right").astype(np.uint8).reshape(expected.shape)
+
+    def tables(self) -> np.ndarray:
+        """Every table: ``[tables, symbols]`` int64, each at least 1 and of sum TOTAL."""
+        leaning = self.symbols * self._shapes // 2 + (8 + self.symbols // 2) * self._of_all()
+        weights = (self._counts << _SHIFT) + leaning
+        tables = 1 + weights * (TOTAL - self.symbols) // weights.sum(axis=1, keepdims=True)
+        likeliest = tables.argmax(axis=1)
+        tables[np.arange(len(tables)), likeliest] += TOTAL - tables.sum(axis=1)
+        return tables
+
+    def _of_all(self) -> np.ndarray:
+        """How frequent each symbol is in the whole tensor, of sum ``1 << _SHIFT``; of many symbols smoothed."""
+        counts = (self._counts.sum(axis=0) << _SHIFT) + 8 * self._shapes[self._mean]
+        width = self.symbols // 16 if self.symbols > 16 else 0
+        if width:
+            zero = min(max(-self.low, 0), self.symbols - 1)
+            spike, counts[zero] = counts[zero], counts[max(zero - 1, 0)]  # zeros may be many, their neighbors not
+            sums = np.cumsum(np.concatenate([np.zeros(width + 1, np.int64), counts, np.zeros(width, np.int64)]))
+            counts = (sums[2 * width + 1 :] - sums[: -2 * width - 1]) // (2 * width + 1)
+            counts[zero] = spike
+        return (counts << _SHIFT) // int(counts.sum())
+
+    def see(self, begin: int, codes: np.ndarray, tables: np.ndarray) -> None:
+        """Learns from a slice: ``[rows, columns]`` codes, and which table was that of each."""
+        flat = tables.reshape(-1).astype(np.int64) * self.symbols + (codes.reshape(-1) - self.low)
+        self._counts += np.bincount(flat, minlength=self._counts.size).reshape(self._counts.shape)
+        size = np.abs(codes)
+        self._column[begin // self.layout.period if self.layout.splits > 1 else 0] += size.sum(axis=0)
+        self._done = begin + len(codes)
+        if len(self._row):
+            at = np.arange(begin, self._done) % len(self._row)
+            self._row[at] += size.sum(axis=1)
+        if len(self._same):
+            self._same[at] += size.astype(np.int32)
+
+
+def _edges(most: int) -> np.ndarray:
+    """Expectations between which tables change: two an octave."""
+    edges = [1, 2, 3]
+    while edges[-1] < UNIT * max(1, most):
+        edges.append(edges[-2] * 2)
+    return np.array(edges)
+
+
+def _shapes(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """How codes fall off around each expectation: ``[scales, codes]``, each of sum ``1 << _SHIFT`` or a little less."""
+    squares = 2 * scales[:, None] * scales[:, None]
+    ratio = (squares << 20) // (squares + (UNIT * codes) ** 2)
+    shape = (ratio * ratio >> 10) + 1
+    return (shape << _SHIFT) // shape.sum(axis=1, keepdims=True)

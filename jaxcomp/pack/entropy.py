@@ -1,0 +1,202 @@
+"""Codes as the bits that they are worth: a range coder (of the extra ``pack``) with the tables of ``contexts``."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcomp.core.errors import MissingExtraError
+from jaxcomp.pack.contexts import TOTAL, WIDEST, Contexts, Layout
+from jaxcomp.pack.fields import Span
+
+_PART = 1 << 22
+"""Codes of a part of a stream: a long one would be held twice."""
+
+_GREATEST = 1 << 15
+
+
+class Numbers(NamedTuple):
+    """What a reader needs to know beside the stream.
+
+    Attributes:
+      low, high: the least and the greatest code.
+      mean: their mean magnitude, in 16ths.
+      ends: bytes of each part of the stream but the last.
+    """
+
+    low: int
+    high: int
+    mean: int
+    ends: tuple[int, ...] = ()
+
+    @classmethod
+    def checked(cls, given: Any) -> "Numbers":
+        """Those of a file, or a ValueError."""
+        low, high, mean, *ends = given
+        if not all(type(number) is int for number in given) or not 0 < high - low < WIDEST:
+            raise ValueError(f"codes go from a least to a greatest, less than {WIDEST} more, not as {given!r:.60}")
+        if max(abs(low), abs(high)) >= _GREATEST or not 0 <= mean < 2**32 or min(ends, default=0) < 0:
+            raise ValueError(f"codes that have tables are of 16 bits, not as {given!r:.60}")
+        return cls(low, high, mean, tuple(ends))
+
+    @property
+    def stored(self) -> list[int]:
+        """As a file has them."""
+        return [self.low, self.high, self.mean, *self.ends]
+
+    @property
+    def contexts(self) -> tuple[int, int, int]:
+        """What the tables go by."""
+        return self[:3]
+
+
+def installed() -> bool:
+    """Whether the range coder is there."""
+    return importlib.util.find_spec("constriction") is not None
+
+
+def codable(held: Span | None) -> bool:
+    """Whether codes of that span have tables."""
+    return held is not None and 0 < held.high - held.low < WIDEST and max(abs(held.low), abs(held.high)) < _GREATEST
+
+
+def encode(
+    shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers
+) -> tuple[Numbers, bytearray]:
+    """The stream of a tensor of codes, and the numbers that go with it.
+
+    Args:
+      shape: its shape.
+      codes: positions in the flat tensor to its codes, int64.
+      numbers: what they span.
+
+    Raises:
+      MissingExtraError: without constriction.
+
+    Example:
+      >>> codes = np.random.default_rng(0).integers(-1, 2, 4000) * (np.arange(4000) % 10 < 1)
+      >>> numbers, stream = encode((400, 10), codes.__getitem__, Numbers(-1, 1, 1))
+      >>> len(stream) < 400 * 1.6 / 8 * 1.2 + 40
+      True
+      >>> all((codes[where] == found).all() for where, found in decode(stream, (400, 10), numbers))
+      True
+    """
+    coder = constriction()
+    stream, ends, encoder, held = bytearray(), [], coder.stream.queue.RangeEncoder(), 0
+    for part in _sliced(shape, codes, numbers):
+        if held >= _PART:
+            ends.append(_append(stream, encoder))
+            encoder, held = coder.stream.queue.RangeEncoder(), 0
+        symbols = (part.codes.reshape(-1) - numbers.low).astype(np.int32)[part.order]
+        for table, begin, end in part.runs:
+            encoder.encode(symbols[begin:end], _model(coder, part.tables[table]))
+        held += symbols.size
+    _append(stream, encoder)
+    return numbers._replace(ends=tuple(ends)), stream
+
+
+def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions in the flat tensor and the codes there, piece by piece: the inverse of :func:`encode`.
+
+    Raises:
+      MissingExtraError: without constriction.
+      ValueError: if the stream is no such one.
+    """
+    coder, layout, rest = constriction(), Layout.of(shape), memoryview(stream)
+    contexts, ends, held = Contexts(layout, *numbers.contexts), list(numbers.ends), _PART
+    decoder: Any = None
+    for begin, end in layout.slices():
+        if held >= _PART:
+            _check_end(decoder)
+            size = ends.pop(0) if ends else len(rest)
+            decoder, held = coder.stream.queue.RangeDecoder(_words(rest[:size])), 0
+            rest = rest[size:]
+        which = contexts.of(begin, end)
+        order, runs = _grouped(which)
+        tables, symbols = contexts.tables(), np.empty(which.size, np.int64)
+        for table, first, last in runs:
+            symbols[order[first:last]] = _decoded(decoder, _model(coder, tables[table]), last - first)
+        codes = (symbols + numbers.low).reshape(which.shape)
+        contexts.see(begin, codes, which)
+        held += codes.size
+        yield layout.positions(begin, end), codes.reshape(-1)
+    _check_end(decoder)
+    if len(rest) or ends:
+        raise ValueError("a stream holds more codes than the tensor")
+
+
+def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers) -> float:
+    """The model's own code length: what the tables give, without the coder's loss."""
+    bits = 0.0
+    for part in _sliced(shape, codes, numbers):
+        chosen = part.tables[part.which.reshape(-1), part.codes.reshape(-1) - numbers.low]
+        bits -= float(np.log2(chosen / TOTAL).sum())
+    return bits / 8
+
+
+class _Slice(NamedTuple):
+    codes: np.ndarray
+    which: np.ndarray
+    tables: np.ndarray
+    order: np.ndarray
+    runs: list[tuple[int, int, int]]
+
+
+def _sliced(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers) -> Iterator[_Slice]:
+    layout = Layout.of(shape)
+    contexts = Contexts(layout, *numbers.contexts)
+    for begin, end in layout.slices():
+        which = contexts.of(begin, end)
+        own = codes(layout.positions(begin, end)).reshape(which.shape)
+        yield _Slice(own, which, contexts.tables(), *_grouped(which))
+        contexts.see(begin, own, which)
+
+
+def _grouped(which: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Codes of one table after the other: their order, and ``(table, begin, end)`` of each."""
+    flat = which.reshape(-1)
+    counts = np.bincount(flat)
+    ends = np.cumsum(counts)
+    runs = [(int(table), int(ends[table] - counts[table]), int(ends[table])) for table in np.flatnonzero(counts)]
+    return np.argsort(flat, kind="stable"), runs
+
+
+def _model(coder: Any, table: np.ndarray) -> Any:
+    # Sixteen bits at most: float32 holds them, and their sum, exactly. `perfect` is slow and no better here.
+    return coder.stream.model.Categorical((table / TOTAL).astype(np.float32), perfect=False)
+
+
+def _decoded(decoder: Any, model: Any, count: int) -> np.ndarray:
+    try:
+        return decoder.decode(model, count)
+    except Exception as error:  # it says in several ways that bits are none of its own
+        raise ValueError(f"a stream of codes cannot be decoded: {error}") from error
+
+
+def _check_end(decoder: Any) -> None:
+    if decoder is not None and not decoder.maybe_exhausted():
+        raise ValueError("a stream holds more codes than the tensor")
+
+
+def _append(stream: bytearray, encoder: Any) -> int:
+    """Puts what was coded at the end of a stream; how many bytes."""
+    raw = encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    stream += raw
+    return len(raw)
+
+
+def _words(stream: Any) -> np.ndarray:
+    raw = bytes(stream)
+    return np.frombuffer(raw + bytes(-len(raw) % 4), "<u4").astype(np.uint32)
+
+
+def constriction() -> Any:
+    """The package, or a MissingExtraError that says which extra brings it."""
+    try:
+        import constriction as package
+    except ImportError as error:
+        raise MissingExtraError(
+            "range coding needs constriction, of the extra 'pack': pip install 'jaxcomp[pack]'"
+        ) from error
+    return package

@@ -1,0 +1,215 @@
+"""The forms in which a tensor could be stored, and the streams of each: by what of its values stays the same bits."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.core.types import Grid
+from jaxcomp.pack import fields, lattice, pieces
+from jaxcomp.pack.regrid import regrid
+from jaxcomp.pack.streams import Squeezer, squeeze
+
+
+class Form(NamedTuple):
+    """A way to store a tensor.
+
+    Attributes:
+      kind: plain, ints or codes.
+      where: how zeros are left out: "", mask or gaps.
+      args: as in Coded.
+      before: streams between the positions and the values.
+      itemsize: bytes of a value as it is stored.
+      values: positions to values, in few bytes.
+      convert: these to bytes.
+    """
+
+    kind: str
+    where: str
+    args: list[Any]
+    before: list[Any]
+    itemsize: int
+    values: Callable[[np.ndarray], np.ndarray]
+    convert: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The kind as it is stored."""
+        return self.kind + f"+{self.where}" * bool(self.where)
+
+
+class Facts(NamedTuple):
+    """What decides which forms a tensor can have.
+
+    Attributes:
+      zeros: whether some items are +0.0, of all-zero bits.
+      negative: whether some are -0.0.
+      every: what its integers or codes span; None: it has none.
+      kept: likewise, without those of +0.0.
+    """
+
+    zeros: bool
+    negative: bool
+    every: fields.Span | None
+    kept: fields.Span | None
+
+    def joined(self, other: "Facts") -> "Facts":
+        every, kept = (
+            a.joined(b) if a and b else a or b for a, b in ((self.every, other.every), (self.kept, other.kept))
+        )
+        return Facts(self.zeros or other.zeros, self.negative or other.negative, every, kept)
+
+
+class Found(NamedTuple):
+    lattice: lattice.Lattice
+    grid: Grid
+    facts: Facts
+
+    def codes(self, flat: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Positions to codes."""
+
+        def codes(positions: np.ndarray) -> np.ndarray:
+            steps = self.lattice.steps(flat[positions], positions)
+            assert steps is not None  # they were checked
+            return self.lattice.codes(steps, positions)
+
+        return codes
+
+
+def find(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
+    """The grid that the values lie on: the one that was told, or another of the same granularity and format."""
+    first = _checked(array, grid, format)
+    scale = np.asarray(grid.scale)
+    placed = (1,) * (array.ndim - scale.ndim) + scale.shape
+    if first is not None or not lattice.is_real(array) or not pieces.fits(array.shape, placed, grid.block):
+        return first
+    other = regrid(array, grid, format, lattice.working_dtype(array.dtype))
+    return None if other is None else _checked(array, other, format)
+
+
+def _checked(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
+    made, flat = lattice.lattice_of(array, grid, format), array.reshape(-1)
+    if made is None:
+        return None
+    sampled = pieces.sample(flat.size)
+    if made.steps(flat[sampled], sampled) is None:
+        return None
+
+    def facts(piece: tuple[int, int]) -> Facts | None:
+        positions = np.arange(*piece)
+        steps = made.steps(flat[slice(*piece)], positions)
+        if steps is None:
+            return None
+        stored, codes = set_bits(flat[slice(*piece)]), made.codes(steps, positions)
+        negative = bool((stored & (steps == 0)).any())
+        return Facts(not stored.all(), negative, fields.span(codes), fields.span(codes[stored]))
+
+    whole = _whole(flat.size, facts)
+    return None if whole is None else Found(made, grid, whole)
+
+
+def facts_of(flat: np.ndarray) -> Facts:
+    """The facts of a tensor on no grid."""
+    integers = _are_integers(flat.dtype)
+
+    def facts(piece: tuple[int, int]) -> Facts:
+        values = flat[slice(*piece)]
+        stored = set_bits(values)
+        spans = [fields.span(own.astype(np.int64)) if integers else None for own in (values, values[stored])]
+        return Facts(not stored.all(), False, *spans)
+
+    return _whole(flat.size, facts) or Facts(False, False, None, None)
+
+
+def _whole(size: int, facts: Callable[[tuple[int, int]], Facts | None]) -> Facts | None:
+    """The facts of a tensor from those of its pieces."""
+    whole = Facts(False, False, None, None)
+    for one in pieces.each(facts, size):
+        if one is None:
+            return None
+        whole = whole.joined(one)
+    return whole
+
+
+def _are_integers(dtype: np.dtype) -> bool:
+    return dtype.kind == "b" or jax.dtypes.issubdtype(dtype, np.integer)
+
+
+def forms_of(flat: np.ndarray, found: Found | None, facts: Facts, ndim: int) -> list[Form]:
+    """The forms that give back a tensor's bits."""
+    forms = []
+    args, before = lattice.described(found.lattice, found.grid, ndim) if found else ([], [])
+    for where in ("", "mask", "gaps") if facts.zeros else ("",):
+        forms.append(Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
+        held = facts.kept if where else facts.every
+        if _are_integers(flat.dtype):
+            forms += _packed("ints", where, [], [], held, lambda positions: flat[positions].astype(np.int64))
+        # No code stands for -0.0 in a whole tensor; where +0.0 is left out, a stored 0 can be nothing else.
+        elif found is not None and (where or not facts.negative):
+            forms += _packed("codes", where, args, before, held, found.codes(flat))
+    return forms
+
+
+def _packed(
+    kind: str,
+    where: str,
+    args: list[Any],
+    before: list[Any],
+    held: fields.Span | None,
+    values: Callable[[np.ndarray], np.ndarray],
+) -> list[Form]:
+    def narrow(positions: np.ndarray, way: list[int]) -> np.ndarray:
+        return fields.narrowed(values(positions), way)
+
+    made = []
+    for way in fields.packings(held):
+        both = functools.partial(narrow, way=way), functools.partial(fields.laid, packing=way)
+        made.append(Form(kind, where, [way, *args], before, fields.itemsize(way), *both))
+    return made
+
+
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, 1).view(np.uint8)
+
+
+def set_bits(flat: np.ndarray) -> np.ndarray:
+    """True where an item is anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
+    word = math.gcd(flat.itemsize, 8)
+    words = flat.view(f"u{word}")
+    return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
+
+
+def streams_at(flat: np.ndarray, form: Form, where: np.ndarray) -> list[Any]:
+    """The streams of a tensor at some positions, as if these were all."""
+    positions, streams = where, []
+    if form.where:
+        stored = set_bits(flat[where])
+        positions = where[stored]
+        packed = fields.bits_of(stored) if form.where == "mask" else fields.Gaps()(stored)
+        streams.append(squeeze(packed.tobytes()))
+    values = form.convert(form.values(positions))
+    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize)]
+
+
+def in_pieces(flat: np.ndarray, form: Form, tried: list[Any], positions: bool) -> list[Any]:
+    """The streams of a large tensor, in the form, and each in the way, that was best for a sample."""
+    positions = positions and bool(form.where)
+
+    def prepared(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        every = np.arange(*piece)
+        stored = set_bits(flat[slice(*piece)]) if form.where else np.ones(0, bool)
+        return stored, form.values(every[stored] if form.where else every)
+
+    with pieces.workers() as pool:
+        values = Squeezer(pool, bytes(tried[-1][:1]), form.itemsize, form.convert)
+        convert = fields.bits_of if form.where == "mask" else np.asarray
+        places = Squeezer(pool, bytes(tried[0][:1]), 1, convert)
+        gaps = fields.Gaps()
+        for stored, chosen in pieces.in_order(pool, prepared, pieces.ranges(flat.size)):
+            if positions:
+                places.feed(gaps(stored) if form.where == "gaps" else stored)
+            values.feed(chosen)
+        return [*([places.finish()] if positions else []), *form.before, values.finish()]
