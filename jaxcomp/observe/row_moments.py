@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -56,10 +57,8 @@ class Moment(NamedTuple):
         """
         count, units, mean, now, lack = sums
         size, *others = (float(x) for x in np.asarray(units))
-        by = math.prod(others) * weight_unit
-        lack = None if lack is None else Lack(*map(np.asarray, lack))
-        if lack is None or not (lack.squares.any() or lack.mean.any()):
-            by = 0.0
+        lack = Lack(*map(np.asarray, lack))
+        by = math.prod(others) * weight_unit if lack.squares.any() or lack.mean.any() else 0.0
         found = cls(int(count), (size, by), np.asarray(mean), np.asarray(now), lack)
         return found if found.squares().any() else found._replace(units=(0.0, by))
 
@@ -129,35 +128,38 @@ def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
     return matrix
 
 
-def sums_of(rows: Array, change: Array | None, weight: Any, take: np.ndarray) -> Any:
-    """What :meth:`Moment.of` takes of some of a layer's rows.
+def sums_of(rows: Array, change: Array, weight: Any, takes: Sequence[np.ndarray]) -> list[Any]:
+    """What :meth:`Moment.of` takes of some of a layer's rows, and of others.
 
     A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels.
 
     Args:
       rows: ``[groups, places, n]``, as they are now.
-      change: how they were, less that; None: as they are now.
+      change: how they were, less that.
       weight: that of the layer, ``[groups, n, out]``, in a unit in which products do not overflow.
-      take: which of the places.
+      takes: which of the places, for each of the results.
     """
-    return automatic(functools.partial(_sums, take), rows, change, weight)
+    return automatic(functools.partial(_sums, takes), rows, change, weight)
 
 
-def _sums(take: np.ndarray, rows: Array, change: Array | None, weight: Any) -> Any:
-    def centered(x: Array) -> tuple[Array, Array, Array]:
+def _sums(takes: Sequence[np.ndarray], rows: Array, change: Array, weight: Any) -> list[Any]:
+    def scaled(x: Array) -> tuple[Array, Array]:
         size = unit(jnp.max(jnp.abs(x), initial=0))
-        x = x / size
-        mean = x.sum(1) / max(len(take), 1)
-        return size, mean, x - mean[:, None]
+        return x / size, size
 
-    size, mean, now = centered(jnp.take(rows, take, axis=1))
-    if change is None:
-        return len(take), size[None], mean, gram(now), None
-    change = jnp.take(change, take, axis=1)
-    by = unit(jnp.max(jnp.abs(change), initial=0))
-    own, lacking, off = centered(product(change / by, weight.astype(change.dtype)))
-    lack = Lack(lacking, gram(now, off), jnp.sum(off * off, 1))
-    return len(take), jnp.stack([size, by, own]), mean, gram(now), lack
+    (rows, size), (change, by) = scaled(rows), scaled(change)
+    lacking, own = scaled(product(change, weight.astype(change.dtype)))
+    both, n = jnp.concatenate([rows, lacking], 2), rows.shape[2]
+
+    def half(take: np.ndarray) -> Any:
+        some = jnp.take(both, take, axis=1)
+        mean = some.sum(1) / max(len(take), 1)
+        some = some - mean[:, None]
+        products, off = gram(some[..., :n], some), some[..., n:]
+        lack = Lack(mean[:, n:], products[..., n:], jnp.sum(off * off, 1))
+        return len(take), jnp.stack([size, by, own]), mean[:, :n], products[..., :n], lack
+
+    return [half(take) for take in takes]
 
 
 def gram(rows: Any, others: Any = None) -> Any:

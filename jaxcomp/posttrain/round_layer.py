@@ -2,26 +2,26 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
 
-from jaxcomp.core.meshes import replicated
+from jaxcomp.core.meshes import beside, replicated
 from jaxcomp.core.programs import together
-from jaxcomp.core.quadratic import steady
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.matrices import matrix, unmatrix
+from jaxcomp.posttrain.round_padded import Inputs, Rounder, on_grid
 from jaxcomp.quant.adaround import adaround
-from jaxcomp.quant.fake import fake_quantize, fit_grid
+from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
-from jaxcomp.quant.gptq import descend, gptq, order_of
-from jaxcomp.quant.granularity import numbers_for
-from jaxcomp.quant.ranges import mse, quantized
+from jaxcomp.quant.granularity import spread
+from jaxcomp.quant.ranges import mse
 from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.uses import Use
 
@@ -56,14 +56,38 @@ class Solution(NamedTuple):
 
 
 def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
-    """A weight rounded to the nearest."""
-    own, leaf = target.scheme, replicated(jnp.asarray(leaf))
-    if given is not None:
-        return Solution(_on_grid(leaf, given, own.format), given)
-    fit = functools.partial(fit_grid, bits=own.format, axis=target.axes, block=own.block, fit=own.fit)
-    (grid,), finite = together(fit)([(leaf,)])
-    grid = grid if finite else fit(leaf)  # which says what is wrong
-    return Solution(_on_grid(leaf, grid, own.format), grid)
+    """A weight rounded to the nearest, on a given grid or on one that the scheme fits to it."""
+    if given is None:
+        (given,) = fitted([target], [leaf])
+    return Solution(_on_grid(leaf, leaf, given, target.scheme.format), given)
+
+
+def fitted(targets: Sequence[Target], leaves: Sequence[Any]) -> list[Grid]:
+    """The grids that schemes fit to weights, by one program for all of them."""
+    leaves = [replicated(jnp.asarray(leaf)) for leaf in leaves]
+    kinds: dict[Any, list[int]] = {}
+    for i, (target, leaf) in enumerate(zip(targets, leaves, strict=True)):
+        kinds.setdefault((target.scheme, target.axes, leaf.shape, leaf.dtype), []).append(i)
+
+    def fit(i: int, leaf: Any) -> Grid:
+        own = targets[i].scheme
+        return fit_grid(leaf, own.format, targets[i].axes, block=own.block, fit=own.fit)
+
+    def all_of_them(*leaves: Any) -> list[Grid]:
+        found: dict[int, Grid] = {}
+        for places in kinds.values():
+            if len(places) == 1:
+                found[places[0]] = fit(places[0], leaves[places[0]])
+                continue
+            grids = lax.map(functools.partial(fit, places[0]), jnp.stack([leaves[i] for i in places]))
+            found |= {i: jax.tree.map(lambda x, k=k: x[k], grids) for k, i in enumerate(places)}
+        return [found[i] for i in range(len(leaves))]
+
+    if not leaves:
+        return []
+    grids, finite = together(all_of_them)([tuple(leaves)])
+    # Where one is not finite, that it is fitted alone says so.
+    return grids[0] if finite else [fit(i, leaf) for i, leaf in enumerate(leaves)]
 
 
 def least_squares(target: Target, given: Grid | None, method: RoundMethod) -> Target:
@@ -82,75 +106,84 @@ def _searches(target: Target, given: Grid | None, method: RoundMethod) -> bool:
 
 
 def rounded(
-    target: Target, use: Use, leaf: Any, known: Evidence, given: Grid | None, settings: Settings, plain: Solution
+    target: Target, use: Use, leaf: Any, known: Evidence, whole: Grid, settings: Settings, plain: Solution
 ) -> Solution:
     """A weight rounded so that, on what flows into its sites, their results stay near what they were.
 
     What is found on the examples to fit to is kept where it is better than ``plain`` on those that are held out.
+
+    Args:
+      whole: the grid, or where its reach is searched for, the largest that is tried.
     """
     if known.other is None or not known.reaches:
         return plain
-    format, search = target.scheme.format, _searches(target, given, settings.method)
-    start, own = plain.grid, plain
+    format, search, own = target.scheme.format, whole is not plain.grid, plain
     if search:
-        whole = nearest(target, leaf, given)
-        start, mixed = whole.grid, _better(target, use, leaf, known, whole, plain)
+        widest = Solution(_on_grid(leaf, leaf, whole, format), whole)
+        mixed = _better(target, use, leaf, known, widest, plain)
         own = plain if mixed is plain else mixed._replace(back=1.0)
-    layer, unit = _layer(target, use, leaf, known, start, settings)
-    ratios = jnp.asarray(np.linspace(1, 0.2, RATIOS) if search else [1.0], jnp.float32)
-    values, ratio = _searched(layer, ratios, format, settings)
-    values = np.asarray(values, np.float64) * unit
-    grid = start
+    layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
+    ratios = np.linspace(1, 0.2, RATIOS) if search else np.ones(1)
+    values, ratio = _searched(layer, inputs, ratios.astype(np.float32), format, settings)
+    grid = whole
     if search:
-        grid = Grid(start.scale * _in_grid(use, ratio, leaf.shape, target, start), start.zero_point, start.block)
-    found = _on_grid(jnp.asarray(unmatrix(use, values, leaf.shape), leaf.dtype), grid, format)
+        grid = Grid(
+            jax.device_put(np.asarray(whole.scale) * _in_grid(use, ratio, leaf.shape, target, whole)),
+            whole.zero_point,
+            whole.block,
+        )
+    found = _on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format)
     better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
     return own if better.back == 1 else better
 
 
-@functools.partial(jax.jit, static_argnames="format")
-def _on_grid(leaf: Any, grid: Grid, format: Format) -> Any:
-    return fake_quantize(leaf, grid, format)
+def _on_grid(values: Any, leaf: Any, grid: Grid, format: Format) -> Any:
+    """Values rounded to the nearest, of a leaf's dtype and on its mesh."""
+    given = np.asarray(values).astype(leaf.dtype)
+    return beside(jax.device_put(on_grid(given, *_numbers(grid, leaf.shape), format)), leaf)
+
+
+def _numbers(grid: Grid, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The scale and the zero point of each number."""
+    scale, zero_point = (spread(np.asarray(part), shape, grid.block) for part in (grid.scale, grid.zero_point))
+    return np.broadcast_to(scale, shape), np.broadcast_to(zero_point, shape)
 
 
 class _Layer(NamedTuple):
-    """A layer as a matrix, in a unit in which squares neither underflow nor overflow.
+    """A layer as a matrix ``[groups, n, out]``, float32, in a unit in which squares neither underflow nor overflow.
 
     Attributes:
       old: its weights.
       aim: those that, on the inputs as they are now, come nearest to the old outputs.
-      moment: of the inputs now, such that it can be inverted.
-      scale, zero_point: as they broadcast.
+      scale, zero_point: those of each weight.
       apart: whether each output has scales of its own.
     """
 
-    old: Array
-    aim: Array
-    moment: Array
-    scale: Array
-    zero_point: Array
-    apart: Array
+    old: np.ndarray
+    aim: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+    apart: bool
 
-
-def _single(x: Any) -> Array:
-    return jnp.asarray(np.asarray(x, np.float32))
+    def numbers(self, ratio: Any) -> list[np.ndarray]:
+        """Scale, zero point and what is kept, of a part of the range."""
+        return [self.scale * ratio, self.zero_point, self.old != 0]
 
 
 def _layer(
     target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, settings: Settings
-) -> tuple[_Layer, float]:
-    """A layer, and the unit of its weights, a power of two."""
-    old = matrix(use, leaf)
-    estimate, aim = known.moment(), old
-    if settings.correct and known.corrects:
-        far = known.aim(old, estimate, settings.damping)
-        aim = old + known.share(old, far, old) * (far - old)
-    moment = steady(_single(estimate), settings.damping)
-    numbers = [np.broadcast_to(np.asarray(part), leaf.shape) for part in numbers_for(jnp.asarray(leaf), grid)]
-    scale, zero_point = (matrix(use, part) for part in numbers)
+) -> tuple[_Layer, Inputs, float]:
+    """A layer, what flows into it, and the unit of its weights, a power of two."""
+    old = aim = matrix(use, leaf)
     unit = host_unit(np.max(np.abs(old), initial=0))
-    weights, goal, steps = (_single(part / unit) for part in (old, aim, scale))
-    return _Layer(weights, goal, moment, steps, _single(zero_point), jnp.asarray(_apart(target, use, grid))), unit
+    inputs = Inputs.of(known.moment(), settings.damping, settings.act_order)
+    if settings.correct and known.corrects:
+        far = old + np.float64(unit) * inputs.solve((known.part.pull() * (known.unit / unit)).astype(np.float32))
+        aim = old + known.share(old, far, old) * (far - old)
+    scale, zero_point = (matrix(use, part) for part in _numbers(grid, leaf.shape))
+    weights, goal, steps = ((part / unit).astype(np.float32) for part in (old, aim, scale))
+    layer = _Layer(weights, goal, steps, zero_point.astype(np.int32), _apart(target, use, grid))
+    return layer, inputs, unit
 
 
 def _apart(target: Target, use: Use, grid: Grid) -> bool:
@@ -166,49 +199,55 @@ def _own_axes(target: Target, grid: Grid) -> tuple[int, ...]:
     return tuple(i for i in range(ndim) if np.shape(grid.scale)[i] > 1 or i in target.axes)
 
 
-def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid: Grid) -> Array:
+def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid: Grid) -> np.ndarray:
     """What each output's scales are multiplied by, ``[groups, 1, out]``, as it broadcasts against a grid."""
     own = _own_axes(target, grid)
-    length = int(np.prod(shape)) // int(np.prod(ratio.shape))
-    whole = unmatrix(use, np.broadcast_to(ratio, (ratio.shape[0], length, ratio.shape[2])), shape)
-    return jnp.asarray(whole[tuple(slice(None) if i in own else slice(0, 1) for i in range(len(shape)))])
+    whole = _spread(use, ratio, shape)
+    return whole[tuple(slice(None) if i in own else slice(0, 1) for i in range(len(shape)))]
 
 
-@functools.partial(jax.jit, static_argnames=("format", "settings"))
-def _searched(layer: _Layer, ratios: Array, format: Format, settings: Settings) -> tuple[Array, Array]:
+TRIED = 2**23
+"""Weights that are tried together, over parts of the range."""
+
+
+def _searched(
+    layer: _Layer, inputs: Inputs, ratios: np.ndarray, format: Format, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
-    kept = layer.old != 0
-    order = order_of(layer.moment, settings.act_order) if settings.method == "gptq" else None
+    rounder, kept, outs = Rounder(inputs, format), layer.old != 0, layer.old.shape[2]
+    best, values = np.full((len(layer.old), 1, outs), np.inf), layer.old
+    ratio = np.ones(best.shape, np.float32)
 
-    def tried(ratio: Array) -> list[Array]:
-        grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
-        plain = jnp.where(kept, quantized(layer.old, grid, format), 0)
-        return [plain] if order is None else [plain, gptq(layer.aim, order, grid, format, kept)]
+    def tried(some: np.ndarray) -> list[np.ndarray]:
+        """What methods make of each part of the range, side by side."""
+        old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
+        own[0] = own[0] * np.repeat(some, outs)
+        plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)
+        return [plain, rounder.fix(aim, *own)] if settings.method == "gptq" else [plain]
 
-    def better(best: tuple[Array, Array, Array], ratio: Array) -> tuple[tuple[Array, Array, Array], None]:
-        for values in tried(ratio):
-            now = _error(layer, values)
-            wins = now < best[0]
-            best = jnp.minimum(now, best[0]), jnp.where(wins, values, best[1]), jnp.where(wins, ratio, best[2])
-        return best, None
-
-    columns = (len(layer.old), 1, layer.old.shape[2])
-    start = jnp.full(columns, jnp.inf, layer.old.dtype), layer.old, jnp.ones(columns, layer.old.dtype)
-    (_, values, ratio), _ = lax.scan(better, start, ratios)
-    grid = Grid(layer.scale * ratio, layer.zero_point.astype(jnp.int32))
+    together = max(1, TRIED // max(layer.old.size, 1))
+    for first in range(0, len(ratios), together):
+        some = ratios[first : first + together]
+        found = [np.split(each, len(some), 2) for each in tried(some)]
+        for i, part in enumerate(some):
+            for each in found:
+                now = _error(layer, inputs, each[i])
+                wins = now < best
+                best, values = np.minimum(now, best), np.where(wins, each[i], values)
+                ratio = np.where(wins, part, ratio)
+    numbers = layer.numbers(ratio)
     if settings.method == "adaround":
-        learned = adaround(layer.aim, layer.moment, grid, format, kept, steps=settings.steps)
-        values = jnp.where(_error(layer, learned) < _error(layer, values), learned, values)
-    else:
-        values = descend(layer.aim, values, layer.moment, grid, format, kept, sweeps=settings.sweeps)
-    return values, ratio
+        grid = Grid(jnp.asarray(numbers[0]), jnp.asarray(numbers[1]))
+        learned = np.asarray(adaround(layer.aim, inputs.moment, grid, format, kept, steps=settings.steps))
+        wins = _error(layer, inputs, learned) < _error(layer, inputs, values)
+        return np.where(wins, learned, values), ratio
+    return rounder.descend(layer.aim, values, numbers, settings.sweeps), ratio
 
 
-def _error(layer: _Layer, values: Array) -> Array:
+def _error(layer: _Layer, inputs: Inputs, values: np.ndarray) -> np.ndarray:
     """The squared error of each output, ``[groups, 1, out]``; of all where they share a scale."""
-    change = values - layer.aim
-    own = jnp.sum(change * jnp.matmul(layer.moment, change, precision="highest"), 1, keepdims=True)
-    return jnp.where(layer.apart, own, jnp.broadcast_to(own.sum(), own.shape))
+    own = inputs.error(values - layer.aim)
+    return own if layer.apart else np.full_like(own, own.sum())
 
 
 def _better(
@@ -229,10 +268,12 @@ def _better(
         return found._replace(back=0.0)
     pick = _in_grid(use, worse, leaf.shape, target, found.grid)
     scale, zero_point = (
-        jnp.where(pick, getattr(plain.grid, name), getattr(found.grid, name)) for name in ("scale", "zero_point")
+        jax.device_put(np.where(pick, *(np.asarray(getattr(x.grid, name)) for x in (plain, found))))
+        for name in ("scale", "zero_point")
     )
-    values = jnp.where(pick if found.grid.block is None else _spread(use, worse, leaf.shape), plain.leaf, found.leaf)
-    return Solution(values, Grid(scale, zero_point, found.grid.block), float(worse.mean()))
+    values = np.where(_spread(use, worse, leaf.shape), np.asarray(plain.leaf), np.asarray(found.leaf))
+    grid = Grid(scale, zero_point, found.grid.block)
+    return Solution(beside(jax.device_put(values), leaf), grid, float(worse.mean()))
 
 
 def _spread(use: Use, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

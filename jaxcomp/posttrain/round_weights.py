@@ -21,10 +21,10 @@ from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_
 from jaxcomp.observe.moments import unseen
 from jaxcomp.posttrain.find_biases import Biases, find_biases
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
-from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, least_squares, nearest, rounded
+from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, fitted, least_squares, nearest, rounded
 from jaxcomp.posttrain.walk import Walk
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
-from jaxcomp.rewrite.quant.targets import find_targets, reached
+from jaxcomp.rewrite.quant.targets import Target, find_targets, reached
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
@@ -196,15 +196,17 @@ def round_weights(
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, reference, damping, act_order, sweeps, steps)
     program = trace(apply_fn, params, *given[0])
-    targets, fixed = reached(find_targets(program, scheme, params), ranges), dict(grids or {})
+    targets, fixed = reached(find_targets(program, scheme, params), ranges), grids or {}
     uses = with_factors(program, uses_of(program), jax.tree.leaves(params))
     own = {path: uses[path] for path in targets.weights}
     blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
-    found = {path: nearest(targets.weights[path], named[path], fixed.get(path)) for path in blind}
+    grids_of, widest = _grids(targets.weights, named, fixed, method)
+    found = {path: nearest(targets.weights[path], named[path], widest[path]) for path in blind}
     means = find_biases(program, own) if biases else Biases({}, {})
     plain: dict[str, Solution] = {}
     examples, altered = examples_of(given), altered_inputs(targets, uses, ranges or {})
     sites = {path: each.sites for path, each in own.items() if path not in blind}
+    programs: dict[Any, Any] = {}
     set_ = [each for path in own for each in means.of.get(path, ())]
     start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
 
@@ -216,22 +218,22 @@ def round_weights(
             tell(next(done), len(sites), f"{path} ({what})")
             return solve(path, *args)
 
-        walk = Walk(program, sites, telling, places, altered, biases, gather, bool(getattr(ranges, "judging", None)))
+        apart = bool(getattr(ranges, "judging", None))
+        walk = Walk(program, sites, telling, places, altered, biases, gather, apart, programs=programs)
         new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
         tell(len(sites), len(sites), f"all layers ({what})")
         return walk, {each.path: new[each.path] for each in biases if each.path in new}
 
     def solve(path: str, use: Use, seen: Seen) -> Any:
-        target, leaf, grid = targets.weights[path], named[path], fixed.get(path)
-        found[path] = plain[path] = nearest(least_squares(target, grid, method), leaf, grid)
+        target, leaf = targets.weights[path], named[path]
+        found[path] = plain[path] = nearest(target, leaf, grids_of[path])
         check_finite({path: seen.sizes}, "on the data the input of ")
         if not seen.reached:
             blind[path] = "what it reads on the data is 0"
-            found[path] = plain[path] = nearest(target, leaf, grid)
+            found[path] = plain[path] = nearest(target, leaf, widest[path])
         elif method != "nearest":
-            found[path] = rounded(
-                target, use, leaf, seen.evidence(examples, path in means.of), grid, settings, plain[path]
-            )
+            known = seen.evidence(examples, path in means.of)
+            found[path] = rounded(target, use, leaf, known, widest[path], settings, plain[path])
         return found[path].leaf
 
     walk, moved = walked(solve, True, set_)
@@ -272,9 +274,20 @@ def round_weights(
 
     rows = tuple(row(path) for path in program.paths if path in found or path in targets.skipped)
     others = left_out(program, {row.path for row in rows} | moved.keys() - walk.unmoved.keys())
-    grids_of = {path: each.grid for path, each in found.items()}
     report = RoundReport(rows, others, judged_on(examples))
-    return Rounded(replace_leaves(params, solved | moved), grids_of, report)
+    return Rounded(replace_leaves(params, solved | moved), {path: each.grid for path, each in found.items()}, report)
+
+
+def _grids(
+    targets: Mapping[str, Target], named: Mapping[str, Any], fixed: Mapping[str, Grid], method: RoundMethod
+) -> tuple[dict[str, Grid], dict[str, Grid]]:
+    """The grids whose nearest is the plain method, and those with which a search for a reach begins."""
+    plain = {path: least_squares(own, None, method) for path, own in targets.items() if path not in fixed}
+    wide = [path for path, own in plain.items() if own is not targets[path]]
+    wanted = [*plain.values(), *(targets[path] for path in wide)]
+    grids = fitted(wanted, [named[path] for path in (*plain, *wide)])
+    first = dict(zip(plain, grids, strict=False)) | dict(fixed)
+    return first, first | dict(zip(wide, grids[len(plain) :], strict=True))
 
 
 def _settings(method: Any, reference: Any, damping: float, act_order: bool, sweeps: int, steps: int) -> Settings:

@@ -11,7 +11,7 @@ from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Batches
 from jaxcomp.observe.held_out import is_better
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
-from jaxcomp.posttrain.round_layer import nearest
+from jaxcomp.posttrain.round_layer import fitted, nearest
 from jaxcomp.posttrain.walk import lost
 from jaxcomp.rewrite.quant.calibrate import calibrate
 from jaxcomp.rewrite.quant.targets import find_targets, reached
@@ -38,7 +38,10 @@ def quantizes_better(
         ranges, named = calibrate(apply_fn, own, given, scheme), named_leaves(own)
         targets = reached(find_targets(program, scheme, own), ranges)
         uses = with_factors(program, uses_of(program), jax.tree.leaves(own))
-        rounded = {path: nearest(target, named[path], None).leaf for path, target in targets.weights.items()}
+        weights = targets.weights
+        grids = fitted(list(weights.values()), [named[path] for path in weights])
+        pairs = zip(weights.items(), grids, strict=True)
+        rounded = {path: nearest(target, named[path], grid).leaf for (path, target), grid in pairs}
         return lost(program, params, replace_leaves(own, rounded), given, altered_inputs(targets, uses, ranges))
 
     return is_better(errors(changed), errors(params))

@@ -13,21 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.meshes import automatic
+from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
-from jaxcomp.core.units import host_unit, unit
+from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Seen, joined
 from jaxcomp.observe.held_out import ENOUGH, Examples, by_chance, chance, examples_of
 from jaxcomp.observe.matrices import input_rows, matrix, reduction
 from jaxcomp.observe.moments import seen_at
-from jaxcomp.observe.row_moments import NOTHING, Moment, sums_of
+from jaxcomp.observe.row_moments import NOTHING, Moment
 from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.posttrain.stretches import STRETCH, merged
+from jaxcomp.posttrain.walk_sums import squares_of, sums_at
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
-from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
@@ -64,6 +64,17 @@ def _value(x: _OfParams, known: dict[_Applied, list[Any]]) -> Any:
     return known[x.made][x.place]
 
 
+def _run(
+    frame: Frame, operands: list[Any], places: list[int], leaves: list[_Applied], data: list[Any], values: list[Any]
+) -> list[Any]:
+    """Runs a frame on operands of which some are data, and others are computed of the leaves of parameters."""
+    known = {leaf: [value] for leaf, value in zip(leaves, values, strict=True)}
+    given = [_value(x, known) if isinstance(x, _OfParams) else x for x in operands]
+    for i, x in zip(places, data, strict=True):
+        given[i] = x
+    return Interpreter().body(frame, given)
+
+
 class Walk(Interpreter):
     """Walks a program; see :meth:`run`.
 
@@ -87,6 +98,7 @@ class Walk(Interpreter):
         gather: bool = True,
         apart: bool = False,
         measured: bool = True,
+        programs: dict[Any, Any] | None = None,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -100,6 +112,7 @@ class Walk(Interpreter):
           gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
           apart: whether ``inputs`` round held-out examples otherwise, so that biases are set by the fitted ones alone.
           measured: whether ``errors`` are; else a site and what follows it are one program.
+          programs: of other walks through the same program, which then need not be lowered again; more are added.
         """
         super().__init__()
         self._program, self._solve, self._places, self._uses = program, solve, places, sites
@@ -108,6 +121,7 @@ class Walk(Interpreter):
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
         self._gather, self._apart, self._measured = gather, apart, measured
+        self._programs: dict[Any, Any] = {} if programs is None else programs
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
         self.examples: list[Examples] = []
@@ -192,27 +206,29 @@ class Walk(Interpreter):
         if node in self._biases:
             bias = self._biases[node]
             leak = self._set(bias, outs[0])
-            outs = self._applied(alone, operands)
+            again = self._applied(alone, operands, self._batches)
+            outs = [_Streams([*new, *x[self._batches :]]) for new, x in zip(again, outs, strict=True)]
             ready = [bias.weight]
         if self._measured and node.op not in LOOPS:
             self.errors |= {path: self._error(outs[0], leak) for path in ready}
         return outs
 
-    def _applied(self, frame: Frame, operands: list[Any]) -> list[Any]:
-        """What a stretch of nodes gives for every batch, of parameters as they are now and as they were."""
+    def _applied(self, frame: Frame, operands: list[Any], streams: int | None = None) -> list[Any]:
+        """What a stretch of nodes gives for every batch, of parameters as they are now and as they were.
+
+        Args:
+          frame: the nodes.
+          operands: theirs.
+          streams: of how many of both, the new ones first; None: of all.
+        """
         places = [i for i, x in enumerate(operands) if isinstance(x, _Streams)]
         leaves = self._leaves_in(operands)
-
-        def run(data: list[Any], values: list[Any]) -> list[Any]:
-            known = {leaf: [value] for leaf, value in zip(leaves, values, strict=True)}
-            given = [_value(x, known) if isinstance(x, _OfParams) else x for x in operands]
-            for i, x in zip(places, data, strict=True):
-                given[i] = x
-            return Interpreter().body(frame, given)
-
-        program = compiled(run)
-        results = []
-        for stream in range(self._streams):
+        key = (*frame.nodes,), (*places,), (*(self._leaves.index(leaf) for leaf in leaves),)
+        if key not in self._programs:
+            own = [None if isinstance(x, _Streams) else x for x in operands]
+            self._programs[key] = compiled(functools.partial(_run, frame, own, places, leaves))
+        program, results = self._programs[key], []
+        for stream in range(self._streams if streams is None else streams):
             known = self._known[stream >= self._batches]
             results.append(program([operands[i][stream] for i in places], [known[leaf][0] for leaf in leaves]))
         return [_Streams(column) for column in zip(*results, strict=True)]
@@ -252,7 +268,7 @@ class Walk(Interpreter):
         """
         off = []
         for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            off.append(own.means(new, bias.axes) - own.means(old, bias.axes))
+            off.append(np.subtract(*own.means([new, old], bias.axes)))
         held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
         each, fit = np.concatenate(off), ~held
         if (self._apart or len(each) < ENOUGH) and fit.any():
@@ -266,10 +282,10 @@ class Walk(Interpreter):
             return None
         mean = np.mean(each, 0)
         real = wide(jnp.result_type(value))
-        moved = jnp.asarray(value, real) - jnp.asarray(bias.sign * mean.reshape(np.shape(value)), real)
-        self._replace({bias.path: moved.astype(jnp.result_type(value))})
+        moved = np.asarray(value).astype(real) - (bias.sign * mean.reshape(np.shape(value))).astype(real)
+        self._replace({bias.path: beside(jax.device_put(moved.astype(jnp.result_type(value))), value)})
         shape = [n if i in bias.axes else 1 for i, n in enumerate(out[0].shape)]
-        return jnp.asarray((mean - np.mean(each[fit], 0)).reshape(shape), wide(out[0].dtype)) if fit.any() else None
+        return (mean - np.mean(each[fit], 0)).reshape(shape).astype(wide(out[0].dtype)) if fit.any() else None
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
@@ -314,7 +330,7 @@ class Walk(Interpreter):
         for first in range(0, self._batches, some):
             taken = range(first, min(first + some, self._batches))
             now, old = ([self._at(x, i + shift) for i in taken] for shift in (0, self._batches))
-            sums = compiled(functools.partial(_sums, use, self._places, [self.examples[i] for i in taken]))
+            sums = compiled(functools.partial(sums_at, use, self._places, [self.examples[i] for i in taken]))
             found.append(Seen(*(Moment.of(half, by) for half in sums(now, old, weight))))
         return joined(found)
 
@@ -344,7 +360,7 @@ class Walk(Interpreter):
         """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
         found = []
         for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            size, squares = _squares_of(own)(new, old, leak)
+            size, squares = squares_of(own)(new, old, leak)
             found.append(np.asarray(squares, np.float64) * float(size) ** 2)
         return np.concatenate(found, 1)
 
@@ -357,29 +373,3 @@ def lost(
     now = leaves_of(changed, program.paths, "the changed parameters")
     walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)
     return walk.lost
-
-
-def _sums(
-    use: Use, places: int | None, examples: Sequence[Examples], now: Sequence[Any], old: Sequence[Any], weight: Any
-) -> Any:
-    """The moments of some batches, apart for the examples to fit to and for those that are held out."""
-    changes = [before.astype(wide(before.dtype)) - x.astype(wide(x.dtype)) for x, before in zip(now, old, strict=True)]
-    parts = [[by_factor(use, input_rows(use, x, places)) for x in values] for values in (now, changes)]
-    count = parts[0][0].shape[1]
-    splits = [own.split_rows(use, count) for own in examples]
-    takes = [np.concatenate([take + i * count for i, take in enumerate(half)]) for half in zip(*splits, strict=True)]
-    rows = [automatic(lambda *own: jnp.concatenate(own, 1), *own) if len(own) > 1 else own[0] for own in parts]
-    return [sums_of(rows[0], rows[1], weight, take) for take in takes]
-
-
-@functools.lru_cache(256)
-def _squares_of(examples: Examples) -> Callable[..., Any]:
-    return compiled(functools.partial(_squares, examples))
-
-
-def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, Any]:
-    new = new if leak is None else new.astype(leak.dtype) + leak
-    real = wide(new.dtype, old.dtype)
-    new, old = (examples.held_of(x).astype(real) for x in (new, old))
-    size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
-    return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])

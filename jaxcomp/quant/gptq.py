@@ -1,14 +1,14 @@
 """GPTQ: weights rounded input after input, those that follow making up for each; and codes changed one at a time."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxcomp.core.cholesky import product
-from jaxcomp.core.quadratic import inverse_factor, sweep
+from jaxcomp.core.quadratic import inverse_factor
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.ranges import quantized
@@ -51,7 +51,7 @@ def gptq(
     r"""Rounds a layer so that its outputs stay near what they were: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
     Row after row is rounded to the nearest, and its error taken from the rows that follow
-    (``jaxcomp.core.quadratic.sweep``). Costs reduction^3 + reduction^2 x out / 2.
+    (:func:`swept`). Costs reduction^3 + reduction^2 x out.
 
     Args:
       weight: W ``[groups, reduction, out]``.
@@ -75,23 +75,10 @@ def gptq(
 
     Reference: Frantar et al., GPTQ, 2023; Frantar and Alistarh, Optimal brain compression, 2022.
     """
-    scale, zero_point, kept = (jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept))
     rows, upper = moment if isinstance(moment, Order) else order_of(moment, act_order)
-    weight, scale, zero_point, kept = (jnp.take_along_axis(x, rows, 1) for x in (weight, scale, zero_point, kept))
-    size = weight.shape[1]
-    block = min(block, size)
-    padding = ((0, 0), (0, -size % block), (0, 0))
-    scale = jnp.pad(scale, padding, constant_values=1)
-    zero_point, kept = jnp.pad(zero_point, padding), jnp.pad(kept, padding)
-
-    def begin(b: Array, rows: Array, diagonal: Array) -> tuple[Array, ...]:
-        return tuple(lax.dynamic_slice_in_dim(x, b * block, block, 1) for x in (scale, zero_point, kept))
-
-    def fixed(known: tuple[Array, ...], i: Array, row: Array) -> Array:
-        own, zero, some = (x[:, i] for x in known)
-        return jnp.where(some, quantized(row, Grid(own, zero), format), 0)
-
-    new, _, _ = sweep(weight, upper, block, begin, fixed)
+    numbers = [jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept)]
+    weight, *numbers = (jnp.take_along_axis(x, rows, 1) for x in (weight, *numbers))
+    new = _swept(weight, None, upper, numbers, 1, format, block, fixes=True)
     return jnp.take_along_axis(new, jnp.argsort(rows, axis=1), 1)
 
 
@@ -130,8 +117,22 @@ def descend(
 
     Reference: Behdin et al., QuantEase, 2023.
     """
-    scale, zero_point, kept = (jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept))
-    size = weight.shape[1]
+    numbers = [jnp.broadcast_to(x, weight.shape) for x in (grid.scale, grid.zero_point, kept)]
+    return _swept(start, product(moment, start - weight), moment, numbers, sweeps, format, block, fixes=False)
+
+
+def _swept(
+    start: Array,
+    slope: Array | None,
+    lines: Array,
+    numbers: Any,
+    sweeps: int,
+    format: Format,
+    block: int,
+    fixes: bool,
+) -> Array:
+    """As :func:`swept`, of any size, under jit."""
+    size = start.shape[1]
     block = min(block, size)
     blocks = -(-size // block)
     beyond = (0, blocks * block - size)
@@ -139,10 +140,42 @@ def descend(
     def padded(x: Array, value: int = 0) -> Array:
         return jnp.pad(x, ((0, 0), beyond, (0, 0)), constant_values=value)
 
-    slope = padded(product(moment, start - weight))
-    diagonal = padded(jnp.diagonal(moment, axis1=1, axis2=2)[..., None], 1)
-    scale, zero_point, kept, start = padded(scale, 1), padded(zero_point), padded(kept), padded(start)
-    moment = jnp.pad(moment, ((0, 0), beyond, beyond))
+    scale, zero_point, kept = numbers
+    over = padded(jnp.diagonal(lines, axis1=1, axis2=2)[..., None], 1)
+    slope = jnp.zeros_like(start) if slope is None else slope
+    given = *map(padded, (start, slope)), jnp.pad(lines, ((0, 0), beyond, beyond)), over
+    return swept(*given, (padded(scale, 1), padded(zero_point), padded(kept)), blocks, sweeps, fixes, format, block)[
+        :, :size
+    ]
+
+
+@functools.partial(jax.jit, static_argnames=("format", "block"))
+def swept(
+    start: Array,
+    slope: Array,
+    lines: Array,
+    over: Array,
+    numbers: tuple[Array, Array, Array],
+    blocks: int | Array,
+    sweeps: int | Array,
+    fixes: bool | Array,
+    format: Format,
+    block: int,
+) -> Array:
+    """Rounds row after row; what that changes is taken from those that follow, of other blocks once theirs is done.
+
+    Args:
+      start: ``[groups, rows, out]``, a multiple of ``block`` rows.
+      slope: of its shape: what each row is off by, times ``over``; of weights to fix 0.
+      lines: ``[groups, rows, rows]``: by how much a row changes the slopes of all others.
+      over: their diagonal, ``[groups, rows, 1]``, 1 beyond the last row.
+      numbers: scale, zero point, and what is kept, of the shape of ``start``.
+      blocks: how many are swept; rows beyond them stay.
+      sweeps: over all of them.
+      fixes: whether ``lines`` are of :func:`gptq`, which fixes rows, or of :func:`descend`, which changes codes.
+      format: of the codes.
+      block: rows after which what they change in all others is added up.
+    """
 
     def some(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         first = k % blocks * block
@@ -151,18 +184,20 @@ def descend(
             return lax.dynamic_slice_in_dim(x, first, block, axis)
 
         now, slope = carry
-        slopes, scales, zeros, keeps, over, lines = map(cut, (slope, scale, zero_point, kept, diagonal, moment))
-        inner = cut(lines, 2)
+        rows, slopes, scales, zeros, keeps, overs, own = map(cut, (now, slope, *numbers, over, lines))
+        inner = cut(own, 2)
 
         def row(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             rows, changes = carry
-            steep = slopes[:, i] + product(inner[:, i, None], changes)[:, 0]
-            moved = quantized(rows[:, i] - steep / over[:, i], Grid(scales[:, i], zeros[:, i]), format)
+            steep = slopes[:, i] + product(inner[:, None, :, i], changes)[:, 0]
+            wanted = rows[:, i] - jnp.where(fixes, steep, steep / overs[:, i])
+            moved = quantized(wanted, Grid(scales[:, i], zeros[:, i]), format)
             best = jnp.where(keeps[:, i], moved, 0)
-            return rows.at[:, i].set(best), changes.at[:, i].set(best - rows[:, i])
+            change = jnp.where(fixes, (wanted - best) / overs[:, i], best - rows[:, i])
+            return rows.at[:, i].set(best), changes.at[:, i].set(change)
 
-        rows, changes = lax.fori_loop(0, block, row, (cut(now), jnp.zeros_like(slopes)))
-        slope = slope + product(lines.swapaxes(1, 2), changes)
+        rows, changes = lax.fori_loop(0, block, row, (rows, jnp.zeros_like(slopes)))
+        slope = slope + product(own.swapaxes(1, 2), changes)
         return lax.dynamic_update_slice_in_dim(now, rows, first, 1), slope
 
-    return lax.fori_loop(0, sweeps * blocks, some, (start, slope))[0][:, :size]
+    return lax.fori_loop(0, sweeps * blocks, some, (start, slope))[0]

@@ -231,7 +231,7 @@ def test_moments_are_about_their_means_and_add_up() -> None:
     change = rng.standard_normal((2, 40, 5)).astype(np.float32) * np.float32(1e-26)
     weight = normal(2, 5, 3)
     half = np.split(np.arange(40), [13])
-    parts = [Moment.of(sums_of(*map(jnp.asarray, (rows, change)), weight, take), 4.0) for take in half]
+    parts = [Moment.of(each, 4.0) for each in sums_of(jnp.asarray(rows), jnp.asarray(change), weight, half)]
     both = parts[0].merged(parts[1])
     assert both.lack is not None
     (x, e), near = both.units, functools.partial(np.testing.assert_allclose, rtol=1e-3)
@@ -258,8 +258,8 @@ def test_errors_are_those_of_the_rows(centered: bool) -> None:
     way = np.asarray(normal(1, 6, 3, seed=1), np.float64)
     new = old + 1e18 * (way - way.mean(1, keepdims=True))
     split = np.split(np.arange(200), [150])
-    moments = [Moment.of(sums_of(*map(jnp.asarray, (rows, change, old / 2.0**66)), take), 2.0**66) for take in split]
-    known = Seen(*moments).evidence([], centered)
+    sums = sums_of(*map(jnp.asarray, (rows, change, (old / 2.0**66).astype(np.float32))), split)
+    known = Seen(*(Moment.of(each, 2.0**66) for each in sums)).evidence([], centered)
     x, e = rows[0].astype(np.float64), change[0].astype(np.float64) @ old[0]
     out = x @ (new - old)[0] - e
     off = out - (out[split[0]].mean(0) if centered else 0)

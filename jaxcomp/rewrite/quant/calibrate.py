@@ -163,14 +163,17 @@ def _default_fit(format: Format) -> Fit | None:
 
 def _grid(format: Format, fit: Fit | None, seen: Range, ends: Range, counts: np.ndarray | None) -> Grid:
     """The grid, or of stacked layers the grids, of a range, or of a histogram from one end of all data to the other."""
-    low, high = (jnp.asarray(end, jnp.float32) for end in seen)
+    low, high = (np.asarray(end, np.float32) for end in seen)
     if fit is None or counts is None:
-        return grid_between(low, high, format)
+        return _between(low, high, format)
     first, last = (jnp.asarray(end, jnp.float32) for end in ends)
     edges = jnp.linspace(first.min(), last.max(), counts.shape[-1] + 1)
     rows = jnp.asarray(counts, jnp.float32).reshape(-1, counts.shape[-1])
     lows, highs = _fitted(fit, format, edges, rows)
-    return grid_between(lows.reshape(low.shape), highs.reshape(low.shape), format)
+    return _between(lows.reshape(low.shape), highs.reshape(low.shape), format)
+
+
+_between = jax.jit(grid_between, static_argnums=2)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # compiled once for all layers

@@ -13,6 +13,7 @@ from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
+from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.rewrite.quant.calibrate import Ranges
 from jaxcomp.rewrite.quant.encode import encode, encode_to_train
@@ -109,7 +110,7 @@ def quantize(
 
     # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
     wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
-    packed = jax.eval_shape(encoded, *wanted) if abstract else jax.jit(encoded)(*wanted)
+    packed = jax.eval_shape(encoded, *wanted) if abstract else compiled(encoded)(*wanted)
     report = report_of(program, example, packed, targets, named)
     new = Quantized(apply_fn, params, packed, report, Born(example, program, sites_in(program)))
     return new, replace_leaves(params, packed)

@@ -1,0 +1,153 @@
+"""GPTQ of layers of any shape by few programs: padded to common sizes, some of the columns at a time."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.linalg import lapack
+
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.fake import fake_quantize
+from jaxcomp.quant.formats import Format
+from jaxcomp.quant.gptq import swept
+
+BLOCK = 64
+ROWS = (64, 256, 1024)
+"""Sizes to which rows are padded; beyond the last, to multiples of it."""
+COLUMNS = (8, 64, 256)
+"""Sizes to which columns are padded; of more there are several such blocks."""
+LENGTHS = (2**12, 2**16, 2**20)
+"""Likewise of what is rounded number by number."""
+
+
+class Inputs(NamedTuple):
+    """What flows into a layer, so far damped that it can be factored.
+
+    Attributes:
+      moment: H ``[groups, n, n]``, float32.
+      order: which input comes when, ``[groups, n]``.
+      upper: U in that order, upper triangular, :math:`H^{-1} = U^\\top U`.
+    """
+
+    moment: np.ndarray
+    order: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def of(cls, moment: np.ndarray, damping: float, act_order: bool) -> "Inputs":
+        """Those of mean products, with their diagonals raised as :func:`jaxcomp.core.quadratic.steady` does.
+
+        They are factored where they were summed up: LAPACK takes an eighth of what XLA takes on CPUs, and compiles
+        nothing.
+        """
+        moment = np.array(moment, np.float32)
+        places = np.arange(moment.shape[-1])
+        squares = moment[:, places, places]
+        mean = float(squares.mean(dtype=np.float64))
+        order = np.argsort(-squares, 1, kind="stable") if act_order else np.broadcast_to(places, squares.shape)
+        while True:
+            moment[:, places, places] = squares + np.float32(max(damping, 1e-6) * mean if mean > 0 else 1)
+            upper = _factors(moment, order)
+            if upper is not None or not damping < 1:
+                return cls(moment, order, np.full_like(moment, np.nan) if upper is None else upper)
+            damping = 10 * max(damping, 1e-6)
+
+    def solve(self, wanted: np.ndarray) -> np.ndarray:
+        r""":math:`H^{-1} B`, of B ``[groups, n, out]``."""
+        order = self.order[..., None]
+        found = np.matmul(self.upper, np.take_along_axis(wanted, order, 1))
+        found = np.matmul(self.upper.swapaxes(1, 2), found)
+        return np.take_along_axis(found, np.argsort(order, 1), 1)
+
+    def error(self, change: np.ndarray) -> np.ndarray:
+        r""":math:`\\operatorname{diag} D^\top H D` of a change of weights, ``[groups, 1, out]``, float64."""
+        return np.asarray(np.sum(change * np.matmul(self.moment, change), 1, keepdims=True, dtype=np.float64))
+
+
+def _factors(moment: np.ndarray, order: np.ndarray) -> np.ndarray | None:
+    """U of each group; None where LAPACK finds that one is not positive definite."""
+    found = np.empty_like(moment)
+    for own, rows, upper in zip(moment, order, found, strict=True):
+        turned = rows[::-1]
+        lower, failed = lapack.spotrf(own[np.ix_(turned, turned)], lower=1, clean=1, overwrite_a=1)
+        if failed:
+            return None
+        upper[...] = lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1]
+    return found if np.isfinite(found).all() else None
+
+
+class Rounder:
+    """Rounds the columns of one layer, ``[groups, n, ...]``."""
+
+    def __init__(self, inputs: Inputs, format: Format) -> None:
+        self._inputs, self._format = inputs, format
+        self._groups, self._size = inputs.moment.shape[:2]
+        self._rows = common(self._size, ROWS)
+        self._lines: dict[bool, Any] = {}
+
+    def fix(self, weight: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Row after row, those that follow making up for each (:func:`jaxcomp.quant.gptq.gptq`)."""
+        order = self._inputs.order[..., None]
+        given = [np.take_along_axis(x, order, 1) for x in (weight, scale, zero_point, kept)]
+        new = self._swept(given[0], np.zeros_like(weight), given[1:], 1, True)
+        return np.take_along_axis(new, np.argsort(order, 1), 1)
+
+    def descend(self, weight: np.ndarray, start: np.ndarray, numbers: Any, sweeps: int) -> np.ndarray:
+        """Code after code (:func:`jaxcomp.quant.gptq.descend`); numbers: scale, zero point, and what is kept."""
+        slope = np.matmul(self._inputs.moment, start - weight)
+        return self._swept(start, slope, numbers, sweeps, False)
+
+    def _swept(self, start: np.ndarray, slope: np.ndarray, numbers: Any, sweeps: int, fixes: bool) -> np.ndarray:
+        lines, over = self._padded_lines(fixes)
+        blocks, total = np.int32(-(-self._size // BLOCK)), start.shape[2]
+        width = common(total, COLUMNS[-1:] if self._groups == 1 else COLUMNS, several=True)
+        new = np.empty_like(start)
+        for first in range(0, total, width):
+            some = slice(first, min(first + width, total))
+            values = [self._padded(x[..., some], width, i == 2) for i, x in enumerate((start, slope, *numbers))]
+            given = *values[:2], lines, over, tuple(values[2:]), blocks, np.int32(sweeps), np.bool_(fixes)
+            found = np.asarray(swept(*given, self._format, BLOCK))
+            new[..., some] = found[: self._groups, : self._size, : some.stop - first]
+        return new
+
+    def _padded(self, x: np.ndarray, width: int, value: int) -> np.ndarray:
+        found = np.full((_power(self._groups), self._rows, width), value, x.dtype)
+        found[: self._groups, : self._size, : x.shape[2]] = x
+        return found
+
+    def _padded_lines(self, fixes: bool) -> tuple[jax.Array, jax.Array]:
+        """The matrix that is swept and its diagonal; on the device, as it is read for every block of columns."""
+        if fixes not in self._lines:
+            own = self._inputs.upper if fixes else self._inputs.moment
+            over = np.ones((_power(self._groups), self._rows, 1), np.float32)
+            over[: self._groups, : self._size, 0] = np.diagonal(own, axis1=1, axis2=2)
+            self._lines[fixes] = jax.device_put((self._padded(own, self._rows, 0), over))
+        return self._lines[fixes]
+
+
+def on_grid(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, format: Format) -> np.ndarray:
+    """Numbers rounded to the nearest, each with a scale and a zero point of its own."""
+    parts = [np.ravel(x) for x in (values, scale, zero_point)]
+    total = values.size
+    length, found = common(total, LENGTHS, several=True), np.empty(total, values.dtype)
+    for first in range(0, total, length):
+        some = [x[first : first + length] for x in parts]
+        some = [x if len(x) == length else np.append(x, np.ones(length - len(x), x.dtype)) for x in some]
+        found[first : first + length] = np.asarray(_on_grid(*some, format))[: total - first]
+    return found.reshape(values.shape)
+
+
+@functools.partial(jax.jit, static_argnames="format")
+def _on_grid(values: Any, scale: Any, zero_point: Any, format: Format) -> Any:
+    return fake_quantize(values, Grid(scale, zero_point), format)
+
+
+def common(size: int, sizes: tuple[int, ...], several: bool = False) -> int:
+    """The size that one is padded to; ``several``: of one part of many that are as large as the largest."""
+    last = sizes[-1]
+    return next((each for each in sizes if size <= each), last if several else -(-size // last) * last)
+
+
+def _power(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
