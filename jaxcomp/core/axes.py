@@ -29,10 +29,11 @@ def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
 def usual_size(shape: Shape) -> float:
     r"""The size of the weights with which a layer begins: :math:`1 / \sqrt{n}` of n inputs, all axes but the last.
 
-    What a grid of zeros goes by, which is none.
+    What a grid of zeros goes by, which is none. Axes of any size, as of a batch that is exported, count as one.
 
     Example:
       >>> usual_size((4, 4, 7)), usual_size((4,))
       (0.25, 0.5)
     """
-    return 1 / math.sqrt(max(math.prod(shape[:-1] if len(shape) > 1 else shape), 1))
+    sizes = [size for size in (shape[:-1] if len(shape) > 1 else shape) if isinstance(size, int)]
+    return 1 / math.sqrt(max(math.prod(sizes), 1))

@@ -29,19 +29,6 @@ def pair() -> tuple[Any, Any, Any]:
     return *shrink(apply_fn, PARAMS, X, keep=KEEP), mask(groups(apply_fn, PARAMS, X), PARAMS, KEEP)
 
 
-def test_jit(pair: Any) -> None:
-    new, small, masked = pair
-    assert distance(apply_fn(masked, X), jax.jit(new)(small, X)) <= TOLERANCE
-
-
-def test_vmap_over_inputs_and_over_parameters(pair: Any) -> None:
-    new, small, masked = pair
-    rows = jax.vmap(new, in_axes=(None, 0))(small, X[:, None])
-    assert distance(apply_fn(masked, X)[:, None], rows) <= TOLERANCE
-    both = jax.vmap(new, in_axes=(0, None))(jax.tree.map(lambda p: jnp.stack([p, 2 * p]), small), X)
-    assert distance(apply_fn(masked, X), both[0]) <= TOLERANCE
-
-
 @pytest.mark.parametrize("cut", [slice(5, 8), slice(0, 3), slice(2, 6), slice(0, 7)])
 def test_channels_side_by_side_that_meet_what_broadcasts(cut: slice) -> None:
     def function(p: Any, x: jax.Array) -> jax.Array:
@@ -54,12 +41,6 @@ def test_channels_side_by_side_that_meet_what_broadcasts(cut: slice) -> None:
     new, small = shrink(function, PARAMS, X, keep={"a": keep})
     masked = mask(groups(function, PARAMS, X), PARAMS, {"a": keep})
     assert distance(function(masked, X), new(small, X)) <= TOLERANCE
-
-
-def test_another_batch_size(pair: Any) -> None:
-    new, small, masked = pair
-    more = jnp.concatenate([X, X + 1, X])
-    assert distance(apply_fn(masked, more), new(small, more)) <= TOLERANCE
 
 
 def test_a_symbolic_batch_size() -> None:
@@ -77,21 +58,6 @@ def test_a_symbolic_batch_size() -> None:
         program = jax.export.export(jax.jit(each), platforms=("cpu", "tpu", "cuda"))(small, rows)
         same = jax.tree.map(jnp.array_equal, program.call(small, more), jax.jit(each)(small, more))
         assert all(jax.tree.leaves(same))
-
-
-def test_sharded(pair: Any, mesh: jax.sharding.Mesh) -> None:
-    new, small, masked = pair
-    many = jnp.concatenate([X, X + 1])
-    spread = jax.device_put(many, jax.NamedSharding(mesh, jax.P("x")))
-    out = jax.jit(new)(small, spread)
-    assert distance(apply_fn(masked, many), out) <= TOLERANCE
-    assert out.sharding.spec[0] == "x"
-
-
-def test_pmap(pair: Any) -> None:
-    new, small, masked = pair
-    rows = jax.pmap(new, in_axes=(None, 0), devices=jax.devices()[:2])(small, X.reshape(2, 2, 3))
-    assert distance(apply_fn(masked, X), rows.reshape(4, 2)) <= TOLERANCE
 
 
 def test_sums_over_devices_pass(pair: Any) -> None:
@@ -113,13 +79,6 @@ def test_shrunk_again(pair: Any) -> None:
     also = mask(groups(apply_fn, PARAMS, X), masked, {"a": np.array([1, 1, 1, 0, 1, 1, 0, 0], bool)})
     assert smaller["a"].shape == (3, 5)
     assert distance(apply_fn(also, X), newer(smaller, X)) <= TOLERANCE
-
-
-def test_shapes_alone_are_enough() -> None:
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
-    new, small = shrink(apply_fn, shapes, jax.ShapeDtypeStruct(X.shape, X.dtype), keep=KEEP)
-    assert jax.eval_shape(new, small, X).shape == (4, 2)
-    assert small["c"].shape == (7, 4)
 
 
 def test_an_optimizer_goes_on_with_its_state_cut(pair: Any) -> None:

@@ -167,12 +167,6 @@ def pair() -> tuple[Any, Any, Any]:
     return new, factors, densify(factors)
 
 
-def test_jit_and_another_batch_size(pair: Any) -> None:
-    new, factors, dense = pair
-    more = jnp.concatenate([X, X + 1, X])
-    assert distance(apply_fn(dense, more), jax.jit(new)(factors, more)) <= TOLERANCE
-
-
 def test_factors_are_fine_tuned(pair: Any) -> None:
     new, factors, _ = pair
 
@@ -188,32 +182,6 @@ def test_factors_are_fine_tuned(pair: Any) -> None:
     updates, _ = optimizer.update(own, optimizer.init(factors))
     (better, _), _ = slopes(optax.apply_updates(factors, updates))
     assert better < loss
-
-
-def test_vmap_over_inputs_and_over_parameters(pair: Any) -> None:
-    new, factors, dense = pair
-    rows = quick(jax.vmap(new, in_axes=(None, 0)))(factors, X[:, None])
-    assert distance(apply_fn(dense, X)[:, None], rows) <= TOLERANCE
-    both = quick(jax.vmap(new, in_axes=(0, None)))(jax.tree.map(lambda p: jnp.stack([p, 2 * p]), factors), X)
-    assert distance(apply_fn(dense, X), both[0]) <= TOLERANCE
-
-
-def test_sharded_and_pmapped(pair: Any, mesh: jax.sharding.Mesh) -> None:
-    new, factors, dense = pair
-    many = jnp.concatenate([X, X + 1])
-    spread = jax.device_put(many, jax.NamedSharding(mesh, jax.P("x")))
-    out = jax.jit(new)(factors, spread)
-    assert distance(apply_fn(dense, many), out) <= TOLERANCE
-    assert out.sharding.spec[0] == "x"
-    rows = jax.pmap(new, in_axes=(None, 0), devices=jax.devices()[:2])(factors, X.reshape(2, 2, 12))
-    assert distance(apply_fn(dense, X), rows.reshape(4, 3)) <= TOLERANCE
-
-
-def test_exported(pair: Any) -> None:
-    new, factors, dense = pair
-    exported = jax.export.export(jax.jit(new))(factors, X)
-    again = jax.export.deserialize(exported.serialize())
-    assert distance(apply_fn(dense, X), again.call(factors, X)) <= TOLERANCE
 
 
 def test_factors_shrink_and_shrunk_functions_are_factorized() -> None:

@@ -333,14 +333,9 @@ def trio() -> tuple[Any, Any, Any]:
     return both(layers, PARAMS, X, Scheme(4))
 
 
-def test_vmap_and_export(trio: Any) -> None:
-    fake, new, packed = trio
-    expected = quick(fake)(PARAMS, X)
-    rows = quick(jax.vmap(new, in_axes=(None, 0)))(packed, X[:, None])
-    assert distance(expected[:, None], rows) <= TOLERANCE
+def test_exported_programs_multiply_integers(trio: Any) -> None:
+    _, new, packed = trio
     exported = jax.export.export(jax.jit(new))(packed, X)
-    again = jax.export.deserialize(exported.serialize())
-    assert distance(expected, again.call(packed, X)) <= TOLERANCE
     assert len(re.findall(r"dot_general.*xi8>, tensor<\S*xi8>\) -> tensor<\S*xi32>", exported.mlir_module())) == 2
 
 
