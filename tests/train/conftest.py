@@ -1,5 +1,6 @@
-"""Real runs of the command line: processes of their own that share one compilation cache."""
+"""Real runs of the command line: processes of their own that share one compilation cache, and runs in this one."""
 
+import importlib
 import json
 import os
 import re
@@ -60,6 +61,19 @@ class Cli:
     def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
         """Runs a process to its end."""
         return finish(self.start(*arguments, **options))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this process, which has imported everything: as :class:`Cli` does in one of its own."""
+
+    def run(*arguments: str, module: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        capsys.readouterr()
+        status = importlib.import_module(module).main()
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
 
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:

@@ -1,7 +1,9 @@
 """A published network is trained to compute in few bits from the command line, and its integers are scored."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from train import evaluate, qat
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("batch_norm", qat.BATCH_NORM)
-def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path: Path) -> None:
+def test_the_integers_score_what_was_trained(
+    batch_norm: str, cli: Cli, here: Callable[..., Any], tmp_path: Path
+) -> None:
     np.savez(tmp_path / "tiny.npz", **torch_names())
     workdir = tmp_path / "run"
     command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]
@@ -26,7 +30,7 @@ def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path
     ]
     if batch_norm == "live":
         command += ["--bits=2", "--affine"]
-    done = cli(*command, module="train.qat")
+    done = (cli if batch_norm == "folded" else here)(*command, module="train.qat")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
     stages = {row["stage"]: row for row in summary["stages"]}
@@ -35,7 +39,7 @@ def test_the_integers_score_what_was_trained(batch_norm: str, cli: Cli, tmp_path
     assert summary["logits_distance"] <= 1e-5
     assert (workdir / "model.jcz").stat().st_size == summary["bytes"]
     assert evaluate.score_artifact(str(workdir / "model.jcz"), None)["predictions"] == stages["integers"]["predictions"]
-    again = cli(*command, module="train.qat")
+    again = here(*command, module="train.qat")
     assert (again.returncode, "trained" in again.stdout) == (0, True)
     assert json.loads((workdir / "summary.json").read_text())["stages"] == summary["stages"]
 
