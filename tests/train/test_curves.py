@@ -1,7 +1,9 @@
 """Sparse training from scratch: every method reaches what is asked of it, and a run that stopped goes on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +100,7 @@ def test_the_table_has_means_and_deviations() -> None:
 
 
 @pytest.mark.exhaustive
-def test_every_point_is_trained_once_and_drawn(cli: Cli, tmp_path: Path) -> None:
+def test_every_point_is_trained_once_and_drawn(cli: Cli, here: Callable[..., Any], tmp_path: Path) -> None:
     command = [
         "--model=lenet300",
         "--dataset=digits",
@@ -111,7 +113,7 @@ def test_every_point_is_trained_once_and_drawn(cli: Cli, tmp_path: Path) -> None
     methods = ["--methods", "cubic", "lottery ticket", "steep distilled, shifted"]
     first = cli(*command, *methods, "--sparsities", "0.8", module="train.curves")
     assert first.returncode == 0, first.stderr
-    done = cli(*command, *methods, "--sparsities", "0.8", "0.9", module="train.curves")
+    done = here(*command, *methods, "--sparsities", "0.8", "0.9", module="train.curves")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
     points = [(row["method"], row["asked"]) for row in rows]
