@@ -56,3 +56,18 @@ def divergence(log_p: Array, log_q: Array) -> Array:
     p = jnp.exp(log_p)
     possible = p != 0  # and what is no number shows
     return jnp.sum(jnp.where(possible, p * (jnp.where(possible, log_p, 0) - jnp.where(possible, log_q, 0)), 0), axis=-1)
+
+
+def log_total(logits: Array) -> Array:
+    r"""Takes :math:`\log \sum_c \exp z_c` over the last axis, keeping it: -inf, without a gradient, where all are -inf.
+
+    Args:
+      logits: ``[..., classes]``.
+
+    Example:
+      >>> log_total(jnp.array([[0.0, 0.0], [-jnp.inf, -jnp.inf]])).round(4).tolist()
+      [[0.6930999755859375], [-inf]]
+    """
+    nothing = jnp.all(jnp.isneginf(logits), axis=-1, keepdims=True)
+    total = jax.nn.logsumexp(jnp.where(nothing, 0, logits), axis=-1, keepdims=True)
+    return jnp.where(nothing, -jnp.inf, total)

@@ -1,15 +1,17 @@
 """Distillation from a teacher's logits: temperature-softened Kullback-Leibler divergence."""
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.logits import divergence, expected_log, log_probabilities
+from jaxcomp.distill.inputs import check_temperature, counted, logit_pair
 
 
-def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
+def kl(student: Array, teacher: Array, *, temperature: float = 1.0, where: Any = None) -> Array:
     r"""Divergence of the student's softened distribution from the teacher's, per example.
 
     :math:`T^2 \sum_c p_c (\log p_c - \log q_c)` with :math:`p = \mathrm{softmax}(teacher / T)` and
@@ -22,6 +24,7 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
         not.
       teacher: ``[..., classes]`` logits; -inf likewise.
       temperature: above 0; higher is softer.
+      where: ``[...]`` bools; examples at False have a loss of 0. None: all count.
 
     Returns:
       ``[...]``, in nats times temperature squared; at least 0, but for rounding.
@@ -36,15 +39,20 @@ def kl(student: Array, teacher: Array, *, temperature: float = 1.0) -> Array:
 
     Reference: Hinton, Vinyals and Dean, Distilling the knowledge in a neural network, 2015.
     """
-    _check(student, teacher, temperature)
-    real = wide(student.dtype, teacher.dtype)
-    target = jax.lax.stop_gradient(teacher).astype(real)
-    log_p, log_q = (log_probabilities(logits, temperature) for logits in (target, student.astype(real)))
-    return temperature**2 * divergence(log_p, log_q)
+    check_temperature(temperature)
+    student, teacher = logit_pair(student, teacher, where)
+    log_p, log_q = (log_probabilities(logits, temperature) for logits in (teacher, student))
+    return counted(temperature**2 * divergence(log_p, log_q), where)
 
 
 def soft_and_hard(
-    student: Array, teacher: Array, labels: Array, *, temperature: float = 4.0, alpha: float = 0.9
+    student: Array,
+    teacher: Array,
+    labels: Array,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+    smoothing: float = 0.0,
 ) -> Array:
     r"""Soft and hard targets together, per example: :math:`\alpha\,\mathrm{KL}_T + (1 - \alpha)\,\mathrm{CE}`.
 
@@ -56,6 +64,8 @@ def soft_and_hard(
       labels: ``[...]`` integer classes, or ``[..., classes]`` probabilities, as of :func:`cross_entropy`.
       temperature: of :func:`kl`, above 0.
       alpha: weight of the teacher's soft targets, in [0, 1]; at either end the other loss does not count at all.
+      smoothing: of the labels, as of :func:`cross_entropy`. A teacher that was itself trained on smoothed labels
+        teaches less (Müller et al., When does label smoothing help?, 2019).
 
     Returns:
       ``[...]``, in nats.
@@ -73,13 +83,13 @@ def soft_and_hard(
     """
     if not 0 <= alpha <= 1:
         raise ArgumentError(f"alpha weighs soft against hard targets and must be in [0, 1], got {alpha}")
-    soft, hard = kl(student, teacher, temperature=temperature), cross_entropy(student, labels)
+    soft, hard = kl(student, teacher, temperature=temperature), cross_entropy(student, labels, smoothing=smoothing)
     if alpha in (0, 1):  # the other may be infinite
         return soft if alpha else hard
     return alpha * soft + (1 - alpha) * hard
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:
     r"""Takes :math:`-\log q_y` of integer labels y, or :math:`-\sum_c p_c \log q_c` of probabilities p, per example.
 
     Integers that name no class (-1, -100, 255, ...: pixels without a label, padding) are ignored: their loss is 0 and
@@ -89,34 +99,42 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
       logits: ``[..., classes]``; -inf for a class that is ruled out, whose loss is infinite and whose probability of 0
         adds nothing.
       labels: ``[...]`` integers, or ``[..., classes]`` probabilities.
+      smoothing: the share of the label's probability, in [0, 1), that goes to all classes evenly; of those that are not
+        ruled out.
 
     Returns:
       ``[...]``, in nats, float32 or better.
 
     Raises:
-      ArgumentError: for labels of another shape or type.
+      ArgumentError: for labels of another shape or type, or smoothing out of range.
 
     Example:
       >>> import jax.numpy as jnp
       >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([2, -1])).round(4)
       Array([1.3863, 0.    ], dtype=float32)
     """
+    if not 0 <= smoothing < 1:
+        raise ArgumentError(f"smoothing is a share of probability and must be in [0, 1), got {smoothing}")
     log_q = log_probabilities(logits.astype(wide(logits.dtype)))
-    if labels.shape == logits.shape:
-        return -expected_log(labels.astype(log_q.dtype), log_q)
-    if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+    loss, weight = _of_labels(log_q, labels)
+    if not smoothing:
+        return loss
+    gone = jnp.isneginf(log_q)
+    evenly = -jnp.sum(jnp.where(gone, 0, log_q), axis=-1) / jnp.maximum(jnp.sum(~gone, axis=-1), 1).astype(log_q.dtype)
+    return (1 - smoothing) * loss + smoothing * jnp.where(weight == 0, 0, weight * evenly)
+
+
+def _of_labels(log_q: Array, labels: Array) -> tuple[Array, Array]:
+    """The cross-entropy of each example, and the sum of its labels' probabilities."""
+    if labels.shape == log_q.shape:
+        labels = labels.astype(log_q.dtype)
+        return -expected_log(labels, log_q), jnp.sum(labels, axis=-1)
+    if labels.shape != log_q.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ArgumentError(
-            f"labels must be integers of shape {logits.shape[:-1]} or probabilities of shape {logits.shape}, "
+            f"labels must be integers of shape {log_q.shape[:-1]} or probabilities of shape {log_q.shape}, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # 300 classes are no uint8
-    counts = (labels >= 0) & (labels < logits.shape[-1])
+    counts = (labels >= 0) & (labels < log_q.shape[-1])
     own = jnp.take_along_axis(log_q, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(counts, -own, 0)
-
-
-def _check(student: Array, teacher: Array, temperature: float) -> None:
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ArgumentError(f"temperature must be above 0, got {temperature}")
-    if student.shape != teacher.shape:
-        raise ArgumentError(f"student and teacher logits must have one shape, got {student.shape} and {teacher.shape}")
+    return jnp.where(counts, -own, 0), counts.astype(log_q.dtype)

@@ -1,0 +1,150 @@
+"""What losses are given, checked and made ready: temperatures, logits, features, and which examples count."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import wide
+
+
+def check_temperature(temperature: Any) -> None:
+    """Refuses a temperature that is not above 0; a traced one cannot be looked at.
+
+    Raises:
+      ArgumentError: with the temperature.
+    """
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ArgumentError(f"temperature must be above 0, got {temperature}")
+
+
+def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: bool = False) -> tuple[Array, Array]:
+    """Logits in the type to compute in, without a gradient to the teacher; 0 in examples that do not count.
+
+    Args:
+      student: ``[..., classes]``.
+      teacher: likewise.
+      where: ``[...]`` bools, False for examples that do not count; None: all do.
+      matrix: whether they must be ``[batch, classes]``, of two examples or more.
+
+    Raises:
+      ArgumentError: for shapes that do not fit.
+    """
+    if student.shape != teacher.shape:
+        advice = ""
+        if student.shape[:-1] == teacher.shape[:-1]:
+            advice = ": jc.distill.map_classes shows logits as those of other classes"
+        raise ArgumentError(
+            f"student and teacher logits must have one shape, got {student.shape} and {teacher.shape}{advice}"
+        )
+    if matrix:
+        check_examples(student.shape, 2, "[batch, classes] logits", ranks=(2,))
+    return _ready(student, teacher, where, student.shape[:-1])
+
+
+def feature_pair(
+    student: Array, teacher: Array, where: Any = None, *, alike: str = "all", least: int = 1
+) -> tuple[Array, Array]:
+    """Features in the type to compute in, without a gradient to the teacher; 0 in examples that do not count.
+
+    Args:
+      student: ``[batch, ...]``.
+      teacher: likewise.
+      where: ``[batch]`` bools, False for examples that do not count; None: all do.
+      alike: what must agree: "all" axes, all but the last ("positions"), or the "batch".
+      least: examples that the loss compares with each other, at least.
+
+    Raises:
+      ArgumentError: for shapes that do not fit.
+    """
+    count = {"all": None, "positions": -1, "batch": 1}[alike]
+    ranks = student.ndim == teacher.ndim or alike == "batch"
+    if not ranks or student.ndim < 2 or student.shape[:count] != teacher.shape[:count]:
+        what = {"all": "one shape", "positions": "one shape but for channels, the last axis", "batch": "one batch"}
+        raise ArgumentError(
+            f"student and teacher features must have {what[alike]}, got {student.shape} and {teacher.shape}: "
+            "jc.distill.connect(student.shape, teacher.shape) makes one from the other"
+        )
+    check_examples(student.shape, least, "[batch, ...] features")
+    return _ready(student, teacher, where, student.shape[:1])
+
+
+def check_examples(shape: tuple[int, ...], least: int, what: str, ranks: tuple[int, ...] | None = None) -> None:
+    """Refuses shapes of another rank than asked for, or of too few examples.
+
+    Raises:
+      ArgumentError: with the shape.
+    """
+    if (ranks and len(shape) not in ranks) or shape[0] < least:
+        raise ArgumentError(f"the loss takes {what} of at least {least} examples, got {shape}")
+
+
+def _ready(student: Array, teacher: Array, where: Any, batch: tuple[int, ...]) -> tuple[Array, Array]:
+    real = wide(student.dtype, teacher.dtype)
+    pair = jnp.asarray(student).astype(real), jax.lax.stop_gradient(jnp.asarray(teacher)).astype(real)
+    if where is None:
+        return pair
+    check_where(where, batch)
+    # Before anything is computed: what is NaN in an example that does not count would make its gradient NaN.
+    student, teacher = (jnp.where(expanded(where, x), x, 0) for x in pair)
+    return student, teacher
+
+
+def check_where(where: Any, *shapes: tuple[int, ...]) -> None:
+    """Refuses masks that are not bools of one of the shapes.
+
+    Raises:
+      ArgumentError: with the shapes.
+    """
+    if where.shape not in shapes or where.dtype != bool:
+        raise ArgumentError(
+            f"where must hold bools of shape {' or '.join(map(str, shapes))}, got {where.dtype} of shape {where.shape}"
+        )
+
+
+def expanded(where: Array, x: Array) -> Array:
+    """A mask of the first axes, with axes of 1 for the others."""
+    return jnp.asarray(where).reshape(*where.shape, *(1,) * (x.ndim - where.ndim))
+
+
+def counted(loss: Array, where: Any) -> Array:
+    """The loss of each example, 0 for those that do not count."""
+    return loss if where is None else jnp.where(where, loss, 0)
+
+
+def mask_of(where: Any, x: Array) -> Array:
+    """``[batch]``: a mask of examples, all of them without one."""
+    return jnp.ones(x.shape[:1], bool) if where is None else jnp.asarray(where)
+
+
+def mean_where(values: Array, mask: Array, axis: Any = None) -> Array:
+    """The mean of the values that count; 0 where none does."""
+    # The values that do not count are left out, not multiplied by 0: they may be infinite.
+    total = jnp.sum(jnp.where(mask, values, 0), axis=axis)
+    return total / jnp.maximum(jnp.sum(mask, axis=axis), 1).astype(values.dtype)
+
+
+def pairs_of(mask: Array) -> Array:
+    """``[batch, batch]``: pairs of two different examples that both count."""
+    n = mask.shape[0]
+    return mask[:, None] & mask[None, :] & ~jnp.eye(n, dtype=bool)
+
+
+def root(x: Array) -> Array:
+    """The square root, with a gradient of 0 at 0, where it is infinite."""
+    zero = x == 0  # and what is no number shows
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def normalized(x: Array, axis: Any = -1) -> Array:
+    """Vectors of length 1; those of length 0 stay, and have no gradient."""
+    square = jnp.sum(x * x, axis=axis, keepdims=True)
+    zero = square == 0
+    return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def rows(x: Array) -> Array:
+    """``[batch, ...]`` features as ``[batch, features]``."""
+    return x.reshape(x.shape[0], -1)
