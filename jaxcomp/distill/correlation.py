@@ -32,7 +32,7 @@ def correlation(
       where: ``[batch]`` bools; examples at False do not count. None: all do.
 
     Returns:
-      A scalar. Tian et al. (2020) weigh theirs, of a form of its own, by 0.02.
+      A scalar.
 
     Raises:
       ArgumentError: for a kernel, gamma or order out of range, shapes that do not fit, or a batch of one.

@@ -9,7 +9,20 @@ import numpy as np
 import pytest
 
 from train import models
-from train.bench import __main__, augment, networks, planning, prune, quant, rewrite, scale, step, threshold, timing
+from train.bench import (
+    __main__,
+    augment,
+    distil,
+    networks,
+    planning,
+    prune,
+    quant,
+    rewrite,
+    scale,
+    step,
+    threshold,
+    timing,
+)
 
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
@@ -44,6 +57,16 @@ def test_augment(tmp_path, monkeypatch):
     content, names = written(tmp_path, "augment", lambda content: content["rows"])
     assert names == [augment.BASELINE, *augment.augmentations()]
     assert content["goal"] == 0.05
+
+
+@pytest.mark.exhaustive
+def test_distil(tmp_path, capsys):
+    sizes = ["--batch", "8", "--depth", "8", "--classes", "5", "--examples", "40", "--negatives", "6"]
+    __main__.main(["distil", *sizes, "--rounds", "1", "--out", str(tmp_path)])
+    _, names = written(tmp_path, "distil", lambda content: content["rows"])
+    assert names[0] == distil.BASELINE
+    assert {"kl", "dkd", "review, 3 stages", "crd", "rkd_angle"} < set(names)
+    assert "student's step" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

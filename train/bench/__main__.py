@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from train.bench import augment, planning, prune, qat, quant, reconstruct, rewrite, scale, step, threshold
+from train.bench import augment, distil, planning, prune, qat, quant, reconstruct, rewrite, scale, step, threshold
 
 
 def main(argv: list[str] | None = None) -> None:
