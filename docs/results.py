@@ -180,6 +180,13 @@ def times(data: Data) -> str:
     return table(["variant", *tail], _timed(data["rows"]))
 
 
+def losses(data: Data) -> str:
+    """Distillation losses of ``train.bench distil``: time of each, and its share of the student's step."""
+    head = ["loss", "median, ms", "of the step, %", "of its CPU time, %"]
+    shares = ([row["variant"], row["median_ms"], 100 * row["ratio"], 100 * row["cpu_ratio"]] for row in data["rows"])
+    return table(head, ([name, _milliseconds(ms), *(f"{share:.1f}" for share in own)] for name, ms, *own in shares))
+
+
 def integers(data: Data) -> str:
     """Networks of ``train.bench quant``: time of each variant as a fraction of float32's, and bytes."""
     networks = data["networks"]
@@ -213,7 +220,20 @@ def errors(data: Data) -> str:
 
 TABLES: dict[str, Callable[[Data], str]] = {
     each.__name__: each  # type: ignore[attr-defined]
-    for each in (compress, curves, shrink, quantize, qat, oneshot, iterative, times, integers, thresholds, errors)
+    for each in (
+        compress,
+        curves,
+        shrink,
+        quantize,
+        qat,
+        oneshot,
+        iterative,
+        times,
+        losses,
+        integers,
+        thresholds,
+        errors,
+    )
 }
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.logits import divergence
 from jaxcomp.distill.inputs import check_temperature, counted, logit_pair
 
 
@@ -43,13 +42,15 @@ def rank_pairs(student: Array, teacher: Array, *, temperature: float = 1.0, wher
     gone, out = jnp.isneginf(teacher), jnp.isneginf(student)
     pairs = ~(gone[..., :, None] | gone[..., None, :])
 
-    def beliefs(logits: Array) -> Array:
-        """Log-probabilities that i is above j, and that it is not."""
+    def above(logits: Array) -> Array:
+        """How far class i is above class j."""
         logits = jnp.where(gone | out, 0, logits) / temperature
-        above = logits[..., :, None] - logits[..., None, :]
-        return jnp.stack([jax.nn.log_sigmoid(above), jax.nn.log_sigmoid(-above)], axis=-1)
+        return logits[..., :, None] - logits[..., None, :]
 
-    terms = jnp.where(pairs, divergence(beliefs(teacher), beliefs(student)), 0)  # 0 of a class and itself
+    ours, theirs = above(student), above(teacher)
+    # p log(p / q) + (1 - p) log((1 - p) / (1 - q)) of sigmoids, with one logarithm a side in place of two.
+    terms = jax.nn.sigmoid(theirs) * (theirs - ours) + jax.nn.softplus(ours) - jax.nn.softplus(theirs)
+    terms = jnp.where(pairs, terms, 0)  # 0 of a class and itself
     known = jnp.sum(~gone, axis=-1)
     count = jnp.maximum(known * (known - 1), 1).astype(terms.dtype)
     loss = temperature**2 * jnp.sum(terms, axis=(-2, -1)) / count

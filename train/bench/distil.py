@@ -80,22 +80,19 @@ def cases(args: argparse.Namespace) -> dict[str, Case]:
     def draw(*shape: int) -> jax.Array:
         return jnp.asarray(rng.standard_normal((args.batch, *shape), np.float32))
 
-    sides = [
-        {
-            "logits": draw(args.classes),
-            "maps": [nn.relu(draw(32 // 2**i, 32 // 2**i, width * 2**i)) for i in range(3)],
-            "pooled": nn.relu(draw(4 * width)),
-        }
-        for width in (16, 32)
-    ]
+    def side(width: int) -> Tree:
+        maps = [nn.relu(draw(32 // 2**i, 32 // 2**i, width * 2**i)) for i in range(3)]
+        return {"logits": draw(args.classes), "maps": maps, "pooled": nn.relu(draw(4 * width))}
+
+    student, teacher = side(16), side(32)
     labels = jnp.asarray(rng.integers(0, args.classes, args.batch, np.int32))
-    return on_logits(*sides, labels) | on_maps(*sides) | on_pooled(*sides, args)
+    return on_logits(student, teacher, labels) | on_maps(student, teacher) | on_pooled(student, teacher, args)
 
 
 def on_logits(student: Tree, teacher: Tree, labels: jax.Array) -> dict[str, Case]:
     """Losses of logits alone."""
     d = jc.distill
-    losses = {
+    losses: dict[str, Callable[..., jax.Array]] = {
         "kl": functools.partial(d.kl, temperature=4.0),
         "soft_and_hard": lambda s, t: d.soft_and_hard(s, t, labels),
         "dkd": lambda s, t: d.dkd(s, t, labels),
