@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m train.bench", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for module in (step, qat, threshold, prune, quant, rewrite, planning, reconstruct, scale, augment):
+    for module in (step, qat, threshold, prune, quant, rewrite, planning, reconstruct, scale, augment, distil):
         name = module.__name__.rpartition(".")[2]
         options = benchmarks.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         options.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
