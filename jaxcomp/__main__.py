@@ -14,9 +14,10 @@ def main(argv: list[str] | None = None) -> int:
     one = commands.add_parser("inspect", help="what a .jcz file holds, one row a tensor")
     one.add_argument("file")
     one.add_argument("--max-bytes", type=int, help="the most bytes that its arrays may take in memory")
+    one.add_argument("--measured", action="store_true", help="decode it, and tell values, entropy and code length")
     args = parser.parse_args(argv)
     try:
-        found = inspect(args.file, max_bytes=args.max_bytes)
+        found = inspect(args.file, max_bytes=args.max_bytes, measured=args.measured)
     except (JaxcompError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,13 +13,27 @@ from jaxcomp.core.types import Grid
 from jaxcomp.pack import entropy, fields, lattice, pieces
 from jaxcomp.pack.bits import BitFields
 from jaxcomp.pack.contexts import UNIT
-from jaxcomp.pack.forms import Facts, Found, facts_of, find, forms_of, in_pieces, set_bits, streams_at
+from jaxcomp.pack.forms import (
+    Facts,
+    Found,
+    facts_of,
+    find,
+    forms_of,
+    in_pieces,
+    promising,
+    set_bits,
+    streams_at,
+    without_matches,
+)
 from jaxcomp.pack.streams import expand_into
 
 _KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps", "+pattern")}
 _KINDS |= {"ints+range", "codes+range", "fields+range"}
 _NUMBERS = 9
 """Bytes that the header takes for what goes with a pattern, and the like."""
+
+_CLEAR = 1 << 12
+"""Items from which on the range coder is better where nothing repeats."""
 
 _NUMPY = {np.dtype(code).name: np.dtype(code) for code in "?bhiqBHIQefdFD"}
 
@@ -113,7 +127,13 @@ def encode(
 def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool, other: Coded | None) -> Coded:
     """The smallest of the forms without the range coder, but perhaps for the positions; or another that is smaller."""
     flat = array.reshape(-1)
-    forms, where = forms_of(flat, found, facts, array.ndim), pieces.sample(flat.size)
+    every = forms_of(flat, found, facts, array.ndim)
+    if other is not None and flat.size >= _CLEAR and without_matches(flat, every[1], other.size):
+        return other
+    forms = promising(flat, every, math.inf if other is None else other.size)
+    if other is not None and not forms:
+        return other
+    where = pieces.sample(flat.size)
     tried = [streams_at(flat, form, where) for form in forms]
     form, streams = min(zip(forms, tried, strict=True), key=lambda each: sum(len(stream) + 3 for stream in each[1]))
     times = flat.size / max(1, where.size)
@@ -138,8 +158,14 @@ def _ranged(array: np.ndarray, found: Found | None, facts: Facts) -> Coded | Non
     if not entropy.codable(facts.every) or facts.negative:
         return None
     assert facts.every is not None
+    low, high = facts.every.low, facts.every.high
+    if found and found.lattice.shifts is not None:  # zeros are to be 0, whatever the channel
+        low, high = low - int(found.lattice.shifts.max()), high - int(found.lattice.shifts.min())
+        found = found._replace(lattice=found.lattice._replace(shifts=None))
+    if not entropy.codable(fields.Span(low, high)):
+        return None
     codes = found.codes(flat) if found else lambda positions: flat[positions].astype(np.int64)
-    numbers = entropy.Numbers(facts.every.low, facts.every.high, _mean(codes(pieces.sample(flat.size))))
+    numbers = entropy.Numbers(low, high, _mean(codes(pieces.sample(flat.size))))
     numbers, stream = entropy.encode(array.shape, codes, numbers)
     args, before = lattice.described(found.lattice, found.grid, array.ndim) if found else ([], [])
     return Coded("codes+range" if found else "ints+range", [numbers.stored, *args], [*before, stream])
@@ -228,6 +254,33 @@ def _unpatterned(numbers: Any, stream: Any, shape: tuple[int, ...]) -> tuple[np.
     for positions, codes in entropy.decode(stream, shape, entropy.Numbers.checked([0, 1, *numbers])):
         kept[positions] = codes
     return np.packbits(kept), int(np.count_nonzero(kept))
+
+
+class Ranged(NamedTuple):
+    """The range-coded part of a tensor.
+
+    Attributes:
+      codes: ``[n]`` int64, or where it is not 0.
+      shape: of the codes.
+      numbers: what its tables begin with.
+      size: bytes of its stream.
+    """
+
+    codes: np.ndarray
+    shape: tuple[int, ...]
+    numbers: entropy.Numbers
+    size: int
+
+
+def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
+    """What of a tensor is range-coded, decoded."""
+    pattern = coded.kind.endswith("+pattern")
+    own = tuple(coded.args[2]) if coded.kind == "fields+range" else shape
+    numbers = entropy.Numbers.checked([0, 1, *coded.args[0]] if pattern else coded.args[0])
+    stream, codes = coded.streams[0 if pattern else -1], np.zeros(math.prod(own), np.int64)
+    for positions, found in entropy.decode(stream, own, numbers):
+        codes[positions] = found
+    return Ranged(codes, own, numbers, len(stream))
 
 
 def _kept(size: int, bits: np.ndarray | None) -> Iterator[tuple[slice, Any, int]]:

@@ -1,10 +1,11 @@
 """What a file holds, and how many bytes each tensor of it takes."""
 
-import math
 import os
 from typing import Any, NamedTuple
 
-from jaxcomp.pack import container, stored
+import numpy as np
+
+from jaxcomp.pack import coding, container, entropy, stored
 
 
 class TensorInfo(NamedTuple):
@@ -14,10 +15,14 @@ class TensorInfo(NamedTuple):
       path: path string.
       shape: dimensions.
       dtype: name of the dtype that comes back.
-      kind: ``plain``, ``ints`` or ``codes``, with ``+mask`` or ``+gaps`` where zeros are left out.
+      kind: ``plain``, ``ints`` or ``codes``, with ``+mask``, ``+gaps`` or ``+pattern`` where zeros are left out;
+        ``ints+range``, ``codes+range`` and ``fields+range`` are range-coded.
       stored: bytes in the file, checksum included, its share of the header not.
       dense: bytes of the array in memory.
       off_grid: True where a note gave a grid on which the values do not lie.
+      values: how many different ones there are; None unless they were measured, and so are the next two.
+      entropy: bytes by the frequencies of these alone, which a reader does not know.
+      ideal: bytes if the range coder lost nothing: the code length of its tables, and what is not range-coded.
     """
 
     path: str
@@ -27,6 +32,9 @@ class TensorInfo(NamedTuple):
     stored: int
     dense: int
     off_grid: bool
+    values: int | None = None
+    entropy: float | None = None
+    ideal: float | None = None
 
 
 class Contents(NamedTuple):
@@ -45,14 +53,18 @@ class Contents(NamedTuple):
     rewrites: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        table = [("path", "shape", "dtype", "kind", "bytes", "dense bytes")]
+        measured = any(t.values is not None for t in self.tensors)
+        more = ("values", "entropy", "ideal") if measured else ()
+        table = [("path", "shape", "dtype", "kind", *more, "bytes", "dense bytes")]
         for t in self.tensors:
             shape = "x".join(map(str, t.shape)) or "scalar"
+            found = (str(t.values), f"{t.entropy:.0f}", f"{t.ideal:.0f}") if measured else ()
             kind = t.kind + " (off its grid)" * t.off_grid
-            table.append((t.path, shape, t.dtype, kind, str(t.stored), str(t.dense)))
+            table.append((t.path, shape, t.dtype, kind, *found, str(t.stored), str(t.dense)))
+        sums = ("", *(f"{sum(getattr(t, name) for t in self.tensors):.0f}" for name in more[1:])) if measured else ()
         stored = self.overhead + sum(t.stored for t in self.tensors)
-        table.append(("header", "", "", "", str(self.overhead), ""))
-        table.append(("total", "", "", "", str(stored), str(sum(t.dense for t in self.tensors))))
+        table.append(("header", "", "", "", *("" for _ in more), str(self.overhead), ""))
+        table.append(("total", "", "", "", *sums, str(stored), str(sum(t.dense for t in self.tensors))))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = []
         for row in table:
@@ -63,18 +75,21 @@ class Contents(NamedTuple):
         return "\n".join(lines)
 
 
-def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Contents:
-    """What a file holds, without decoding it: one row a tensor, with its form and its size.
+def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None, measured: bool = False) -> Contents:
+    """What a file holds: one row a tensor, with its form and its size.
 
     Args:
       path: the file.
       max_bytes: as in :func:`jaxcomp.pack.load`, so that both refuse the same files.
+      measured: decode the tensors, and tell of each how many values it has, their entropy and the code length that its
+        bytes come near to.
 
     Returns:
       The rows, which print as a table.
 
     Raises:
       ArtifactError: if the file is no artifact, was cut short or altered, or is larger than ``max_bytes``.
+      MissingExtraError: if range-coded tensors are to be measured, and the extra ``pack`` is not installed.
 
     Example:
       >>> import tempfile
@@ -89,9 +104,26 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Co
     """
     held = stored.read(path, max_bytes)
     tensors = []
-    for name, _, shape, dtype, coded in held.tensors:
+    for tensor in held.tensors:
+        coded, shape = tensor.coded, tensor.shape
         size = sum(map(len, coded.streams)) + container.CHECKSUM_BYTES
-        dense = math.prod(shape) * dtype.itemsize
-        tensors.append(TensorInfo(name, shape, dtype.name, coded.kind, size, dense, coded.off_grid))
+        info = TensorInfo(tensor.name, shape, tensor.dtype.name, coded.kind, size, tensor.nbytes, coded.off_grid)
+        try:
+            tensors.append(_measured(info, tensor) if measured else info)
+        except container.FORGED as error:
+            raise container.foreign(path, error) from error
     overhead = os.path.getsize(path) - sum(t.stored for t in tensors)
     return Contents(tuple(tensors), overhead, held.metadata, tuple((name, said) for name, said, _ in held.rewrites))
+
+
+def _measured(info: TensorInfo, tensor: stored.Tensor) -> TensorInfo:
+    coded, shape = tensor.coded, tensor.shape
+    values, ideal = coding.decode(coded, shape, tensor.dtype).reshape(-1), float(sum(map(len, coded.streams)))
+    if coded.ranged:
+        ranged = coding.ranged_codes(coded, shape)
+        ideal += entropy.ideal_bytes(ranged.shape, ranged.codes.__getitem__, ranged.numbers) - ranged.size
+        values = ranged.codes if coded.kind == "fields+range" else values
+    bits = values.view(f"V{values.itemsize}") if values.dtype.kind in "Vc" else values
+    _, counts = np.unique(bits, return_counts=True)
+    shares = counts / max(1, values.size)
+    return info._replace(values=len(counts), entropy=-float((counts * np.log2(shares)).sum()) / 8 + 0.0, ideal=ideal)

@@ -11,7 +11,9 @@ import numpy as np
 from jaxcomp.core.types import Grid
 from jaxcomp.pack import fields, lattice, pieces
 from jaxcomp.pack.regrid import regrid
-from jaxcomp.pack.streams import Squeezer, squeeze
+from jaxcomp.pack.streams import Squeezer, matches, squeeze
+
+_GLANCE, _DOUBT = 1 << 12, 1.1
 
 
 class Form(NamedTuple):
@@ -142,7 +144,10 @@ def forms_of(flat: np.ndarray, found: Found | None, facts: Facts, ndim: int) -> 
     """The forms that give back a tensor's bits."""
     forms = []
     args, before = lattice.described(found.lattice, found.grid, ndim) if found else ([], [])
-    for where in ("", "mask", "gaps") if facts.zeros else ("",):
+    few = (
+        facts.zeros and np.count_nonzero(set_bits(flat[pieces.sample(flat.size)])) <= min(flat.size, pieces.SAMPLE) / 2
+    )
+    for where in ("", "mask", "gaps") if few else ("", "mask") if facts.zeros else ("",):
         forms.append(Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
         held = facts.kept if where else facts.every
         if _are_integers(flat.dtype):
@@ -192,6 +197,27 @@ def streams_at(flat: np.ndarray, form: Form, where: np.ndarray) -> list[Any]:
         streams.append(squeeze(packed.tobytes()))
     values = form.convert(form.values(positions))
     return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize)]
+
+
+def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
+    """The forms that a glance at the tensor does not rule out, and what takes at most so many bytes likewise."""
+    where = pieces.sample(flat.size, _GLANCE)
+    if 2 * where.size >= flat.size:
+        return forms
+    sizes = []
+    for form in forms:
+        streams, fixed = streams_at(flat, form, where), sum(map(len, form.before))
+        sizes.append(fixed + (sum(map(len, streams)) - fixed) * flat.size / where.size)
+    return [form for form, size in zip(forms, sizes, strict=True) if size <= _DOUBT * min(most, *sizes)]
+
+
+def without_matches(flat: np.ndarray, form: Form, size: int) -> bool:
+    """Whether so many bytes are what a tensor takes by its frequencies, and it has no matches, deflate's strength."""
+    raw = form.convert(form.values(pieces.sample(flat.size, _GLANCE)))
+    counts = np.bincount(raw.reshape(-1), minlength=256)
+    shares = counts[counts > 0] / raw.size
+    frequencies = -(shares * np.log2(shares)).sum() / 8 * form.itemsize * flat.size
+    return form.itemsize == 1 and size <= 1.01 * frequencies and not matches(raw.tobytes())
 
 
 def in_pieces(flat: np.ndarray, form: Form, tried: list[Any], positions: bool) -> list[Any]:

@@ -33,16 +33,16 @@ def ranges(size: int) -> Iterator[tuple[int, int]]:
     return ((begin, min(begin + PIECE, size)) for begin in range(0, size, PIECE))
 
 
-def sample(size: int) -> np.ndarray:
-    """Positions that stand for all: every one of a small tensor, windows over a larger one.
+def sample(size: int, most: int = SAMPLE) -> np.ndarray:
+    """Positions that stand for all: every one of a small tensor, windows over one of more than ``most``.
 
     Example:
       >>> sample(3).tolist(), sample(10**6).shape == (SAMPLE,)
       ([0, 1, 2], True)
     """
-    if size <= SAMPLE:
+    if size <= most:
         return np.arange(size)
-    width = SAMPLE // _WINDOWS
+    width = most // _WINDOWS
     return np.concatenate([np.arange(width) + i * (size - width) // (_WINDOWS - 1) for i in range(_WINDOWS)])
 
 

@@ -35,6 +35,8 @@ _LAST = zlib.compressobj(9, zlib.DEFLATED, _BARE).flush()
 """Ends a stream that was coded in parts: a last block of nothing."""
 _TRIED = 1 << 13
 """Bytes by which the strategy of a part is chosen."""
+_SHORT, _QUICK, _GAIN = 1 << 9, 4, 0.1
+"""Bytes of which all is tried; the level of a short search; by which part of what it saves a long one saves more."""
 _PART = 1 << 20
 """Items of a part."""
 _PENDING = 3
@@ -60,15 +62,35 @@ def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
     Reference: Deutsch, DEFLATE compressed data format, RFC 1951, 1996.
     """
     ways: tuple[_Way, ...] = _ITEM_WAYS if itemsize > 1 else _BYTE_WAYS
-    return min([RAW + raw, *(_code(raw, itemsize, way) for way in ways)], key=len)
+    best = min([RAW + raw, *(_code(raw, itemsize, way) for way in ways if way.strategy)], key=len)
+    for way in ways:
+        if way.strategy == zlib.Z_DEFAULT_STRATEGY and (len(raw) < _SHORT or _hopeful(raw, itemsize, way, len(best))):
+            best = min(best, _code(raw, itemsize, way), key=len)
+    return best
 
 
-def _code(raw: bytes, itemsize: int, way: _Way) -> bytes:
+def _hopeful(raw: bytes, itemsize: int, way: _Way, best: int) -> bool:
+    """Whether a long search for matches, seconds a megabyte in noise, could find what a short one did not."""
+    quick = len(_code(raw, itemsize, way, _QUICK))
+    return quick - best <= _GAIN * (len(raw) - quick)
+
+
+def matches(raw: bytes) -> bool:
+    """Whether parts of some bytes are like earlier ones, so that they take less than by their frequencies alone.
+
+    Example:
+      >>> matches(bytes(range(100)) * 9), matches(np.random.default_rng(0).bytes(900))
+      (True, False)
+    """
+    return len(_deflate([raw], zlib.Z_DEFAULT_STRATEGY, _QUICK)) < len(_deflate([raw], zlib.Z_HUFFMAN_ONLY))
+
+
+def _code(raw: bytes, itemsize: int, way: _Way, level: int = 9) -> bytes:
     if way.tag == DEFLATE:
-        return way.tag + _deflate([raw], way.strategy)
+        return way.tag + _deflate([raw], way.strategy, level)
     planes = np.frombuffer(raw, np.uint8).reshape(-1, itemsize).T
     parts = [plane.tobytes() for plane in planes] if way.apart else [planes.tobytes()]
-    return way.tag + _deflate(parts, way.strategy)
+    return way.tag + _deflate(parts, way.strategy, level)
 
 
 def deflate(raw: bytes) -> bytes:
@@ -81,8 +103,8 @@ def deflate(raw: bytes) -> bytes:
     return _deflate([raw], zlib.Z_DEFAULT_STRATEGY)
 
 
-def _deflate(parts: list[bytes], strategy: int) -> bytes:
-    deflater = zlib.compressobj(9, zlib.DEFLATED, _BARE, _MEMORY, strategy)
+def _deflate(parts: list[bytes], strategy: int, level: int = 9) -> bytes:
+    deflater = zlib.compressobj(level, zlib.DEFLATED, _BARE, _MEMORY, strategy)
     out = [deflater.compress(parts[0])]
     for part in parts[1:]:
         # Huffman codes are chosen block by block.
@@ -160,7 +182,8 @@ def _part(raw: bytes) -> bytes:
     """Deflated bytes that end at the end of a byte, with more to come."""
     middle = len(raw) // 2
     tried = raw[middle : middle + _TRIED] if len(raw) > 2 * _TRIED else raw
-    sizes = {s: len(_deflate([tried], s)) for s in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY)}
+    strategies = ((zlib.Z_HUFFMAN_ONLY, 9), (zlib.Z_DEFAULT_STRATEGY, _QUICK))
+    sizes = {strategy: len(_deflate([tried], strategy, level)) for strategy, level in strategies}
     strategy = min(sizes, key=lambda s: (sizes[s], -s))
     level = 0 if sizes[strategy] >= len(tried) else 9
     deflater = zlib.compressobj(level, zlib.DEFLATED, _BARE, _MEMORY, strategy)

@@ -141,6 +141,20 @@ def test_inspect_tells_every_tensor_and_adds_up(path):
         assert word in text
 
 
+@pytest.mark.parametrize("coder", ["auto", "deflate"])
+def test_inspect_measures_what_bytes_come_near_to(path, coder):
+    codes = np.repeat(np.arange(-2, 2), 1024).astype(np.int8)
+    tree = {"codes": RNG.permutation(codes).reshape(64, 64), "noise": RNG.normal(size=500), "none": np.zeros((0, 2))}
+    pack.save(path, tree, coder=coder)
+    rows = {row.path: row for row in pack.inspect(path, measured=True).tensors}
+    assert {name: row.values for name, row in rows.items()} == {"codes": 4, "noise": 500, "none": 0}
+    assert rows["codes"].entropy == 1024
+    assert rows["none"].entropy == 0
+    assert all(row.ideal <= row.stored <= 1.01 * row.ideal + 12 for row in rows.values())
+    text = str(pack.inspect(path, measured=True))
+    assert all(word in text for word in ("values", "entropy", "ideal", " 1024 "))
+
+
 def test_a_small_model_has_a_small_header(path):
     params = {f"Dense_{i}": {"kernel": np.ones((8, 9 + i)), "bias": np.ones(9 + i)} for i in range(5)}
     pack.save(path, params)

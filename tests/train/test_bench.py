@@ -14,6 +14,7 @@ from train.bench import (
     augment,
     distil,
     networks,
+    pack,
     planning,
     prune,
     quant,
@@ -174,6 +175,16 @@ def test_reconstruct(tmp_path, capsys):
         errors = content["layers"][name]["errors"]
         assert errors["magnitude"] > errors["SparseGPT"] > errors.get("OBC", 0)
     assert "36 inputs, 4 outputs" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_pack(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pack, "SHARE", 1000)
+    __main__.main(["pack", "--trees", "ResNet-20", "--recipes", "4 bits", "--out", str(tmp_path)])
+    row = json.loads((tmp_path / "pack.json").read_text())["trees"]["ResNet-20"]["4 bits"]
+    assert row["range"]["bytes"] < row["deflate"]["bytes"] < row["float32"] / 8
+    assert row["range"]["bytes"] < 1.01 * row["ideal"] + 32
+    assert "times smaller" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

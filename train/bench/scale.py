@@ -207,18 +207,18 @@ def _alone(pipe: Any, model: Callable[[], nn.Module], shape: tuple[int, ...], ca
         ready = CALLS[call](network)
         for turn in ("first", "second"):
             compiled.clear()
-            before, began, busy = _peak(reset=True), time.perf_counter(), time.process_time()
+            before, began, busy = peak(reset=True), time.perf_counter(), time.process_time()
             signal.setitimer(signal.ITIMER_REAL, timeout)  # ends the process, whatever it is in
             jax.block_until_ready(ready())
             signal.setitimer(signal.ITIMER_REAL, 0)
             seconds, cpu = time.perf_counter() - began, time.process_time() - busy
-            memory = (_peak() - before) / 1e6
+            memory = (peak() - before) / 1e6
             pipe.send({turn: {"seconds": seconds, "cpu": cpu, "programs": len(compiled), "peak_mb": memory}})
     except Exception as error:
         pipe.send({"skipped": f"{type(error).__name__}: {str(error)[:200]}"})
 
 
-def _peak(reset: bool = False) -> float:
+def peak(reset: bool = False) -> float:
     """The most bytes that this process has held, since the last reset where the system can do that."""
     try:
         if reset:
