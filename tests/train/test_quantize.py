@@ -1,7 +1,9 @@
 """A published network is quantized from the command line; a run that stopped goes on where it was."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +16,14 @@ from train.common.errors import UserError
 
 
 @pytest.mark.exhaustive
-def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
+def test_every_setting_is_scored_once(cli: Cli, here: Callable[..., Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "tiny.npz", **torch_names())
     workdir = tmp_path / "run"
     command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]
     command += ["--calibration=2", "--places=16"]
     first = cli(*command, "--settings", "w4", module="train.quantize")
     assert first.returncode == 0, first.stderr
-    done = cli(*command, "--settings", "w4", "w8a8d", "mixed4000a8", module="train.quantize")
+    done = here(*command, "--settings", "w4", "w8a8d", "mixed4000a8", module="train.quantize")
     assert done.returncode == 0, done.stderr
     summary = json.loads((workdir / "summary.json").read_text())
     assert [row["setting"] for row in summary["rows"]] == ["w4", "w8a8d", "mixed4000a8"]
@@ -36,9 +38,9 @@ def test_every_setting_is_scored_once(cli: Cli, tmp_path: Path) -> None:
     assert summary["rows"][2]["bytes"] < 4000
     assert len((workdir / "sensitivity-8.txt").read_text().splitlines()) > 5
     assert (workdir / "sensitivity-8.png").stat().st_size > 10_000
-    few = cli(*command, "--settings", "mixed10a8", module="train.quantize")
+    few = here(*command, "--settings", "mixed10a8", module="train.quantize")
     assert (few.returncode, "the cheapest choices take" in few.stderr) == (1, True), few.stderr
-    other = cli(*command, "--damping=0.1", module="train.quantize")
+    other = here(*command, "--damping=0.1", module="train.quantize")
     assert (other.returncode, "damping: '0.01' there, '0.1' now" in other.stderr) == (1, True)
 
 
