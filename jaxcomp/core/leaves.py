@@ -66,7 +66,7 @@ def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) 
     check_alike(params, state)
     pairs: list[tuple[Any, Any]] = []
     jax.tree.map(lambda leaf, node: None if left_out(node) else pairs.append((leaf, node)), params, state)
-    found = iter(together(function)(pairs)[0])
+    found = iter(together(function, check=False)(pairs)[0])
     return jax.tree.map(lambda leaf, node: leaf if left_out(node) else next(found), params, state)
 
 

@@ -9,7 +9,7 @@ from jax import Array
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import everything
-from jaxcomp.core.paths import path_string
+from jaxcomp.core.paths import named_leaves, path_string
 from jaxcomp.core.programs import together
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
@@ -19,16 +19,16 @@ def tensorwise(
     view: Callable[[Array, Any], Array],
     note: Callable[[Any], Note],
     refit: Callable[[Array, Any], Any] | None = None,
-    settle: Callable[[Array, Any], Any] = lambda tensor, node: node,
+    settle: Callable[[Array, Any], Any] | None = None,
 ) -> Compressor:
     """A compressor that treats each floating-point tensor by itself.
 
     Args:
       fit: ``tensor -> its state``.
       view: ``(tensor, its state) -> tensor``.
-      note: ``its state -> note``.
+      note: ``its state -> note``; with ``settle``: what that returns ``-> note``.
       refit: ``(tensor, its state) -> its state``; None: fit it anew.
-      settle: ``(tensor, its state) -> the state`` that ``view`` goes by, for the note.
+      settle: ``(tensor, its state) -> arrays`` that ``view`` goes by, for the note; None: the state itself.
     """
 
     def at(path: Any, function: Callable[..., Any], *args: Any) -> Any:
@@ -39,7 +39,9 @@ def tensorwise(
 
     def init(params: Params) -> State:
         try:
-            found, finite = together(fit)([(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)])
+            found, finite = together(fit)(
+                [(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)]
+            )
         except ArgumentError:
             finite = False
         if finite:
@@ -55,10 +57,11 @@ def tensorwise(
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step
-        settled = leaves.map_states(lambda path, leaf, node: settle(leaf, node), params, state)
-        return {
-            path: Note(skipped=leaves.NOT_REAL) if leaves.left_out(node) else note(node)
-            for path, node in leaves.named_states(params, settled).items()
-        }
+        named, weights = leaves.named_states(params, state), named_leaves(params)
+        known = {path: node for path, node in named.items() if not leaves.left_out(node)}
+        if settle is not None:
+            settled, _ = together(settle, check=False)([(weights[path], node) for path, node in known.items()])
+            known = dict(zip(known, settled, strict=True))
+        return {path: note(known[path]) if path in known else Note(skipped=leaves.NOT_REAL) for path in named}
 
     return Compressor(init, update, lambda params, state: leaves.map_view(view, params, state), describe, everything)

@@ -185,7 +185,7 @@ class _Pruner(NamedTuple):
         blind = (
             state is None and bool(self.score.needs) and (grads if self.score.needs == "grads" else statistics) is None
         )
-        old, memory = self._unpacked(params, state, known)
+        old, memory = self._unpacked(params, state, known, blind)
         if not blind:
             memory = {path: self._gathered(memory[path], own) for path, own in known.items()}
         if not blind or self.regrow:
@@ -243,11 +243,13 @@ class _Pruner(NamedTuple):
             found.append(Layer(path, shape, number, least, densest, whole, remark=remark))
         return found
 
-    def _unpacked(self, params: Params, state: State, known: Mapping[str, Evidence]) -> tuple[_Named, _Named]:
-        """The old masks and memories by path."""
+    def _unpacked(
+        self, params: Params, state: State, known: Mapping[str, Evidence], blind: bool
+    ) -> tuple[_Named, _Named]:
+        """The old masks and memories by path; at first masks only if they count: each shape would be a program."""
         if state is None:
-            init = self.score.init or (lambda weight: ())
-            ones = {path: jnp.ones_like(own.weight, bool) for path, own in known.items()}
+            init, counts = self.score.init or (lambda weight: ()), blind or self.regrow or self.nested
+            ones = {path: jnp.ones_like(own.weight, bool) for path, own in known.items()} if counts else {}
             return ones, {path: init(own.weight) for path, own in known.items()}
         mask, memory = (state.mask, state.memory) if isinstance(state, Scored) else (state, None)
         masks = leaves.named_states(params, mask)
@@ -301,13 +303,14 @@ class _Pruner(NamedTuple):
             _check_densest(self.pattern, asked, step)
         shares = self.distribution.share(asked, layers, step)
         free = [i for i, layer in enumerate(layers) if layer.units and layer.least < layer.units]
-        masks = {path: jnp.ones_like(evidence.weight, bool) for path, evidence in known.items()}
+        ranked = {layers[i].path for i in free}
+        masks = {path: jnp.ones_like(own.weight, bool) for path, own in known.items() if path not in ranked}
         if not free:
             return masks
         own = [known[layers[i].path] for i in free]
         floors = [layers[i].least for i in free]
         shares = _without_dense(shares, layers, free)
-        held, before = [memory[e.path] for e in own], [old[e.path] for e in own]
+        held, before = [memory[e.path] for e in own], [old[e.path] for e in own if e.path in old]
         ranking = Ranking(self.score, self.pattern, self.distribution, self.regrow, self.nested)
         for evidence, units in zip(own, ranking.kept(own, held, before, shares, floors), strict=True):
             spread = self.pattern.of(evidence.path).spread

@@ -131,14 +131,17 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
     def settled(w: Array, steps: Steps) -> Steps:
         return _in_place_of_zeros(steps, cheaply(w))
 
+    def constant(w: Array, steps: Steps) -> Grid:
+        return grid_of(settled(w, steps), format)
+
     def show(w: Array, steps: Steps) -> Array:
         grid = learning_grid(settled(w, steps))
         return view(w, grid, format, gradient_scale=1 / math.sqrt(members(w, grid) * format.levels[-1]))
 
-    def note(steps: Steps) -> Note:
-        return note_of(grid_of(steps, format), format)._replace(remark="scale learned")
+    def note(grid: Grid) -> Note:
+        return note_of(grid, format)._replace(remark="scale learned")
 
-    return tensorwise(fit, show, note, begun, settled)
+    return tensorwise(fit, show, note, begun, constant)
 
 
 def _in_place_of_zeros(steps: Steps, fitted: Steps) -> Steps:

@@ -61,5 +61,6 @@ def test_many_calls_are_one_program_and_tell_whether_all_is_finite() -> None:
     jax.tree.map(np.testing.assert_array_equal, found[0], [jnp.sqrt(x) for (x,) in calls[::2]])
     assert not root(calls)[1]
     assert root([]) == ([], False)
+    assert not together(jnp.sqrt, check=False)(calls[::2])[1]  # not asked for
     assert jax.grad(lambda x: root([(x,)])[0][0])(4.0) == 0.25
     assert count(lambda: root([(X,), (jax.device_put(X, jax.devices()[-1]),)])) == 0
