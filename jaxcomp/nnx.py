@@ -3,14 +3,15 @@
 Imported on its own (``import jaxcomp.nnx``), as it needs Flax, which the rest of the library does not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.types import Params
+from jaxcomp.core.types import Grid, Params
+from jaxcomp.quant.gradients import Slope
 from jaxcomp.rewrite.quant import qat
 from jaxcomp.rewrite.quant.quantize import Quantized
 from jaxcomp.rewrite.quant.report import QuantReport
@@ -64,14 +65,15 @@ class QAT(nnx.Module):
         self.use_running_average = False  # as of batch norm: eval() sets it
         self._functions = _Functions(function)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, slope: Slope | None = None, grids: Mapping[str, Grid] | None = None) -> Any:
+        """What the module returns, of rounded weights and inputs; ``slope`` and ``grids`` as of the function of qat."""
         graphdef, both = self._split(self.model)
         function = self._functions.of(graphdef)
         if self.ranges and not self.use_running_average:
-            (out, moved), ranges = function.observed(both, *inputs)
+            (out, moved), ranges = function.observed(both, *inputs, slope=slope, grids=grids)
             nnx.update(self.ranges, ranges)
         else:
-            out, moved = function(both, *inputs)
+            out, moved = function(both, *inputs, slope=slope, grids=grids)
         nnx.update(self.model, moved)
         return out
 

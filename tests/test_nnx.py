@@ -115,3 +115,14 @@ def test_zeros_stay_under_any_optimizer_and_what_is_no_module_is_refused() -> No
     assert (packed["up"]["kernel"].dense()[zeros] == 0).all()
     with pytest.raises(ArgumentError, match=r"model must be an nnx.Module, got function: .* call jaxcomp.rewrite.qat"):
         jaxcomp.nnx.QAT(lambda x: x, [X])  # type: ignore[arg-type]
+
+
+def test_signs_take_the_slope_of_a_call() -> None:
+    model = jaxcomp.nnx.QAT(nnx.Linear(4, 2, rngs=nnx.Rngs(0)), [jnp.ones((3, 4))], jc.rewrite.Scheme(1, inputs=None))
+
+    def largest(slope: Any) -> float:
+        grads = nnx.grad(lambda model: model(jnp.ones((3, 4)), slope=slope).sum())(model)
+        return float(jnp.abs(grads["model"]["kernel"][...]).max())
+
+    assert largest(None) > 0
+    assert largest(jnp.zeros_like) == 0

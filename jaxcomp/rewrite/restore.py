@@ -20,12 +20,6 @@ Path = str | os.PathLike[str]
 Restorer = Callable[[Callable[..., Any], Params, tuple[Any, ...], Mapping[str, Any]], tuple[Rewritten, Params]]
 
 
-def _fake_quantized(
-    apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
-) -> tuple[Rewritten, Params]:
-    return quantize.fake_quantize(apply_fn, params, *example, **data), params
-
-
 def _folded(fold: Callable[..., tuple[Rewritten, Params]]) -> Restorer:
     def again(
         apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
@@ -50,7 +44,7 @@ RESTORERS: dict[str, Restorer] = {
     "fold_weights": _folded(fold_weights),
     "factorize": factorize.restored,
     "quantize": quantize.restored,
-    "fake_quantize": _fake_quantized,
+    "fake_quantize": lambda apply_fn, params, example, data: quantize.fake_quantize(apply_fn, params, *example, **data),
     "qat": qat.restored,
 }
 """What makes each rewrite's function again: function, shapes, example and decision in, function and new shapes out."""

@@ -135,10 +135,7 @@ class Rewritten(Generic[Plan]):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
-        leaves = self.leaves(params)
-        traced = any(map(compat.is_tracer, jax.tree.leaves((leaves, inputs))))
-        # Outside of any transformation it is compiled whole, not primitive by primitive for each of a network's shapes.
-        return (self.run if traced else self._compiled)(leaves, inputs)
+        return self.run_whole(self.leaves(params), inputs)
 
     def __repr__(self) -> str:
         steps = " -> ".join(f"{each.name}({each.said})" for each in self.decisions)
@@ -167,6 +164,11 @@ class Rewritten(Generic[Plan]):
     def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
         """The results of a run, of which some are still to be made what a caller takes."""
         return outs
+
+    def run_whole(self, *operands: Any) -> Any:
+        """As :meth:`run`, outside of any transformation compiled whole: not each primitive for each of its shapes."""
+        traced = any(map(compat.is_tracer, jax.tree.leaves(operands)))
+        return (self.run if traced else self._compiled)(*operands)
 
     def run(self, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
         """Runs the function on the leaves of its parameters, as of :meth:`leaves`, and on its inputs."""

@@ -132,7 +132,7 @@ def static(f: Any, p: Any, x: Any) -> Any:
 
 
 def fake(f: Any, p: Any, x: Any) -> Any:
-    return jc.rewrite.fake_quantize(f, p, x, ranges=jc.rewrite.calibrate(f, p, [x])), p
+    return jc.rewrite.fake_quantize(f, p, x, ranges=jc.rewrite.calibrate(f, p, [x]))
 
 
 def halved(f: Any, p: Any, x: Any) -> Any:

@@ -56,7 +56,7 @@ REWRITES = {
     "remove_dead": lambda f, p: jc.rewrite.remove_dead(f, p, X),
     "factorize": lambda f, p: jc.rewrite.factorize(f, p, X, energy=0.9, batches=[X]),
     "quantize": lambda f, p: jc.rewrite.quantize(f, p, X, **WEIGHTS),
-    "fake_quantize": lambda f, p: (jc.rewrite.fake_quantize(f, p, X, **WEIGHTS), p),
+    "fake_quantize": lambda f, p: jc.rewrite.fake_quantize(f, p, X, **WEIGHTS),
     "qat": lambda f, p: jc.rewrite.qat(f, p, [X], weight_grids="fit", input_grids="average"),
     "ptq": lambda f, p: jc.posttrain.ptq(f, p, [X])[:2],
     "round_weights": lambda f, p: (f, jc.posttrain.round_weights(f, p, [X], **WEIGHTS).params),

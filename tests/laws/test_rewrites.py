@@ -32,11 +32,6 @@ def calibrated(rewrite: Callable[..., Any], scheme: Any) -> Callable[..., Any]:
     return make
 
 
-def beside(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A rewrite that leaves the parameters alone."""
-    return lambda f, p, x: (make(f, p, x), p)
-
-
 def trained(**how: Any) -> Callable[..., Any]:
     """What some steps of training make of it."""
 
@@ -58,7 +53,7 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "quantize-blocks": lambda f, p, x: jc.rewrite.quantize(f, p, x, scheme=BLOCKS),
     "quantize-nf4": lambda f, p, x: jc.rewrite.quantize(f, p, x, scheme=jc.rewrite.Scheme("nf4", inputs=None)),
     "quantize-dynamic": lambda f, p, x: jc.rewrite.quantize(f, p, x, scheme=options(inputs="dynamic", axis=None)),
-    "fake_quantize": beside(calibrated(jc.rewrite.fake_quantize, options(fit=jc.quant.percentile(0.99)))),
+    "fake_quantize": calibrated(jc.rewrite.fake_quantize, options(fit=jc.quant.percentile(0.99))),
     "qat": trained(scheme=options()),
     "qat-averages": trained(scheme=[(".*head", None), (".*", options())], weight_grids="fit", input_grids="average"),
 }  # fmt: skip
@@ -182,7 +177,7 @@ def wrapped() -> Any:
 
 def of_a_fit_of_ones_own() -> Any:
     scheme = jc.rewrite.Scheme(4, inputs=None, fit=lambda groups, format: jc.quant.min_max()(groups, format))
-    return jc.rewrite.fake_quantize(mlp, MLP, X, scheme=scheme), MLP
+    return jc.rewrite.fake_quantize(mlp, MLP, X, scheme=scheme)
 
 
 @pytest.mark.parametrize(

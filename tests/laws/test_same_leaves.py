@@ -132,7 +132,7 @@ def test_a_tree_beside_the_parameters_is_matched_by_path(name: str) -> None:
 
 
 def test_leaves_of_other_paths_are_named() -> None:
-    new = jc.rewrite.fake_quantize(net, LEAVES, X, scheme=W4)
+    new, _ = jc.rewrite.fake_quantize(net, LEAVES, X, scheme=W4)
     with pytest.raises(PathError, match="the parameters have no leaf 'bias': give the same leaves"):
         new({"inner": LEAVES["inner"], "decoder": LEAVES["decoder"]}, X)
     with pytest.raises(PathError, match="the changed parameters have a leaf 'more' too many"):

@@ -281,7 +281,7 @@ def scaled(p: Any, x: jax.Array, scale: Any = 1.0) -> jax.Array:
 
 REWRITES = {
     "quantize": lambda f: jc.rewrite.quantize(f, PARAMS, X, scheme=W8),
-    "fake_quantize": lambda f: (jc.rewrite.fake_quantize(f, PARAMS, X, scheme=W8), PARAMS),
+    "fake_quantize": lambda f: jc.rewrite.fake_quantize(f, PARAMS, X, scheme=W8),
     "factorize": lambda f: jc.rewrite.factorize(f, PARAMS, X, rank=2, cheaper=False),
     "shrink": lambda f: jc.rewrite.shrink(f, PARAMS, X, keep={"a": np.arange(5) < 3}),
     "fold": lambda f: jc.rewrite.fold_batch_norm(f, PARAMS, X),

@@ -79,7 +79,7 @@ def test_the_error_is_not_above_that_of_rounding_to_the_nearest(method: Any, nam
     assert not np.asarray(found.params["w"])[np.asarray(params["w"]) == 0].any()
     new, packed = quantize(site.function, found.params, x, scheme=own, grids=found.grids)
     np.testing.assert_array_equal(densify(packed)["w"], found.params["w"])
-    again = fake_quantize(site.function, found.params, x, scheme=own, grids=found.grids)
+    again, _ = fake_quantize(site.function, found.params, x, scheme=own, grids=found.grids)
     np.testing.assert_array_equal(new(packed, x), again(found.params, x))
 
 
@@ -97,7 +97,7 @@ def test_layers_aim_at_what_the_float_network_computes(inputs: Any) -> None:
 
     def error(**options: Any) -> tuple[float, float]:
         new = round_weights(two_layers, LAYERS, [X[:30], X[30:]], scheme, ranges=ranges, **options)
-        fake = fake_quantize(two_layers, new.params, X, scheme=scheme, ranges=ranges, grids=new.grids)
+        fake, _ = fake_quantize(two_layers, new.params, X, scheme=scheme, ranges=ranges, grids=new.grids)
         off = np.asarray(fake(new.params, X) - two_layers(LAYERS, X), np.float64)
         if options.get("biases", True):
             held = np.sum(off[3::4] ** 2) / np.sum(np.asarray(two_layers(LAYERS, X)[3::4], np.float64) ** 2)

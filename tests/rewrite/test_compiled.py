@@ -20,6 +20,8 @@ def mlp(p: Any, x: jax.Array) -> jax.Array:
 REWRITES: dict[str, Any] = {
     "shrink": lambda f: jc.rewrite.shrink(f, PARAMS, X, keep={"up": np.arange(8) < 5}),
     "factorize": lambda f: jc.rewrite.factorize(f, PARAMS, X, rank=1, cheaper=False),
+    "fake_quantize": lambda f: jc.rewrite.fake_quantize(f, PARAMS, X, scheme=jc.rewrite.Scheme(8, inputs="dynamic")),
+    "qat": lambda f: jc.rewrite.qat(f, PARAMS, [X]),
     "quantize": lambda f: jc.rewrite.quantize(f, PARAMS, X, ranges=jc.rewrite.calibrate(f, PARAMS, [X])),
 }
 

@@ -70,7 +70,7 @@ def test_harm_is_that_of_the_layer_alone(name: str) -> None:
         assert row.memory_bytes - row.file_bytes == -(-count // 2) - -(-count * bits // 8)  # all lie in half bytes
         rules = {row.path: row.scheme}
         ranges = calibrate(function, params, data, rules)
-        alone = jax.jit(fake_quantize(function, params, data[0], scheme=rules, ranges=ranges))
+        alone = jax.jit(fake_quantize(function, params, data[0], scheme=rules, ranges=ranges)[0])
         expected = np.mean([kl(function(params, x), alone(params, x)) for x in data])
         np.testing.assert_allclose(row.harm, expected, rtol=2e-3, atol=1e-7)
         assert row.memory_bytes < 4 * np.prod(row.shape)
@@ -150,7 +150,7 @@ def test_as_few_are_given_back_as_it_takes(instead: Scheme | None) -> None:
     scores = []
     for count in range(len(ranked) + 1):
         rules = {path: instead if i < count else scheme for i, path in enumerate(ranked)}
-        scores.append(score(fake_quantize(function, params, data[0], scheme=rules), params))
+        scores.append(score(*fake_quantize(function, params, data[0], scheme=rules)))
     assert scores == sorted(scores)
     drop = -(scores[0] + scores[1]) / 2
     result = fall_back(function, params, data, score, drop=drop, scheme=scheme, instead=instead)

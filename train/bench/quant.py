@@ -68,7 +68,7 @@ def quantized(module: nn.Module, variables: Any) -> tuple[dict[str, tuple[Callab
     function, params = jc.rewrite.fold_batch_norm(module.apply, variables, image)
     ranges = {kind: jc.rewrite.calibrate(function, params, data, scheme) for kind, scheme in SCHEMES.items()}
     fake = jc.rewrite.fake_quantize(function, params, image, ranges=ranges["int8 static"])
-    variants: dict[str, tuple[Callable[..., Any], Any]] = {"float32": (function, params), "fake int8": (fake, params)}
+    variants: dict[str, tuple[Callable[..., Any], Any]] = {"float32": (function, params), "fake int8": fake}
     for kind, scheme in SCHEMES.items():
         variants[kind] = jc.rewrite.quantize(function, params, image, scheme=scheme, ranges=ranges[kind])
     others, refused = qwix_networks(module, variables, image)

@@ -26,6 +26,7 @@ from jaxcomp.rewrite.quant.report import QuantReport, QuantRow
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Targets, find_targets
 from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, checked_leaves, shapes_of
+from jaxcomp.trace import compat
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import Node, Program, trace
@@ -203,6 +204,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         said = f"{len(method.targets.weights)} weights"
         super().__init__(apply_fn, params["params"], {}, report=report, decision=decision, said=said, born=born)
         self._both = params
+        self._run_compiled = jax.jit(self._run, static_argnums=(2, 4))
         self._blocks = {
             path: block_of(self._needed[path], target.axes, target.scheme.block)
             for path, target in method.targets.weights.items()
@@ -230,7 +232,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
           **named: arguments under the names that the function itself has for them.
         """
         params, inputs = arguments(self.__wrapped__, args, named)
-        return self._run(params, inputs, slope, grids, watch=False)[0]
+        return self._rounded(params, inputs, slope, grids, False)[0]
 
     def observed(
         self,
@@ -248,7 +250,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
           ``(what the function returns, {path: {"low": ..., "high": ...}})``.
         """
         params, inputs = arguments(self.__wrapped__, args, named)
-        out, seen = self._run(params, inputs, slope, grids, watch=True)
+        out, seen = self._rounded(params, inputs, slope, grids, True)
         keep, ranges = self._method.momentum, {}
         for path, old in params["ranges"].items():
             below, above = seen.get(path, (-old["low"], old["high"]))
@@ -285,6 +287,15 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         return quantize(
             self.__wrapped__, params["params"], *example, scheme=self._method.scheme, ranges=ranges, grids=grids
         )
+
+    def _rounded(
+        self, params: Params, inputs: tuple[Any, ...], slope: Slope | None, grids: Any, watch: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """As ``_run``, outside of any transformation compiled whole, unless a slope may be another at each call."""
+        self._leaves(params)
+        whole = slope is None and not any(map(compat.is_tracer, jax.tree.leaves((params, inputs, grids))))
+        run = self._run_compiled if whole else self._run
+        return run(dict(params), inputs, slope, None if grids is None else dict(grids), watch)
 
     def _run(
         self, params: Params, inputs: tuple[Any, ...], slope: Slope | None, grids: Any, watch: bool

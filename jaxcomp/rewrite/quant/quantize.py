@@ -166,7 +166,7 @@ def fake_quantize(
     scheme: Schemes = INT8,
     ranges: Mapping[str, Grid] | None = None,
     grids: Mapping[str, Grid] | None = None,
-) -> "FakeQuantized":
+) -> tuple["FakeQuantized", Params]:
     """Rounds in a function (:func:`jaxcomp.quant.fake_quantize` an array) as :func:`quantize` would, to train it.
 
     At every site weights and inputs are rounded to their codes, which floating-point numbers hold; sums of these are
@@ -178,9 +178,10 @@ def fake_quantize(
         their range at every call.
 
     Returns:
-      ``(params, *inputs, ranges=None, grids=None) -> what apply_fn returns``. Ranges and grids that it is called with
-      go before those of here: give it those that a training step's state holds, as arguments of the jitted step (by a
-      constant scale a compiler may divide otherwise, and round a half to the other side).
+      The new function and its parameters, which are ``params``. The function may be called with ``ranges=`` and
+      ``grids=``: for the paths that they name, they replace those given here. In a training step, call it with those of
+      the step's state, as arguments of the jitted step: by a constant scale a compiler may divide otherwise, and round
+      a half to the other side.
 
     Raises:
       As :func:`quantize`.
@@ -189,7 +190,7 @@ def fake_quantize(
       >>> from jaxcomp.rewrite import Scheme
       >>> layer = lambda p, x: x @ p["w"]
       >>> params, x = {"w": jnp.array([[0.26], [-0.7]])}, jnp.array([[1.0, 1.0]])
-      >>> fake = fake_quantize(layer, params, x, scheme=Scheme(bits=2, inputs=None))
+      >>> fake, params = fake_quantize(layer, params, x, scheme=Scheme(bits=2, inputs=None))
       >>> round(fake(params, x).item(), 3), jax.grad(lambda p: fake(p, x).sum())(params)["w"].tolist()
       (-0.7, [[1.0], [1.0]])
 
@@ -200,7 +201,7 @@ def fake_quantize(
     program, targets = _targets(apply_fn, params, example, scheme, ranges)
     known = Ranges(_checked_ranges(dict(ranges or {}), targets), getattr(ranges, "skipped", {}))
     born = Born(example, program, sites_in(program))
-    return FakeQuantized(apply_fn, params, scheme, targets, known, dict(grids or {}), born)
+    return FakeQuantized(apply_fn, params, scheme, targets, known, dict(grids or {}), born), params
 
 
 class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
@@ -234,16 +235,26 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
         **named: Any,
     ) -> Any:
         params, inputs = arguments(self.__wrapped__, args, named)
-        weights, paths = self._targets.weights, self._paths
-        pairs = list(zip(paths, leaves_of(as_arrays(params), paths), strict=True))
-        given = [replicated(leaf) if path in weights else leaf for path, leaf in pairs]
+        held = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
+        return self.run_whole(leaves_of(as_arrays(params), self._paths), inputs, *held)
+
+    def run(
+        self,
+        leaves: list[Any],
+        inputs: tuple[Any, ...],
+        ranges: Mapping[str, Grid] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> Any:
+        """Runs the function, rounded on these grids; where it is compiled they are arguments."""
+        weights = self._targets.weights
+        given = [replicated(leaf) if path in weights else leaf for path, leaf in zip(self._paths, leaves, strict=True)]
         program, sites = self._plans(given, inputs)
-        ranges, grids = {**self._ranges, **(ranges or {})}, {**self._grids, **(grids or {})}
-        leaves = [
-            encode_to_train(weights[path], leaf, grids, ranges) if path in weights else leaf
-            for path, leaf in zip(paths, given, strict=True)
+        known = self._grids if grids is None else grids, self._ranges if ranges is None else ranges
+        rounded = [
+            encode_to_train(weights[path], leaf, *known) if path in weights else leaf
+            for path, leaf in zip(self._paths, given, strict=True)
         ]
-        return self.run_with(QuantizedRun(sites), program, sites, leaves, inputs)
+        return self.run_with(QuantizedRun(sites), program, sites, rounded, inputs)
 
     def plan(self, program: Program) -> frozenset[Node]:
         """The sites."""

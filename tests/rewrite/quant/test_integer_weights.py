@@ -117,7 +117,7 @@ ON_NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
 W8 = Scheme(8, inputs=None)
 QUANTIZING: dict[str, Callable[..., Any]] = {
     "quantize": lambda f, p, scheme=W8: quantize(f, p, X, scheme=scheme),
-    "fake_quantize": lambda f, p, scheme=W8: (fake_quantize(f, p, X, scheme=scheme), p),
+    "fake_quantize": lambda f, p, scheme=W8: fake_quantize(f, p, X, scheme=scheme),
     "qat": lambda f, p, scheme=W8: qat(f, p, [(X,)], scheme, weight_grids="fit"),
     "calibrate": lambda f, p: calibrate(f, p, [(X,)]),
     "sensitivity": lambda f, p, scheme=W8: sensitivity(f, p, [(X,)], {"8": scheme}),
@@ -161,7 +161,7 @@ def test_what_rounds_its_own_weights_is_no_function_to_rewrite(maker: str, name:
 @pytest.mark.parametrize("second", ["quantize", "fake_quantize", "qat"])
 @pytest.mark.parametrize("first", ["quantize", "fake_quantize", "qat"])
 def test_weights_that_are_left_can_be_quantized_after_others(first: str, second: str) -> None:
-    expected = fake_quantize(mlp, PARAMS, X, scheme=W8)
+    expected, _ = fake_quantize(mlp, PARAMS, X, scheme=W8)
     begun = QUANTIZING[first](mlp, PARAMS, [("in", W8)])
     assert not np.allclose(begun[0](begun[1], X), expected(PARAMS, X), rtol=1e-6, atol=0)
     function, params = QUANTIZING[second](*begun)

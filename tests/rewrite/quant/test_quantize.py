@@ -52,7 +52,7 @@ def both(function: Callable[..., Any], params: Any, x: Any, scheme: Any, data: A
     """The fake-quantized function, the integer one and its parameters."""
     ranges = calibrate(function, params, [x] if data is None else data, scheme)
     new, packed = quantize(function, params, x, scheme=scheme, ranges=ranges)
-    return fake_quantize(function, params, x, scheme=scheme, ranges=ranges), new, packed
+    return fake_quantize(function, params, x, scheme=scheme, ranges=ranges)[0], new, packed
 
 
 # One site.
@@ -133,7 +133,7 @@ def test_maxima_of_padding_alone_are_the_least_code() -> None:
     ranges = calibrate(maxima, params, [IMAGE], scheme)
     empty = functools.partial(maxima, padding=((0, 0), (4, 0), (0, 3), (0, 0)))
     new, packed = quantize(empty, params, IMAGE, scheme=scheme, ranges=ranges)
-    fake = fake_quantize(empty, params, IMAGE, scheme=scheme, ranges=ranges)
+    fake, _ = fake_quantize(empty, params, IMAGE, scheme=scheme, ranges=ranges)
     out, out_fake = quick(lambda packed, params, x: (new(packed, x), fake(params, x)))(packed, params, IMAGE)
     np.testing.assert_array_equal(out, out_fake)
 
@@ -365,7 +365,7 @@ def test_gradients_go_straight_through_and_stop_where_codes_are_clipped() -> Non
     params, x = {"w": normal(6, 5)}, X
     scheme = Scheme(3, input_bits=4)
     ranges = calibrate(lambda p, x: x @ p["w"], params, [x * 0.5], scheme)
-    fake = fake_quantize(lambda p, x: x @ p["w"], params, x, scheme=scheme, ranges=ranges)
+    fake, _ = fake_quantize(lambda p, x: x @ p["w"], params, x, scheme=scheme, ranges=ranges)
     weights = normal(4, 5, seed=9)
     grads, slopes = quick(jax.grad(lambda p, x: (fake(p, x) * weights).sum(), (0, 1)))(params, x)
     scale, zero = (np.asarray(part, np.float64) for part in (ranges["w"].scale, ranges["w"].zero_point))
@@ -388,7 +388,7 @@ def test_half_precision_has_the_same_integers() -> None:
 
 def test_ranges_in_state_go_before_those_of_the_start() -> None:
     wide = calibrate(layers, PARAMS, [X * 3])
-    fake = fake_quantize(layers, PARAMS, X, ranges=calibrate(layers, PARAMS, [X]))
+    fake, _ = fake_quantize(layers, PARAMS, X, ranges=calibrate(layers, PARAMS, [X]))
     new, packed = quantize(layers, PARAMS, X, ranges=wide)
     out = quick(lambda ranges, params, x: fake(params, x, ranges=ranges))(wide, PARAMS, X)
     np.testing.assert_array_equal(out, quick(new)(packed, X))
@@ -405,7 +405,7 @@ def test_weights_stay_on_the_grids_that_they_were_trained_with() -> None:
     for path in "ab":
         np.testing.assert_array_equal(densify(packed)[path], shown[path])
     assert distance(quick(layers)(shown, X), quick(new)(packed, X)) <= TOLERANCE
-    fake = fake_quantize(layers, params, X, scheme=Scheme(4, inputs=None))
+    fake, _ = fake_quantize(layers, params, X, scheme=Scheme(4, inputs=None))
     assert distance(quick(lambda p, grids: fake(p, X, grids=grids))(params, state), new(packed, X)) <= TOLERANCE
 
 
