@@ -39,9 +39,7 @@ def tensorwise(
 
     def init(params: Params) -> State:
         try:
-            found, finite = together(fit)(
-                [(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)]
-            )
+            found, finite = together(fit)([(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)])
         except ArgumentError:
             finite = False
         if finite:
