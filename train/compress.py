@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data, lock, report, sealed
+from train.common import data, lock, report, sealed, views
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
@@ -162,7 +162,9 @@ def train_phase(
         if fields.from_teacher:
             variables = inherit(variables, frozen)
     spread = make_classifier(config, name, dataset, parallel.axis)
-    step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis)
+    view = views.read(config.augment, dataset)
+    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size)
+    step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis, views=seen)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
     def scored(state: TrainState) -> dict[str, float]:
@@ -284,6 +286,7 @@ def main(config: ConfigDict) -> None:
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
     dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None).read_all()
     models = {name: make_classifier(config, name, dataset) for name in ("teacher", "student")}
+    views.read(config.augment, dataset)
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
     report.header(

@@ -295,14 +295,15 @@ def train_batch(
     black filling in, and mirrored at random if ``flip``.
 
     Returns:
-      ``image [batch, h, w, c]`` uint8 and ``label [batch]`` int32.
+      ``image [batch, h, w, c]`` uint8, ``label [batch]`` int32, and ``index [batch]`` int32, the images' numbers in the
+      split.
     """
     batch_size = min(batch_size, len(split))
     epoch, position = divmod(step, len(split) // batch_size)
     order = np.random.default_rng([seed, 0, epoch]).permutation(len(split))
     chosen = order[position * batch_size : (position + 1) * batch_size]
     images = _augment(split.images[chosen], np.random.default_rng([seed, 1, step]), shift, flip)
-    return {"image": images, "label": split.labels[chosen]}
+    return {"image": images, "label": split.labels[chosen], "index": chosen.astype(np.int32)}
 
 
 def _augment(images: np.ndarray, rng: np.random.Generator, shift: int, flip: bool) -> np.ndarray:

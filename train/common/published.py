@@ -131,7 +131,8 @@ def claim(args: argparse.Namespace, *free: str) -> None:
 def batches(split: data.Split, size: int, seed: int) -> Iterator[Any]:
     """Training batches without end, augmented as the published networks' were."""
     for step in itertools.count():
-        yield data.pad(data.train_batch(split, step, size, seed, shift=SHIFT, flip=FLIP), 1)
+        batch = data.train_batch(split, step, size, seed, shift=SHIFT, flip=FLIP)
+        yield data.pad({name: batch[name] for name in ("image", "label")}, 1)
 
 
 def recalibrated(model: Functions, variables: Variables, some: Iterable[Any]) -> Variables:

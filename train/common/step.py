@@ -109,6 +109,7 @@ def make_step(
     *,
     record_every: int,
     axis: str | None = None,
+    views: Callable[[jax.Array, Batch], Batch] | None = None,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
     """Builds ``step(state, frozen, batch) -> state``.
 
@@ -120,6 +121,7 @@ def make_step(
       loss: ``(logits, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
       record_every: steps after which ``sums`` start anew.
       axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
+      views: ``(step, batch) -> batch``, what model and teacher see of a batch (``train.common.views``); None: itself.
 
     Returns:
       The step, for ``jax.jit`` over any mesh, or ``jax.pmap`` with ``axis_name=axis``.
@@ -129,12 +131,15 @@ def make_step(
         return tree if axis is None else jax.lax.psum(tree, axis)
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
+        batch = batch if views is None else views(state.step, batch)
+        labels = batch["label"]
+        answers = jnp.argmax(labels, -1) if labels.ndim > 1 else labels  # of a mixture, what it is most of
         examples = over_devices(jnp.sum(batch["valid"]))
 
         def objective(view: Any) -> tuple[jax.Array, Any]:
             logits, stats = model.learn({"params": view, **state.stats}, batch)
             total = jnp.sum(loss(logits, batch, frozen) * batch["valid"]) / examples
-            correct = jnp.sum((jnp.argmax(logits, -1) == batch["label"]) * batch["valid"])
+            correct = jnp.sum((jnp.argmax(logits, -1) == answers) * batch["valid"])
             return total, (stats, correct)
 
         trained = state.params, jc.learned(state.compressor)

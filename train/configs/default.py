@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
             "batch_size": 128,  # images in a step, over all devices
             "shift": 2,  # pixels by which training images are moved at random
             "flip": False,  # whether training images are mirrored at random
+            "augment": "",  # more of jc.augment that training images go through: "rand_augment(2, 9), mixup(0.2)"
             "record_every": 1.0,  # epochs from one record, test score and checkpoint to the next
             "optimizer": "adamw",  # "adamw", or "sgd" with a Nesterov momentum of 0.9
             "weight_decay": 1e-4,  # of kernels

@@ -113,7 +113,7 @@ def test_whole_numbers_may_stand_for_floats_and_a_file_may_take_an_argument(tmp_
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.bogus=1", "unknown configuration field --config.bogus; the fields are: batch_size, dataset"),
+        ("--config.bogus=1", "--config.bogus; the fields are: augment, batch_size, dataset"),
         ("-config.student.bit=4", "--config.student.bit (did you mean student.bits"),
         ("--noconfig.flop", "--config.flop (did you mean flip"),
         ("--config.student.options.depth=20", "--config.student.options='{\"depth\": ...}'"),
