@@ -175,6 +175,23 @@ def test_gradients_through_values_are_those_by_hand() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), mine, theirs)
 
 
+def test_the_backward_pass_keeps_what_it_keeps_by_hand() -> None:
+    at = ["up:activated", "layers/w"]
+    tapped = jc.trace.tap(network, PARAMS, X, at=at)
+
+    def some(params: Any, x: jax.Array) -> Any:
+        out, values = by_hand(params, x)
+        return out, {name: values[name] for name in at}
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        return (
+            jax.jit(jax.grad(lambda p: sum(x.sum() for x in jax.tree.leaves(function(p, X))))).lower(PARAMS).compile()
+        )
+
+    mine, theirs = (compiled(each).memory_analysis() for each in (tapped, some))
+    assert mine.temp_size_in_bytes <= theirs.temp_size_in_bytes
+
+
 def test_under_vmap() -> None:
     tapped = jc.trace.tap(network, PARAMS, X[0], at=AT)
     mine, theirs = (jax.jit(jax.vmap(each, (None, 0)))(PARAMS, X) for each in (tapped, by_hand))

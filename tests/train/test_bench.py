@@ -21,6 +21,7 @@ from train.bench import (
     rewrite,
     scale,
     step,
+    taps,
     threshold,
     timing,
 )
@@ -68,6 +69,16 @@ def test_distil(tmp_path, capsys):
     assert names[0] == distil.BASELINE
     assert {"kl", "dkd", "review, 3 stages", "crd", "rkd_angle"} < set(names)
     assert "student's step" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_taps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(taps, "NETWORKS", {"ViT-B/16": taps.NETWORKS["ViT-B/16"]})
+    __main__.main(["taps", "--size", "32", "--rounds", "1", "--out", str(tmp_path)])
+    content, names = written(tmp_path, "taps", lambda content: content["networks"]["ViT-B/16"]["forward"]["rows"])
+    assert names == ["by hand", "tapped", "untapped"]
+    assert content["networks"]["ViT-B/16"]["forward"]["same_bits"]
+    assert "planned in" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

@@ -3,14 +3,42 @@
 import argparse
 from pathlib import Path
 
-from train.bench import augment, distil, pack, planning, prune, qat, quant, reconstruct, rewrite, scale, step, threshold
+from train.bench import (
+    augment,
+    distil,
+    pack,
+    planning,
+    prune,
+    qat,
+    quant,
+    reconstruct,
+    rewrite,
+    scale,
+    step,
+    taps,
+    threshold,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m train.bench", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    for module in (step, qat, threshold, prune, quant, rewrite, planning, reconstruct, scale, augment, distil, pack):
+    for module in (
+        step,
+        qat,
+        threshold,
+        prune,
+        quant,
+        rewrite,
+        planning,
+        reconstruct,
+        scale,
+        augment,
+        distil,
+        pack,
+        taps,
+    ):
         name = module.__name__.rpartition(".")[2]
         options = benchmarks.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         options.add_argument("--rounds", type=int, default=7, help="how often everything is timed")
