@@ -49,8 +49,8 @@ PROMISES: dict[str, Callable[..., tuple[Any, Any]]] = {
     "quantize": rounded,
     "quantize-blocks": multiplied_out,
     "quantize-nf4": multiplied_out,
-    "quantize-dynamic": lambda f, p, x, *_: (
-        jc.rewrite.fake_quantize(f, p, x, scheme=options(inputs="dynamic", axis=None)), p
+    "quantize-dynamic": lambda f, p, x, *_: jc.rewrite.fake_quantize(
+        f, p, x, scheme=options(inputs="dynamic", axis=None)
     ),
     "fake_quantize": lambda f, p, x, *_: calibrated(
         jc.rewrite.quantize, options(fit=jc.quant.percentile(0.99))
