@@ -37,7 +37,7 @@ def in_integers(f: Any, p: Any, x: Any, new: Any, small: Any) -> tuple[Any, Any]
 
 
 def rounded(f: Any, p: Any, x: Any, new: Any, small: Any) -> tuple[Any, Any]:
-    return calibrated(jc.rewrite.fake_quantize, options())(f, p, x), p
+    return calibrated(jc.rewrite.fake_quantize, options())(f, p, x)
 
 
 PROMISES: dict[str, Callable[..., tuple[Any, Any]]] = {
