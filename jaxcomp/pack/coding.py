@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcomp.core.types import Grid
-from jaxcomp.pack import entropy, fields, lattice, pieces
+from jaxcomp.pack import entropy, fields, lattice, palette, pieces
 from jaxcomp.pack.bits import BitFields
 from jaxcomp.pack.contexts import UNIT
 from jaxcomp.pack.forms import (
@@ -44,7 +44,7 @@ class Coded(NamedTuple):
     Attributes:
       kind: ``plain``, ``ints`` or ``codes``, with ``+mask``, ``+gaps`` or ``+pattern`` where zeros are left out;
         ``ints+range``, ``codes+range`` and ``fields+range`` (codes that share bytes) are range-coded, and so is a
-        pattern.
+        pattern. After ``table:``, the kind of the places in a table of few values.
       args: JSON numbers that the kind needs.
       streams: the positions (where zeros are left out), then what the kind holds.
       off_grid: True where a grid was given and the values lie on none of its kind, bit for bit.
@@ -121,7 +121,24 @@ def encode(
     coded = _ranged(array, found, facts) if ranges and flat.size and not apart else None
     coded = _apart(flat, apart) if apart else coded
     coded = _deflated(array, found, facts, ranges, coded)
+    if found is None and (held := palette.of(array)) is not None:
+        coded = min(coded, _tabled(held, ranges), key=lambda form: form.size)
     return coded._replace(off_grid=grid is not None and found is None and array.size > 0)
+
+
+def _tabled(held: palette.Palette, ranges: bool) -> Coded:
+    """Few values as their table and the places in it."""
+    places = encode(held.places, ranges=ranges)
+    numbers = [len(held.table), held.origin, held.places.itemsize]
+    return Coded(palette.PREFIX + places.kind, [numbers, *places.args], [held.stream, *places.streams])
+
+
+def untabled(coded: Coded) -> tuple[Coded, np.dtype]:
+    """Of a tensor in a table, how its places are coded, and their dtype."""
+    numbers, *args = coded.args
+    if type(numbers) is not list or len(numbers) != 3 or numbers[2] not in (1, 2) or len(coded.streams) < 2:
+        raise ValueError(f"a table has three numbers and two streams, not {numbers!r:.60} and {len(coded.streams)}")
+    return Coded(coded.kind.removeprefix(palette.PREFIX), args, coded.streams[1:]), np.dtype(f"i{numbers[2]}")
 
 
 def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool, other: Coded | None) -> Coded:
@@ -217,6 +234,11 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
       array([[1., 0.],
              [0., 1.]])
     """
+    if coded.kind.startswith(palette.PREFIX) and jax.dtypes.issubdtype(dtype, np.floating):
+        places, narrow = untabled(coded)
+        count, origin, _ = coded.args[0]
+        table = palette.table_of(count, coded.streams[0], dtype)
+        return palette.shown(decode(places, shape, narrow), origin, table)
     if coded.kind not in _KINDS:
         raise ValueError(f"no kind is called {coded.kind!r}: the file may be of a newer jaxcomp")
     kind, _, where = coded.kind.partition("+")
@@ -274,6 +296,8 @@ class Ranged(NamedTuple):
 
 def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
     """What of a tensor is range-coded, decoded."""
+    if coded.kind.startswith(palette.PREFIX):
+        coded, _ = untabled(coded)
     pattern = coded.kind.endswith("+pattern")
     own = tuple(coded.args[2]) if coded.kind == "fields+range" else shape
     numbers = entropy.Numbers.checked([0, 1, *coded.args[0]] if pattern else coded.args[0])

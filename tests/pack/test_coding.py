@@ -249,3 +249,34 @@ def test_coding_a_large_tensor_takes_little_memory():
         fixed = 12e6  # some pieces in each thread
         assert encoding < 1.5 * array.nbytes + fixed
         assert decoding - array.nbytes < 0.5 * array.nbytes + fixed
+
+
+@pytest.mark.parametrize("k", [1, 2, 16, 200])
+@pytest.mark.parametrize("name", REALS)
+def test_few_values_are_a_table_and_places(name, k):
+    dtype = coding.dtype_named(name)
+    values = np.unique(RNG.normal(size=k).astype(dtype).astype(np.float64)).astype(dtype)
+    array = RNG.choice(values, size=(64, 96))
+    coded = there_and_back(array)
+    small = math.ceil(math.log2(max(len(values), 2))) / 8 * array.size + values.nbytes + 40
+    assert stored(coded) <= small * 1.05
+    array[RNG.random(array.shape) < 0.6] = 0
+    assert stored(there_and_back(array)) <= small + array.size / 8
+    odd = array.copy()
+    odd[0, :4] = [-0.0, 0.0, np.nan, np.inf]
+    there_and_back(odd)
+
+
+def test_a_table_that_does_not_fit_is_a_value_error():
+    array = RNG.choice(np.float32([0.1, 0.7, -3.0]), size=(64, 64))
+    coded = coding.encode(array)
+    assert coded.kind.startswith("table:")
+    numbers, *args = coded.args
+    shapes = array.shape, array.dtype
+    for wrong in ([2, *numbers[1:]], [0, 0, 1], [3, 5, 1], [3, 1, 4], [True, 1, 1], "abc", [3, 1]):
+        with pytest.raises(ValueError, match=r"table|fewer bytes|beyond|more|places"):
+            coding.decode(coded._replace(args=[wrong, *args]), *shapes)
+    with pytest.raises(ValueError, match="table"):
+        coding.decode(coded._replace(streams=coded.streams[:1]), *shapes)
+    with pytest.raises(ValueError, match="kind"):
+        coding.decode(coded, array.shape, np.dtype("int32"))
