@@ -29,6 +29,7 @@ from jaxcomp.distill.review import hierarchical, review
 from jaxcomp.distill.rkd import rkd_angle, rkd_distance
 from jaxcomp.distill.similarity import similarity
 from jaxcomp.distill.standardized import standardized
+from jaxcomp.distill.stored import load_labels, store_labels, stored_bytes
 from jaxcomp.distill.vid import vid
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "hierarchical",
     "hint",
     "kl",
+    "load_labels",
     "map_classes",
     "mse",
     "multi_level",
@@ -67,6 +69,8 @@ __all__ = [
     "similarity",
     "soft_and_hard",
     "standardized",
+    "store_labels",
+    "stored_bytes",
     "vid",
 ]
 
