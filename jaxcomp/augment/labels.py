@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
@@ -94,12 +95,20 @@ def probabilities(classes: Array, count: int | None, name: str) -> Array:
         return classes
     if count is None:
         raise ArgumentError(f"{name} makes probabilities of integer classes and must know how many: {name}(classes=10)")
-    if not isinstance(classes, jax.core.Tracer) and classes.size and int(classes.max()) >= count:
+    greatest = _greatest(classes)
+    if greatest is not None and greatest >= count:
         raise ArgumentError(
-            f"{name}(classes={count}) was given class {int(classes.max())}: classes count from 0, and an image "
+            f"{name}(classes={count}) was given class {greatest}: classes count from 0, and an image "
             "without a label has -1"
         )
     return (classes[:, None] == jnp.arange(count, dtype=jnp.int32)[None].astype(classes.dtype)).astype(jnp.float32)
+
+
+def _greatest(classes: Array) -> int | None:
+    """The greatest class; None where it cannot be seen. On the host: what a traced function closes over can be, too."""
+    if isinstance(classes, jax.core.Tracer) or not classes.size or not getattr(classes, "is_fully_addressable", True):
+        return None
+    return int(np.max(np.asarray(classes)))
 
 
 def _described(array: Any) -> str:

@@ -8,6 +8,7 @@ from scipy import stats
 
 from jaxcomp import augment
 from jaxcomp.augment.mix import STEPS, below
+from jaxcomp.core.errors import ArgumentError
 from tests.augment.cases import KEY
 
 CONSTANT = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None] * 40, (7, 8, 8, 1))
@@ -67,3 +68,13 @@ def test_an_image_without_a_class_adds_none() -> None:
 def test_a_class_out_of_range_is_none_under_jit() -> None:
     found = jax.jit(lambda labels: augment.mixup(classes=3)(KEY, CONSTANT[:2], labels))(jnp.array([7, 7]))[1]
     assert not found.any()
+
+
+def test_labels_that_a_traced_function_closes_over_are_seen() -> None:
+    images, labels = jnp.zeros((4, 3, 3, 1)), jnp.array([0, 1, 2, 1])
+    mix = augment.mixup(1.0, classes=3)
+    _, wanted = mix(jax.random.key(0), images, labels)
+    _, found = jax.jit(lambda key: mix(key, images, labels))(jax.random.key(0))
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(ArgumentError, match="was given class 2"):
+        jax.jit(lambda key: augment.mixup(1.0, classes=2)(key, images, labels))(jax.random.key(0))
