@@ -190,8 +190,11 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         if METHODS[name].reads not in {"logits", *pair.reads}:
             print(f"{name:<16} left out: it compares feature maps, and one of the networks has none")
             continue
-        for seed in args.seeds:
-            table.row(functools.partial(measured, METHODS[name], seed), method=name, seed=seed)
+        try:
+            for seed in args.seeds:
+                table.row(functools.partial(measured, METHODS[name], seed), method=name, seed=seed)
+        except jc.errors.ArgumentError as error:  # nothing joins the two networks' values
+            print(f"{name:<16} left out: {error}")
     if means(table.rows):
         print(told(table.rows))
         with naming(args.workdir / "methods.png"):

@@ -26,9 +26,9 @@ def test_methods_are_compared_once_each_and_drawn(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("student", ["cnn", "tiny_resnet"])
-def test_every_method_trains_a_student(tmp_path: Path, student: str) -> None:
-    args = ["--teacher", "lenet5", "--student", student, "--workdir", str(tmp_path), *QUICK]
+@pytest.mark.parametrize(("teacher", "student"), [("vit", "cnn"), ("cnn", "tiny_resnet")])
+def test_every_method_trains_a_student(tmp_path: Path, teacher: str, student: str) -> None:
+    args = ["--teacher", teacher, "--student", student, "--workdir", str(tmp_path), *QUICK]
     rows = distil.job(distil.parse(args))["rows"]
     assert [row["method"] for row in rows] == ["teacher", *METHODS]
     assert all(row["accuracy"] > 0.08 for row in rows)

@@ -1,6 +1,7 @@
 """Ways to distil that ``train.distil`` compares: which loss, on what, and by what weight beside the labels'."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves
 
 Shape = Sequence[int]
 Term = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -40,18 +42,25 @@ def _plain(loss: Callable[..., jax.Array], labelled: bool = False) -> Callable[[
     return lambda student, teacher: (lambda key: {}, term)
 
 
+def _connector(student: Shape, teacher: Shape) -> jc.distill.Connector:
+    """What joins two shapes; tokens that are one or two more than a square have class tokens before them."""
+    tokens = [shape[1] for shape in (student, teacher) if len(shape) == 3]
+    extra = [count - math.isqrt(count) ** 2 for count in tokens]
+    return jc.distill.connect(student, teacher, prefix=extra[0] if extra and extra[0] <= 2 else 0)
+
+
 def _connected(loss: Callable[..., jax.Array]) -> Callable[[Shape, Shape], Any]:
     """A loss of features of one shape, which the student's are brought to."""
 
     def make(student: Shape, teacher: Shape) -> Any:
-        connector = jc.distill.connect(student, teacher)
+        connector = _connector(student, teacher)
         return connector.init, lambda values, s, t, labels: jnp.mean(loss(connector.apply(values, s), t))
 
     return make
 
 
 def _variational(student: Shape, teacher: Shape) -> Any:
-    connector, loss = jc.distill.connect(student, teacher), jc.distill.vid(tuple(teacher))
+    connector, loss = _connector(student, teacher), jc.distill.vid(tuple(teacher))
 
     def init(key: jax.Array) -> Any:
         return {"connector": connector.init(key), "loss": loss.init(key)}
@@ -64,7 +73,7 @@ def _variational(student: Shape, teacher: Shape) -> Any:
 
 def _same_places(student: Shape, teacher: Shape) -> Any:
     """Attention transfer where maps have other sizes: the student's are resized first, their channels stay."""
-    connector = jc.distill.connect(student, (*teacher[:-1], student[-1]))
+    connector = _connector(student, (*teacher[:-1], student[-1]))
     return connector.init, lambda values, s, t, labels: jnp.mean(jc.distill.attention(connector.apply(values, s), t))
 
 
@@ -94,10 +103,14 @@ METHODS: Mapping[str, Method] = {
 
 
 def where(infer: Callable[..., Any], variables: Any, images: jax.Array) -> dict[str, str]:
-    """What of a classifier can be read beside its logits: ``{"features": name, "map": name}``; no map of an MLP."""
+    """What of a classifier can be read beside its logits: ``{"features": name, "map": name}``; no map of an MLP.
+
+    The map is what the last convolution or block of positions gives, after its activation where there is one.
+    """
     rows = list(jc.trace.values(infer, variables, images))
+    kernels = {path.removesuffix("/kernel"): leaf.ndim for path, leaf in named_leaves(variables["params"]).items()}
     found = {"features": f"{rows[-1].name}:input"}
-    maps = [row for row in rows if len(row.shape) == 4]
+    maps = [row for row in rows if len(row.shape) == 3 or (len(row.shape) == 4 and kernels.get(row.name, 4) == 4)]
     if maps:
         found["map"] = f"{maps[-1].name}:activated" if "activated" in maps[-1].stages else maps[-1].name
     return found

@@ -8,15 +8,19 @@ from flax import linen as nn
 from train.common.errors import UserError
 from train.models.cnn import CNN
 from train.models.lenet import LeNet5, LeNet300
+from train.models.lstm import RowLSTM
 from train.models.resnet import ResNet
 from train.models.tiny import TinyResNet
+from train.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {
     "cnn": CNN,
     "lenet300": LeNet300,
     "lenet5": LeNet5,
     "resnet": ResNet,
+    "row_lstm": RowLSTM,
     "tiny_resnet": TinyResNet,
+    "vit": ViT,
 }
 
 

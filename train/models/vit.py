@@ -1,0 +1,61 @@
+"""A vision transformer, small by default; of width 768 and depth 12 on patches of 16 it is ViT-B/16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Encoder(nn.Module):
+    """Attention, then two dense layers, each after a layer norm and beside a shortcut.
+
+    Attributes:
+      heads: of the attention.
+      hidden: channels between the dense layers.
+    """
+
+    heads: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, tokens, width]`` -> the same."""
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
+        x = x + nn.MultiHeadDotProductAttention(self.heads)(norm()(x))
+        y = nn.gelu(nn.Dense(self.hidden)(norm()(x)), approximate=False)
+        return x + nn.Dense(x.shape[-1])(y)
+
+
+class ViT(nn.Module):
+    """Patches as tokens, a class token before them, and a head that reads it. ViT-B/16 has 86,567,656 parameters.
+
+    Attributes:
+      classes: outputs.
+      patch: side of a patch, pixels; it divides the images' sides.
+      width: channels of a token.
+      depth: encoders.
+      heads: of each attention; they divide the width.
+
+    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
+    """
+
+    classes: int
+    patch: int = 4
+    width: int = 64
+    depth: int = 4
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """``[batch, height, width, channels]`` -> ``[batch, classes]`` logits."""
+        del train, valid  # nothing here depends on the other examples of a batch
+        sides = (self.patch, self.patch)
+        x = nn.Conv(self.width, sides, strides=sides, padding="VALID", name="embedding")(images)
+        x = x.reshape(len(x), -1, self.width)
+        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        for _ in range(self.depth):
+            x = Encoder(self.heads, 4 * self.width)(x)
+        return nn.Dense(self.classes, name="head")(nn.LayerNorm(epsilon=1e-6)(x[:, 0]))
