@@ -1,5 +1,6 @@
 """Files whose checksums hold although jaxcomp would never write them: loading refuses what saving refuses."""
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -190,6 +191,7 @@ def test_shapes_that_no_array_has(path: Path, shape: Any) -> None:
             reader(path)
 
 
+@functools.cache
 def inflated() -> coding.Coded:
     return coding.Coded("plain", [], [squeeze(bytes(2**24))])
 

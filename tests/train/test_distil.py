@@ -13,7 +13,7 @@ QUICK = ["--epochs", "1", "--seeds", "0", "--batch_size", "256"]
 
 
 def test_methods_are_compared_once_each_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["--teacher", "cnn", "--student", "lenet300", "--workdir", str(tmp_path), *QUICK]
+    args = ["--teacher", "lenet300", "--student", "lenet300", "--workdir", str(tmp_path), *QUICK]
     first = distil.job(distil.parse([*args, "--methods", "alone", "rkd", "hint"]))
     assert [row["method"] for row in first["rows"]] == ["teacher", "alone", "rkd"]
     said = capsys.readouterr().out
