@@ -118,6 +118,20 @@ def beside(x: Any, like: Any) -> Any:
     return jax.device_put(x, NamedSharding(like.sharding.mesh, PartitionSpec())) if is_explicit(like) else x
 
 
+def on_set_mesh(tree: Any) -> Any:
+    """Arrays of the host in full on every device of the mesh with Explicit axes that is set; as they are without one.
+
+    A program that starts from arrays of no mesh and makes others has two meshes under one that is set.
+
+    Args:
+      tree: of arrays of NumPy, outside of jit.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def explicit_mesh(tree: Any) -> Any:
     """The mesh with Explicit axes that holds an array of a tree; None without one."""
     return next((_mesh(x) for x in jax.tree.leaves(tree) if is_explicit(x)), None)

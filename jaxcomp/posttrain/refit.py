@@ -151,7 +151,8 @@ def _fitted(
 
 def _solved(weight: np.ndarray, kept: np.ndarray, known: Evidence, moment: np.ndarray, damping: float) -> np.ndarray:
     plain = np.where(kept, weight, 0)
-    new, lack = plain.copy(), known.part.pull().astype(np.float64) * known.unit
+    new = plain.copy()
+    lack = known.part.pull().astype(np.float64) * known.unit if known.corrects else np.zeros(weight.shape)
     for i, whole in enumerate(moment):
         rows, outs = kept[i].any(1), kept[i].any(0)
         own = whole[np.ix_(rows, rows)]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from scipy.linalg import lapack
 
+from jaxcomp.core.meshes import on_set_mesh
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fake_quantize
 from jaxcomp.quant.formats import Format
@@ -106,8 +107,8 @@ class Rounder:
         for first in range(0, total, width):
             some = slice(first, min(first + width, total))
             values = [self._padded(x[..., some], width, i == 2) for i, x in enumerate((start, slope, *numbers))]
-            given = *values[:2], lines, over, tuple(values[2:]), blocks, np.int32(sweeps), np.bool_(fixes)
-            found = np.asarray(swept(*given, self._format, BLOCK))
+            given = *on_set_mesh(values[:2]), lines, over, tuple(on_set_mesh(values[2:]))
+            found = np.asarray(swept(*given, blocks, np.int32(sweeps), np.bool_(fixes), self._format, BLOCK))
             new[..., some] = found[: self._groups, : self._size, : some.stop - first]
         return new
 
@@ -122,7 +123,7 @@ class Rounder:
             own = self._inputs.upper if fixes else self._inputs.moment
             over = np.ones((_power(self._groups), self._rows, 1), np.float32)
             over[: self._groups, : self._size, 0] = np.diagonal(own, axis1=1, axis2=2)
-            self._lines[fixes] = jax.device_put((self._padded(own, self._rows, 0), over))
+            self._lines[fixes] = jax.device_put(on_set_mesh((self._padded(own, self._rows, 0), over)))
         return self._lines[fixes]
 
 

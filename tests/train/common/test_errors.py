@@ -29,7 +29,10 @@ MISTAKES = {
         ["--config.teacher.model=lenet5", "--config.teacher.options={}"],
         ["teacher model 'lenet5'", "takes no 8x8x1 images"],
     ),
-    "field": (["--config.bogus=1"], ["unknown configuration field --config.bogus; the fields are: augment, batch_size, "]),
+    "field": (
+        ["--config.bogus=1"],
+        ["unknown configuration field --config.bogus; the fields are: augment, batch_size, "],
+    ),
     "type": (["--config.student.bits=many"], ["flag --config.student.bits=many", "invalid literal for int()"]),
     "value": (["--config.student.sparsity=1.0"], ["--config.student.sparsity must be a fraction of zeros in [0, 1)"]),
     "parallel": (["--parallel=rows"], ["flag --parallel=rows: value should be one of <jit|pmap>"]),
