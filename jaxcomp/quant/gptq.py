@@ -51,7 +51,7 @@ def gptq(
     r"""Rounds a layer so that its outputs stay near what they were: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
     Row after row is rounded to the nearest, and its error taken from the rows that follow
-    (:func:`swept`). Costs reduction^3 + reduction^2 x out.
+    (``swept``). Costs reduction^3 + reduction^2 x out.
 
     Args:
       weight: W ``[groups, reduction, out]``.
@@ -131,7 +131,7 @@ def _swept(
     block: int,
     fixes: bool,
 ) -> Array:
-    """As :func:`swept`, of any size, under jit."""
+    """As ``swept``, of any size, under jit."""
     size = start.shape[1]
     block = min(block, size)
     blocks = -(-size // block)

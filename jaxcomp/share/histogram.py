@@ -81,10 +81,10 @@ def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array
     Returns:
       ``[k]`` positions, in order. A centre without a bin stays.
     """
-    x = found.positions
+    x, counts = found.positions[None], found.counts[None]
 
     def step(_: int, centres: Array) -> Array:
-        own = jnp.where(members(found, centres), found.counts, 0)
+        own = jnp.where(members(found, centres), counts, 0)
         weight, moment = steady_sum(own, (1,))[:, 0], steady_sum(rounded(own * x), (1,))[:, 0]
         return jnp.where(pinned | (weight == 0), centres, moment / jnp.maximum(weight, 1))
 
@@ -93,7 +93,7 @@ def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array
 
 def members(found: Histogram, centres: Array) -> Array:
     """``[k, bins]`` bool: which bins are nearest to which of the centres, which are in order."""
-    above = found.positions > ((centres[1:] + centres[:-1]) / 2)[:, None]
+    above = found.positions[None] > ((centres[1:] + centres[:-1]) / 2)[:, None]
     all_ = jnp.ones((1, BINS), bool)
     return jnp.concatenate([all_, above]) & ~jnp.concatenate([above, ~all_])
 
@@ -101,7 +101,7 @@ def members(found: Histogram, centres: Array) -> Array:
 def values(found: Histogram, centres: Array, pinned: Array) -> Array:
     """The weights that centres stand for: a centre of equal weights is that weight, a pinned one is 0."""
     own = members(found, centres)
-    least = jnp.min(jnp.where(own, found.least, jnp.inf), axis=1)
-    greatest = jnp.max(jnp.where(own, found.greatest, -jnp.inf), axis=1)
+    least = jnp.min(jnp.where(own, found.least[None], jnp.inf), axis=1)
+    greatest = jnp.max(jnp.where(own, found.greatest[None], -jnp.inf), axis=1)
     plain = rounded(found.width * centres.astype(found.width.dtype)) + found.low
     return jnp.where(pinned, 0, jnp.where(least <= greatest, jnp.clip(plain, least, greatest), plain))

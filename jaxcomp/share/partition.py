@@ -99,10 +99,10 @@ def _costs(weights: Array, positions: Array, pin: Array) -> tuple[Array, Array]:
 def means(weights: Array, positions: Array, cut: Cut, pin: Array) -> Array:
     """``[k]``, the centres of a cut; that of an empty segment lies where it is cut."""
     n = positions.shape[0]
-    index = jnp.arange(n)
+    index = jnp.arange(n)[None]
     ends = jnp.append(cut.starts[1:], n)
-    own = jnp.where((index >= cut.starts[:, None]) & (index < ends[:, None]), weights, 0)
+    own = jnp.where((index >= cut.starts[:, None]) & (index < ends[:, None]), weights[None], 0)
     mass = own.sum(1)
-    middle = rounded(own * positions).sum(1) / jnp.where(mass > 0, mass, 1)
+    middle = rounded(own * positions[None]).sum(1) / jnp.where(mass > 0, mass, 1)
     edge = positions[jnp.clip(cut.starts, 0, n - 1)]
     return jnp.where(cut.pinned, pin, jnp.where(mass > 0, middle, edge))

@@ -21,13 +21,14 @@ COARSE = 256
 def linear(found: Histogram, k: int) -> Array:
     """Evenly spaced over the range."""
     del found
-    return (jnp.arange(k) + 0.5) * (BINS / k)
+    return (jnp.arange(k, dtype=jnp.float32) + 0.5) * (BINS / k)
 
 
 def density(found: Histogram, k: int) -> Array:
     """Each with the same number of weights about it: quantiles."""
     below = jnp.cumsum(found.counts)
-    return jnp.searchsorted(below, below[-1] * ((jnp.arange(k) + 0.5) / k)) + 0.5
+    parts = (jnp.arange(k, dtype=jnp.float32) + 0.5) / k
+    return jnp.searchsorted(below, below[-1] * parts).astype(jnp.float32) + 0.5
 
 
 def kmeans_plus_plus(seed: int) -> Start:
@@ -43,7 +44,7 @@ def kmeans_plus_plus(seed: int) -> Start:
         centres = jnp.full(k, drawn(found.counts, draws[0]))
 
         def another(j: int, centres: Array) -> Array:
-            far = jnp.min(jnp.square(x - centres[:, None]), axis=0)
+            far = jnp.min(jnp.square(x[None] - centres[:, None]), axis=0)
             return centres.at[j].set(drawn(rounded(found.counts * far), draws[j]))
 
         return jnp.sort(jax.lax.fori_loop(1, k, another, centres))
