@@ -10,6 +10,8 @@ from jaxcomp.augment.affine import move_by
 from jaxcomp.augment.operations import settings
 from tests.augment.cases import GEOMETRIC, KEY, SINGLE
 
+pytestmark = pytest.mark.exhaustive  # a minute of compilation; the rest of this folder is quick
+
 HEIGHT, WIDTH, COUNT = 24, 32, 32
 
 

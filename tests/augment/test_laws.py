@@ -9,6 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxcomp import augment
 from tests.augment.cases import ALL, CLASSES, KEY, MIXING, SINGLE, batch, same
 
+pytestmark = pytest.mark.exhaustive  # a minute of compilation; the rest of this folder is quick
+
 every = pytest.mark.parametrize("name", ALL)
 
 

@@ -11,6 +11,8 @@ from jaxcomp import distill
 
 from . import references as ref
 
+pytestmark = pytest.mark.exhaustive  # a minute of compilation; the rest of this folder is quick
+
 
 def logits(rng, shape=(6, 10), spread=3.0):
     return np.float32(rng.normal(size=(2, *shape)) * spread)
