@@ -167,7 +167,18 @@ def paired(dataset: data.Dataset, learnt: Learnt, args: argparse.Namespace) -> P
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
-    """Trains every student that is not known yet; returns the table."""
+    """Trains every student that is not known yet; returns the table.
+
+    Raises:
+      UserError: for options out of range, or a loss that is not finite.
+    """
+    for name, value in (
+        ("epochs", args.epochs),
+        ("batch_size", args.batch_size),
+        ("learning_rate", args.learning_rate),
+    ):
+        if not value > 0:
+            raise UserError(f"--{name} must be above 0, got {value}")
     claim(args, *FREE)
     table = Table(args.workdir, line)
     table.fact("settings", lambda: fixed(args, *FREE))

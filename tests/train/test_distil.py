@@ -11,6 +11,7 @@ import pytest
 
 from train import distil
 from train.common.distillation import METHODS
+from train.common.errors import UserError
 
 QUICK = ["--epochs", "1", "--seeds", "0", "--batch_size", "256"]
 
@@ -60,3 +61,11 @@ def test_a_method_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         distil.parse(["--methods", "magic"])
     assert "invalid choice: 'magic'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["epochs", "batch_size", "learning_rate"])
+def test_options_out_of_range_are_refused_before_a_folder_is_made(tmp_path: Path, option: str) -> None:
+    args = distil.parse(["--workdir", str(tmp_path / "run"), f"--{option}", "0"])
+    with pytest.raises(UserError, match=f"--{option} must be above 0, got 0"):
+        distil.job(args)
+    assert not (tmp_path / "run").exists()
