@@ -44,7 +44,7 @@ class ResNet(nn.Module):
     """ResNet-(6n+2) for CIFAR: three stages of n blocks, of 16, 32 and 64 channels.
 
     Attributes:
-      classes: outputs.
+      classes: outputs; 0: the stages' maps instead, largest first.
       depth: 20, 32, 44, 56, ...: 6n + 2.
       width: channels of the first stage.
       axis_name: the pmap axis over which batch statistics are taken, if any.
@@ -58,15 +58,19 @@ class ResNet(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, valid: jax.Array | None = None
+    ) -> jax.Array | list[jax.Array]:
         """``[batch, height, width, channels]`` -> ``[batch, classes]`` logits; ``valid [batch]`` masks padding."""
         if valid is not None:
             valid = valid[:, None, None, None]
         x = _conv(self.width, (3, 3), padding=1)(images)
         norm = _norm(use_running_average=not train, axis_name=self.axis_name)
         x = nn.relu(norm(x, mask=valid))
+        maps = []
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 x = Block(self.width * 2**stage, stride, self.axis_name)(x, train=train, valid=valid)
-        return nn.Dense(self.classes)(jnp.mean(x, axis=(1, 2)))
+            maps.append(x)
+        return nn.Dense(self.classes)(jnp.mean(x, axis=(1, 2))) if self.classes else maps
