@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from train.models.norm import BatchNorm
@@ -28,8 +29,24 @@ class Mode(NamedTuple):
     axis_name: str | None = None
 
 
+def normalized(x: jax.Array, mode: Mode, epsilon: float = 1e-5) -> jax.Array:
+    """Batch norm as the mode says, of images ``[batch, h, w, c]``: a layer of the module that calls this."""
+    mask = None if mode.valid is None else mode.valid[:, None, None, None]
+    return BatchNorm(not mode.train, mode.axis_name, momentum=0.9, epsilon=epsilon)(x, mask=mask)
+
+
+def convolution(
+    width: int, size: int, stride: int = 1, groups: int = 1, dilation: int = 1, bias: bool = False
+) -> nn.Conv:
+    """A square convolution, padded on all sides alike; ``size`` is odd."""
+    return nn.Conv(
+        width, (size, size), stride, padding=dilation * (size // 2), kernel_dilation=dilation,
+        feature_group_count=groups, use_bias=bias, kernel_init=kernel_init,
+    )  # fmt: skip
+
+
 class ConvNorm(nn.Module):
-    """A convolution without bias, padded on all sides alike, then batch norm and an activation.
+    """A convolution, padded on all sides alike, then batch norm and an activation.
 
     Attributes:
       width: output channels.
@@ -37,6 +54,7 @@ class ConvNorm(nn.Module):
       stride: of the convolution.
       groups: of channels; 0: one for each (depthwise).
       dilation: distance of the pixels that a kernel reads.
+      bias: whether the convolution has one, which the norm takes out again.
       activation: of the normalized; None: none.
       epsilon: added to the variance.
     """
@@ -46,20 +64,37 @@ class ConvNorm(nn.Module):
     stride: int = 1
     groups: int = 1
     dilation: int = 1
+    bias: bool = False
     activation: Activation | None = nn.relu
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
         """``[batch, h, w, c]`` -> ``[batch, ceil(h/stride), ceil(w/stride), width]``."""
-        x = nn.Conv(
-            self.width, (self.size, self.size), self.stride, padding=self.dilation * (self.size // 2),
-            kernel_dilation=self.dilation, feature_group_count=self.groups or x.shape[-1], use_bias=False,
-            kernel_init=kernel_init,
-        )(x)  # fmt: skip
-        mask = None if mode.valid is None else mode.valid[:, None, None, None]
-        x = BatchNorm(not mode.train, mode.axis_name, momentum=0.9, epsilon=self.epsilon)(x, mask=mask)
+        groups = self.groups or x.shape[-1]
+        x = convolution(self.width, self.size, self.stride, groups, self.dilation, self.bias)(x)
+        x = normalized(x, mode, self.epsilon)
         return x if self.activation is None else self.activation(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Weighs channels by what their means say of each other: ``x gate(B relu(A mean(x)))``.
+
+    Attributes:
+      width: channels between the two.
+      gate: of the weights.
+
+    Reference: Hu et al., Squeeze-and-excitation networks, 2018.
+    """
+
+    width: int
+    gate: Activation = nn.hard_sigmoid
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[batch, h, w, c]``, weighed."""
+        y = nn.relu(nn.Conv(self.width, (1, 1))(jnp.mean(x, axis=(1, 2), keepdims=True)))
+        return x * self.gate(nn.Conv(x.shape[-1], (1, 1))(y))
 
 
 def divisible(channels: float, by: int = 8) -> int:

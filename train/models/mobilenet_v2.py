@@ -4,32 +4,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from train.models.inverted import InvertedResidual
 from train.models.layers import ConvNorm, Mode, by_size, divisible, halved
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-
-
-class InvertedResidual(nn.Module):
-    """1x1 to ``factor`` times the channels, 3x3 depthwise, 1x1 to ``width``; a shortcut where the shape stays.
-
-    Attributes:
-      width: output channels.
-      factor: by which channels grow within; 1: no first convolution.
-      stride: of the depthwise convolution.
-    """
-
-    width: int
-    factor: int = 6
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mode: Mode) -> jax.Array:
-        """``[batch, h, w, c]`` -> ``[batch, h/stride, w/stride, width]``."""
-        inner = self.factor * x.shape[-1]
-        y = ConvNorm(inner, 1, activation=nn.relu6)(x, mode) if self.factor > 1 else x
-        y = ConvNorm(inner, 3, self.stride, groups=0, activation=nn.relu6)(y, mode)
-        y = ConvNorm(self.width, 1, activation=None)(y, mode)
-        return x + y if self.stride == 1 and x.shape == y.shape else y
 
 
 class MobileNetV2(nn.Module):
@@ -39,6 +17,7 @@ class MobileNetV2(nn.Module):
       classes: outputs; 0: the maps of the last four sizes instead, largest first, for a detector or a segmenter.
       width: factor of all channels.
       stages: of each: the factor within, output channels, blocks, the first block's stride.
+      head: channels of the last convolution, at width 1 or below.
       halvings: how often the sides are halved, at most 5; the first are left out.
       axis_name: the pmap axis over which batch statistics are taken, if any.
 
@@ -48,6 +27,7 @@ class MobileNetV2(nn.Module):
     classes: int
     width: float = 1.0
     stages: tuple[tuple[int, int, int, int], ...] = STAGES
+    head: int = 1280
     halvings: int = 5
     axis_name: str | None = None
 
@@ -62,9 +42,11 @@ class MobileNetV2(nn.Module):
         outputs = [x]
         for (factor, width, blocks, _), stride in zip(self.stages, strides, strict=True):
             for block in range(blocks):
-                x = InvertedResidual(divisible(width * self.width), factor, 1 if block else stride)(x, mode)
+                x = InvertedResidual(
+                    divisible(width * self.width), factor * x.shape[-1], stride=1 if block else stride
+                )(x, mode)
             outputs.append(x)
         if not self.classes:
             return by_size(outputs)
-        x = ConvNorm(divisible(1280 * max(1.0, self.width)), 1, activation=nn.relu6)(x, mode)
+        x = ConvNorm(divisible(self.head * max(1.0, self.width)), 1, activation=nn.relu6)(x, mode)
         return nn.Dense(self.classes)(jnp.mean(x, axis=(1, 2)))

@@ -33,7 +33,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, width)
         now = mean.value, var.value
         if not self.use_running_average:
-            now = self._statistics(x, jnp.ones((1,) * x.ndim) if mask is None else mask)
+            now = statistics(x, jnp.ones((1,) * x.ndim) if mask is None else mask, self.axis_name)
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * now[0]
                 var.value = self.momentum * var.value + (1 - self.momentum) * now[1]
@@ -41,11 +41,12 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (width,))
         return ((x - now[0]) * jax.lax.rsqrt(now[1] + self.epsilon) * scale + bias).astype(x.dtype)
 
-    def _statistics(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and biased variance ``[channels]`` over the examples whose mask is 1."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        axes, weights = tuple(range(x.ndim - 1)), jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
-        sums = jnp.sum(weights, axes), jnp.sum(weights * x, axes), jnp.sum(weights * x * x, axes)
-        count, first, second = sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
-        mean = first / count
-        return mean, jnp.maximum(second / count - mean * mean, 0)
+
+def statistics(x: jax.Array, mask: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance ``[channels]`` over the examples whose mask, of x's rank, is 1, on all devices."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes, weights = tuple(range(x.ndim - 1)), jnp.broadcast_to(mask, (*x.shape[:-1], 1)).astype(x.dtype)
+    sums = jnp.sum(weights, axes), jnp.sum(weights * x, axes), jnp.sum(weights * x * x, axes)
+    count, first, second = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    mean = first / count
+    return mean, jnp.maximum(second / count - mean * mean, 0)

@@ -1,4 +1,4 @@
-"""A vision transformer, small by default; of width 768 and depth 12 on patches of 16 it is ViT-B/16."""
+"""A vision transformer, small by default; of width 768 and depth 12 on patches of 16 it is ViT-B/16, or DeiT-B."""
 
 import functools
 
@@ -36,8 +36,11 @@ class ViT(nn.Module):
       width: channels of a token.
       depth: encoders.
       heads: of each attention; they divide the width.
+      distilled: whether a second token learns, with a head of its own; training gives the logits of both, inference
+        their mean.
 
-    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
+    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021; Touvron et al., Training data-efficient image
+    transformers and distillation through attention (DeiT), 2021.
     """
 
     classes: int
@@ -45,17 +48,26 @@ class ViT(nn.Module):
     width: int = 64
     depth: int = 4
     heads: int = 4
+    distilled: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, valid: jax.Array | None = None
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """``[batch, height, width, channels]`` -> ``[batch, classes]`` logits."""
-        del train, valid  # nothing here depends on the other examples of a batch
+        del valid  # nothing here depends on the other examples of a batch
         sides = (self.patch, self.patch)
         x = nn.Conv(self.width, sides, strides=sides, padding="VALID", name="embedding")(images)
         x = x.reshape(len(x), -1, self.width)
-        token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+        names = ("class_token", "distillation_token")[: 1 + self.distilled]
+        tokens = [self.param(name, nn.initializers.zeros, (1, 1, self.width)) for name in names]
+        x = jnp.concatenate([*(jnp.broadcast_to(each, (len(x), 1, self.width)) for each in tokens), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for _ in range(self.depth):
             x = Encoder(self.heads, 4 * self.width)(x)
-        return nn.Dense(self.classes, name="head")(nn.LayerNorm(epsilon=1e-6)(x[:, 0]))
+        x = nn.LayerNorm(epsilon=1e-6)(x[:, : len(names)])
+        logits = nn.Dense(self.classes, name="head")(x[:, 0])
+        if not self.distilled:
+            return logits
+        second = nn.Dense(self.classes, name="distillation_head")(x[:, 1])
+        return (logits, second) if train else (logits + second) / 2

@@ -140,7 +140,7 @@ def test_the_data_set_is_read_off_any_command_line(argv: list[str], given: str |
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cmm", {}, "unknown model 'cmm'; the models are: centernet, cnn, lenet300, lenet5, mobilenet_v2, resnet"),
+        ("cmm", {}, "unknown model 'cmm'; the models are: alexnet, centernet, cnn, convnext, deeplab, densenet"),
         ("cnn", {"depth": 3}, "model 'cnn' has no option ['depth']; it has: ['widths']"),
         ("lenet300", {"widths": (1,)}, "model 'lenet300' has no option ['widths']; it has: none"),
     ],

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.train.models.tiny import TINY, small_backbone
 from train import models
 from train.common.errors import UserError
 
@@ -13,29 +14,47 @@ from train.common.errors import UserError
 def shapes(name: str, classes: int, options: dict[str, Any], *image: int) -> Any:
     module = models.create(name, classes, options)
     example = jax.ShapeDtypeStruct(image, jnp.float32)
-    given = jax.eval_shape(lambda key, x: module.apply(module.init(key, x), x), jax.random.key(0), example)
+    given = jax.eval_shape(lambda key, x: module.init_with_output(key, x)[0], jax.random.key(0), example)
     return jax.tree.map(lambda leaf: leaf.shape, given)
 
 
-@pytest.mark.parametrize("name", models.BACKBONES)
-def test_backbones_give_maps_of_halved_sizes(name: str) -> None:
-    maps = shapes(name, 0, {}, 2, 64, 96, 3)
-    sides = [own[1:3] for own in maps]
-    assert len(maps) in (3, 4)
-    assert sides == [(sides[0][0] // 2**i, sides[0][1] // 2**i) for i in range(len(maps))]
+def test_every_model_has_a_tiny_one() -> None:
+    assert {own.model for own in TINY.values()} == set(models.MODELS)
+
+
+@pytest.mark.parametrize("name", [*models.BACKBONES][::3])
+def test_backbones_give_four_maps_at_strides_4_to_32(name: str) -> None:
+    sizes = [own[1:3] for own in shapes(name, 0, {}, 2, 64, 96, 3)]
+    if name in ("resnet", "wide_resnet"):  # of small images
+        assert sizes == [(64, 96), (32, 48), (16, 24)]
+    else:
+        assert sizes == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [name for i, name in enumerate(models.BACKBONES) if i % 3])
+def test_so_do_the_others(name: str) -> None:
+    test_backbones_give_four_maps_at_strides_4_to_32(name)
 
 
 @pytest.mark.parametrize("backbone", models.BACKBONES)
-@pytest.mark.parametrize("side", [32, 50])
-def test_a_center_net_stands_on_every_backbone(backbone: str, side: int) -> None:
-    own = shapes("centernet", 3, {"backbone": backbone}, 2, side, side, 3)
-    finest = shapes(backbone, 0, {}, 2, side, side, 3)[0][:3]
-    assert own == {"heat": (*finest, 3), "size": (*finest, 2), "offset": (*finest, 2)}
+def test_detectors_and_segmenters_stand_on_every_backbone(backbone: str) -> None:
+    options = {"backbone": backbone, "backbone_options": small_backbone(backbone), "width": 6}
+    maps = shapes(backbone, 0, options["backbone_options"], 2, 18, 22, 3)
+    head = [*("centernet", "deeplab", "ssd")][list(models.BACKBONES).index(backbone) % 3]
+    own = shapes(head, 5, options, 2, 18, 22, 3)
+    finest = maps[0][:3]
+    if head == "centernet":
+        assert own == {"heat": (*finest, 5), "size": (*finest, 2), "offset": (*finest, 2)}
+    elif head == "deeplab":
+        assert own == (2, 18, 22, 5)
+    else:
+        anchors = 3 * sum(rows * columns for _, rows, columns, _ in maps)
+        assert own == {"classes": (2, anchors, 6), "boxes": (2, anchors, 4)}
 
 
 def test_a_unet_gives_a_class_for_each_pixel() -> None:
-    for attention in (True, False):
-        assert shapes("unet", 3, {"widths": (4, 6, 8), "attention": attention}, 2, 16, 24, 1) == (2, 16, 24, 3)
+    assert shapes("unet", 3, {"widths": (4, 6, 8), "attention": False}, 2, 16, 24, 1) == (2, 16, 24, 3)
 
 
 def test_a_unet_says_what_sides_it_takes() -> None:
