@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxcomp import distill, errors, lowrank, optim, prune, quant, share
+from jaxcomp import errors
 from jaxcomp.combine import chain, every, identity, partition, straight_through
 from jaxcomp.core.errors import JaxcompError as JaxcompError  # of jc.errors: what to catch to catch them all
 from jaxcomp.core.learned import learned, with_learned
@@ -45,11 +45,27 @@ __all__ = [
 ]
 
 
-_LATE = {"augment", "export", "measure", "observe", "pack", "posttrain", "rewrite", "search", "trace"}
-"""Packages that are imported when they are first named: a training loop needs none of them to start."""
+_LATE = frozenset(__all__) - globals().keys()
+"""The packages: each is imported when it is first named, since nobody needs them all to start."""
 
 if TYPE_CHECKING:
-    from jaxcomp import augment, export, measure, observe, pack, posttrain, rewrite, search, trace
+    from jaxcomp import (
+        augment,
+        distill,
+        export,
+        lowrank,
+        measure,
+        observe,
+        optim,
+        pack,
+        posttrain,
+        prune,
+        quant,
+        rewrite,
+        search,
+        share,
+        trace,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,15 @@
 
 import ast
 import itertools
+import subprocess
+import sys
 from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import jaxcomp
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
@@ -49,6 +53,13 @@ FLOOR = {f"jaxcomp.{room}": floor for floor, rooms in enumerate(FLOORS) for room
 
 def _room(module: str) -> str:
     return ".".join(module.split(".")[:2])
+
+
+def test_importing_jaxcomp_imports_none_of_its_packages() -> None:
+    code = "import sys, jaxcomp; print({name.split('.')[1] for name in sys.modules if name.startswith('jaxcomp.')})"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert ast.literal_eval(printed) == {"core", "errors", "combine"}
+    assert all(hasattr(jaxcomp, name) for name in jaxcomp.__all__)
 
 
 def test_every_package_has_a_floor() -> None:
