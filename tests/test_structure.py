@@ -17,9 +17,9 @@ FLOORS = (
     {"core"},
     {"augment", "prune", "quant", "lowrank", "share", "distill", "combine", "optim", "measure", "errors"},
     {"trace", "pack"},
-    {"observe", "export"},
+    {"observe"},
     {"rewrite"},
-    {"posttrain", "nnx"},
+    {"posttrain", "nnx", "export"},
     {"search"},
 )
 """What is on one floor does not know of each other."""

@@ -1,14 +1,21 @@
-"""Floor 4: programs that run without the code that made them.
+"""Files for other programs: a program that runs without the code that made it, parameters that others read.
 
-``stablehlo`` writes a function and its parameters as one artifact, and gives back a function of both.
+``save`` writes a function and its parameters as one StableHLO artifact, and ``load`` gives back a function of both.
+``safetensors`` writes parameters alone, for any framework.
 """
 
+from jaxcomp.export.safetensors import TensorName, Tensors, load_safetensors, safetensors, torch_names
 from jaxcomp.export.stablehlo import Program, load, save
 
 __all__ = [
     "Program",
+    "TensorName",
+    "Tensors",
     "load",
+    "load_safetensors",
+    "safetensors",
     "save",
+    "torch_names",
 ]
 
 

@@ -218,7 +218,7 @@ def decoded(path: Path, held: stored.Stored, like: Params | None) -> tuple[Param
         raise container.foreign(path, error) from error
     except MissingExtraError as error:
         raise MissingExtraError(f"{path}: {error}") from error
-    return (tree if like is None else _put(path, arrays, like)), held.metadata
+    return (tree if like is None else put(path, arrays, like)), held.metadata
 
 
 def _nbytes(like: Params) -> int:
@@ -226,7 +226,8 @@ def _nbytes(like: Params) -> int:
     return sum(math.prod(np.shape(leaf)) * getattr(getattr(leaf, "dtype", None), "itemsize", 16) for leaf in leaves)
 
 
-def _put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
+def put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
+    """Arrays by path as the leaves of a tree of the same paths, shapes and types; errors name the file."""
     wanted = {leaf.name: _shape_and_dtype(leaf.value) for leaf in layout.rows(like) if not leaf.empty}
     wrong = [
         *(f"{name!r} is needed and not in the file" for name in wanted if name not in arrays),
