@@ -1,6 +1,6 @@
 """Combinators: a recipe is a compressor built of compressors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -89,7 +89,22 @@ def chain(*compressors: Compressor) -> Compressor:
             params = compressor.apply(params, part)
         return masks
 
-    return Compressor(init, update, apply, describe, kept)
+    def bits(params: Params, state: State) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+        for compressor, part in zip(compressors, state, strict=True):
+            found |= _bits_of(compressor, params, part)
+            params = compressor.apply(params, part)
+        return found
+
+    return Compressor(init, update, apply, describe, kept, bits if _some_rated(compressors) else None)
+
+
+def _bits_of(compressor: Compressor, params: Params, state: State) -> dict[str, jax.Array]:
+    return {} if compressor.bits is None else dict(compressor.bits(params, state))
+
+
+def _some_rated(compressors: Sequence[Compressor]) -> bool:
+    return any(compressor.bits is not None for compressor in compressors)
 
 
 @printed
@@ -169,7 +184,13 @@ def partition(rules: ByPath[Compressor]) -> Compressor:
             masks |= kept_by(c, part, own)
         return paths.replace_leaves(everything(params), masks)
 
-    return Compressor(init, update, apply, describe, kept)
+    def bits(params: Params, state: State) -> dict[str, jax.Array]:
+        found: dict[str, jax.Array] = {}
+        for c, part, own in zip(compressors, split(params), state, strict=True):
+            found |= _bits_of(c, part, own)
+        return found
+
+    return Compressor(init, update, apply, describe, kept, bits if _some_rated(compressors) else None)
 
 
 @printed

@@ -77,7 +77,13 @@ def stacked(axis: Axes | None, compressor: Compressor) -> Compressor:
         masks = kept(compressor, own.split(params), state)
         return own.joined(everything(params), {}, masks)
 
-    return Compressor(init, update, apply, describe, own_kept)
+    def bits(params: Params, state: State) -> dict[str, Any]:
+        own = _Layers(axis, params)
+        found = (compressor.bits or (lambda params, state: {}))(own.split(params), state)
+        of_layers = {path: [found[name] for name in own.names(path) if name in found] for path in own.named}
+        return {path: sum(lengths[1:], lengths[0]) for path, lengths in of_layers.items() if lengths}
+
+    return Compressor(init, update, apply, describe, own_kept, None if compressor.bits is None else bits)
 
 
 TREES = ("grads", "statistics")

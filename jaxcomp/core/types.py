@@ -117,6 +117,7 @@ class _Functions(NamedTuple):
     apply: Callable[[Params, State], Params]
     describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing
     kept: Callable[[Params, State], Params] | None = None
+    bits: Callable[[Params, State], Mapping[str, jax.Array]] | None = None
 
 
 class Compressor(_Functions):
@@ -135,6 +136,8 @@ class Compressor(_Functions):
       kept: ``(params, state) -> masks``, a bool array a leaf: False where it prunes, which rounding to 0 is not. None:
         where its view is not 0, of ones or of very large numbers. Read by :func:`jaxcomp.prune.kept`. A compressor that
         wraps another should be made by ``_replace``, and has it.
+      bits: ``(params, state) -> {path: bits}`` that the codes of each tensor take in a file, differentiable, for those
+        that have a model of them; None: it has none. Read by :func:`jaxcomp.pack.rate`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -156,11 +159,12 @@ class Compressor(_Functions):
         apply: Callable[[Params, State], Params],
         describe: Callable[[Params, State, Step], Mapping[str, Note]] = _nothing,
         kept: Callable[[Params, State], Params] | None = None,
+        bits: Callable[[Params, State], Mapping[str, jax.Array]] | None = None,
     ) -> Self:
         """Lets the functions take numbers among the parameters (Python's, NumPy's): they are given arrays."""
-        mask = None if kept is None else _of_arrays(kept)
+        more = (None if each is None else _of_arrays(each) for each in (kept, bits))
         functions = (_of_arrays(each) for each in (init, update, apply, describe))
-        return super().__new__(cls, *functions, mask)  # type: ignore[call-arg]
+        return super().__new__(cls, *functions, *more)
 
     def called(self, text: str) -> Self:
         """The same, which prints as a text: the call that made it."""

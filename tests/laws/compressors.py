@@ -92,6 +92,7 @@ COMPRESSORS: dict[str, Callable[[], jc.Compressor]] = {
     ),
     "share-global": lambda: jc.share.cluster(3, scope="global", start="density"),
     "share-dkm": lambda: jc.partition([(KERNEL, jc.share.dkm(3))]),
+    "rated-lsq": lambda: jc.partition([(KERNEL, jc.chain(jc.prune.magnitude(0.5), jc.pack.rated(jc.quant.lsq(3))))]),
     "quant-pruned-lsq": lambda: jc.partition([(KERNEL, jc.chain(jc.prune.magnitude(0.5), jc.quant.lsq(4, block=8)))]),
 }
 
@@ -99,7 +100,7 @@ EXHAUSTIVE = (
     *("prune-blocks", "prune-lamp", "prune-taylor", "prune-fisher", "prune-top-kast"),
     *("quant-blocks-mse", "quant-percentile", "quant-fp8", "quant-binary", "quant-ternary", "quant-ttq"),
     "quant-dorefa",
-    *("quant-lsq-plus", "quant-pact", "quant-pruned", "share-channels", "share-global", "share-dkm"),
+    *("quant-lsq-plus", "quant-pact", "quant-pruned", "share-channels", "share-global", "share-dkm", "rated"),
 )
 """Beginnings of the names that are left to the exhaustive tests: compiling them takes minutes."""
 EXHAUSTIVE_RUNS = {"prune": ("scan", "pmap", "explicit-mesh")}

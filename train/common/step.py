@@ -13,6 +13,7 @@ import jaxcomp as jc
 Batch = dict[str, jax.Array]
 Variables = dict[str, Any]
 Loss = Callable[[jax.Array, Batch, Any], jax.Array]
+Penalty = Callable[[jax.Array, Any, Any], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -110,6 +111,7 @@ def make_step(
     record_every: int,
     axis: str | None = None,
     views: Callable[[jax.Array, Batch], Batch] | None = None,
+    penalty: Penalty | None = None,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
     """Builds ``step(state, frozen, batch) -> state``.
 
@@ -122,6 +124,7 @@ def make_step(
       record_every: steps after which ``sums`` start anew.
       axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
       views: ``(step, batch) -> batch``, what model and teacher see of a batch (``train.common.views``); None: itself.
+      penalty: ``(step, parameters, the recipe's state) -> scalar``, beside the loss, which is recorded without it.
 
     Returns:
       The step, for ``jax.jit`` over any mesh, or ``jax.pmap`` with ``axis_name=axis``.
@@ -146,7 +149,11 @@ def make_step(
         view, pull_back = jax.vjp(lambda p, v: recipe.apply(p, jc.with_learned(state.compressor, v)), *trained)
         (total, (stats, correct)), at_view = jax.value_and_grad(objective, has_aux=True)(view)
         total, correct, at_view = over_devices((total, correct, at_view))
-        updates, opt_state = optimizer.update(pull_back(at_view), state.opt_state, trained)
+        slopes = pull_back(at_view)
+        if penalty is not None:
+            beside = jax.grad(lambda own: penalty(state.step, own[0], jc.with_learned(state.compressor, own[1])))
+            slopes = jax.tree.map(jnp.add, slopes, beside(trained))
+        updates, opt_state = optimizer.update(slopes, state.opt_state, trained)
         params, learned = optax.apply_updates(trained, updates)
         compressor = jc.with_learned(state.compressor, learned)
         compressor = recipe.update(params, compressor, state.step + 1, grads=at_view)
