@@ -15,7 +15,7 @@ MOST = 1024
 _KNOWN: OrderedDict[Any, Any] = OrderedDict()
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], key: Any = None) -> Callable[..., Any]:
     """As ``jax.jit``, for functions that are made anew for each layer or call; under transformations as they are.
 
     A program is looked for among all that were compiled so, by its text: layers of the same shapes share one, and a
@@ -24,13 +24,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
       function: of trees of arrays.
+      key: hashable; functions of one key compute the same, and all but the first are not traced either. None: not
+        known.
 
     Example:
       >>> import jax.numpy as jnp
       >>> [compiled(lambda x: 2 * x)(jnp.ones(2)).tolist() for _ in range(2)]  # the second time nothing is compiled
       [[2.0, 2.0], [2.0, 2.0]]
     """
-    own: dict[Any, Any] = {}
+    own: dict[Any, Any] = {} if key is None else _of(key)
 
     def call(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
@@ -42,6 +44,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return own[key](*args)
 
     return call
+
+
+@functools.lru_cache(MOST)
+def _of(key: Any) -> dict[Any, Any]:
+    """The programs of a key, by what they were called with."""
+    return {}
 
 
 @functools.lru_cache(256)

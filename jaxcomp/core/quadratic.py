@@ -5,7 +5,6 @@ convolution) and the second moment of its inputs, :math:`H = \sum x x^\top` ``[g
 change costs is the squared error of its outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,47 +33,6 @@ def damped(moment: Array, damping: float = 0.01) -> Array:
     return moment + raised * jnp.eye(moment.shape[-1], dtype=moment.dtype)[None]
 
 
-def steady_inverse(moment: Array, damping: float = 0.01) -> tuple[Array, Array]:
-    """The second moment as of :func:`steady`, and U of :func:`inverse_factor`, of one factorization."""
-    return _steady(moment, damping, _inverse_factored)
-
-
-def steady(moment: Array, damping: float = 0.01) -> Array:
-    """The second moment so far :func:`damped` that Cholesky's factorization of it succeeds in float32.
-
-    Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
-    damping asked for, it is ten times as much, or a hundred.
-
-    Args:
-      moment: ``[groups, reduction, reduction]``, finite.
-      damping: as of :func:`damped`, at least so much.
-    """
-    return _steady(moment, damping)[0]
-
-
-def _steady(moment: Array, damping: float, factored: Callable[..., Any] | None = None) -> tuple[Array, Array]:
-    factored = factored or _factored
-    raised, factor, finite = factored(moment, damping)
-    while not bool(finite) and damping < 1:
-        damping = 10 * max(damping, 1e-6)
-        raised, factor, finite = factored(moment, damping)
-    return raised, factor
-
-
-@functools.partial(jax.jit, static_argnames="damping")
-def _factored(moment: Array, damping: float) -> tuple[Array, Array, Array]:
-    raised = damped(moment, damping)
-    factor = cholesky(raised)
-    return raised, factor, jnp.isfinite(factor).all()
-
-
-@functools.partial(jax.jit, static_argnames="damping")
-def _inverse_factored(moment: Array, damping: float) -> tuple[Array, Array, Array]:
-    raised = damped(moment, damping)
-    factor = inverse_factor(raised)
-    return raised, factor, jnp.isfinite(factor).all()
-
-
 @jax.jit
 def output_error(weight: Array, other: Array, moment: Array) -> Array:
     r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
@@ -85,25 +43,6 @@ def output_error(weight: Array, other: Array, moment: Array) -> Array:
     """
     change = weight - other
     return jnp.sum(change * product(moment, change))
-
-
-def corrected(weight: Array, moment: Array, pull: Array, damping: float = 0.01) -> Array:
-    r"""The weights that, on the inputs as they are now, come closest to the outputs on the inputs as they were.
-
-    :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = W + (H' + \lambda)^{-1} P`.
-
-    Args:
-      weight: W ``[groups, reduction, out]``.
-      moment: :math:`H' = \sum x' x'^\top`, of the inputs now.
-      pull: :math:`P = \sum x' (x - x')^\top W`, x being the inputs that W was made for.
-      damping: as in :func:`steady`.
-    """
-    return _corrected(weight, pull, _steady(moment, damping)[1])
-
-
-@jax.jit
-def _corrected(weight: Array, pull: Array, factor: Array) -> Array:
-    return weight + jax.scipy.linalg.cho_solve((factor, True), pull)
 
 
 def sweep(

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.quadratic import corrected
 from jaxcomp.core.units import host_unit
+from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.held_out import Examples, counts, least_gain
 from jaxcomp.observe.row_moments import ROWS, Lack, Moment, ratios, with_outer
 
@@ -199,18 +198,17 @@ class Evidence:
         found[:, places, places] = self.inputs[:, places, places]
         return found
 
-    def aim(self, old: np.ndarray, moment: np.ndarray, damping: float) -> np.ndarray:
-        """The weights that do now what others did (:func:`jaxcomp.core.quadratic.corrected`), by those to fit to.
+    def aim(self, old: np.ndarray, inputs: Factored) -> np.ndarray:
+        r"""The weights that do now what others did, by the examples to fit to.
+
+        :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = W + (H' + \lambda)^{-1} P`.
 
         Args:
-          old: the others, ``[groups, n, out]``, float64.
-          moment: an estimate of the inputs' mean products.
-          damping: as of :func:`jaxcomp.core.quadratic.damped`.
+          old: the others, W ``[groups, n, out]``, float64.
+          inputs: an estimate of the inputs' mean products now, :math:`H' + \lambda`.
         """
         size = host_unit(np.max(np.abs(old), initial=0))
-        given = old / size, moment, self.part.pull() * (self.unit / size)
-        weight, now, pull = (jnp.asarray(np.asarray(x, np.float32)) for x in given)
-        return np.asarray(corrected(weight, now, pull, damping), np.float64) * size
+        return old + np.float64(size) * inputs.solve((self.part.pull() * (self.unit / size)).astype(np.float32))
 
     @property
     def worth(self) -> float:

@@ -1,8 +1,7 @@
 """Held-out examples: those that corrections are judged on, and nothing is fitted to."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import automatic
-from jaxcomp.core.programs import compiled
 from jaxcomp.core.units import host_unit
 from jaxcomp.trace.uses import Use
 
@@ -95,15 +93,12 @@ class Examples(NamedTuple):
         held = np.broadcast_to(held, (math.prod(axes[:at]), axes[at], math.prod(axes[at + 1 :]))).ravel()
         return Split(np.flatnonzero(~held), np.flatnonzero(held))
 
-    def held_of(self, x: Any) -> Any:
+    def held_of(self, x: np.ndarray) -> np.ndarray:
         """That part of a value which is held out, ``[examples, numbers]``; one row where no axis counts examples."""
-        return automatic(self._held_of, x)
-
-    def _held_of(self, x: Any) -> Any:
         at = self.axis(x.shape)
         if at is None:
             return x.ravel()[None, x.size - x.size // EVERY :]
-        own = jnp.moveaxis(x.reshape(*x.shape[:at], self.size, -1, *x.shape[at + 1 :]), at, 0)
+        own = np.moveaxis(x.reshape(*x.shape[:at], self.size, -1, *x.shape[at + 1 :]), at, 0)
         return own.take(np.flatnonzero(self.held), axis=0).reshape(sum(self.held), math.prod(own.shape[1:]))
 
     def held_means(self, count: int) -> np.ndarray:
@@ -125,31 +120,35 @@ class Examples(NamedTuple):
         own = rows.reshape(len(rows), math.prod(axes[:at]), self.size, -1, rows.shape[2])
         return own.mean((1, 3))
 
-    def means(self, values: Sequence[Any], axes: Sequence[int]) -> list[np.ndarray]:
-        """The means of each example, ``[examples, features]``, of values of one shape along axes that are no features.
+    def means(self, value: Any, axes: Sequence[int]) -> np.ndarray:
+        """The means of each example, ``[examples, features]``, float64, of a value of whose axes some are features.
 
         Of one example alone, and where no axis counts them, of up to eight stretches of places.
         """
-        return [np.asarray(x, np.float64) for x in _means_of(self, (*axes,))(list(values))]
+        x = np.asarray(value)
+        others = [i for i in range(x.ndim) if i not in axes]
+        at = self.axis([x.shape[i] for i in others])
+        if at is not None:
+            others.insert(0, others.pop(at))
+        rows = x.astype(wide(x.dtype), copy=False).transpose(*others, *axes)
+        rows = rows.reshape(-1, math.prod(x.shape[i] for i in axes))
+        count = self.size if at is not None else min(len(rows), 2 * EVERY)
+        length = len(rows) // max(count, 1)
+        return _means(rows[: count * length].reshape(count, length, rows.shape[1]))
 
     def split_rows(self, use: Use, rows: int) -> Split:
         """Which rows of what a site reads are held out (:func:`jaxcomp.observe.matrices.input_rows`)."""
         return self.split_axes(_axes(use, rows))
 
 
-@functools.lru_cache(256)
-def _means_of(examples: Examples, axes: tuple[int, ...]) -> Callable[[list[Any]], list[Any]]:
-    def means(x: Any) -> Any:
-        others = [i for i in range(x.ndim) if i not in axes]
-        at = examples.axis([x.shape[i] for i in others])
-        if at is not None:
-            others.insert(0, others.pop(at))
-        rows = x.astype(wide(x.dtype)).transpose(*others, *axes).reshape(-1, math.prod(x.shape[i] for i in axes))
-        count = examples.size if at is not None else min(len(rows), 2 * EVERY)
-        length = len(rows) // max(count, 1)
-        return rows[: count * length].reshape(count, length, rows.shape[1]).mean(1)
-
-    return compiled(lambda values: [automatic(means, x) for x in values])
+def _means(rows: np.ndarray) -> np.ndarray:
+    """The means over the second axis, float64: numbers of the rows' own type add up only so far as that is exact."""
+    count, length, size = rows.shape
+    step = max(math.isqrt(length), 1)
+    whole = length // step * step
+    sums = rows[:, :whole].reshape(count, whole // step, step, size).sum(2)
+    rest = rows[:, whole:].sum(1, dtype=np.float64)
+    return np.asarray((sums.sum(1, dtype=np.float64) + rest) / max(length, 1))
 
 
 def _axes(use: Use, rows: int) -> list[int]:

@@ -1,17 +1,13 @@
 """Moments of the rows that a layer reads, and of what its results lack; float32 holds them at any scale."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from jaxcomp.core.cholesky import product
-from jaxcomp.core.meshes import automatic
-from jaxcomp.core.units import host_unit, unit
+from jaxcomp.core.units import host_unit
 
 
 class Lack(NamedTuple):
@@ -48,18 +44,18 @@ class Moment(NamedTuple):
     lack: Lack | None = None
 
     @classmethod
-    def of(cls, sums: Any, weight_unit: float = 1.0) -> "Moment":
-        """That of :func:`sums_of`, on the host.
+    def of(cls, rows: np.ndarray, lacking: np.ndarray, units: tuple[float, float]) -> "Moment":
+        """That of rows ``[groups, places, n]`` and of what results lack, ``[groups, places, out]``; overwrites both.
 
         Args:
-          sums: what it gives.
-          weight_unit: by which the weight was divided.
+          rows, lacking: in units.
+          units: of both.
         """
-        count, units, mean, now, lack = sums
-        size, *others = (float(x) for x in np.asarray(units))
-        lack = Lack(*map(np.asarray, lack))
-        by = math.prod(others) * weight_unit if lack.squares.any() or lack.mean.any() else 0.0
-        found = cls(int(count), (size, by), np.asarray(mean), np.asarray(now), lack)
+        mean, less = _centered(rows), _centered(lacking)
+        turned = rows.swapaxes(1, 2)
+        lack = Lack(less, np.matmul(turned, lacking), np.sum(lacking * lacking, 1, dtype=np.float64).astype(rows.dtype))
+        by = units[1] if lack.squares.any() or lack.mean.any() else 0.0
+        found = cls(rows.shape[1], (units[0], by), mean, np.matmul(turned, rows), lack)
         return found if found.squares().any() else found._replace(units=(0.0, by))
 
     @classmethod
@@ -128,38 +124,46 @@ def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
     return matrix
 
 
-def sums_of(rows: Array, change: Array, weight: Any, takes: Sequence[np.ndarray]) -> list[Any]:
-    """What :meth:`Moment.of` takes of some of a layer's rows, and of others.
+def moments_of(
+    rows: Sequence[np.ndarray], changes: Sequence[np.ndarray], weight: np.ndarray, takes: Sequence[Sequence[np.ndarray]]
+) -> list[Moment]:
+    """Those of some of a layer's rows, and of others.
 
-    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels.
+    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels. They are
+    summed up where they will be factored, on the host: BLAS takes one triangle, and compiles nothing.
 
     Args:
-      rows: ``[groups, places, n]``, as they are now.
-      change: how they were, less that.
-      weight: that of the layer, ``[groups, n, out]``, in a unit in which products do not overflow.
-      takes: which of the places, for each of the results.
+      rows: of each batch ``[groups, places, n]``, as they are now.
+      changes: how they were, less that.
+      weight: that of the layer, ``[groups, n, out]``, float64.
+      takes: for each of the results, which of each batch's places.
     """
-    return automatic(functools.partial(_sums, takes), rows, change, weight)
+    with np.errstate(all="ignore"):  # what is not finite stays so, and is named where it is used
+        unit, size, by = _unit([weight]), _unit(rows), _unit(changes)
+        own = (weight / unit).astype(rows[0].dtype)
+        some = [_joined(rows, take, size) for take in takes]
+        lacking = [np.matmul(_joined(changes, take, by), own) for take in takes]
+        less = _unit(lacking)
+        units = size, by * less * unit
+        return [Moment.of(one, other / other.dtype.type(less), units) for one, other in zip(some, lacking, strict=True)]
 
 
-def _sums(takes: Sequence[np.ndarray], rows: Array, change: Array, weight: Any) -> list[Any]:
-    def scaled(x: Array) -> tuple[Array, Array]:
-        size = unit(jnp.max(jnp.abs(x), initial=0))
-        return x / size, size
+def _unit(arrays: Sequence[np.ndarray]) -> float:
+    return host_unit(np.max([[np.max(x, initial=0), -np.min(x, initial=0)] for x in arrays]))
 
-    (rows, size), (change, by) = scaled(rows), scaled(change)
-    lacking, own = scaled(product(change, weight.astype(change.dtype)))
-    both, n = jnp.concatenate([rows, lacking], 2), rows.shape[2]
 
-    def half(take: np.ndarray) -> Any:
-        some = jnp.take(both, take, axis=1)
-        mean = some.sum(1) / max(len(take), 1)
-        some = some - mean[:, None]
-        products, off = gram(some[..., :n], some), some[..., n:]
-        lack = Lack(mean[:, n:], products[..., n:], jnp.sum(off * off, 1))
-        return len(take), jnp.stack([size, by, own]), mean[:, :n], products[..., :n], lack
+def _joined(parts: Sequence[np.ndarray], takes: Sequence[np.ndarray], size: float) -> np.ndarray:
+    """Some places of each batch, side by side, in a unit."""
+    some = np.concatenate([x[:, take] for x, take in zip(parts, takes, strict=True)], 1)
+    some /= some.dtype.type(size)
+    return some
 
-    return [half(take) for take in takes]
+
+def _centered(rows: np.ndarray) -> np.ndarray:
+    """Takes their mean out of rows; returns it."""
+    mean = (rows.sum(1, dtype=np.float64) / max(rows.shape[1], 1)).astype(rows.dtype)
+    rows -= mean[:, None]
+    return mean
 
 
 def gram(rows: Any, others: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """What sites read, as it will be once their inputs are quantized."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Grid
 from jaxcomp.observe.held_out import Examples
 from jaxcomp.quant.fake import fake_quantize, fit_grid
+from jaxcomp.quant.formats import Format
 from jaxcomp.rewrite.quant.targets import Target, Targets
 from jaxcomp.trace.ir import Node
 from jaxcomp.trace.uses import Use, Uses
@@ -44,13 +46,25 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
 
 
 def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) -> Altered:
-    format, axes = target.scheme.input_format, use.input.rows
+    either = _either(target.scheme.input_format, use.input.rows if target.scheme.inputs == "dynamic" else None)
+
+    def altered(x: Any, examples: Examples) -> Any:
+        if judging is None:
+            return either(x, (grid,), None)
+        return either(x, (grid, judging), np.asarray(examples.fitted_kinds[examples.kinds(x.shape)]))
+
+    return altered
+
+
+@functools.lru_cache(256)
+def _either(format: Format, rows: tuple[int, ...] | None) -> Any:
+    """What becomes of inputs on one of some grids; dynamic: of what these axes share, on that which fits them."""
 
     def quantized(x: Any, grid: Grid | None) -> Any:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        if target.scheme.inputs == "dynamic":
-            grid = fit_grid(x.astype(wide(x.dtype)), format, axes)
+        if rows is not None:
+            grid = fit_grid(x.astype(wide(x.dtype)), format, rows)
         else:
             assert grid is not None
             one = (1,) * x.ndim
@@ -63,9 +77,4 @@ def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) 
         layout = jax.typeof(x).sharding if is_explicit(x) else None
         return values[0] if fitted is None else automatic(jnp.where, fitted, *values, out=layout)
 
-    def altered(x: Any, examples: Examples) -> Any:
-        if judging is None:
-            return either(x, (grid,), None)
-        return either(x, (grid, judging), np.asarray(examples.fitted_kinds[examples.kinds(x.shape)]))
-
-    return altered
+    return either

@@ -15,8 +15,9 @@ from jaxcomp.core.programs import together
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
+from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
-from jaxcomp.posttrain.round_padded import Inputs, Rounder, on_grid
+from jaxcomp.posttrain.round_padded import Rounder, on_grid
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
@@ -172,13 +173,13 @@ class _Layer(NamedTuple):
 
 def _layer(
     target: Target, use: Use, leaf: Any, known: Evidence, grid: Grid, settings: Settings
-) -> tuple[_Layer, Inputs, float]:
+) -> tuple[_Layer, Factored, float]:
     """A layer, what flows into it, and the unit of its weights, a power of two."""
     old = aim = matrix(use, leaf)
     unit = host_unit(np.max(np.abs(old), initial=0))
-    inputs = Inputs.of(known.moment(), settings.damping, settings.act_order)
+    inputs = Factored.of(known.moment(), settings.damping, settings.act_order)
     if settings.correct and known.corrects:
-        far = old + np.float64(unit) * inputs.solve((known.part.pull() * (known.unit / unit)).astype(np.float32))
+        far = known.aim(old, inputs)
         aim = old + known.share(old, far, old) * (far - old)
     scale, zero_point = (matrix(use, part) for part in _numbers(grid, leaf.shape))
     weights, goal, steps = ((part / unit).astype(np.float32) for part in (old, aim, scale))
@@ -211,7 +212,7 @@ TRIED = 2**23
 
 
 def _searched(
-    layer: _Layer, inputs: Inputs, ratios: np.ndarray, format: Format, settings: Settings
+    layer: _Layer, inputs: Factored, ratios: np.ndarray, format: Format, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
     rounder, kept, outs = Rounder(inputs, format), layer.old != 0, layer.old.shape[2]
@@ -244,7 +245,7 @@ def _searched(
     return rounder.descend(layer.aim, values, numbers, settings.sweeps), ratio
 
 
-def _error(layer: _Layer, inputs: Inputs, values: np.ndarray) -> np.ndarray:
+def _error(layer: _Layer, inputs: Factored, values: np.ndarray) -> np.ndarray:
     """The squared error of each output, ``[groups, 1, out]``; of all where they share a scale."""
     own = inputs.error(values - layer.aim)
     return own if layer.apart else np.full_like(own, own.sum())

@@ -1,14 +1,14 @@
 """GPTQ of layers of any shape by few programs: padded to common sizes, some of the columns at a time."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from scipy.linalg import lapack
 
 from jaxcomp.core.meshes import on_set_mesh
 from jaxcomp.core.types import Grid
+from jaxcomp.observe.factored import Factored
 from jaxcomp.quant.fake import fake_quantize
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.gptq import swept
@@ -22,66 +22,10 @@ LENGTHS = (2**12, 2**16, 2**20)
 """Likewise of what is rounded number by number."""
 
 
-class Inputs(NamedTuple):
-    """What flows into a layer, so far damped that it can be factored.
-
-    Attributes:
-      moment: H ``[groups, n, n]``, float32.
-      order: which input comes when, ``[groups, n]``.
-      upper: U in that order, upper triangular, :math:`H^{-1} = U^\\top U`.
-    """
-
-    moment: np.ndarray
-    order: np.ndarray
-    upper: np.ndarray
-
-    @classmethod
-    def of(cls, moment: np.ndarray, damping: float, act_order: bool) -> "Inputs":
-        """Those of mean products, with their diagonals raised as :func:`jaxcomp.core.quadratic.steady` does.
-
-        They are factored where they were summed up: LAPACK takes an eighth of what XLA takes on CPUs, and compiles
-        nothing.
-        """
-        moment = np.array(moment, np.float32)
-        places = np.arange(moment.shape[-1])
-        squares = moment[:, places, places]
-        mean = float(squares.mean(dtype=np.float64))
-        order = np.argsort(-squares, 1, kind="stable") if act_order else np.broadcast_to(places, squares.shape)
-        while True:
-            moment[:, places, places] = squares + np.float32(max(damping, 1e-6) * mean if mean > 0 else 1)
-            upper = _factors(moment, order)
-            if upper is not None or not damping < 1:
-                return cls(moment, order, np.full_like(moment, np.nan) if upper is None else upper)
-            damping = 10 * max(damping, 1e-6)
-
-    def solve(self, wanted: np.ndarray) -> np.ndarray:
-        r""":math:`H^{-1} B`, of B ``[groups, n, out]``."""
-        order = self.order[..., None]
-        found = np.matmul(self.upper, np.take_along_axis(wanted, order, 1))
-        found = np.matmul(self.upper.swapaxes(1, 2), found)
-        return np.take_along_axis(found, np.argsort(order, 1), 1)
-
-    def error(self, change: np.ndarray) -> np.ndarray:
-        r""":math:`\\operatorname{diag} D^\top H D` of a change of weights, ``[groups, 1, out]``, float64."""
-        return np.asarray(np.sum(change * np.matmul(self.moment, change), 1, keepdims=True, dtype=np.float64))
-
-
-def _factors(moment: np.ndarray, order: np.ndarray) -> np.ndarray | None:
-    """U of each group; None where LAPACK finds that one is not positive definite."""
-    found = np.empty_like(moment)
-    for own, rows, upper in zip(moment, order, found, strict=True):
-        turned = rows[::-1]
-        lower, failed = lapack.spotrf(own[np.ix_(turned, turned)], lower=1, clean=1, overwrite_a=1)
-        if failed:
-            return None
-        upper[...] = lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1]
-    return found if np.isfinite(found).all() else None
-
-
 class Rounder:
     """Rounds the columns of one layer, ``[groups, n, ...]``."""
 
-    def __init__(self, inputs: Inputs, format: Format) -> None:
+    def __init__(self, inputs: Factored, format: Format) -> None:
         self._inputs, self._format = inputs, format
         self._groups, self._size = inputs.moment.shape[:2]
         self._rows = common(self._size, ROWS)

@@ -206,11 +206,10 @@ def round_weights(
     plain: dict[str, Solution] = {}
     examples, altered = examples_of(given), altered_inputs(targets, uses, ranges or {})
     sites = {path: each.sites for path, each in own.items() if path not in blind}
-    programs: dict[Any, Any] = {}
     set_ = [each for path in own for each in means.of.get(path, ())]
     start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
 
-    def walked(solve: Any, gather: bool, biases: Any) -> tuple[Walk, dict[str, Any]]:
+    def walked(solve: Any, gather: bool, biases: Any, beside: Walk | None = None) -> tuple[Walk, dict[str, Any]]:
         tell, done = told(progress), itertools.count()
         what = method if gather else "nearest, to compare"
 
@@ -219,7 +218,7 @@ def round_weights(
             return solve(path, *args)
 
         apart = bool(getattr(ranges, "judging", None))
-        walk = Walk(program, sites, telling, places, altered, biases, gather, apart, programs=programs)
+        walk = Walk(program, sites, telling, places, altered, biases, gather, apart, beside=beside)
         new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
         tell(len(sites), len(sites), f"all layers ({what})")
         return walk, {each.path: new[each.path] for each in biases if each.path in new}
@@ -239,14 +238,14 @@ def round_weights(
     walk, moved = walked(solve, True, set_)
     total = counts(examples)[1]
     kept = lambda path, use, seen: plain[path].leaf  # noqa: E731
-    bare = walked(kept, False, []) if set_ and total < ENOUGH else None
+    bare = walked(kept, False, [], walk) if set_ and total < ENOUGH else None
     # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
     if any(found[path] is not each for path, each in plain.items()):
-        other = walked(kept, False, set_)
+        other = walked(kept, False, set_, walk)
         if any(is_worse(walk.lost, each[0].lost) for each in (other, bare) if each):
-            (walk, moved), found = other, found | plain
+            (walk, moved), found = walked(kept, False, set_), found | plain
     if bare and all(found[path] is each for path, each in plain.items()) and not is_better(walk.lost, bare[0].lost):
-        walk, moved = bare
+        walk, moved = walked(kept, False, [])
         walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
     solved = {path: each.leaf for path, each in found.items()}
 

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core import quadratic
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
+from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.posttrain.sparsify_methods import PRUNERS, LayerMatrix, Pruner
 from jaxcomp.prune import reconstruct
@@ -62,16 +61,14 @@ class Recipe:
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
             moment = known.inputs
-        single, weight = None if moment is None else _single(moment), matrix(use, leaf)
-        raised, upper = (None, None) if single is None else quadratic.steady_inverse(single, self.damping)
+        weight = matrix(use, leaf)
         unit = host_unit(np.max(np.abs(weight), initial=0))
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
         return LayerMatrix(
             weight=np.asarray(weight / unit, np.float32),
-            moment=raised,
-            upper=upper,
+            inputs=None if moment is None else Factored.of(moment, self.damping),
             norms=None if moment is None else np.sqrt(_squares(moment))[..., None],
-            fisher=None if fisher is None else _single(matrix(use, fisher) / fisher_unit),
+            fisher=None if fisher is None else jnp.asarray(matrix(use, fisher) / fisher_unit, jnp.float32),
             factor=self.factors.get(path, 1.0),
             unit=unit,
             fisher_unit=fisher_unit,
@@ -81,7 +78,7 @@ class Recipe:
         """Prunes one parameter, to a count of weights or to a pattern."""
         old = matrix(use, leaf)
         if known is None:
-            own = _Matrix(*self._pruned(self.layer(path, use, leaf, None), old, None, None, goal))
+            own = _Matrix(*self._pruned(self.layer(path, use, leaf, None), old, None, goal))
         else:
             own = self._judged(path, use, leaf, old, known, goal)
 
@@ -102,7 +99,7 @@ class Recipe:
         """
         all_ = known.pooled()
         layer = self.layer(path, use, leaf, all_)
-        mask, new = self._pruned(layer, old, all_, all_.inputs, goal)
+        mask, new = self._pruned(layer, old, all_, goal)
         plain = _Matrix(mask, np.where(mask, old, 0), back="no refit" if self.refits else "")
         if self.pruner.needs == "moment":
             small, _ = PRUNERS["magnitude"].prune(layer, *_keep(goal))
@@ -116,14 +113,14 @@ class Recipe:
         most = (1 - known.least_gain()) * plain.error
         trial, chosen = self.layer(path, use, leaf, known), mask
         if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there
-            chosen, _ = self._pruned(trial, old, known, known.inputs, goal)
-        aimed = self._aim(trial, old, known, known.inputs)
+            chosen, _ = self._pruned(trial, old, known, goal)
+        aimed = self._aim(trial, old, known)
         fitted = reconstruct.least_squares(aimed.weight, trial.moment, chosen)
         own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
         if own.error <= most:
             return own._replace(weight=new) if known.suffices else own
         shrunk = known.moment()
-        mask, new = self._pruned(self.layer(path, use, leaf, known, shrunk), old, known, shrunk, goal)
+        mask, new = self._pruned(self.layer(path, use, leaf, known, shrunk), old, known, goal)
         start = np.where(mask, old, 0)
         own = _Matrix(mask, start + known.share(start, new, old) * (new - start)).judged(known, old)
         return own._replace(plain=plain) if own.error <= most else plain
@@ -133,16 +130,15 @@ class Recipe:
         """Whether the weights that are left change."""
         return self.pruner.updates if self.refit is None else self.refit
 
-    def _aim(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any) -> LayerMatrix:
+    def _aim(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None) -> LayerMatrix:
         if self.refits and self.reference == "corrected" and known is not None and known.corrects:
-            aim = known.aim(old, moment, self.damping) / layer.unit
+            assert layer.inputs is not None
+            aim = known.aim(old, layer.inputs) / layer.unit
             return layer._replace(weight=np.asarray(aim, np.float32))
         return layer
 
-    def _pruned(
-        self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, moment: Any, goal: Any
-    ) -> tuple[Any, np.ndarray]:
-        layer = self._aim(layer, old, known, moment)
+    def _pruned(self, layer: LayerMatrix, old: np.ndarray, known: Evidence | None, goal: Any) -> tuple[Any, np.ndarray]:
+        layer = self._aim(layer, old, known)
         mask, new = self.pruner.prune(layer, *_keep(goal))
         if self.refit:
             new = reconstruct.least_squares(layer.weight, layer.moment, mask)
@@ -167,10 +163,6 @@ class _Matrix(NamedTuple):
 def _keep(goal: Any) -> tuple[int, Any]:
     """How many weights are kept, or 0 and a pattern."""
     return (0, goal) if isinstance(goal, tuple) else (goal, None)
-
-
-def _single(x: Any) -> jax.Array:
-    return jnp.asarray(np.asarray(x, np.float32))
 
 
 def _squares(moment: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core import quadratic
+from jaxcomp.observe.factored import Factored
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import costs, eliminate, obc
 from jaxcomp.prune.reconstruct import NofM
@@ -19,8 +20,7 @@ class LayerMatrix(NamedTuple):
 
     Attributes:
       weight: ``[groups, reduction, out]``, float32, over ``unit``; on the host.
-      moment: of its inputs, ``[groups, reduction, reduction]``, damped; None without data.
-      upper: U of its inverse :math:`U^\top U`, likewise.
+      inputs: the second moments of what it reads; None without data.
       norms: of its inputs, ``[groups, reduction, 1]``; None without data.
       fisher: the squares of its gradients, ``[groups, reduction, out]``, if they are known, over ``fisher_unit``.
       factor: by what it is multiplied before it is read: a number, or ``[groups, 1, 1]``. Of moments and norms it is a
@@ -29,13 +29,27 @@ class LayerMatrix(NamedTuple):
     """
 
     weight: Any
-    moment: Any = None
-    upper: Any = None
+    inputs: Factored | None = None
     norms: Any = None
     fisher: Any = None
     factor: Any = 1.0
     unit: float = 1.0
     fisher_unit: float = 1.0
+
+    @property
+    def moment(self) -> Any:
+        """That of its inputs, ``[groups, reduction, reduction]``, damped; they have to be known."""
+        return self._known.moment
+
+    @property
+    def upper(self) -> Any:
+        """U of its inverse :math:`U^\top U`."""
+        return self._known.upper
+
+    @property
+    def _known(self) -> Factored:
+        assert self.inputs is not None
+        return self.inputs
 
 
 class Costs(NamedTuple):

@@ -16,24 +16,20 @@ from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
-from jaxcomp.core.units import host_unit
-from jaxcomp.observe.evidence import Seen, joined
+from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import ENOUGH, Examples, by_chance, chance, examples_of
-from jaxcomp.observe.matrices import input_rows, matrix, reduction
+from jaxcomp.observe.matrices import matrix
 from jaxcomp.observe.moments import seen_at
-from jaxcomp.observe.row_moments import NOTHING, Moment
+from jaxcomp.observe.row_moments import NOTHING
 from jaxcomp.posttrain.find_biases import Bias
 from jaxcomp.posttrain.stretches import STRETCH, merged
-from jaxcomp.posttrain.walk_sums import squares_of, sums_at
+from jaxcomp.posttrain.walk_sums import seen_by, squares_of
 from jaxcomp.trace import compat
 from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, all_nodes
 from jaxcomp.trace.uses import Use
 
 LOOPS = ("scan", "while", "cond", "shard_map")
-TOGETHER = 2**24
-"""Numbers that sites of several batches read at most, if their moments are summed up as one."""
-
 Solve = Callable[[str, Use, Seen], Any]
 """``(path, one of its sites, what flows into them) -> its new value``."""
 
@@ -98,7 +94,7 @@ class Walk(Interpreter):
         gather: bool = True,
         apart: bool = False,
         measured: bool = True,
-        programs: dict[Any, Any] | None = None,
+        beside: "Walk | None" = None,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -112,7 +108,8 @@ class Walk(Interpreter):
           gather: whether ``solve`` is given what flows into sites; else an empty :class:`Seen`.
           apart: whether ``inputs`` round held-out examples otherwise, so that biases are set by the fitted ones alone.
           measured: whether ``errors`` are; else a site and what follows it are one program.
-          programs: of other walks through the same program, which then need not be lowered again; more are added.
+          beside: another walk, that has run, of the same program, parameters and batches: its programs are taken, and
+            what the old parameters gave is not computed anew, so that there are no ``errors``.
         """
         super().__init__()
         self._program, self._solve, self._places, self._uses = program, solve, places, sites
@@ -120,8 +117,11 @@ class Walk(Interpreter):
         self._left = {path: len(uses) for path, uses in sites.items()}
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
         self._sums: dict[str, Seen] = {}
-        self._gather, self._apart, self._measured = gather, apart, measured
-        self._programs: dict[Any, Any] = {} if programs is None else programs
+        self._gather, self._apart, self._measured = gather, apart, measured and beside is None
+        self._beside = beside
+        self._splits: bool = measured if beside is None else beside._splits
+        self._programs: dict[Any, Any] = {} if beside is None else beside._programs
+        self._means: dict[str, list[np.ndarray]] = {} if beside is None else beside._means
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
         self.examples: list[Examples] = []
@@ -134,7 +134,6 @@ class Walk(Interpreter):
         params: Sequence[Any],
         batches: Sequence[Sequence[Any]],
         start: Sequence[Any] | None = None,
-        was: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         """The new value of each parameter whose sites were all reached.
 
@@ -142,18 +141,17 @@ class Walk(Interpreter):
           params: the leaves of the parameters.
           batches: the leaves of the other arguments, one list a batch.
           start: the leaves of those that new values replace, if not ``params``: they are what is computed with now.
-          was: the results of another walk from the same parameters; those with the old ones are then not computed anew.
         """
         self._given = params, batches
         self._batches, self.examples = len(batches), examples_of([tuple(batch) for batch in batches])
         self._leaves = [_Applied(None, ()) for _ in params]
         for known, values in zip(self._known, (start or params, params), strict=True):
             known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
-        self._streams = self._batches * (2 if was is None else 1)
+        self._streams = self._batches * (2 if self._beside is None else 1)
         data = [_Streams((column * 2)[: self._streams]) for column in zip(*batches, strict=True)]
         outs = self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
-        if was is not None:
-            both = zip(outs, was, strict=True)
+        if self._beside is not None:
+            both = zip(outs, self._beside.results, strict=True)
             outs = [_Streams([*x, *old[len(x) :]]) if isinstance(x, _Streams) else x for x, old in both]
         self.results, self.lost = outs, self._lost(outs)
         named = zip(self._program.paths, self._leaves, strict=True)
@@ -165,8 +163,9 @@ class Walk(Interpreter):
         if all(len(self._uses[path]) == 1 and now[path] is leaf for path, leaf in new.items()):
             return self.lost  # of parameters with more sites, all but the last were computed with the old ones
         now |= new
-        again = Walk(self._program, self._uses, lambda path, *_: now[path], self._places, gather=False, measured=False)
-        again.run(*self._given, [now[path] for path in self._program.paths], self.results)
+        kept: Solve = lambda path, *_: now[path]  # noqa: E731
+        again = Walk(self._program, self._uses, kept, gather=False, beside=self)
+        again.run(*self._given, [now[path] for path in self._program.paths])
         return again.lost
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
@@ -183,7 +182,7 @@ class Walk(Interpreter):
 
     def _opens(self, node: Node) -> bool:
         """Whether a node is a site of whose result nothing is asked, so that a stretch begins with it."""
-        return node in self._sites and not (self._measured or node in self._inputs or node in self._biases)
+        return node in self._sites and not (self._splits or node in self._inputs or node in self._biases)
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         """Applies one primitive, or a stretch of them, to every batch."""
@@ -266,9 +265,11 @@ class Walk(Interpreter):
         Returns:
           What the examples that are held out had a part in, as it broadcasts against the result.
         """
-        off = []
-        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            off.append(np.subtract(*own.means([new, old], bias.axes)))
+        new, old = out[: self._batches], out[self._batches :]
+        if old:
+            self._means[bias.path] = [own.means(x, bias.axes) for own, x in zip(self.examples, old, strict=True)]
+        before = zip(self.examples, new, self._means[bias.path], strict=True)
+        off = [own.means(x, bias.axes) - mean for own, x, mean in before]
         held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
         each, fit = np.concatenate(off), ~held
         if (self._apart or len(each) < ENOUGH) and fit.any():
@@ -321,18 +322,8 @@ class Walk(Interpreter):
 
     def _direct(self, path: str, use: Use, operands: list[Any]) -> Seen:
         x, weight = operands[1 - use.side], matrix(use, self._known[1][self._leaf(path)][0])
-        by = host_unit(np.max(np.abs(weight), initial=0))
-        weight = (weight / by).astype(np.float32)
-        size = use.size(reduction(use))
-        rows = jax.eval_shape(lambda x: input_rows(use, x, self._places), self._at(x, 0)).shape[1]
-        some = max(1, TOGETHER // max(rows * size, 1))
-        found = []
-        for first in range(0, self._batches, some):
-            taken = range(first, min(first + some, self._batches))
-            now, old = ([self._at(x, i + shift) for i in taken] for shift in (0, self._batches))
-            sums = compiled(functools.partial(sums_at, use, self._places, [self.examples[i] for i in taken]))
-            found.append(Seen(*(Moment.of(half, by) for half in sums(now, old, weight))))
-        return joined(found)
+        inputs = ((self._at(x, i), self._at(x, i + self._batches)) for i in range(self._batches))
+        return seen_by(use, self._places, self.examples, inputs, weight)
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
         frame = Frame(node.ins, [node], node.outs)
@@ -358,11 +349,8 @@ class Walk(Interpreter):
 
     def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
         """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
-        found = []
-        for new, old, own in zip(out[: self._batches], out[self._batches :], self.examples, strict=True):
-            size, squares = squares_of(own)(new, old, leak)
-            found.append(np.asarray(squares, np.float64) * float(size) ** 2)
-        return np.concatenate(found, 1)
+        both = zip(self.examples, out[: self._batches], out[self._batches :], strict=True)
+        return np.concatenate([squares_of(own, new, old, leak) for own, new, old in both], 1)
 
 
 def lost(

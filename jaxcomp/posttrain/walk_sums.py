@@ -1,44 +1,74 @@
-"""What a walk sums up over its batches: moments of what a site reads, and the squares of errors."""
+"""What a walk sums up over its batches, on the host: moments of what a site reads, and the squares of errors."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.meshes import automatic
 from jaxcomp.core.programs import compiled
-from jaxcomp.core.units import unit
-from jaxcomp.observe.held_out import Examples
-from jaxcomp.observe.matrices import input_rows
-from jaxcomp.observe.row_moments import sums_of
+from jaxcomp.observe.evidence import Seen, joined
+from jaxcomp.observe.held_out import Examples, Split
+from jaxcomp.observe.matrices import input_rows, reading
+from jaxcomp.observe.row_moments import moments_of
 from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
 
-
-def sums_at(
-    use: Use, places: int | None, examples: Sequence[Examples], now: Sequence[Any], old: Sequence[Any], weight: Any
-) -> Any:
-    """The moments of some batches, apart for the examples to fit to and for those that are held out."""
-    changes = [before.astype(wide(before.dtype)) - x.astype(wide(x.dtype)) for x, before in zip(now, old, strict=True)]
-    parts = [[by_factor(use, input_rows(use, x, places)) for x in values] for values in (now, changes)]
-    count = parts[0][0].shape[1]
-    splits = [own.split_rows(use, count) for own in examples]
-    takes = [np.concatenate([take + i * count for i, take in enumerate(half)]) for half in zip(*splits, strict=True)]
-    rows = [automatic(lambda *own: jnp.concatenate(own, 1), *own) if len(own) > 1 else own[0] for own in parts]
-    return sums_of(rows[0], rows[1], weight, takes)
+TOGETHER = 2**24
+"""Numbers that a site reads of several batches at most, if their moments are summed up as one."""
 
 
-@functools.lru_cache(256)
-def squares_of(examples: Examples) -> Callable[..., Any]:
-    return compiled(functools.partial(_squares, examples))
+def seen_by(
+    use: Use, places: int | None, examples: Sequence[Examples], inputs: Iterable[tuple[Any, Any]], weight: np.ndarray
+) -> Seen:
+    """What flows into a site, apart for the examples to fit to and for those that are held out.
+
+    Args:
+      use: the site.
+      places: of each result of a convolution, how many count at most; None: all.
+      examples: those of each batch.
+      inputs: what the site reads of each batch, as it is now and as it was.
+      weight: that of the layer, ``[groups, n, out]``, float64.
+    """
+    read, found = _rows_of(use, places), []
+    some: list[tuple[np.ndarray, np.ndarray, Split]] = []
+    for own, (now, old) in zip(examples, inputs, strict=True):
+        rows, changes = map(np.asarray, read(now, old))
+        if some and (len(some) + 1) * rows.size > TOGETHER:
+            found.append(_seen(some, weight))
+            some = []
+        some.append((rows, changes, own.split_rows(use, rows.shape[1])))
+    return joined([*found, _seen(some, weight)])
 
 
-def _squares(examples: Examples, new: Any, old: Any, leak: Any) -> tuple[Any, Any]:
-    new = new if leak is None else new.astype(leak.dtype) + leak
+def _seen(some: Sequence[tuple[np.ndarray, np.ndarray, Split]], weight: np.ndarray) -> Seen:
+    rows, changes, splits = zip(*some, strict=True)
+    return Seen(*moments_of(rows, changes, weight, list(zip(*splits, strict=True))))
+
+
+def _rows_of(use: Use, places: int | None) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """A site's rows as they are now, and how they were, less that: a program for all sites that read alike."""
+
+    def rows(now: Any, old: Any) -> tuple[Any, Any]:
+        change = old.astype(wide(old.dtype)) - now.astype(wide(now.dtype))
+        now, change = (by_factor(use, input_rows(use, x, places)) for x in (now, change))
+        return now, change
+
+    return compiled(rows, key=("rows", reading(use), places))
+
+
+def squares_of(examples: Examples, new: Any, old: Any, leak: Any) -> np.ndarray:
+    """The squares of a value's change and of what it was, of each example that is held out: ``[2, examples]``, float64.
+
+    Args:
+      examples: of the batch.
+      new, old: the value.
+      leak: what is added to the new one, as it broadcasts; None: nothing.
+    """
+    new, old = np.asarray(new), np.asarray(old)
     real = wide(new.dtype, old.dtype)
-    new, old = (examples.held_of(x).astype(real) for x in (new, old))
-    size = unit(jnp.maximum(jnp.max(jnp.abs(new), initial=0), jnp.max(jnp.abs(old), initial=0)))
-    return size, jnp.stack([jnp.sum(jnp.square(x / size), 1) for x in (new - old, old)])
+    before = examples.held_of(old).astype(real, copy=False)
+    change = examples.held_of(new).astype(real, copy=False) - before
+    if leak is not None:
+        change += examples.held_of(np.broadcast_to(leak, new.shape))
+    return np.stack([np.sum(np.square(x, dtype=np.float64), 1) for x in (change, before)])

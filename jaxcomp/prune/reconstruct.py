@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.linalg import lapack
 
 from jaxcomp.core import threshold
-from jaxcomp.core.cholesky import product
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.quadratic import inverse
 from jaxcomp.prune.distributions import output_by_output
@@ -121,10 +121,14 @@ def least_squares(weight: Any, moment: Any, mask: Any) -> np.ndarray:
       >>> least_squares(jnp.ones((1, 2, 1)), moment, jnp.array([[[True], [False]]])).round(4).ravel().tolist()
       [1.5, 0.0]
     """
-    wanted = np.asarray(product(jnp.asarray(moment), jnp.asarray(weight)))
-    moment, mask, new = np.asarray(moment), np.asarray(mask), np.zeros(wanted.shape, wanted.dtype)
+    moment, mask = np.asarray(moment), np.asarray(mask)
+    wanted = np.matmul(moment, np.asarray(weight))
+    new = np.zeros(wanted.shape, wanted.dtype)
+    (solve,) = lapack.get_lapack_funcs(("posv",), (wanted,))
     # On the host, where each output's problem has its own size: LAPACK, and nothing is compiled.
     for g, o in np.argwhere(mask.any(1)):
         own = np.flatnonzero(mask[g, :, o])
-        new[g, own, o] = np.linalg.solve(moment[g][np.ix_(own, own)], wanted[g, own, o])
+        part = moment[g][np.ix_(own, own)].T  # which it is itself, and columns in a row are not copied
+        _, found, failed = solve(part, wanted[g, own, o], overwrite_a=1)
+        new[g, own, o] = np.linalg.solve(moment[g][np.ix_(own, own)], wanted[g, own, o]) if failed else found
     return new

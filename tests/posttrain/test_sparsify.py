@@ -97,7 +97,7 @@ def test_layers_are_solved_on_what_the_pruned_layers_before_them_compute() -> No
     np.testing.assert_allclose(np.asarray(sparse.params["up"]), first[0], atol=1e-4)
     now, before = jax.nn.relu(X @ sparse.params["up"]), jax.nn.relu(X @ MLP["up"])
     moment, pull = (now.T @ now)[None], (now.T @ (before - now) @ down[0])[None]
-    second = solved(down, moment, quadratic.corrected(down, moment, pull))
+    second = solved(down, moment, down + jnp.linalg.solve(quadratic.damped(moment), pull))
     np.testing.assert_allclose(np.asarray(sparse.params["down"]), second[0], atol=1e-3)
     off, whole = now[3::4] @ sparse.params["down"] - before[3::4] @ MLP["down"], before[3::4] @ MLP["down"]
     error = float(jnp.sum(off**2) / jnp.sum(whole**2))  # of the examples that were held out, before they counted too

@@ -13,7 +13,7 @@ from jax import lax
 import jaxcomp as jc
 from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
-from jaxcomp.observe.row_moments import Moment, sums_of
+from jaxcomp.observe.row_moments import moments_of
 from jaxcomp.posttrain import correct_biases, equalize, ptq, refit, round_weights, smooth, sparsify
 from jaxcomp.rewrite import Scheme, mask
 from tests.rewrite.lowrank.test_factors import normal
@@ -231,13 +231,15 @@ def test_moments_are_about_their_means_and_add_up() -> None:
     change = rng.standard_normal((2, 40, 5)).astype(np.float32) * np.float32(1e-26)
     weight = normal(2, 5, 3)
     half = np.split(np.arange(40), [13])
-    parts = [Moment.of(each, 4.0) for each in sums_of(jnp.asarray(rows), jnp.asarray(change), weight, half)]
+    wide = lambda x: np.asarray(x, np.float64)  # noqa: E731
+    parts = moments_of([rows[:, :15], rows[:, 15:]], [change[:, :15], change[:, 15:]], 4 * wide(weight), [
+        (half[0], []), (half[1][:2], half[1][2:] - 15)
+    ])  # fmt: skip
     both = parts[0].merged(parts[1])
     assert both.lack is not None
     (x, e), near = both.units, functools.partial(np.testing.assert_allclose, rtol=1e-3)
-    lacking = 4 * change.astype(np.float64) @ np.asarray(weight, np.float64)
-    off, out = (own - own.mean(1, keepdims=True) for own in (rows.astype(np.float64), lacking))
-    wide = lambda x: x.astype(np.float64)  # noqa: E731
+    lacking = 4 * wide(change) @ wide(weight)
+    off, out = (own - own.mean(1, keepdims=True) for own in (wide(rows), lacking))
     near(wide(both.now) * x * x, off.swapaxes(1, 2) @ off, atol=1e-3 * np.max(off**2) * 40)
     near(wide(both.lack.cross) * x * e, off.swapaxes(1, 2) @ out, atol=1e-3 * np.max(off) * np.max(out) * 40)
     near(wide(both.lack.squares) * e * e, (out**2).sum(1))
@@ -258,8 +260,7 @@ def test_errors_are_those_of_the_rows(centered: bool) -> None:
     way = np.asarray(normal(1, 6, 3, seed=1), np.float64)
     new = old + 1e18 * (way - way.mean(1, keepdims=True))
     split = np.split(np.arange(200), [150])
-    sums = sums_of(*map(jnp.asarray, (rows, change, (old / 2.0**66).astype(np.float32))), split)
-    known = Seen(*(Moment.of(each, 2.0**66) for each in sums)).evidence([], centered)
+    known = Seen(*moments_of([rows], [change], old, [[take] for take in split])).evidence([], centered)
     x, e = rows[0].astype(np.float64), change[0].astype(np.float64) @ old[0]
     out = x @ (new - old)[0] - e
     off = out - (out[split[0]].mean(0) if centered else 0)

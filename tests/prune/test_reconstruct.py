@@ -219,19 +219,6 @@ def test_what_reads_only_zeros_goes_first_and_no_input_at_all_is_magnitude(metho
     np.testing.assert_array_equal(new, np.where(mask, np.float32(weight), 0))
 
 
-def test_corrected_weights_make_up_for_inputs_that_changed() -> None:
-    rng = np.random.default_rng(0)
-    before = rng.standard_normal((6, 50))
-    now = before + 0.3 * rng.standard_normal((6, 50))
-    weight = rng.standard_normal((6, 2))
-    moment, pull = single((now @ now.T)[None]), single((now @ (before - now).T @ weight)[None])
-    found = quadratic.corrected(single(weight[None]), moment, pull, damping=0)
-    np.testing.assert_allclose(found[0], np.linalg.lstsq(now.T, before.T @ weight, rcond=None)[0], atol=1e-4)
-    held = 0.5 * np.trace(now @ now.T) / 6 * np.eye(6)
-    ridge = np.linalg.solve(now @ now.T + held, (now @ before.T + held) @ weight)
-    np.testing.assert_allclose(quadratic.corrected(single(weight[None]), moment, pull, 0.5)[0], ridge, atol=1e-4)
-
-
 def test_what_is_kept_of_a_layer_is_found_alike_on_the_host_and_under_jit() -> None:
     scores = single(np.random.default_rng(0).integers(-2, 3, (2, 5, 4)))  # with many ties, of which the first are kept
     found = jax.jit(lambda keeps: [r.keep_of_layer(scores, keep) for keep in keeps])(jnp.array([0, 1, 17, 40]))

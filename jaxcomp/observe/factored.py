@@ -1,0 +1,71 @@
+"""Factored moments: what flows into a layer, so far damped that it can be factored, on the host by LAPACK.
+
+Moments are factored where they were summed up: LAPACK takes an eighth of what XLA takes on CPUs, and compiles nothing.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import lapack
+
+
+class Factored(NamedTuple):
+    """Second moments of a layer's inputs, and the factors of their inverses.
+
+    Attributes:
+      moment: H ``[groups, n, n]``, float32, with a raised diagonal.
+      order: which input comes when, ``[groups, n]``.
+      upper: U in that order, upper triangular, :math:`H^{-1} = U^\\top U`.
+    """
+
+    moment: np.ndarray
+    order: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def of(cls, moment: np.ndarray, damping: float, act_order: bool = False) -> "Factored":
+        r"""Those of mean products, whose diagonals are raised by :math:`\lambda` times their mean.
+
+        Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
+        damping asked for, it is ten times as much, or a hundred. Without any input at all the moment is the identity.
+
+        Args:
+          moment: ``[groups, n, n]``, finite.
+          damping: :math:`\lambda`, at least so much.
+          act_order: whether inputs of large squares come first.
+        """
+        moment = np.array(moment, np.float32)
+        places = np.arange(moment.shape[-1])
+        squares = moment[:, places, places]
+        mean = float(squares.mean(dtype=np.float64))
+        order = np.argsort(-squares, 1, kind="stable") if act_order else np.broadcast_to(places, squares.shape)
+        while True:
+            moment[:, places, places] = squares + np.float32(max(damping, 1e-6) * mean if mean > 0 else 1)
+            upper = _factors(moment, order)
+            if upper is not None or not damping < 1:
+                return cls(moment, order, np.full_like(moment, np.nan) if upper is None else upper)
+            damping = 10 * max(damping, 1e-6)
+
+    def solve(self, wanted: np.ndarray) -> np.ndarray:
+        r""":math:`H^{-1} B`, of B ``[groups, n, out]``."""
+        order = self.order[..., None]
+        found = np.matmul(self.upper, np.take_along_axis(wanted, order, 1))
+        found = np.matmul(self.upper.swapaxes(1, 2), found)
+        return np.take_along_axis(found, np.argsort(order, 1), 1)
+
+    def error(self, change: np.ndarray) -> np.ndarray:
+        r""":math:`\operatorname{diag} D^\top H D` of a change of weights, ``[groups, 1, out]``, float64."""
+        return np.asarray(np.sum(change * np.matmul(self.moment, change), 1, keepdims=True, dtype=np.float64))
+
+
+def _factors(moment: np.ndarray, order: np.ndarray) -> np.ndarray | None:
+    """U of each group; None where LAPACK finds that one is not positive definite."""
+    found = np.empty_like(moment)
+    for own, rows, upper in zip(moment, order, found, strict=True):
+        turned = rows[::-1]
+        square = own[np.ix_(turned, turned)].T  # which it is itself, and columns in a row are not copied
+        lower, failed = lapack.spotrf(square, lower=1, clean=1, overwrite_a=1)
+        if failed:
+            return None
+        upper[...] = lapack.strtri(lower, lower=1, overwrite_c=1)[0][::-1, ::-1]
+    return found if np.isfinite(found).all() else None
