@@ -1,6 +1,7 @@
-"""The main job: teach a classifier, compress it while a teacher watches, pack it, and prove what was packed.
+"""The main job: teach a network, compress it while a teacher watches, pack it, and prove what was packed.
 
     python -m train.compress --dataset mnist --config.student.sparsity=0.9
+    python -m train.compress --task detection
 
 A run that was stopped goes on when the same command is given again, and ends as if it had not been stopped.
 """
@@ -38,18 +39,24 @@ from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
 from train.common.progress import waiting
-from train.common.scoring import predictions, score
+from train.common.scoring import predictions, score, scored
 from train.common.step import (
     Functions,
     Loss,
     TrainState,
     classifier,
     distillation_loss,
-    hard_loss,
     init_state,
+    label_loss,
     make_step,
 )
 from train.common.workdir import sealing
+from train.tasks import named
+
+COUNTS = ("correct", "undefined", "examples", "predictions")
+"""What scores hold beside fractions."""
+SHOWN = 6
+"""Test images that are drawn with their answers."""
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
@@ -83,24 +90,31 @@ def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> opta
     return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
-def make_classifier(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
+def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
     """The model of a phase; its batch norm, if any, takes its statistics over ``axis`` too.
 
     Raises:
-      UserError: for an unknown model or option, or for options with which it takes no such images.
+      UserError: for an unknown model or option, for options with which it takes no such images, or for one that does
+        not answer what the task asks.
     """
     fields = config[name]
     options = fields.options.to_dict()
     model = classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
-    size = "x".join(map(str, dataset.train.images[:1].shape[1:]))
+    images = dataset.train.images[:1]
+    size = "x".join(map(str, images.shape[1:]))
     refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "
     try:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(model.infer, shapes, images)
     except Exception as error:  # Flax has many words for what does not fit; the first line says it
         raise UserError(refusal + first_line(error)) from error
     empty = [f"{path} would be of shape {leaf.shape}" for path, leaf in named_leaves(shapes).items() if not leaf.size]
     if empty:  # newer Flax says nothing
         raise UserError(refusal + empty[0])
+    try:
+        dataset.task.outputs(outputs, images.shape, dataset.classes)
+    except ValueError as error:
+        raise UserError(f"{name} model {fields.model!r} with options {options} does not serve: {error}") from error
     return model
 
 
@@ -118,7 +132,14 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
     seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
     every = max(1, round(config.record_every * per_epoch))
     rate = f"--config.{name}.learning_rate"
-    return Phase(name, steps, every, batch_size, seed, config.shift, config.flip, rate)
+    whole = dataset.task.whole  # else boxes and masks move with the images, as views
+    return Phase(name, steps, every, batch_size, seed, whole * config.shift, whole and config.flip, rate)
+
+
+def make_views(config: ConfigDict, dataset: data.Dataset) -> jc.augment.Augmentation | None:
+    """What training images and their labels go through in the step."""
+    moved = config.augment if dataset.task.whole else views.moves(config.augment, config.shift, config.flip)
+    return views.read(moved, dataset)
 
 
 def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:
@@ -149,32 +170,34 @@ def train_phase(
 ) -> Trained:
     """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
     fields, phase = config[name], make_phase(config, name, dataset)
-    model = make_classifier(config, name, dataset)
+    model = make_network(config, name, dataset)
     optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
     with waiting(f"making the {name}"):
         variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
     recipe, frozen = jc.identity(), {}
-    loss: Loss = hard_loss
+    task = dataset.task
+    loss: Loss = label_loss(task)
     if teacher is not None:
         teacher_model, frozen = teacher
         recipe = make_recipe(config, phase.steps)
-        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha)
+        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha, task)
         if fields.from_teacher:
             variables = inherit(variables, frozen)
-    spread = make_classifier(config, name, dataset, parallel.axis)
-    view = views.read(config.augment, dataset)
-    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size)
-    step = make_step(spread, recipe, optimizer, loss, record_every=phase.record_every, axis=parallel.axis, views=seen)
+    spread = make_network(config, name, dataset, parallel.axis)
+    view = make_views(config, dataset)
+    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size, task)
+    every, axis = phase.record_every, parallel.axis
+    step = make_step(spread, recipe, optimizer, loss, record_every=every, axis=axis, views=seen, task=task)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
-    def scored(state: TrainState) -> dict[str, float]:
+    def recorded(state: TrainState) -> dict[str, float]:
         view = view_of(state)
-        found = {"test_accuracy": score(model, view, dataset.test)["accuracy"]}
+        found = {f"test_{task.metric}": score(model, view, dataset.test, task)[task.metric]}
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
     start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
     began = time.monotonic()
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, scored)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded)
     return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
@@ -229,7 +252,9 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
     mean, std = dataset.moments()
+    task = dataset.task
     metadata = {
+        "task": task.name,
         "model": config.student.model,
         "options": config.student.options.to_dict(),
         "classes": dataset.classes,
@@ -246,16 +271,18 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     with waiting("scoring model.jcz in a new process"):
         there = score_in_new_process(workdir / "model.jcz")
     with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        here, before = score(student, view, dataset.test), score(teacher, frozen, dataset.test)
-        predicted = predictions(student, view, dataset.test)
-    if here != there:
+        answered, predicted = (predictions(*of, dataset.test, task) for of in ((teacher, frozen), (student, view)))
+    before, here = (scored(answers, dataset.test, task) for answers in (answered, predicted))
+    if json.loads(json.dumps(here)) != there:
         raise UserError(f"the artifact does not compute what was trained: {there} in a new process, {here} in this one")
     teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
     summary = {
+        "task": task.name,
+        "metric": task.metric,
         "dataset": config.dataset,
         "seed": config.seed,
-        "teacher_accuracy": before["accuracy"],
-        "compressed_accuracy": there["accuracy"],
+        **{f"teacher_{name}": value for name, value in before.items() if name not in COUNTS},
+        **{f"compressed_{name}": value for name, value in there.items() if name not in COUNTS},
         "teacher_bytes": teacher_bytes,
         "compressed_bytes": compressed_bytes,
         "ratio": teacher_bytes / compressed_bytes,
@@ -271,8 +298,9 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     lock.check(workdir)
     with waiting("writing the report"):
         trees = {"before": frozen["params"], "after": view["params"]}
-        answers = {"labels": np.asarray(dataset.test.labels), "predicted": predicted}
-        report.write(workdir, summary, layers, **trees, **answers, config=config.to_dict())
+        images, labels = dataset.test.images[:SHOWN], dataset.test.labels
+        pictures = task.pictures(images, labels, answered, predicted)
+        report.write(workdir, summary, layers, **trees, pictures=pictures, title=task.title, config=config.to_dict())
     sealed.write(workdir / "summary.json", summary | sealing(workdir))  # the last: with it the run is finished
     report.show(summary, layers, workdir)
 
@@ -284,9 +312,10 @@ def main(config: ConfigDict) -> None:
         command_line.join_hosts()
     if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
-    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None).read_all()
-    models = {name: make_classifier(config, name, dataset) for name in ("teacher", "student")}
-    views.read(config.augment, dataset)
+    task = named(config.task)
+    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None, task).read_all()
+    models = {name: make_network(config, name, dataset) for name in ("teacher", "student")}
+    make_views(config, dataset)
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
     report.header(

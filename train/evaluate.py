@@ -16,6 +16,7 @@ from train.common import data, options
 from train.common.errors import UserError, exit_status, first_line
 from train.common.scoring import score
 from train.common.step import Functions, Variables, classifier
+from train.tasks import TASKS
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
@@ -35,14 +36,15 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: its metadata name a model that cannot be made: {error}") from error
     model = classifier(module, tuple(about["mean"]), tuple(about["std"]))
-    dataset = data.load(about["dataset"], data_dir, about["image_size"] or None)
+    task = TASKS[about["task"]]
+    dataset = data.load(about["dataset"], data_dir, about["image_size"] or None, task)
     if dataset.classes != about["classes"]:
         raise UserError(f"{path} tells {about['classes']} classes apart, and {dataset.name!r} has {dataset.classes}")
     channels = dataset.test.images[:1].shape[-1]
     if channels > 1 and len(about["mean"]) not in (1, channels):  # gray images are read as colored ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
-        scored = score(*_restored(path, model, saved, dataset.test), dataset.test)
+        scored = score(*_restored(path, model, saved, dataset.test), dataset.test, task)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever says that parameters, shapes and options do not go together
@@ -58,9 +60,9 @@ def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: for fields that are missing or cannot be; they are named with what they hold.
     """
-    if missing := sorted(set(FIELDS) - {"image_size"} - set(metadata)):
+    if missing := sorted(set(FIELDS) - {"image_size", "task"} - set(metadata)):
         raise UserError(f"{path} was not written by this project: its metadata lack {', '.join(missing)}")
-    about = {"image_size": 0, **metadata}
+    about = {"image_size": 0, "task": "classification", **metadata}
     about["image_size"] = 0 if about["image_size"] is None else about["image_size"]
     for field, (what, holds) in FIELDS.items():
         if not holds(about[field]):
@@ -83,15 +85,18 @@ def _plain(value: Any) -> bool:
     """Whether an option is of JSON, its whole numbers of a size that a layer may have."""
     if isinstance(value, (list, tuple)):
         return len(value) < 1000 and all(map(_plain, value))
+    if isinstance(value, dict):
+        return len(value) < 1000 and all(isinstance(key, str) and _plain(own) for key, own in value.items())
     return isinstance(value, (str, bool, float)) or value is None or _whole(value, -(2**12), 2**12)
 
 
 Check = tuple[str, Callable[[Any], bool]]
 FIELDS: dict[str, Check] = {
+    "task": (f"one of {', '.join(TASKS)}", lambda value: isinstance(value, str) and value in TASKS),
     "model": ("a model's name", lambda value: isinstance(value, str)),
     "options": (
         "a dict of its options",
-        lambda value: isinstance(value, dict) and all(isinstance(k, str) and _plain(x) for k, x in value.items()),
+        lambda value: isinstance(value, dict) and _plain(value),
     ),
     "classes": ("a number of classes", lambda value: _whole(value, 1, 2**24)),
     "mean": ("a list of finite numbers", lambda value: _numbers(value, -math.inf)),

@@ -9,7 +9,7 @@ from typing import Any
 from train.common import options, outcome
 from train.common.errors import exit_status
 
-COLUMNS = ("seed", "teacher accuracy, %", "compressed accuracy, %", "drop, points", "bytes", "ratio", "sparsity, %")
+COLUMNS = ("seed", "teacher, %", "compressed, %", "drop, points", "bytes", "ratio", "sparsity, %")
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -38,7 +38,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _numbers(run: dict[str, Any]) -> dict[str, float]:
-    teacher, compressed = 100 * run["teacher_accuracy"], 100 * run["compressed_accuracy"]
+    teacher, compressed = (100 * figure for figure in outcome.figures(run))
     size, ratio, sparsity = run["compressed_bytes"], run["ratio"], 100 * run["sparsity"]
     return dict(zip(COLUMNS[1:], (teacher, compressed, teacher - compressed, size, ratio, sparsity), strict=True))
 

@@ -80,7 +80,7 @@ def _scale(axes: Any, field: str) -> None:
     axes.set_xlabel("step", fontsize=8, color=canvas.SOFT)
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     low, high = np.nanmin(values), np.nanmax(values)
-    if field.split("_")[-1] in ("accuracy", "sparsity"):
+    if field.split("_")[-1] in ("accuracy", "sparsity", "iou", "map50"):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     elif low > 0 and high > 50 * low:
         axes.set_yscale("log")

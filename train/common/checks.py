@@ -14,7 +14,7 @@ ANEW = "prepare it anew, with tfds build --overwrite, or copy its folder again"
 T = TypeVar("T")
 
 
-def usable(name: str, split: str, found: Any, classes: int, learnt: bool = False) -> Any:
+def usable(name: str, split: str, found: Any, classes: int, task: Any, learnt: bool = False) -> Any:
     """A split, if models can use it.
 
     Args:
@@ -22,10 +22,11 @@ def usable(name: str, split: str, found: Any, classes: int, learnt: bool = False
       split: ``"train"`` or ``"test"``.
       found: its ``images`` and ``labels``.
       classes: labels go from 0 to one less.
+      task: a :class:`train.tasks.task.Task`, which knows what labels must be.
       learnt: whether it is to be learnt from: of one that teaches little a warning says so.
 
     Raises:
-      UserError: if it is empty, its images are not uint8, a label is none of the classes, or all are of one class.
+      UserError: if it is empty, its images are not uint8, or its labels cannot be, or teach nothing.
     """
     where = f"dataset {name!r}, split {split!r}"
     if not len(found):
@@ -33,11 +34,12 @@ def usable(name: str, split: str, found: Any, classes: int, learnt: bool = False
     some = found.images[:1]
     if some.dtype != np.uint8 or some.ndim != 4:
         raise UserError(f"{where} has {some.dtype} images of shape {some.shape[1:]}: uint8 and [h, w, c] is needed")
-    check_labels(where, found.labels, classes)
-    if not learnt and classes > 1 and (found.labels == found.labels[0]).all():
-        warn(f"{where}: the label of all {len(found):,} images is the same: what is scored on them says little")
+    task.check(where, found.images, found.labels, classes, learnt)
     if learnt:
-        _check_variety(where, found, classes)
+        first = found.images[:1]
+        some = (found.images[at : at + 1024] for at in range(0, min(len(found), 2**15), 1024))
+        if all((images == first).all() for images in some):
+            warn(f"{where}: all {len(found):,} images are the same: there is nothing to learn from them")
     return found
 
 
@@ -51,19 +53,28 @@ def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
         )
 
 
-def _check_variety(where: str, found: Any, classes: int) -> None:
-    missing = np.flatnonzero(np.bincount(found.labels, minlength=classes) == 0)
+def check_variety(where: str, labels: np.ndarray, classes: int, learnt: bool) -> None:
+    """Refuses class labels from which nothing can be learnt, and says of those that teach or tell little.
+
+    Args:
+      where: the split, for messages.
+      labels: ``[n]``.
+      classes: of the data set.
+      learnt: whether they are to be learnt from; else they are scored on.
+    """
+    count = len(labels)
+    if not learnt:
+        if classes > 1 and (labels == labels[0]).all():
+            warn(f"{where}: the label of all {count:,} images is the same: what is scored on them says little")
+        return
+    missing = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
     if len(missing) >= classes - 1:
-        raise UserError(f"{where}: the label of all {len(found):,} images is the same: there is nothing to tell apart")
-    first = found.images[:1]
-    some = (found.images[at : at + 1024] for at in range(0, min(len(found), 2**15), 1024))
-    if all((images == first).all() for images in some):
-        warn(f"{where}: all {len(found):,} images are the same: there is nothing to learn from them")
+        raise UserError(f"{where}: the label of all {count:,} images is the same: there is nothing to tell apart")
     if len(missing):
         names = f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}"
         warn(f"{where}: no image is of class {names} (of {classes} classes), so none will be recognized")
-    if len(found) < FEW * classes:
-        warn(f"{where}: {len(found):,} images for {classes} classes are few: what is learnt will say little")
+    if count < FEW * classes:
+        warn(f"{where}: {count:,} images for {classes} classes are few: what is learnt will say little")
 
 
 def warn(words: str) -> None:

@@ -31,6 +31,10 @@ from train.common.options import SHARED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
+TASKS = ("classification", "segmentation", "detection")
+"""Their names, as :mod:`train.tasks` has them, which is not imported here."""
+
+TASK = flags.DEFINE_enum("task", None, TASKS, "what images are asked")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
 DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
 MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts; they find each other on TPU pods and Slurm")
@@ -62,9 +66,11 @@ def _file(argv: list[str]) -> str:
 
 
 def _default_file(argv: list[str]) -> str:
-    dataset = _given(argv, "dataset") or "digits"
-    named = CONFIGS / (dataset.split(":")[0] + ".py")
-    return str(named if named.exists() else CONFIGS / "default.py")
+    """The configuration of the data set and the task; where there is none, the default of the task."""
+    dataset, task = (_given(argv, "dataset") or "digits").split(":")[0], _given(argv, "task")
+    suffix = f"_{task}.py" if task in TASKS[1:] else ".py"
+    named = CONFIGS / f"{dataset}{suffix}"
+    return str(named if named.exists() else CONFIGS / f"default{suffix}")
 
 
 def descriptions() -> dict[str, str]:
@@ -181,13 +187,16 @@ def join_hosts() -> None:
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """The configuration with ``--dataset`` applied, checked and locked.
+    """The configuration with ``--task`` and ``--dataset`` applied, checked and locked.
 
     Raises:
       UserError: for a value out of its range; the field and what it takes are named.
     """
     if DATASET.value:
         config.dataset = DATASET.value
+    if TASK.value:
+        config.task = TASK.value
+    _need(config.task in TASKS, "task", config.task, f"one of {', '.join(TASKS)}")
     student = config.student
     _need(0 <= student.sparsity < 1, "student.sparsity", student.sparsity, "a fraction of zeros in [0, 1)")
     _need(2 <= student.bits <= 8, "student.bits", student.bits, "an integer from 2 to 8")
@@ -253,7 +262,8 @@ def _prepare(workdir: Path, config: ConfigDict | None) -> None:
 
 def workdir_of(config: ConfigDict) -> Path:
     """The run folder that the command line names."""
-    return Path(WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}")
+    task = "" if config.task == TASKS[0] else f"-{config.task}"
+    return Path(WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}{task}")
 
 
 def run(module: str) -> None:
@@ -283,7 +293,7 @@ def help_text(doc: str | None, argv: list[str]) -> str:
     parser.usage = f"{parser.prog} [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     add("--config", metavar="FILE", help="Python file of defaults; without it that of the data set, in train/configs")
-    for holder in (DATASET, DATA_DIR, WORKDIR, PARALLEL, MULTIHOST, COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+    for holder in (TASK, DATASET, DATA_DIR, WORKDIR, PARALLEL, MULTIHOST, COORDINATOR, NUM_PROCESSES, PROCESS_ID):
         add(f"--{holder.name}", metavar="VALUE", help=flags.FLAGS[holder.name].help, default=holder.default)
     lines, said = [], descriptions()
     width, rest = 32, max(20, shutil.get_terminal_size().columns - 38)

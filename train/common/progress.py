@@ -62,7 +62,8 @@ class Progress:
         """Shows the numbers of a metrics record."""
         if self._bar:
             # Short, so that all of it fits into 80 columns.
-            fields = {"accuracy": "train", "test_accuracy": "test", "sparsity": "zeros"}
+            tests = dict.fromkeys((name for name in record if name.startswith("test_")), "test")
+            fields = {"accuracy": "train", **tests, "sparsity": "zeros"}
             numbers = [f"{short} {record[name]:.1%}" for name, short in fields.items() if name in record]
             self._bar.update(self._task, numbers=" ".join([f"loss {record['loss']:.3g}", *numbers]))
 

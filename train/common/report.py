@@ -3,26 +3,25 @@
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import jaxcomp as jc
 from jaxcomp import measure
+from jaxcomp.core.files import naming
 from jaxcomp.core.paths import named_leaves
 from train.common.data import Dataset
 from train.common.loop import Phase, read_metrics
-from train.common.outcome import sentence
+from train.common.outcome import figures, sentence
 from train.common.progress import watched
 from train.common.workdir import whole_steps
-
-SHOWN_CLASSES = 20
-"""Up to so many classes the report shows which were taken for which."""
+from train.tasks.task import Picture
 
 
 def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phases: list[Phase]) -> None:
@@ -76,10 +75,10 @@ def write(
     before: Any,
     after: Any,
     config: dict[str, Any],
-    labels: np.ndarray,
-    predicted: np.ndarray,
+    pictures: Sequence[Picture],
+    title: str,
 ) -> None:
-    """Writes ``report.html``: key numbers, training curves, layers, weights before and after, the final table.
+    """Writes ``report.html``: key numbers, training curves, layers, weights before and after, answers, the final table.
 
     Args:
       workdir: the run folder; its ``metrics.jsonl`` is drawn.
@@ -88,28 +87,26 @@ def write(
       before: the teacher's parameters.
       after: the compressed student's.
       config: the job's configuration.
-      labels: of the test images, ``[n]``.
-      predicted: the compressed student's answers, ``[n]``.
+      pictures: of answers; those that name a file are written beside the report too.
+      title: of the figure by which networks are compared.
     """
     kernels = [{p: x for p, x in named_leaves(tree).items() if x.ndim > 1} for tree in (before, after)]
     records = read_metrics(workdir / "metrics.jsonl")
-    fields = ["loss", "accuracy", "test_accuracy", "sparsity"]
-    dropped = 100 * (summary["teacher_accuracy"] - summary["compressed_accuracy"])
+    fields = ["loss", "accuracy", f"test_{summary['metric']}", "sparsity"]
+    before_it, reached = figures(summary)
     student, teacher = config["student"]["model"], config["teacher"]["model"]
     size = f"{summary['compressed_bytes']:,} bytes of file, {summary['teacher_bytes']:,} of float32"
-    classes = int(max(labels.max(), predicted.max())) + 1
-    confusion = functools.partial(measure.class_confusion, labels, predicted, classes)
     blocks: list[measure.Block | str] = [
         _made(f"a {student} taught by a {teacher} on {summary['dataset']}, seed {summary['seed']}"),
         measure.tiles(
             [
-                ("teacher accuracy", f"{summary['teacher_accuracy']:.2%}", f"{summary['examples']:,} test images"),
-                ("compressed accuracy", f"{summary['compressed_accuracy']:.2%}", f"{dropped:+.2f} points lost"),
+                (f"teacher {title}", f"{before_it:.2%}", f"{summary['examples']:,} test images"),
+                (f"compressed {title}", f"{reached:.2%}", f"{100 * (before_it - reached):+.2f} points lost"),
                 ("smaller", f"{summary['ratio']:.1f}x", size),
                 ("sparsity", f"{summary['sparsity']:.1%}", "of the kernels' weights"),
             ]
         ),
-        "The accuracy is that of model.jcz, loaded by a new process and scored on every test image; it equals the "
+        f"The {title} is that of model.jcz, loaded by a new process and scored on every test image; it equals the "
         "trained network's, prediction by prediction.",
         measure.heading("Training"),
         _figure(functools.partial(measure.training_curves, records, fields)),
@@ -118,21 +115,26 @@ def write(
         measure.summary_table(layers),
         measure.heading("Weights, teacher and compressed student"),
         _figure(functools.partial(measure.weight_histograms, *kernels)),
-        *([measure.heading("Classes"), _figure(confusion)] if classes <= SHOWN_CLASSES else []),
+        *itertools.chain(*([measure.heading(each.heading), _figure(each.draw)] for each in pictures)),
         measure.heading("Result"),
-        measure.table([{"": name, "value": value} for name, value in _result(summary, layers).items()]),
+        measure.table([{"": name, "value": value} for name, value in _result(summary, layers, title).items()]),
         measure.collapsible("Configuration", measure.code(json.dumps(config, indent=2, default=str))),
     ]
-    title = f"{summary['dataset']}: a {student}, {summary['ratio']:.1f}x smaller"
-    measure.html_report(workdir / "report.html", title, blocks)
+    for each in pictures:
+        if each.file:
+            with naming(workdir / each.file):
+                each.draw().savefig(workdir / each.file, dpi=150)
+    name = f"{summary['dataset']}: a {student}, {summary['ratio']:.1f}x smaller"
+    measure.html_report(workdir / "report.html", name, blocks)
 
 
-def _result(summary: dict[str, Any], layers: jc.measure.Summary) -> dict[str, Any]:
+def _result(summary: dict[str, Any], layers: jc.measure.Summary, title: str) -> dict[str, Any]:
     """The last table's rows: each number with what it is, and its unit."""
-    digest = summary["predictions"]
+    digest, figure = summary["predictions"], figures(summary)
     return {
-        "teacher accuracy": f"{summary['teacher_accuracy']:.2%}",
-        "compressed accuracy": f"{summary['compressed_accuracy']:.2%}",
+        f"teacher {title}": f"{figure[0]:.2%}",
+        f"compressed {title}": f"{figure[1]:.2%}",
+        **_others(summary),
         "test images": f"{summary['examples']:,}",
         "teacher, bytes of float32": f"{summary['teacher_bytes']:,}",
         "compressed, bytes of codes and positions": f"{layers.total.coded_bytes:,}",
@@ -145,6 +147,18 @@ def _result(summary: dict[str, Any], layers: jc.measure.Summary) -> dict[str, An
         "seconds in all": f"{summary['wall_seconds']:,.0f}",
         "predictions, SHA-256": measure.Titled(f"{digest[:12]}…", digest),
     }
+
+
+def _others(summary: dict[str, Any]) -> dict[str, str]:
+    """Further figures of the task, the teacher's and the compressed network's; a list is one of classes."""
+    pairs = {name.removeprefix("teacher_"): value for name, value in summary.items() if name.startswith("teacher_")}
+    known = {summary["metric"], "bytes", "macs"}
+
+    def said(value: Any) -> str:
+        return ", ".join("none" if v is None else f"{v:.2%}" for v in (value if isinstance(value, list) else [value]))
+
+    rows = {name: (value, summary[f"compressed_{name}"]) for name, value in pairs.items() if name not in known}
+    return {f"{name}, teacher's and compressed": " / ".join(map(said, pair)) for name, pair in rows.items()}
 
 
 def write_shrunk(
@@ -195,10 +209,10 @@ def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> 
     from rich.table import Table
 
     table = Table(title=f"{summary['dataset']}, seed {summary['seed']}, {summary['examples']:,} test images")
-    for heading in ("", "accuracy", "bytes", "smaller", "sparsity"):
+    for heading in ("", summary["metric"], "bytes", "smaller", "sparsity"):
         table.add_column(heading, justify="left" if not heading else "right")
     teacher, coded, file = summary["teacher_bytes"], layers.total.coded_bytes, summary["compressed_bytes"]
-    accuracies = f"{summary['teacher_accuracy']:.2%}", f"{summary['compressed_accuracy']:.2%}"
+    accuracies = [f"{figure:.2%}" for figure in figures(summary)]
     table.add_row("teacher, float32", accuracies[0], f"{teacher:,}", "1x", "")
     table.add_row("codes and positions", accuracies[1], f"{coded:,}", f"{teacher / coded:.1f}x", "")
     table.add_row(

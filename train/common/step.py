@@ -1,4 +1,4 @@
-"""The training step: distil, prune and fake-quantize in one pure function."""
+"""The training step: distil, prune and fake-quantize in one pure function, whatever the task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,10 +9,11 @@ import optax
 from flax import linen as nn
 
 import jaxcomp as jc
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.task import Batch, Outputs, Task
 
-Batch = dict[str, jax.Array]
 Variables = dict[str, Any]
-Loss = Callable[[jax.Array, Batch, Any], jax.Array]
+Loss = Callable[[Outputs, Batch, Any], jax.Array]
 Penalty = Callable[[jax.Array, Any, Any], jax.Array]
 
 
@@ -25,7 +26,7 @@ class TrainState(NamedTuple):
       stats: its other variables (``{"batch_stats": ...}``), or ``{}``.
       opt_state: the optimizer's state, of the parameters and of what the recipe learns.
       compressor: the recipe's state, fitted to the parameters as they are: masks, scales, learned thresholds, ...
-      sums: loss, correct answers and examples since the last record.
+      sums: loss, right answers and examples since the last record.
       trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
     """
 
@@ -43,16 +44,17 @@ def _impossible(*_: Any) -> Any:
 
 
 class Functions(NamedTuple):
-    """A classifier as the scripts use it, whatever it was made by: a module, a rewrite, a file.
+    """A network as the scripts use it, whatever it was made by: a module, a rewrite, a file.
 
     Attributes:
-      infer: ``(variables, images) -> logits``; ``[batch, height, width, channels]`` uint8 -> ``[batch, classes]``.
-      learn: ``(variables, batch) -> (logits, new statistics)``, as in training; TypeError where nothing can be learnt.
+      infer: ``(variables, images) -> outputs``; ``[batch, height, width, channels]`` uint8 -> what its task asks for,
+        of a classifier logits ``[batch, classes]``.
+      learn: ``(variables, batch) -> (outputs, new statistics)``, as in training; TypeError where nothing can be learnt.
       init: ``(key, images) -> variables``, fresh ones for images of this shape; TypeError where there are none.
     """
 
-    infer: Callable[[Variables, jax.Array], jax.Array]
-    learn: Callable[[Variables, Batch], tuple[jax.Array, Variables]] = _impossible
+    infer: Callable[[Variables, jax.Array], Outputs]
+    learn: Callable[[Variables, Batch], tuple[Outputs, Variables]] = _impossible
     init: Callable[[jax.Array, jax.Array], Variables] = _impossible
 
 
@@ -68,10 +70,10 @@ def classifier(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...
     def normalized(images: jax.Array) -> jax.Array:
         return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 
-    def infer(variables: Variables, images: jax.Array) -> jax.Array:
+    def infer(variables: Variables, images: jax.Array) -> Outputs:
         return module.apply(variables, normalized(images))
 
-    def learn(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
+    def learn(variables: Variables, batch: Batch) -> tuple[Outputs, Variables]:
         stats = [name for name in variables if name != "params"]
         images, valid = normalized(batch["image"]), batch["valid"]
         return module.apply(variables, images, train=True, valid=valid, mutable=stats)
@@ -112,6 +114,7 @@ def make_step(
     axis: str | None = None,
     views: Callable[[jax.Array, Batch], Batch] | None = None,
     penalty: Penalty | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
     """Builds ``step(state, frozen, batch) -> state``.
 
@@ -120,11 +123,12 @@ def make_step(
       recipe: its compression, seen by the loss through ``recipe.apply``; it is given the gradients at its view, which
         are not 0 where weights are pruned.
       optimizer: any optax transformation, of ``(parameters, what the recipe learns)``.
-      loss: ``(logits, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
+      loss: ``(outputs, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
       record_every: steps after which ``sums`` start anew.
       axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
       views: ``(step, batch) -> batch``, what model and teacher see of a batch (``train.common.views``); None: itself.
       penalty: ``(step, parameters, the recipe's state) -> scalar``, beside the loss, which is recorded without it.
+      task: says which answers are right.
 
     Returns:
       The step, for ``jax.jit`` over any mesh, or ``jax.pmap`` with ``axis_name=axis``.
@@ -135,14 +139,12 @@ def make_step(
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
         batch = batch if views is None else views(state.step, batch)
-        labels = batch["label"]
-        answers = jnp.argmax(labels, -1) if labels.ndim > 1 else labels  # of a mixture, what it is most of
         examples = over_devices(jnp.sum(batch["valid"]))
 
         def objective(view: Any) -> tuple[jax.Array, Any]:
-            logits, stats = model.learn({"params": view, **state.stats}, batch)
-            total = jnp.sum(loss(logits, batch, frozen) * batch["valid"]) / examples
-            correct = jnp.sum((jnp.argmax(logits, -1) == answers) * batch["valid"])
+            outputs, stats = model.learn({"params": view, **state.stats}, batch)
+            total = jnp.sum(loss(outputs, batch, frozen) * batch["valid"]) / examples
+            correct = jnp.sum(task.right(outputs, batch) * batch["valid"])
             return total, (stats, correct)
 
         trained = state.params, jc.learned(state.compressor)
@@ -171,33 +173,41 @@ def _first_trouble(trouble: jax.Array, step: jax.Array, loss: jax.Array, params:
     return jnp.where((trouble == 0) & ~finite, step + 1, trouble)
 
 
-def hard_loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
-    """Cross-entropy with the labels: how teachers learn."""
-    del frozen
-    return jc.distill.cross_entropy(logits, batch["label"])
+def label_loss(task: Task) -> Loss:
+    """What a task loses against the labels: how teachers learn."""
+
+    def loss(outputs: Outputs, batch: Batch, frozen: Any) -> jax.Array:
+        del frozen
+        return task.loss(outputs, batch)
+
+    return loss
 
 
-def distillation_loss(teacher: Functions, temperature: float, alpha: float) -> Loss:
-    """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn."""
+hard_loss = label_loss(CLASSIFICATION)
+"""Cross-entropy with class labels."""
 
-    def loss(logits: jax.Array, batch: Batch, frozen: Any) -> jax.Array:
-        targets = teacher.infer(frozen, batch["image"])
-        return jc.distill.soft_and_hard(logits, targets, batch["label"], temperature=temperature, alpha=alpha)
+
+def distillation_loss(teacher: Functions, temperature: float, alpha: float, task: Task = CLASSIFICATION) -> Loss:
+    """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn.
+
+    ``alpha`` of the one and the rest of the other; at either end the other is not computed: it may be infinite.
+    """
+
+    def loss(outputs: Outputs, batch: Batch, frozen: Any) -> jax.Array:
+        if not alpha:
+            return task.loss(outputs, batch)
+        soft = task.soft(outputs, teacher.infer(frozen, batch["image"]), batch, temperature)
+        return soft if alpha == 1 else alpha * soft + (1 - alpha) * task.loss(outputs, batch)
 
     return loss
 
 
 def make_eval(
-    infer: Callable[[Variables, jax.Array], jax.Array],
+    infer: Callable[[Variables, jax.Array], Outputs], task: Task = CLASSIFICATION
 ) -> Callable[[Variables, jax.Array], jax.Array]:
-    """Builds ``evaluate(variables, images) -> predicted classes [batch]`` int32, from what gives logits.
-
-    Where a logit is NaN the class is -1: the largest number is not known.
-    """
+    """Builds ``evaluate(variables, images) -> the task's answers [batch, ...]``, from what gives outputs."""
 
     def evaluate(variables: Variables, images: jax.Array) -> jax.Array:
-        logits = infer(variables, images)
-        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return jnp.where(jnp.isnan(logits).any(axis=-1), jnp.int32(-1), best)
+        return task.predict(infer(variables, images), images.shape[1:3])
 
     return evaluate

@@ -1,4 +1,7 @@
-"""Views of training images: functions of jc.augment, named in a configuration and called in the step, on the device."""
+"""Views of training images: functions of jc.augment, named in a configuration and called in the step, on the device.
+
+What belongs to places in an image, boxes and masks, moves with it.
+"""
 
 import ast
 import inspect
@@ -12,6 +15,8 @@ from jaxcomp import augment
 from jaxcomp.errors import ArgumentError
 from train.common import data
 from train.common.errors import UserError
+from train.tasks.classification import CLASSIFICATION
+from train.tasks.task import Task
 
 Views = Callable[[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]
 """``(step, batch) -> batch``, of other images and, where they are mixed, probabilities as labels."""
@@ -25,6 +30,10 @@ def read(text: str, dataset: data.Dataset) -> augment.Augmentation | None:
 
     Mixtures are told the number of classes.
 
+    Args:
+      text: of the configuration.
+      dataset: whose images and labels it has to take.
+
     Raises:
       UserError: for what is no such list of calls, or takes no such arguments or images.
     """
@@ -34,9 +43,11 @@ def read(text: str, dataset: data.Dataset) -> augment.Augmentation | None:
         calls = ast.parse(f"({text.strip().rstrip(',')},)", mode="eval").body
         assert isinstance(calls, ast.Tuple)
         view = augment.sequence(*(_called(call, dataset.classes) for call in calls.elts))
-        images = jax.ShapeDtypeStruct((2, *dataset.train.images[:1].shape[1:]), jnp.uint8)
-        labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-        found, _ = jax.eval_shape(view.__call__, jax.random.key(0), images, labels)
+        own = {"image": dataset.train.images[:1], "label": dataset.train.labels[:1]}
+        batch = {name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for name, x in own.items()}
+        batch |= {"valid": jax.ShapeDtypeStruct((2,), jnp.float32), "index": jax.ShapeDtypeStruct((2,), jnp.int32)}
+        images = batch["image"]
+        found = jax.eval_shape(in_step(view, 0, 1, dataset.task), jnp.int32(0), batch)["image"]
     except (SyntaxError, ValueError, TypeError, AssertionError, ArgumentError) as error:
         raise UserError(
             f"--config.augment must be calls of jc.augment's {', '.join(NAMES)}, like 'flip(), cutout(4)', "
@@ -57,19 +68,25 @@ def _called(call: ast.expr, classes: int) -> augment.Augmentation:
     return maker(*map(ast.literal_eval, call.args), **given)
 
 
-def in_step(view: augment.Augmentation, seed: int, per_epoch: int) -> Views:
+def moves(text: str, shift: int, flip: bool) -> str:
+    """What ``shift`` and ``flip`` mean of a task whose answers belong to places, before what else is named."""
+    parts = [f"pad_crop({shift})"] * (shift > 0) + ["flip()"] * flip + [text] * bool(text.strip())
+    return ", ".join(parts)
+
+
+def in_step(view: augment.Augmentation, seed: int, per_epoch: int, task: Task = CLASSIFICATION) -> Views:
     """Views of batches: an image's belongs to the seed, the epoch and the image's number in the data set.
 
     Args:
       view: what is done to images.
       seed: of the phase.
       per_epoch: its steps an epoch.
+      task: knows which labels move.
     """
 
     def of_batch(step: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed), step // per_epoch)
-        labels = jnp.where(batch["valid"] > 0, batch["label"], -1)  # padding adds no class to its neighbor
-        images, labels = view(key, batch["image"], labels, indices=batch["index"])
-        return {**batch, "image": images, "label": labels}
+        images, labels = view(key, batch["image"], task.moving(batch), indices=batch["index"])
+        return {**batch, "image": images, "label": task.moved(labels, batch)}
 
     return of_batch

@@ -10,8 +10,9 @@ def get_config() -> ConfigDict:
     """A plain CNN taught for 10 epochs, then compressed over 20."""
     return ConfigDict(
         {
+            "task": "classification",  # as --task
             "dataset": "digits",  # as --dataset
-            "image_size": 0,  # side to resize images to; 0: as they are
+            "image_size": 0,  # side to bring images to; 0: as they are
             "seed": 0,  # of parameters, and of the order and augmentation of images
             "batch_size": 128,  # images in a step, over all devices
             "shift": 2,  # pixels by which training images are moved at random

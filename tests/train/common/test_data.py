@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.common import data
+from train.common import data, records
 from train.common.data import Split
 from train.common.errors import UserError
 
@@ -189,7 +189,7 @@ def test_a_large_set_is_read_from_disk_batch_by_batch(monkeypatch: pytest.Monkey
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
     fake(monkeypatch, list(images))
     in_memory = data.load("fake").train
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 100)
+    monkeypatch.setattr(records, "MEMORY_LIMIT", 100)
     on_disk = data.load("fake").train
     assert isinstance(in_memory.images, np.ndarray)
     assert not isinstance(on_disk.images, np.ndarray)
@@ -213,7 +213,7 @@ def test_images_of_several_sizes_are_resized_or_refused(monkeypatch: pytest.Monk
 def test_what_is_no_image_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
     fake(monkeypatch, [], label=tfds.features.Scalar(np.int32))
-    with pytest.raises(UserError, match="not one of images with class labels: its features are"):
+    with pytest.raises(UserError, match="of images with class labels, which classification needs: its features are"):
         data.load("fake")
     fake(monkeypatch, [], splits=("train", "extra"))
     with pytest.raises(UserError, match=r"no test or validation split, only \['extra', 'train'\]"):

@@ -17,13 +17,13 @@ from tests.train.conftest import Cli, assert_same_end, last_checkpoint
 from train import models
 from train.common import data
 from train.common.errors import UserError
-from train.compress import make_classifier
+from train.compress import make_network
 from train.configs.default import get_config
 
 MISTAKES = {
     "dataset": (["--dataset=mnits"], ["unknown dataset 'mnits'", "such as mnist"]),
     "not prepared": (["--dataset=kmnist", "--data_dir=nowhere"], ["'kmnist' is not prepared in nowhere", "tfds build"]),
-    "model": (["--config.student.model=foo"], ["unknown model 'foo'; the models are: cnn, lenet300, lenet5, resnet"]),
+    "model": (["--config.student.model=foo"], ["unknown model 'foo'; the models are: alexnet, "]),
     "option": (["--config.student.options={'depth': 8}"], ["model 'cnn' has no option ['depth']; it has: ['widths']"]),
     "images": (
         ["--config.teacher.model=lenet5", "--config.teacher.options={}"],
@@ -84,7 +84,7 @@ def test_a_parameter_without_numbers_is_refused(monkeypatch: pytest.MonkeyPatch)
     config.teacher.model = "pooled"
     config.teacher.options = ConfigDict({})
     with pytest.raises(UserError, match=r"takes no 8x8x1 images: params/kernel would be of shape \(0, 10\)"):
-        make_classifier(config, "teacher", data.load("digits"))
+        make_network(config, "teacher", data.load("digits"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
