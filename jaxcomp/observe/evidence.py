@@ -91,6 +91,7 @@ class Evidence:
       rows: how many were fitted to, and held out.
       examples: how many were fitted to.
       unit: what is lacking is in units of it, the inputs being in theirs.
+      squares: of the inputs about 0, their means over examples to fit to, ``[groups, n]``.
     """
 
     part: Part
@@ -98,6 +99,7 @@ class Evidence:
     rows: tuple[float, float] = (0, 0)
     examples: int = 1
     unit: float = 1.0
+    squares: Any = None
 
     @property
     def corrects(self) -> bool:
@@ -262,7 +264,8 @@ class Seen(NamedTuple):
         part, other = (Part.of(x, units, about) if x.rows else None for x in self)
         out, total = counts(examples)
         assert part is not None
-        return Evidence(part, other, (self.fit.rows, self.held.rows), total - out, units[1] / units[0])
+        squares = self.fit.squares() / max(self.fit.rows, 1) / units[0] ** 2
+        return Evidence(part, other, (self.fit.rows, self.held.rows), total - out, units[1] / units[0], squares)
 
 
 def _size(own: Moment, about: Moment | None) -> float:

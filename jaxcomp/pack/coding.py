@@ -182,7 +182,7 @@ def _ranged(array: np.ndarray, found: Found | None, facts: Facts) -> Coded | Non
     if not entropy.codable(fields.Span(low, high)):
         return None
     codes = found.codes(flat) if found else lambda positions: flat[positions].astype(np.int64)
-    numbers = entropy.Numbers(low, high, _mean(codes(pieces.sample(flat.size))))
+    numbers = entropy.Numbers(low, high, mean_of(codes(pieces.sample(flat.size))))
     numbers, stream = entropy.encode(array.shape, codes, numbers)
     args, before = lattice.described(found.lattice, found.grid, array.ndim) if found else ([], [])
     return Coded("codes+range" if found else "ints+range", [numbers.stored, *args], [*before, stream])
@@ -193,7 +193,7 @@ def _apart(flat: np.ndarray, apart: BitFields) -> Coded | None:
     low, high = apart.ends(flat)
     if low == high:
         return None
-    numbers = entropy.Numbers(low, high, _mean(apart.codes(flat, pieces.sample(apart.count))))
+    numbers = entropy.Numbers(low, high, mean_of(apart.codes(flat, pieces.sample(apart.count))))
     numbers, stream = entropy.encode(apart.shape, functools.partial(apart.codes, flat), numbers)
     return Coded("fields+range", [numbers.stored, apart.per_byte, list(apart.shape)], [stream])
 
@@ -205,12 +205,13 @@ def _pattern(array: np.ndarray) -> tuple[list[int], bytearray]:
     def codes(positions: np.ndarray) -> np.ndarray:
         return set_bits(flat[positions]).astype(np.int64)
 
-    numbers = entropy.Numbers(0, 1, _mean(codes(pieces.sample(flat.size))))
+    numbers = entropy.Numbers(0, 1, mean_of(codes(pieces.sample(flat.size))))
     numbers, stream = entropy.encode(array.shape, codes, numbers)
     return numbers.stored[2:], stream
 
 
-def _mean(codes: np.ndarray) -> int:
+def mean_of(codes: np.ndarray) -> int:
+    """The mean magnitude of codes, in 16ths, that tables begin with."""
     return UNIT * int(np.abs(codes).sum()) // codes.size + 1
 
 

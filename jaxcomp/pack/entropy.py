@@ -135,6 +135,22 @@ def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray
     return bits / 8
 
 
+def modelled(
+    shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Positions in the flat tensor, slice by slice, which table is that of each, and all tables once these were seen.
+
+    Args:
+      shape, codes, numbers: as of :func:`encode`.
+    """
+    layout = Layout.of(shape)
+    contexts = Contexts(layout, *numbers.contexts)
+    for begin, end in layout.slices():
+        which, positions = contexts.of(begin, end), layout.positions(begin, end)
+        contexts.see(begin, codes(positions).reshape(which.shape), which)
+        yield positions, which.reshape(-1), contexts.tables()
+
+
 class _Slice(NamedTuple):
     codes: np.ndarray
     which: np.ndarray

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import beside, replicated
 from jaxcomp.core.programs import together
 from jaxcomp.core.types import Grid
@@ -18,6 +19,7 @@ from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.posttrain.round_padded import Rounder, on_grid
+from jaxcomp.posttrain.round_priced import Coder, Rate, priced
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
@@ -40,6 +42,7 @@ class Settings(NamedTuple):
     act_order: bool
     sweeps: int
     steps: int
+    rate: Rate | None = None
 
 
 class Solution(NamedTuple):
@@ -119,6 +122,8 @@ def rounded(
     if known.other is None or not known.reaches:
         return plain
     format, search, own = target.scheme.format, whole is not plain.grid, plain
+    if settings.rate is not None:
+        return _priced(target, use, leaf, known, whole, settings, plain if search else None)
     if search:
         widest = Solution(_on_grid(leaf, leaf, whole, format), whole)
         mixed = _better(target, use, leaf, known, widest, plain)
@@ -126,16 +131,45 @@ def rounded(
     layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
     ratios = np.linspace(1, 0.2, RATIOS) if search else np.ones(1)
     values, ratio = _searched(layer, inputs, ratios.astype(np.float32), format, settings)
-    grid = whole
-    if search:
-        grid = Grid(
-            jax.device_put(np.asarray(whole.scale) * _in_grid(use, ratio, leaf.shape, target, whole)),
-            whole.zero_point,
-            whole.block,
-        )
+    grid = _reaching(target, use, leaf, whole, ratio) if search else whole
     found = _on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format)
     better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
     return own if better.back == 1 else better
+
+
+def _reaching(target: Target, use: Use, leaf: Any, whole: Grid, ratio: np.ndarray) -> Grid:
+    """A grid that reaches over parts of another's range, ``[groups, 1, out]``."""
+    scale = np.asarray(whole.scale) * _in_grid(use, ratio, leaf.shape, target, whole)
+    return Grid(jax.device_put(scale), whole.zero_point, whole.block)
+
+
+def _priced(
+    target: Target, use: Use, leaf: Any, known: Evidence, whole: Grid, settings: Settings, plain: Solution | None
+) -> Solution:
+    """A weight rounded for a small file, on a grid whose steps are searched for if ``plain`` is there.
+
+    What is found must cost less than the nearest on examples that are held out, too: in errors and in bits.
+    """
+    assert settings.rate is not None
+    format = target.scheme.format
+    if np.any(np.asarray(whole.zero_point)):
+        raise ArgumentError(f"{target.path!r}: a rate goes with codes about 0: use Scheme(..., symmetric=True)")
+    layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
+    price = settings.rate.prices(target.path, use, matrix(use, leaf), known)
+    coder = Coder(use, leaf.shape, np.asarray(format.levels), format.bottom)
+    apart = None if plain is None else layer.apart
+    values, ratio = priced(layer.aim, layer.numbers(1), inputs, price / unit**2, coder, settings.sweeps, apart)
+    grid = whole if plain is None else _reaching(target, use, leaf, whole, ratio)
+    found = Solution(_on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format), grid, 0)
+    other = Solution(_on_grid(leaf, leaf, whole, format), whole) if plain is None else plain
+
+    def cost(own: Solution) -> float:
+        scale, _ = _numbers(own.grid, leaf.shape)
+        units = matrix(use, np.asarray(own.leaf, np.float64) / scale)
+        bits = coder.bits(units, coder.lengths(units))
+        return float((known.error(matrix(use, own.leaf), matrix(use, leaf))[:, None] / price + bits).sum())
+
+    return found if cost(found) < cost(other) else other
 
 
 def _on_grid(values: Any, leaf: Any, grid: Grid, format: Format) -> Any:
@@ -166,9 +200,9 @@ class _Layer(NamedTuple):
     zero_point: np.ndarray
     apart: bool
 
-    def numbers(self, ratio: Any) -> list[np.ndarray]:
+    def numbers(self, ratio: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scale, zero point and what is kept, of a part of the range."""
-        return [self.scale * ratio, self.zero_point, self.old != 0]
+        return self.scale * ratio, self.zero_point, self.old != 0
 
 
 def _layer(
@@ -224,7 +258,7 @@ def _searched(
         old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
         own[0] = own[0] * np.repeat(some, outs)
         plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)
-        return [plain, rounder.fix(aim, *own)] if settings.method == "gptq" else [plain]
+        return [plain, rounder.fix(aim, own[0], own[1], own[2])] if settings.method == "gptq" else [plain]
 
     together = max(1, TRIED // max(layer.old.size, 1))
     for first in range(0, len(ratios), together):

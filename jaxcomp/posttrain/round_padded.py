@@ -11,13 +11,17 @@ from jaxcomp.core.types import Grid
 from jaxcomp.observe.factored import Factored
 from jaxcomp.quant.fake import fake_quantize
 from jaxcomp.quant.formats import Format
-from jaxcomp.quant.gptq import swept
+from jaxcomp.quant.gptq import Choices, swept
 
 BLOCK = 64
 ROWS = (64, 256, 1024)
 """Sizes to which rows are padded; beyond the last, to multiples of it."""
 COLUMNS = (8, 64, 256)
 """Sizes to which columns are padded; of more there are several such blocks."""
+LEVELS = (16, 64, 256)
+"""Sizes to which the numbers are padded that weights can become."""
+TABLES = 32
+"""Tables of code lengths, at least."""
 LENGTHS = (2**12, 2**16, 2**20)
 """Likewise of what is rounded number by number."""
 
@@ -25,25 +29,38 @@ LENGTHS = (2**12, 2**16, 2**20)
 class Rounder:
     """Rounds the columns of one layer, ``[groups, n, ...]``."""
 
-    def __init__(self, inputs: Factored, format: Format) -> None:
+    def __init__(self, inputs: Factored, format: Format | None) -> None:
         self._inputs, self._format = inputs, format
         self._groups, self._size = inputs.moment.shape[:2]
         self._rows = common(self._size, ROWS)
         self._lines: dict[bool, Any] = {}
 
-    def fix(self, weight: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    def fix(
+        self,
+        weight: np.ndarray,
+        scale: np.ndarray,
+        zero_point: np.ndarray,
+        kept: np.ndarray,
+        choices: Choices | None = None,
+    ) -> np.ndarray:
         """Row after row, those that follow making up for each (:func:`jaxcomp.quant.gptq.gptq`)."""
         order = self._inputs.order[..., None]
         given = [np.take_along_axis(x, order, 1) for x in (weight, scale, zero_point, kept)]
-        new = self._swept(given[0], np.zeros_like(weight), given[1:], 1, True)
+        if choices is not None:
+            choices = choices._replace(which=np.take_along_axis(choices.which, order, 1))
+        new = self._swept(given[0], np.zeros_like(weight), given[1:], 1, True, choices)
         return np.take_along_axis(new, np.argsort(order, 1), 1)
 
-    def descend(self, weight: np.ndarray, start: np.ndarray, numbers: Any, sweeps: int) -> np.ndarray:
+    def descend(
+        self, weight: np.ndarray, start: np.ndarray, numbers: Any, sweeps: int, choices: Choices | None = None
+    ) -> np.ndarray:
         """Code after code (:func:`jaxcomp.quant.gptq.descend`); numbers: scale, zero point, and what is kept."""
         slope = np.matmul(self._inputs.moment, start - weight)
-        return self._swept(start, slope, numbers, sweeps, False)
+        return self._swept(start, slope, numbers, sweeps, False, choices)
 
-    def _swept(self, start: np.ndarray, slope: np.ndarray, numbers: Any, sweeps: int, fixes: bool) -> np.ndarray:
+    def _swept(
+        self, start: np.ndarray, slope: np.ndarray, numbers: Any, sweeps: int, fixes: bool, choices: Choices | None
+    ) -> np.ndarray:
         lines, over = self._padded_lines(fixes)
         blocks, total = np.int32(-(-self._size // BLOCK)), start.shape[2]
         width = common(total, COLUMNS[-1:] if self._groups == 1 else COLUMNS, several=True)
@@ -52,7 +69,8 @@ class Rounder:
             some = slice(first, min(first + width, total))
             values = [self._padded(x[..., some], width, i == 2) for i, x in enumerate((start, slope, *numbers))]
             given = *on_set_mesh(values[:2]), lines, over, tuple(on_set_mesh(values[2:]))
-            found = np.asarray(swept(*given, blocks, np.int32(sweeps), np.bool_(fixes), self._format, BLOCK))
+            own = None if choices is None else on_set_mesh(self._choices(choices, some, width))
+            found = np.asarray(swept(*given, blocks, np.int32(sweeps), np.bool_(fixes), self._format, BLOCK, own))
             new[..., some] = found[: self._groups, : self._size, : some.stop - first]
         return new
 
@@ -60,6 +78,17 @@ class Rounder:
         found = np.full((_power(self._groups), self._rows, width), value, x.dtype)
         found[: self._groups, : self._size, : x.shape[2]] = x
         return found
+
+    def _choices(self, given: Choices, some: slice, width: int) -> Choices:
+        """What some of the columns can become, padded."""
+        levels, bits = np.asarray(given.levels, np.float32), np.asarray(given.bits, np.float32)
+        more = common(len(levels), LEVELS) - len(levels)
+        tables = max(TABLES - len(bits), 0)
+        which = self._padded(given.which[..., some].astype(np.int32), width, 0)
+        price = np.zeros((len(which), 1, width), np.float32)
+        price[: self._groups, :, : some.stop - some.start] = given.price[..., some]
+        ends = (0, more)  # the last one again, which never is better than itself
+        return Choices(np.pad(levels, ends, "edge"), np.pad(bits, ((0, tables), ends), "edge"), which, price)
 
     def _padded_lines(self, fixes: bool) -> tuple[jax.Array, jax.Array]:
         """The matrix that is swept and its diagonal; on the device, as it is read for every block of columns."""

@@ -37,6 +37,28 @@ def order_of(moment: Array, act_order: bool = True) -> Order:
     return Order(rows, inverse_factor(moment))
 
 
+class Choices(NamedTuple):
+    """The numbers that weights can become, and what each costs beside the error that it makes.
+
+    Attributes:
+      levels: ``[k]``, in units of a weight's scale.
+      bits: ``[tables, k]``, what each costs.
+      which: ``[groups, rows, out]``, the table of each weight.
+      price: ``[groups, 1, out]``, of a bit, in squared errors of an output.
+    """
+
+    levels: Any
+    bits: Any
+    which: Any
+    price: Any
+
+    def cheapest(self, wanted: Array, scale: Array, which: Array, share: Array) -> Array:
+        r"""What weights become: :math:`\arg\min_l (w - l)^2 + s\, p\, b(l)`, errors of outputs being those over s."""
+        values = self.levels * scale[..., None]
+        costs = jnp.square(wanted[..., None] - values) + (self.price[:, 0] * share)[..., None] * self.bits[which]
+        return jnp.take_along_axis(values, jnp.argmin(costs, -1)[..., None], -1)[..., 0]
+
+
 @functools.partial(jax.jit, static_argnames=("format", "act_order", "block"))
 def gptq(
     weight: Array,
@@ -159,8 +181,9 @@ def swept(
     blocks: int | Array,
     sweeps: int | Array,
     fixes: bool | Array,
-    format: Format,
+    format: Format | None,
     block: int,
+    choices: Choices | None = None,
 ) -> Array:
     """Rounds row after row; what that changes is taken from those that follow, of other blocks once theirs is done.
 
@@ -173,8 +196,9 @@ def swept(
       blocks: how many are swept; rows beyond them stay.
       sweeps: over all of them.
       fixes: whether ``lines`` are of :func:`gptq`, which fixes rows, or of :func:`descend`, which changes codes.
-      format: of the codes.
+      format: of the codes; None with ``choices``.
       block: rows after which what they change in all others is added up.
+      choices: what weights can become, if that is not the nearest on their grids.
     """
 
     def some(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -186,12 +210,18 @@ def swept(
         now, slope = carry
         rows, slopes, scales, zeros, keeps, overs, own = map(cut, (now, slope, *numbers, over, lines))
         inner = cut(own, 2)
+        tables: Any = None if choices is None else cut(choices.which)
 
         def row(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             rows, changes = carry
             steep = slopes[:, i] + product(inner[:, None, :, i], changes)[:, 0]
             wanted = rows[:, i] - jnp.where(fixes, steep, steep / overs[:, i])
-            moved = quantized(wanted, Grid(scales[:, i], zeros[:, i]), format)
+            if choices is None:
+                assert format is not None
+                moved = quantized(wanted, Grid(scales[:, i], zeros[:, i]), format)
+            else:
+                share = jnp.where(fixes, jnp.square(overs[:, i]), 1 / overs[:, i])
+                moved = choices.cheapest(wanted, scales[:, i], tables[:, i], share)
             best = jnp.where(keeps[:, i], moved, 0)
             change = jnp.where(fixes, (wanted - best) / overs[:, i], best - rows[:, i])
             return rows.at[:, i].set(best), changes.at[:, i].set(change)
