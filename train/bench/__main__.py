@@ -5,6 +5,7 @@ from pathlib import Path
 
 from train.bench import (
     augment,
+    classifiers,
     distil,
     pack,
     planning,
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         reconstruct,
         scale,
         augment,
+        classifiers,
         distil,
         pack,
         taps,
