@@ -39,6 +39,10 @@ class TrainState(NamedTuple):
     trouble: jax.Array
 
 
+AUXILIARY = 0.3
+"""The weight of the loss of each head beside the first (Szegedy et al., Going deeper with convolutions, 2015)."""
+
+
 def _impossible(*_: Any) -> Any:
     raise TypeError("this network was made from a trained one: it is not initialized, or does not learn")
 
@@ -50,6 +54,7 @@ class Functions(NamedTuple):
       infer: ``(variables, images) -> outputs``; ``[batch, height, width, channels]`` uint8 -> what its task asks for,
         of a classifier logits ``[batch, classes]``.
       learn: ``(variables, batch) -> (outputs, new statistics)``, as in training; TypeError where nothing can be learnt.
+        A tuple of outputs is those of several heads, of which the first counts in full.
       init: ``(key, images) -> variables``, fresh ones for images of this shape; TypeError where there are none.
     """
 
@@ -142,8 +147,10 @@ def make_step(
         examples = over_devices(jnp.sum(batch["valid"]))
 
         def objective(view: Any) -> tuple[jax.Array, Any]:
-            outputs, stats = model.learn({"params": view, **state.stats}, batch)
-            total = jnp.sum(loss(outputs, batch, frozen) * batch["valid"]) / examples
+            given, stats = model.learn({"params": view, **state.stats}, batch)
+            outputs, *others = given if isinstance(given, tuple) else (given,)
+            lost = loss(outputs, batch, frozen) + AUXILIARY * sum(loss(own, batch, frozen) for own in others)
+            total = jnp.sum(lost * batch["valid"]) / examples
             correct = jnp.sum(task.right(outputs, batch) * batch["valid"])
             return total, (stats, correct)
 

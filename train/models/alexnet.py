@@ -33,7 +33,7 @@ class AlexNet(nn.Module):
             x = nn.relu(nn.Conv(width, (size, size), stride, padding=padding)(x))
             if i in (0, 1, 4) and min(x.shape[1:3]) > 2:
                 x = nn.max_pool(x, (3, 3), (2, 2))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for _ in range(2):
             x = nn.relu(nn.Dense(self.hidden)(x))
         return nn.Dense(self.classes)(x)

@@ -107,4 +107,4 @@ class GhostNet(nn.Module):
             return by_size(outputs)
         x = jnp.mean(ConvNorm(divisible(self.blocks[-1][1] * self.width, 4), 1)(x, mode), axis=(1, 2), keepdims=True)
         x = nn.relu(convolution(self.head, 1, bias=True)(x))
-        return nn.Dense(self.classes)(x.reshape(len(x), -1))
+        return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))

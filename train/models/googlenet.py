@@ -55,7 +55,7 @@ class AuxiliaryHead(nn.Module):
         """``[batch, h, w, c]`` -> ``[batch, classes]``."""
         rows, columns = (max(1, side // 4) for side in x.shape[1:3])
         x = ConvNorm(self.width, 1)(nn.avg_pool(x, (rows, columns), (rows, columns))[:, :4, :4], mode)
-        x = nn.relu(nn.Dense(8 * self.width)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(8 * self.width)(x.reshape(x.shape[0], -1)))
         return nn.Dense(self.classes)(x)
 
 

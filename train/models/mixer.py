@@ -77,7 +77,7 @@ class Mixer(nnx.Module):
         """``[batch, height, width, channels]`` -> ``[batch, classes]`` logits."""
         del mode  # nothing here depends on the other examples of a batch
         x = self.patches(images)
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         for block in self.blocks:
             x = block(x)
         return self.head(jnp.mean(self.norm(x), axis=1))

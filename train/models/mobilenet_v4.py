@@ -58,4 +58,4 @@ class MobileNetV4(nn.Module):
             return by_size(outputs)
         x = jnp.mean(ConvNorm(divisible(960 * self.width), 1)(x, mode), axis=(1, 2), keepdims=True)
         x = ConvNorm(divisible(self.head * max(1.0, self.width)), 1)(x, mode)
-        return nn.Dense(self.classes)(x.reshape(len(x), -1))
+        return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))

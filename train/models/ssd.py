@@ -49,5 +49,5 @@ class SSD(nn.Module):
         found = {}
         for name, size in (("classes", 1 + self.classes), ("boxes", 4)):
             head = Head(self.width, self.anchors * size, name=name)
-            found[name] = jnp.concatenate([head(own).reshape(len(own), -1, size) for own in maps], axis=1)
+            found[name] = jnp.concatenate([head(own).reshape(own.shape[0], -1, size) for own in maps], axis=1)
         return found

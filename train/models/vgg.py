@@ -48,7 +48,7 @@ class VGG(nn.Module):
             x = nn.max_pool(x, (2, 2), (2, 2), "SAME") if stride == 2 else x
         if not self.classes:
             return by_size([*outputs, x])
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width)(x))
         return nn.Dense(self.classes)(x)

@@ -58,10 +58,10 @@ class ViT(nn.Module):
         del valid  # nothing here depends on the other examples of a batch
         sides = (self.patch, self.patch)
         x = nn.Conv(self.width, sides, strides=sides, padding="VALID", name="embedding")(images)
-        x = x.reshape(len(x), -1, self.width)
+        x = x.reshape(x.shape[0], -1, self.width)
         names = ("class_token", "distillation_token")[: 1 + self.distilled]
         tokens = [self.param(name, nn.initializers.zeros, (1, 1, self.width)) for name in names]
-        x = jnp.concatenate([*(jnp.broadcast_to(each, (len(x), 1, self.width)) for each in tokens), x], axis=1)
+        x = jnp.concatenate([*(jnp.broadcast_to(each, (x.shape[0], 1, self.width)) for each in tokens), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for _ in range(self.depth):
             x = Encoder(self.heads, 4 * self.width)(x)

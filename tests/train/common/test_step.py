@@ -10,6 +10,8 @@ import pytest
 from flax import linen as nn
 
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves
+from train import models
 from train.common.step import classifier, hard_loss, init_state, make_step
 
 
@@ -42,7 +44,11 @@ def trained(recipe: jc.Compressor, steps: int = 4) -> Any:
 
 
 def loss(params: Any) -> jax.Array:
-    return jnp.mean(jc.distill.cross_entropy(MODEL.infer({"params": params}, BATCH["image"]), BATCH["label"]))
+    return mean_loss(MODEL.infer({"params": params}, BATCH["image"]))
+
+
+def mean_loss(logits: jax.Array) -> jax.Array:
+    return jnp.mean(jc.distill.cross_entropy(logits, BATCH["label"]))
 
 
 def kernels(recipe: jc.Compressor) -> jc.Compressor:
@@ -88,3 +94,28 @@ def test_the_state_fits_its_parameters_at_every_step() -> None:
     recipe = kernels(jc.prune.magnitude(optax.linear_schedule(0.0, 0.8, 4)))
     state = trained(recipe)
     jax.tree.map(np.testing.assert_array_equal, state.compressor, recipe.update(state.params, state.compressor, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "heads"),
+    [("vit", {"patch": 1, "width": 4, "depth": 1, "heads": 2, "distilled": True}, 2),
+     pytest.param("googlenet", {"width": 1 / 16, "halvings": 0, "auxiliary": True,
+                                "stages": (((16,) * 6,), ((16,) * 6,) * 4)}, 3, marks=pytest.mark.exhaustive)],
+)  # fmt: skip
+def test_heads_beside_the_first_are_taught_at_three_tenths(name: str, options: Any, heads: int) -> None:
+    model = classifier(models.create(name, 3, options), (0.5,), (0.25,))
+    fresh = jax.jit(model.init)(jax.random.key(0), BATCH["image"])
+    optimizer = optax.sgd(1.0)
+    step = jax.jit(make_step(model, jc.identity(), optimizer, hard_loss, record_every=1))
+    state = step(init_state(fresh, jc.identity(), optimizer), {}, BATCH)
+
+    def total(params: Any) -> jax.Array:
+        (first, *others), _ = model.learn({**fresh, "params": params}, BATCH)
+        assert len(others) == heads - 1
+        return mean_loss(first) + 0.3 * sum(map(mean_loss, others))
+
+    lost, slopes = jax.jit(jax.value_and_grad(total))(fresh["params"])
+    assert all(np.any(leaf) for path, leaf in named_leaves(slopes).items() if "head" in path.lower())
+    np.testing.assert_allclose(state.sums["loss"] / 12, lost, rtol=1e-5)
+    moved = jax.tree.map(jnp.subtract, fresh["params"], slopes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, moved)
