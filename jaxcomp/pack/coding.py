@@ -29,8 +29,8 @@ from jaxcomp.pack.streams import expand_into
 
 _KINDS = {f"{kind}{where}" for kind in ("plain", "ints", "codes") for where in ("", "+mask", "+gaps", "+pattern")}
 _KINDS |= {"ints+range", "codes+range", "fields+range"}
-_NUMBERS = 9
-"""Bytes that the header takes for what goes with a pattern, and the like."""
+_NUMBERS, _OTHER_FORM = 3, 9
+"""Bytes that the header takes for what goes with a range coder's stream; what a pattern has to save to be taken."""
 
 _CLEAR = 1 << 12
 """Items from which on the range coder is better where nothing repeats."""
@@ -48,12 +48,14 @@ class Coded(NamedTuple):
       args: JSON numbers that the kind needs.
       streams: the positions (where zeros are left out), then what the kind holds.
       off_grid: True where a grid was given and the values lie on none of its kind, bit for bit.
+      first_version: whether it was range-coded as in files of the first version.
     """
 
     kind: str
     args: list[Any]
     streams: list[Any]
     off_grid: bool = False
+    first_version: bool = False
 
     @property
     def ranged(self) -> bool:
@@ -110,7 +112,7 @@ def encode(
       >>> from jaxcomp.core.types import Grid
       >>> encode(np.arange(-8, 8, 0.5), Grid(np.float32([0.5]), np.int32([0]))).kind
       'codes'
-      >>> encode(np.eye(64, dtype=np.float32)).kind
+      >>> encode(np.diag(np.linspace(0.1, 1, 64, dtype=np.float32))).kind
       'plain+gaps'
     """
     array = np.asarray(array, order="C")  # one after the other in memory: their bits are looked at
@@ -138,7 +140,8 @@ def untabled(coded: Coded) -> tuple[Coded, np.dtype]:
     numbers, *args = coded.args
     if type(numbers) is not list or len(numbers) != 3 or numbers[2] not in (1, 2) or len(coded.streams) < 2:
         raise ValueError(f"a table has three numbers and two streams, not {numbers!r:.60} and {len(coded.streams)}")
-    return Coded(coded.kind.removeprefix(palette.PREFIX), args, coded.streams[1:]), np.dtype(f"i{numbers[2]}")
+    kind = coded.kind.removeprefix(palette.PREFIX)
+    return coded._replace(kind=kind, args=args, streams=coded.streams[1:]), np.dtype(f"i{numbers[2]}")
 
 
 def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool, other: Coded | None) -> Coded:
@@ -157,7 +160,7 @@ def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool
     if other is not None and times > 1 and other.size <= times * sum(map(len, streams)):
         return other
     numbers, pattern = _pattern(array) if ranges and form.where else ([], None)
-    if pattern is not None and len(pattern) + _NUMBERS > times * len(streams[0]):
+    if pattern is not None and len(pattern) + _OTHER_FORM > times * len(streams[0]):
         pattern = None
     if times > 1:
         streams = in_pieces(flat, form, streams, positions=pattern is None)
@@ -247,7 +250,7 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     flat, count = np.zeros(size, dtype), size
     if where == "pattern":
         numbers, *args = args
-        bits, count = _unpatterned(numbers, rest[0], shape)
+        bits, count = _unpatterned(_numbers(coded, [0, 1, *numbers]), rest[0], shape)
     elif where in ("mask", "gaps"):
         bits, count = fields.unpack_mask(where, rest[0], size)
     rest = rest if bits is None else rest[1:]
@@ -258,23 +261,27 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     packing, *args = args
     if kind == "fields":
         (stream,), (per_byte, own) = rest, args
-        apart, numbers = BitFields(per_byte, own), entropy.Numbers.checked(packing)
+        apart, numbers = BitFields(per_byte, own), _numbers(coded, packing)
         apart.place(flat, entropy.decode(stream, apart.shape, numbers), numbers.low, numbers.high)
         return flat.reshape(shape)
     made = lattice.again(args, rest[:-1], shape, dtype) if kind == "codes" else None
     if made is None and len(rest) + len(args) != 1:
         raise ValueError(f"integers have one stream and no more numbers, not {len(rest)} and {args!r:.60}")
     if where == "range":
-        _place_ranged(flat, entropy.decode(rest[-1], shape, entropy.Numbers.checked(packing)), made)
+        _place_ranged(flat, entropy.decode(rest[-1], shape, _numbers(coded, packing)), made)
     else:
         _place(flat, bits, fields.Integers(packing, rest[-1], count), made)
     return flat.reshape(shape)
 
 
-def _unpatterned(numbers: Any, stream: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+def _numbers(coded: Coded, given: Any) -> entropy.Numbers:
+    return entropy.Numbers.checked(given, coded.first_version)
+
+
+def _unpatterned(numbers: entropy.Numbers, stream: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     """The packed bits of a pattern, and how many are True."""
     kept = np.zeros(math.prod(shape), bool)
-    for positions, codes in entropy.decode(stream, shape, entropy.Numbers.checked([0, 1, *numbers])):
+    for positions, codes in entropy.decode(stream, shape, numbers):
         kept[positions] = codes
     return np.packbits(kept), int(np.count_nonzero(kept))
 
@@ -301,7 +308,7 @@ def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
         coded, _ = untabled(coded)
     pattern = coded.kind.endswith("+pattern")
     own = tuple(coded.args[2]) if coded.kind == "fields+range" else shape
-    numbers = entropy.Numbers.checked([0, 1, *coded.args[0]] if pattern else coded.args[0])
+    numbers = _numbers(coded, [0, 1, *coded.args[0]] if pattern else coded.args[0])
     stream, codes = coded.streams[0 if pattern else -1], np.zeros(math.prod(own), np.int64)
     for positions, found in entropy.decode(stream, own, numbers):
         codes[positions] = found

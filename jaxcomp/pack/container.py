@@ -1,13 +1,13 @@
-"""The file: a header and blocks of bytes, each closed by a checksum; written whole or not at all.
+"""The file: a header, bytes, and a checksum that closes all of it; written whole or not at all.
 
-    b"\\x89JCZ"  version u8  header bytes u32  header bytes when inflated u32      (little end first)
-    header: deflated JSON; its "blocks" say of each block what it is and how long its streams   crc u32
-    block 0: its streams, one after the other                                                   crc u32
-    block 1: ...                                                                                crc u32
+    b"\\x89JCZ"  version 2 u8  header bytes, header bytes when inflated: seven bits a byte, the low ones first
+    header: deflated; bytes of a JSON text, that text, then of each block what it is and how long its streams (``rows``)
+    block 0: its streams, one after the other
+    block 1: ...
+    crc u32, little end first
 
-A checksum is the CRC-32 of all that precedes it, other checksums left out: it tells every altered bit, and
-blocks in the wrong order too. The sizes make up the length of the file, so that it can be neither cut nor
-extended. Nothing in it is code.
+The checksum is the CRC-32 of all that precedes it: it tells every altered bit. The sizes make up the length of the
+file. Nothing in it is code. Files of version 1 (``first_version``) are read as well.
 """
 
 import json
@@ -20,13 +20,25 @@ from typing import Any, NamedTuple
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError
 from jaxcomp.core.files import write_atomically
+from jaxcomp.pack import first_version, rows
 from jaxcomp.pack.streams import deflate, inflate
 
 MAGIC = b"\x89JCZ"
-VERSION = 1
-_PRELUDE = struct.Struct("<4sBII")
+VERSION = 2
 _CRC = struct.Struct("<I")
-CHECKSUM_BYTES = _CRC.size
+_LIKELY = (
+    b'{"off_grid":[],"metadata":{"accuracy":0.9},"rewrites":[["quantize","'
+    + rows.write(
+        [
+            [["Conv_0", "bias"], [10], "float32", "plain", [], [41]],
+            [["params", "Dense_0", "kernel"], [32, 10], "float32", "codes+pattern", [[16], [-7, 4], []], [5, 64, 32]],
+            [["BatchNorm_0", "mean"], [32], "float32", "codes", [[-7, 4], []], [3, 8]],
+            [[[0]], [5, 5, 1, 10], "float32", "codes+range", [[-7, 7, 16], []], [3, 64]],
+        ]
+    )
+    + b'{"coder":"range2"}'
+)
+"""What deflate may refer to before a header begins: part of the format."""
 _ANEW = "get the file again, or save it anew"
 
 FORGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
@@ -70,16 +82,16 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
 
     Reference: RFC 1951 (deflate), RFC 1952 (CRC-32), RFC 8259 (JSON).
     """
-    rows = [[*about, [len(stream) for stream in streams]] for about, streams in blocks]
-    text = json.dumps({"blocks": rows, **header}, separators=(",", ":")).encode()
-    packed = deflate(text)
-    first = _PRELUDE.pack(MAGIC, VERSION, len(packed), len(text)) + packed
-    parts: list[Any] = []
+    text = json.dumps(header, separators=(",", ":")).encode() if header else b""
+    about = json.loads(json.dumps([[*block.about, [len(stream) for stream in block.streams]] for block in blocks]))
+    raw = rows.varint(len(text)) + text + rows.write(about)
+    packed = deflate(raw, _LIKELY)
+    parts: list[Any] = [MAGIC, bytes([VERSION]), rows.varint(len(packed)), rows.varint(len(raw)), packed]
+    parts += [stream for block in blocks for stream in block.streams]
     crc = 0
-    for streams in ([first], *(block.streams for block in blocks)):
-        for stream in streams:
-            crc = zlib.crc32(stream, crc)
-        parts += [*streams, _CRC.pack(crc)]
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    parts.append(_CRC.pack(crc))
     write_atomically(path, parts)
     return sum(map(len, parts))
 
@@ -102,30 +114,48 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
         kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ArtifactError(f"{path}: needs to be a file that jaxcomp wrote and is {kind}")
     data = memoryview(Path(path).read_bytes())
-    if len(data) < _PRELUDE.size or data[:4] != MAGIC:
+    if len(data) <= len(MAGIC) or data[:4] != MAGIC:
         raise ArtifactError(
             f"{path}: is no jaxcomp artifact: it needs to begin with {MAGIC!r} and begins with {bytes(data[:4])!r}, "
             f"of {len(data)} bytes in all. Give a file that jaxcomp.pack.save wrote."
         )
-    _, version, stored, size = _PRELUDE.unpack_from(data)
-    if version != VERSION:
+    version = data[4]
+    if version not in (1, VERSION):
         raise ArtifactError(
-            f"{path}: is of format version {version}, and this jaxcomp reads version {VERSION}: upgrade "
+            f"{path}: is of format version {version}, and this jaxcomp reads versions 1 and {VERSION}: upgrade "
             f"jaxcomp or, if it is not newer, {_ANEW}"
         )
-    end = _PRELUDE.size + stored
-    crc = _check(path, "the header", data[:end], data[end : end + _CRC.size], 0)
-    if size > max_header:
-        raise ArtifactError(
-            f"{path}: its header takes {size:,} bytes when it is inflated, and the limit is {max_header:,}: if the "
-            f"file comes from someone you trust, give max_bytes={64 * size} or more"
-        )
     try:
-        header = json.loads(inflate(bytes(data[_PRELUDE.size : end]), size), object_pairs_hook=_once)
-        rows = [(about, [_size(n) for n in sizes]) for *about, sizes in header.pop("blocks")]
+        header, about, body = first_version.read(data, max_header) if version == 1 else _read(data, max_header)
+        return header, _blocks(about, body)
+    except first_version.TooLargeError as error:
+        raise ArtifactError(
+            f"{path}: its header takes {error.size:,} bytes when it is inflated, and the limit is {max_header:,}: if "
+            f"the file comes from someone you trust, give max_bytes={64 * error.size} or more"
+        ) from None
     except FORGED as error:
-        raise ArtifactError(f"{path}: its header cannot be read ({error}): {_ANEW}") from error
-    return header, _blocks(path, data, end + _CRC.size, rows, crc)
+        raise ArtifactError(f"{path}: {error}: {_ANEW}") from error
+
+
+def _read(data: memoryview, max_header: int) -> tuple[dict[str, Any], list[Any], memoryview]:
+    """The header, what it says of blocks, and their bytes, of a file of this version."""
+    end = len(data) - _CRC.size
+    found = _CRC.pack(zlib.crc32(data[:end]))
+    if end < 7 or found != data[end:]:
+        raise ValueError(
+            f"it is cut short, extended or altered: its checksum needs to be {found.hex()} and is {data[end:].hex()}"
+        )
+    at = rows.Reader(data[:end], 5)
+    stored, size = at.varint(), at.varint()
+    if size > max_header:
+        raise first_version.TooLargeError(size)
+    body = at.place + stored
+    raw = inflate(bytes(data[at.place : body]), size, _LIKELY)
+    inner = rows.Reader(raw)
+    start = inner.varint() + inner.place
+    text = raw[inner.place : start]
+    header = json.loads(text, object_pairs_hook=first_version.once) if text else {}
+    return header, rows.read(raw[start:]), data[body:end]
 
 
 def foreign(path: str | os.PathLike[str], error: Exception) -> ArtifactError:
@@ -153,7 +183,7 @@ def check_metadata(metadata: Any) -> None:
         if not isinstance(metadata, Mapping | None):
             raise TypeError(f"it is a {type(metadata).__name__}")
         _check_depth(metadata)
-        json.loads(json.dumps(dict(metadata or {})), object_pairs_hook=_once)
+        json.loads(json.dumps(dict(metadata or {})), object_pairs_hook=first_version.once)
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"metadata needs to be a dict of what JSON can hold: {error}") from error
 
@@ -170,44 +200,22 @@ def _check_depth(metadata: Any) -> None:
     raise ValueError(f"it is nested deeper than {METADATA_DEPTH}, or holds itself")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError(f"two of the keys {[key for key, _ in pairs]} are the same in JSON")
-    return found
-
-
 def _size(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"the size of a stream is a whole number of bytes, not {value!r}")
     return value
 
 
-def _blocks(
-    path: str | os.PathLike[str], data: memoryview, at: int, rows: list[tuple[list[Any], list[int]]], crc: int
-) -> list[Block]:
-    needed = at + sum(sum(block) + _CRC.size for _, block in rows)
-    if len(data) != needed:
-        change = "cut short" if len(data) < needed else "extended"
-        raise ArtifactError(f"{path}: has been {change}: it needs {needed} bytes and has {len(data)}; {_ANEW}")
-    blocks = []
-    for number, (about, block) in enumerate(rows):
-        end = at + sum(block)
-        crc = _check(path, f"block {number}", data[at:end], data[end : end + _CRC.size], crc)
+def _blocks(about: list[Any], body: memoryview) -> list[Block]:
+    split = [(own, [_size(n) for n in sizes]) for *own, sizes in about]
+    needed = sum(sum(sizes) for _, sizes in split)
+    if needed != len(body):
+        raise ValueError(f"its header tells of {needed} bytes after it, and there are {len(body)}")
+    blocks, at = [], 0
+    for own, sizes in split:
         streams = []
-        for size in block:
-            streams.append(data[at : at + size])
+        for size in sizes:
+            streams.append(body[at : at + size])
             at += size
-        blocks.append(Block(about, streams))
-        at += _CRC.size
+        blocks.append(Block(own, streams))
     return blocks
-
-
-def _check(path: str | os.PathLike[str], what: str, content: memoryview, word: memoryview, crc: int) -> int:
-    crc = zlib.crc32(content, crc)
-    if word != _CRC.pack(crc):
-        raise ArtifactError(
-            f"{path}: {what} is cut short or altered: its checksum needs to be {_CRC.pack(crc).hex()} and is "
-            f"{word.hex() or 'missing'}; {_ANEW}"
-        )
-    return crc

@@ -17,7 +17,7 @@ class TensorInfo(NamedTuple):
       dtype: name of the dtype that comes back.
       kind: ``plain``, ``ints`` or ``codes``, with ``+mask``, ``+gaps`` or ``+pattern`` where zeros are left out;
         ``ints+range``, ``codes+range`` and ``fields+range`` are range-coded.
-      stored: bytes in the file, checksum included, its share of the header not.
+      stored: bytes in the file, its share of the header not.
       dense: bytes of the array in memory.
       off_grid: True where a note gave a grid on which the values do not lie.
       values: how many different ones there are; None unless they were measured, and so are the next two.
@@ -42,7 +42,7 @@ class Contents(NamedTuple):
 
     Attributes:
       tensors: in the order of the saved tree.
-      overhead: bytes of the file that belong to no tensor: the header.
+      overhead: bytes of the file that belong to no tensor: the header and the checksum.
       metadata: as saved.
       rewrites: name and words of each rewrite that made the function of these parameters, in order.
     """
@@ -106,7 +106,7 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None, measu
     tensors = []
     for tensor in held.tensors:
         coded, shape = tensor.coded, tensor.shape
-        size = sum(map(len, coded.streams)) + container.CHECKSUM_BYTES
+        size = sum(map(len, coded.streams))
         info = TensorInfo(tensor.name, shape, tensor.dtype.name, coded.kind, size, tensor.nbytes, coded.off_grid)
         try:
             tensors.append(_measured(info, tensor) if measured else info)

@@ -65,20 +65,27 @@ class Layout(NamedTuple):
         splits = max((n for n in (1, 2, 4, 8) if columns % n == 0 and columns >= 8 * n), default=1)
         return cls(splits * rows, columns // splits, rows, splits)
 
-    def slices(self) -> Iterator[tuple[int, int]]:
+    def slices(self, first_version: bool = False) -> Iterator[tuple[int, int]]:
         """Rows that are coded together, growing: what is known of the first is little.
+
+        Args:
+          first_version: as files of the first version have them: each group of columns but the first at once.
 
         Example:
           >>> list(Layout(5000, 8, 5000).slices())[:3]
           [(0, 8), (8, 16), (16, 32)]
+          >>> list(Layout(1600, 8, 800, 2).slices())[-4:]
+          [(800, 900), (900, 1000), (1000, 1200), (1200, 1600)]
         """
         begin, most = 0, max(1, _MOST // max(1, self.columns))
         if self.turn < self.rows:
             most = min(most, self.turn)
         first = -(-_FIRST // max(1, self.columns))
         while begin < self.rows:
-            ends = self.rows if self.splits == 1 else begin - begin % self.period + self.period
-            end = min(ends, begin + min(most, max(begin, first)))
+            since = 0 if self.splits == 1 else begin - begin % self.period
+            grown = begin if first_version or not since else max(begin - since, self.period // 8)
+            ends = self.rows if self.splits == 1 else since + self.period
+            end = min(ends, begin + min(most, max(grown, first)))
             yield begin, end
             begin = end
 

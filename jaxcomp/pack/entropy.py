@@ -23,22 +23,24 @@ class Numbers(NamedTuple):
       low, high: the least and the greatest code.
       mean: their mean magnitude, in 16ths.
       ends: bytes of each part of the stream but the last.
+      first_version: whether it is of a file of the first version, with longer slices.
     """
 
     low: int
     high: int
     mean: int
     ends: tuple[int, ...] = ()
+    first_version: bool = False
 
     @classmethod
-    def checked(cls, given: Any) -> "Numbers":
+    def checked(cls, given: Any, first_version: bool = False) -> "Numbers":
         """Those of a file, or a ValueError."""
         low, high, mean, *ends = given
         if not all(type(number) is int for number in given) or not 0 < high - low < WIDEST:
             raise ValueError(f"codes go from a least to a greatest, less than {WIDEST} more, not as {given!r:.60}")
         if max(abs(low), abs(high)) >= _GREATEST or not 0 <= mean < 2**32 or min(ends, default=0) < 0:
             raise ValueError(f"codes that have tables are of 16 bits, not as {given!r:.60}")
-        return cls(low, high, mean, tuple(ends))
+        return cls(low, high, mean, tuple(ends), first_version)
 
     @property
     def stored(self) -> list[int]:
@@ -106,7 +108,7 @@ def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tu
     coder, layout, rest = constriction(), Layout.of(shape), memoryview(stream)
     contexts, ends, held = Contexts(layout, *numbers.contexts), list(numbers.ends), _PART
     decoder: Any = None
-    for begin, end in layout.slices():
+    for begin, end in layout.slices(numbers.first_version):
         if held >= _PART:
             _check_end(decoder)
             size = ends.pop(0) if ends else len(rest)
@@ -162,7 +164,7 @@ class _Slice(NamedTuple):
 def _sliced(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers) -> Iterator[_Slice]:
     layout = Layout.of(shape)
     contexts = Contexts(layout, *numbers.contexts)
-    for begin, end in layout.slices():
+    for begin, end in layout.slices(numbers.first_version):
         which = contexts.of(begin, end)
         own = codes(layout.positions(begin, end)).reshape(which.shape)
         yield _Slice(own, which, contexts.tables(), *_grouped(which))

@@ -18,8 +18,9 @@ TIMES_THE_FILE = 1000
 """Without a limit of the caller's, a file may unfold into so many bytes, or so many times its own."""
 
 
-CODER = "range"
-"""What the header of a file names whose codes were range-coded; a file without it needs no extra to be read."""
+CODER, FIRST_CODER = "range2", "range"
+"""What the header of a file names whose codes were range-coded, today and in files of the first version; a file without
+it needs no extra to be read."""
 
 
 class Tensor(NamedTuple):
@@ -103,10 +104,11 @@ def _stored(header: dict[str, Any], blocks: list[container.Block]) -> Stored:
     unread = header.keys() - {"empty", "off_grid", "metadata", "rewrites", "coder"}
     if unread:
         raise ValueError(f"nothing here reads {sorted(unread)} of the header")
-    if header.get("coder", CODER) != CODER:
+    if header.get("coder", CODER) not in (CODER, FIRST_CODER):
         raise ValueError(f"its coder, {header['coder']!r:.40}, is none that this jaxcomp has")
     off_grid = _indices(header.get("off_grid", []), len(blocks))
-    tensors = [_tensor(block, i in off_grid) for i, block in enumerate(blocks)]
+    first = header.get("coder") == FIRST_CODER
+    tensors = [_tensor(block, i in off_grid, first) for i, block in enumerate(blocks)]
     empty = [_empty(*row) for row in header.get("empty", [])]
     indices = [index for index, _, _ in empty]
     if indices != sorted(_indices(indices, len(tensors) + len(empty))):
@@ -126,13 +128,13 @@ def _rewrite(name: Any, said: Any, data: Any) -> tuple[str, str, Any]:
     return name, said, data
 
 
-def _tensor(block: container.Block, off_grid: bool) -> Tensor:
+def _tensor(block: container.Block, off_grid: bool, first_version: bool) -> Tensor:
     keys, shape, dtype, kind, args = block.about
     if type(shape) is not list or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"a shape is a list of sizes, not {shape!r}")
     if type(keys) is not list or type(kind) is not str or type(args) is not list:
         raise ValueError(f"a tensor has keys, a kind and numbers, not {keys!r}, {kind!r} and {args!r}")
-    coded = coding.Coded(kind, args, block.streams, off_grid)
+    coded = coding.Coded(kind, args, block.streams, off_grid, first_version)
     return Tensor("", keys, tuple(shape), coding.dtype_named(dtype), coded)
 
 

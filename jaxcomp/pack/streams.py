@@ -1,4 +1,4 @@
-"""Byte streams: deflate, as they are or by planes. Knows nothing of tensors or files.
+"""Byte streams: deflate, as they are, by planes, or by halves. Knows nothing of tensors or files.
 
 A stream is one byte that says how it is coded, and a body. Bodies are bare deflate: the container checks its
 bytes itself, and the 6 bytes of a zlib wrapper are a tenth of a small layer. Every reader takes the size it
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-RAW, DEFLATE, PLANES = b"\0", b"\1", b"\2"
+RAW, DEFLATE, PLANES, HALVES = b"\0", b"\1", b"\2", b"\3"
 
 
 class _Way(NamedTuple):
@@ -62,11 +62,20 @@ def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
     Reference: Deutsch, DEFLATE compressed data format, RFC 1951, 1996.
     """
     ways: tuple[_Way, ...] = _ITEM_WAYS if itemsize > 1 else _BYTE_WAYS
-    best = min([RAW + raw, *(_code(raw, itemsize, way) for way in ways if way.strategy)], key=len)
+    tried = [RAW + raw, *_halves(raw, itemsize), *(_code(raw, itemsize, way) for way in ways if way.strategy)]
+    best = min(tried, key=len)
     for way in ways:
         if way.strategy == zlib.Z_DEFAULT_STRATEGY and (len(raw) < _SHORT or _hopeful(raw, itemsize, way, len(best))):
             best = min(best, _code(raw, itemsize, way), key=len)
     return best
+
+
+def _halves(raw: bytes, itemsize: int) -> list[bytes]:
+    """The upper halves of items alone, where the lower ones are 0: of bfloat16 numbers in float32, and the like."""
+    if itemsize != 4 or not 0 < len(raw) < _SHORT:  # many are smaller plane by plane
+        return []
+    halves = np.frombuffer(raw, "<u2").reshape(-1, 2)
+    return [] if halves[:, 0].any() else [HALVES + halves[:, 1].tobytes()]
 
 
 def _hopeful(raw: bytes, itemsize: int, way: _Way, best: int) -> bool:
@@ -93,14 +102,19 @@ def _code(raw: bytes, itemsize: int, way: _Way, level: int = 9) -> bytes:
     return way.tag + _deflate(parts, way.strategy, level)
 
 
-def deflate(raw: bytes) -> bytes:
-    """Bare deflate (RFC 1951, without a header), at its smallest.
+def deflate(raw: bytes, likely: bytes = b"") -> bytes:
+    """Bare deflate (RFC 1951, without a header), at its smallest; it may refer to ``likely`` as if that came before.
 
     Example:
       >>> len(deflate(bytes(1000))), inflate(deflate(b"abc"), 3)
       (11, b'abc')
     """
-    return _deflate([raw], zlib.Z_DEFAULT_STRATEGY)
+    found = []
+    for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED):
+        more = (likely,) if likely else ()
+        deflater = zlib.compressobj(9, zlib.DEFLATED, _BARE, _MEMORY, strategy, *more)
+        found.append(deflater.compress(raw) + deflater.flush())
+    return min(found, key=len)
 
 
 def _deflate(parts: list[bytes], strategy: int, level: int = 9) -> bytes:
@@ -112,9 +126,9 @@ def _deflate(parts: list[bytes], strategy: int, level: int = 9) -> bytes:
     return b"".join([*out, deflater.flush()])
 
 
-def inflate(body: bytes, limit: int) -> bytes:
+def inflate(body: bytes, limit: int, likely: bytes = b"") -> bytes:
     """The inverse of :func:`deflate`: at most ``limit`` bytes, or a ValueError."""
-    inflater = zlib.decompressobj(_BARE)
+    inflater = zlib.decompressobj(_BARE, likely) if likely else zlib.decompressobj(_BARE)
     try:
         raw = inflater.decompress(body, limit + 1)
     except zlib.error as error:
@@ -202,9 +216,9 @@ class Reader:
         """Takes a stream; a ValueError if it is none."""
         view = memoryview(stream)
         self.way, self._body, self._left = bytes(view[:1]), view[1:], size
-        if self.way not in (RAW, DEFLATE, PLANES):
-            raise ValueError(f"a stream's coding is 0, 1 or 2, not {self.way!r}")
-        self._inflater = None if self.way == RAW else zlib.decompressobj(_BARE)
+        if self.way not in (RAW, DEFLATE, PLANES, HALVES):
+            raise ValueError(f"a stream's coding is 0, 1, 2 or 3, not {self.way!r}")
+        self._inflater = None if self.way in (RAW, HALVES) else zlib.decompressobj(_BARE)
         self._tail = b""
 
     def read(self, size: int) -> bytes:
@@ -265,6 +279,12 @@ def expand(stream: Any, limit: int, itemsize: int = 1) -> bytes:
     reader.close()
     if reader.way == PLANES:
         raw = np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
+    if reader.way == HALVES:
+        if len(raw) % 2:
+            raise ValueError(f"a stream of halves holds an odd number of bytes, {len(raw)}")
+        raw = (np.frombuffer(raw, "<u2").astype("<u4") << 16).tobytes()
+    if len(raw) > limit:
+        raise ValueError(f"a stream holds more than the {limit} bytes that it should")
     return raw
 
 
@@ -272,6 +292,12 @@ def expand_into(stream: Any, items: np.ndarray) -> None:
     """Fills ``[n, itemsize]`` bytes with those of a stream, or raises a ValueError."""
     count, itemsize = items.shape
     reader = Reader(stream, items.size)
+    if reader.way == HALVES:
+        raw = np.frombuffer(expand(stream, items.size), np.uint8)
+        if itemsize != 4 or raw.size != items.size:
+            raise ValueError(f"a stream of halves holds {raw.size} bytes of items of 4, not {count} of {itemsize}")
+        items[:] = raw.reshape(items.shape)
+        return
     rows = [items[:, plane] for plane in range(itemsize)] if reader.way == PLANES else [items.reshape(-1)]
     for row in rows:
         for begin in range(0, len(row), _PART):

@@ -101,7 +101,7 @@ def test_what_is_range_coded_is_smaller_and_names_its_coder(tmp_path, monkeypatc
     }  # fmt: skip
     loaded, _ = pack.load(path)
     assert all(loaded[name].tobytes() == array.tobytes() for name, array in TREE.items())
-    assert container.read(path)[0]["coder"] == "range"
+    assert container.read(path)[0]["coder"] == "range2"
 
 
 def test_without_the_extra_files_say_which_one_and_saving_deflates(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ ODD += [[True, 1, 1], ["a", 1, 1], None, 3, [0, 1, 1, -1], [0, 1, 1, 2**50], [-3
 def test_forged_numbers_are_artifact_errors_or_trees(tmp_path, odd, kind):
     coded = coding.encode(TREE["whole"], ranges=True)
     about = [["a"], [64, 32], "int8", kind, [odd]]
-    container.write(tmp_path / "x.jcz", {"coder": "range"}, [container.Block(about, coded.streams)])
+    container.write(tmp_path / "x.jcz", {"coder": "range2"}, [container.Block(about, coded.streams)])
     with contextlib.suppress(ArtifactError):
         pack.load(tmp_path / "x.jcz")
 
