@@ -6,6 +6,7 @@ from jaxcomp.posttrain.ptq import PostTrained, ptq
 from jaxcomp.posttrain.recalibrate import recalibrate
 from jaxcomp.posttrain.refit import refit
 from jaxcomp.posttrain.round_weights import Rounded, round_weights
+from jaxcomp.posttrain.share import Shared, share
 from jaxcomp.posttrain.sparsify import Sparsified, sparsify
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Equalized",
     "PostTrained",
     "Rounded",
+    "Shared",
     "Sparsified",
     "correct_biases",
     "equalize",
@@ -20,6 +22,7 @@ __all__ = [
     "recalibrate",
     "refit",
     "round_weights",
+    "share",
     "smooth",
     "sparsify",
 ]

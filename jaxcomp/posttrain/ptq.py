@@ -12,7 +12,8 @@ from jaxcomp.core.tables import with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.posttrain.round_layer import RoundMethod
-from jaxcomp.posttrain.round_weights import RoundReport, round_weights
+from jaxcomp.posttrain.round_report import RoundReport
+from jaxcomp.posttrain.round_weights import round_weights
 from jaxcomp.quant.ranges import Fit
 from jaxcomp.rewrite.folding.batch_norm import Folded, fold_batch_norm
 from jaxcomp.rewrite.folding.report import FoldReport

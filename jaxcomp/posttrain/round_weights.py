@@ -1,102 +1,30 @@
 """Rounding: weights on the grids of a scheme, layer by layer on data, so that outputs stay what they were."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxcomp.core.arrays import as_arrays
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.finite import check_finite
-from jaxcomp.core.paths import named_leaves, replace_leaves
+from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.progress import Progress, shows_progress, told
-from jaxcomp.core.tables import dims, table, with_left_out
 from jaxcomp.core.types import Grid, Note, Params
 from jaxcomp.observe.batches import Select, checked_batches
-from jaxcomp.observe.evidence import Seen
-from jaxcomp.observe.held_out import ENOUGH, NO_BETTER, counts, examples_of, is_better, is_worse, judged_on
-from jaxcomp.observe.moments import unseen
-from jaxcomp.posttrain.find_biases import Biases, find_biases
+from jaxcomp.observe.evidence import Evidence
 from jaxcomp.posttrain.fit_bytes import file_size, first_rate, within
+from jaxcomp.posttrain.in_turn import InTurn
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
 from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, fitted, least_squares, nearest, rounded
 from jaxcomp.posttrain.round_priced import rate_of
-from jaxcomp.posttrain.walk import Walk
+from jaxcomp.posttrain.round_report import RoundReport
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Target, find_targets, reached
-from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
-
-ALL_AT_ONCE = "in a loop, a branch or a shard_map: layers there are rounded all at once, their errors not measured"
-"""What is not as elsewhere with weights there."""
-
-
-class RoundRow(NamedTuple):
-    """What became of one weight.
-
-    Attributes:
-      path: the weight.
-      shape: its own.
-      format: that of its codes; ``""`` if it was not rounded.
-      method: how it was rounded.
-      back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
-      error: the squared error of its sites' results on the examples that were held out, what quantized inputs and
-        earlier layers do to them included, over the squares of what they were; None if not known.
-      bias: the parameter in which the mean of that error is corrected; ``""`` if it is not.
-      unmoved: why it is not.
-      skipped: why it, or its rounding, is not as asked for.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    format: str = ""
-    method: str = ""
-    back: float = 0.0
-    error: float | None = None
-    bias: str = ""
-    unmoved: str = ""
-    skipped: str = ""
-
-
-LEGEND = (
-    "nearest: share of outputs for which that was best; error: squared, over outputs' squares; bias: takes up its mean"
-)
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
-
-    Attributes:
-      rows: one a weight.
-      left_out: ``{path: what reads it}`` of the parameters that are neither weights nor their biases.
-      judged: on which examples errors were measured.
-    """
-
-    rows: tuple[RoundRow, ...]
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    judged: str = ""
-
-    def __str__(self) -> str:
-        done, others = ([row for row in self.rows if bool(row.method) == those] for those in (True, False))
-        rows = [
-            [row.path, dims(row.shape), row.format, row.method, f"{row.back:.0%}",
-             "" if row.error is None else f"{row.error:.5f}", row.bias]
-            for row in done
-        ]  # fmt: skip
-        columns = ["weight", "shape", "format", "method", "nearest", "error", "bias"]
-        text = "\n".join(filter(None, [table(columns, rows), LEGEND, self.judged]))
-        text = with_left_out(text, {row.path: row.unmoved for row in done if row.unmoved}, "error's mean stays")
-        text = with_left_out(text, {row.path: row.skipped for row in done if row.skipped}, "not as asked")
-        text = with_left_out(text, {row.path: row.skipped for row in others}, "not rounded")
-        return with_left_out(text, self.left_out)
 
 
 class Rounded(NamedTuple):
@@ -246,83 +174,34 @@ def round_weights(
         )
         return within(file_bytes, begin, lambda rate: again(rate=rate), lambda new: file_size(new.params, new.notes))
     settings = settings._replace(rate=rate_of(rate, fisher, method, {path: named[path] for path in own}))
-    blind = {path: why for path, each in own.items() if (why := unseen(each, program, "inputs"))}
     grids_of, widest = _grids(targets.weights, named, fixed, method)
-    found = {path: nearest(targets.weights[path], named[path], widest[path]) for path in blind}
-    means = find_biases(program, own) if biases else Biases({}, {})
-    plain: dict[str, Solution] = {}
-    examples, altered = examples_of(given), altered_inputs(targets, uses, ranges or {})
-    sites = {path: each.sites for path, each in own.items() if path not in blind}
-    set_ = [each for path in own for each in means.of.get(path, ())]
-    start = jax.tree.leaves(replace_leaves(params, {path: each.leaf for path, each in found.items()}))
 
-    def walked(solve: Any, gather: bool, biases: Any, beside: Walk | None = None) -> tuple[Walk, dict[str, Any]]:
-        tell, done = told(progress), itertools.count()
-        what = method if gather else "nearest, to compare"
+    def near(path: str, reached: bool) -> Solution:
+        return nearest(targets.weights[path], named[path], (grids_of if reached else widest)[path])
 
-        def telling(path: str, *args: Any) -> Any:
-            tell(next(done), len(sites), f"{path} ({what})")
-            return solve(path, *args)
+    def better(path: str, use: Use, known: Evidence, plain: Solution) -> Solution:
+        return rounded(targets.weights[path], use, named[path], known, widest[path], settings, plain)
 
-        apart = bool(getattr(ranges, "judging", None))
-        walk = Walk(program, sites, telling, places, altered, biases, gather, apart, beside=beside)
-        new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], start)
-        tell(len(sites), len(sites), f"all layers ({what})")
-        return walk, {each.path: new[each.path] for each in biases if each.path in new}
-
-    def solve(path: str, use: Use, seen: Seen) -> Any:
-        target, leaf = targets.weights[path], named[path]
-        found[path] = plain[path] = nearest(target, leaf, grids_of[path])
-        check_finite({path: seen.sizes}, "on the data the input of ")
-        if not seen.reached:
-            blind[path] = "what it reads on the data is 0"
-            found[path] = plain[path] = nearest(target, leaf, widest[path])
-        elif method != "nearest":
-            known = seen.evidence(examples, path in means.of)
-            found[path] = rounded(target, use, leaf, known, widest[path], settings, plain[path])
-        return found[path].leaf
-
-    walk, moved = walked(solve, True, set_)
-    total = counts(examples)[1]
-    kept = lambda path, use, seen: plain[path].leaf  # noqa: E731
-    judged = settings.rate is None  # with a rate the nearest take other bytes: that errors are larger is meant
-    bare = walked(kept, False, [], walk) if set_ and total < ENOUGH and judged else None
-    # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
-    if judged and any(found[path] is not each for path, each in plain.items()):
-        other = walked(kept, False, set_, walk)
-        if any(is_worse(walk.lost, each[0].lost) for each in (other, bare) if each):
-            (walk, moved), found = walked(kept, False, set_), found | plain
-    if bare and all(found[path] is each for path, each in plain.items()) and not is_better(walk.lost, bare[0].lost):
-        walk, moved = walked(kept, False, [])
-        walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
-    solved = {path: each.leaf for path, each in found.items()}
-
-    def bias(path: str) -> tuple[str, str]:
-        """Which was moved, and why none was."""
-        own = [each.path for each in means.of.get(path, ())]
-        why = [walk.unmoved[each] for each in own if each in walk.unmoved]
-        moved = "" if why else ", ".join(own)
-        return moved, "" if moved else (why or [means.missing.get(path, "not asked for")])[0]
-
-    def row(path: str) -> RoundRow:
-        if path not in found:
-            return RoundRow(path, np.shape(named[path]), skipped=targets.skipped[path])
-        error, whole = walk.errors.get(path, (0.0, 0.0))
-        return RoundRow(
-            path,
-            np.shape(named[path]),
-            targets.weights[path].scheme.format.name,
-            "nearest" if path in blind else method,
-            found[path].back,
-            error / whole if whole else None,
-            *bias(path),
-            blind.get(path, "" if path in walk.errors else ALL_AT_ONCE),
-        )
-
-    rows = tuple(row(path) for path in program.paths if path in found or path in targets.skipped)
-    others = left_out(program, {row.path for row in rows} | moved.keys() - walk.unmoved.keys())
-    report = RoundReport(rows, others, judged_on(examples))
-    return Rounded(replace_leaves(params, solved | moved), {path: each.grid for path, each in found.items()}, report)
+    layers = InTurn(
+        program,
+        params,
+        given,
+        own,
+        near,
+        None if method == "nearest" else better,
+        biases=biases,
+        places=places,
+        altered=altered_inputs(targets, uses, ranges or {}),
+        apart=bool(getattr(ranges, "judging", None)),
+        judged=settings.rate is None,  # with a rate the nearest take other bytes: that errors are larger is meant
+        what=method,
+        progress=progress,
+    )
+    methods = {
+        path: (targets.weights[path].scheme.format.name, "nearest" if path in layers.blind else method) for path in own
+    }
+    report = layers.report(named, methods, targets.skipped)
+    return Rounded(layers.new_params, {path: each.grid for path, each in layers.found.items()}, report)
 
 
 def _grids(

@@ -203,6 +203,7 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "round_weights-rate": lambda f, p, x: jc.posttrain.round_weights(
         f, p, [x], jc.rewrite.Scheme(5, axis=None, inputs=None), rate=1e-4
     ).params,
+    "share": lambda f, p, x: jc.posttrain.share(f, p, [x], 4).params,
     "correct_biases": lambda f, p, x: jc.posttrain.correct_biases(f, p, [x], coarse(p)).params,
     "correct_biases-fast": lambda f, p, x: jc.posttrain.correct_biases(f, p, [x], coarse(p), method="fast").params,
     "equalize": lambda f, p, x: ran((f, jc.posttrain.equalize(f, p, x, scheme=None)[0]), x),

@@ -11,7 +11,7 @@ import pytest
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.posttrain import ptq, round_weights
-from jaxcomp.posttrain.round_weights import RoundReport, RoundRow
+from jaxcomp.posttrain.round_report import RoundReport, RoundRow
 from jaxcomp.posttrain.sparsify_report import SparseReport, SparseRow
 from jaxcomp.rewrite import Scheme, calibrate, fold_batch_norm, quantize
 from jaxcomp.rewrite.folding.report import FoldReport, FoldRow

@@ -1,0 +1,197 @@
+r"""One layer's weights made to share a few values, which make up for each other's errors as GPTQ's codes do.
+
+Centres begin at the exact weighted optimum of one dimension. Then, in turn: each weight goes to a centre, those that
+follow making up for the error; and the centres are those of the least error given who goes where, in closed form:
+
+.. math:: \min_c \operatorname{tr} (W - C)^\top H (W - C) \;\Rightarrow\; M c = b, \quad M_{kl} = \sum_o a_{ko}^\top H
+   a_{lo}, \quad b_k = \sum_o a_{ko}^\top H w_o
+
+with a the places of centre k in output o.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcomp.core.meshes import beside
+from jaxcomp.core.units import host_unit
+from jaxcomp.observe.evidence import Evidence
+from jaxcomp.observe.factored import Factored
+from jaxcomp.observe.matrices import matrix, unmatrix
+from jaxcomp.pack.lengths import Lengths
+from jaxcomp.posttrain.round_padded import Rounder
+from jaxcomp.posttrain.round_priced import Coder, Rate
+from jaxcomp.share import optimal
+from jaxcomp.trace.uses import Use
+
+ROUNDS = 4
+"""Times that centres and places are found in turn."""
+TABLE_BITS = 24
+"""What a centre takes in a file, about."""
+FEWER = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of centres that are tried where bits count."""
+
+
+class Settings(NamedTuple):
+    """How layers share: what :func:`jaxcomp.posttrain.share` was asked for."""
+
+    damping: float
+    act_order: bool
+    sweeps: int
+    rate: Rate | None
+
+
+class Shared(NamedTuple):
+    """A weight that holds few values.
+
+    Attributes:
+      leaf: of its own shape and dtype.
+      back: the fraction of its outputs that are at the nearest of the plain centres: all or none.
+    """
+
+    leaf: Any
+    back: float = 1.0
+
+
+def nearest(leaf: Any, k: int) -> Shared:
+    """A weight at the nearest of the centres of its least squared error; 0 stays 0."""
+    values = np.asarray(leaf, np.float64)
+    return _shown(leaf, values, optimal(values, k, zero=bool((values == 0).any())))
+
+
+def _shown(leaf: Any, values: np.ndarray, centres: np.ndarray, back: float = 1.0) -> Shared:
+    """A weight with values at the nearest of some centres; 0 stays 0."""
+    middles = (centres[1:] + centres[:-1]) / 2
+    found = np.where(values == 0, 0.0, centres[np.searchsorted(middles, values)])
+    return Shared(beside(jax.device_put(found.astype(leaf.dtype)), leaf), back)
+
+
+def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Settings, plain: Shared) -> Shared:
+    """A weight with at most k values such that its sites' results stay near what they were.
+
+    What is found on the examples to fit to is kept where it costs less than ``plain`` on those that are held out: in
+    errors, and in bits where these count.
+    """
+    if known.other is None or not known.reaches:
+        return plain
+    old = aim = matrix(use, leaf)
+    unit = host_unit(np.max(np.abs(old), initial=0))
+    inputs = Factored.of(known.moment(), settings.damping, settings.act_order)
+    if known.corrects:
+        far = old + np.float64(unit) * inputs.solve((known.part.pull() * (known.unit / unit)).astype(np.float32))
+        aim = old + known.share(old, far, old) * (far - old)
+    price = np.ones((len(old), 1, old.shape[2]))
+    if settings.rate is not None:
+        price = settings.rate.prices(path, use, old, known) / unit**2
+    layer = _Layer(use, leaf.shape, (aim / unit).astype(np.float32), old != 0, inputs, price, settings)
+    tried = [k] if settings.rate is None else [each for each in FEWER if each <= k] or [k]
+    best: _Found | None = None
+    for each in tried:
+        now = layer.found(each)
+        if best is not None and now.cost > best.cost:
+            break
+        best = now
+    assert best is not None
+    values = unmatrix(use, best.values.astype(np.float64) * unit, leaf.shape)
+    found = _shown(leaf, values, np.unique(values), 0.0)
+    costs = [layer.judged(each.leaf, leaf, known, unit) for each in (found, plain)]
+    least = known.least_gain() if settings.rate is None else 0.0
+    better = costs[0][0] < (1 - least) * costs[1][0] and costs[0][1] < costs[1][1]
+    return found if better else plain
+
+
+class _Found(NamedTuple):
+    cost: float
+    values: np.ndarray
+
+
+class _Layer(NamedTuple):
+    """A layer as a matrix ``[groups, n, out]`` in units in which squares neither underflow nor overflow.
+
+    Attributes:
+      use, shape: how it is read, and the weight's own shape.
+      aim: the weights that come nearest to the old outputs.
+      kept: which of them are not 0.
+      inputs: what flows into it.
+      price: of a bit in each output's squared error, ``[groups, 1, out]``; of no rate all 1.
+      settings: of the call.
+    """
+
+    use: Use
+    shape: tuple[int, ...]
+    aim: np.ndarray
+    kept: np.ndarray
+    inputs: Factored
+    price: np.ndarray
+    settings: Settings
+
+    def found(self, k: int) -> _Found:
+        """The best values of so many centres."""
+        zero = bool((~self.kept).any()) or (self.settings.rate is not None and k > 1)
+        squares = np.diagonal(self.inputs.moment, axis1=1, axis2=2)[..., None] / self.price
+        weight = np.broadcast_to(squares, self.aim.shape) * self.kept
+        centres = optimal(np.where(self.kept, self.aim, 0), k, importance=weight, zero=zero)
+        rounder, best, values = Rounder(self.inputs, None), None, None
+        ones, none = np.ones(self.aim.shape, np.float32), np.zeros(self.aim.shape, np.int32)
+        for _ in range(ROUNDS):
+            coder = self._coder(centres)
+            start = np.asarray(centres[_places(centres, self.aim if values is None else values)], np.float32)
+            start = np.where(self.kept, start, 0)
+            lengths = coder.lengths(start)
+            choices = coder.choices(self._free(lengths), self.price)
+            given = ones, none, self.kept
+            values = rounder.fix(self.aim, *given, choices) if values is None else start
+            values = rounder.descend(self.aim, values, given, self.settings.sweeps, choices)
+            values, centres = self._refitted(values, centres)
+            now = _Found(self._cost(values, centres), values)
+            best = now if best is None or now.cost < best.cost else best
+        assert best is not None
+        return best
+
+    def _coder(self, centres: np.ndarray) -> Coder:
+        origin = min(int(np.searchsorted(centres, 0.0)), len(centres) - 1)
+        return Coder(self.use, self.shape, centres, -origin)
+
+    def _free(self, lengths: Lengths) -> Lengths:
+        """Code lengths, all 0 where bits do not count."""
+        return lengths if self.settings.rate is not None else lengths._replace(bits=0 * lengths.bits)
+
+    def _cost(self, values: np.ndarray, centres: np.ndarray) -> float:
+        cost = float((self.inputs.error(values - self.aim) / self.price).sum())
+        return cost + self._bits(values, centres)
+
+    def _bits(self, values: np.ndarray, centres: np.ndarray) -> float:
+        if self.settings.rate is None:
+            return 0.0
+        coder = self._coder(centres)
+        return TABLE_BITS * len(centres) + float(coder.bits(values, coder.lengths(values)).sum())
+
+    def judged(self, new: Any, leaf: Any, known: Evidence, unit: float) -> tuple[float, float]:
+        """What a weight costs on the examples that are held out, and on the others."""
+        values, old = matrix(self.use, new), matrix(self.use, leaf)
+        bits, price = self._bits(values / unit, np.unique(values / unit)), self.price[:, 0] * unit**2
+        held, fit = (float((known.error(values, old, each) / price).sum()) for each in (True, False))
+        return held + bits, fit + bits
+
+    def _refitted(self, values: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values with the centres of the least error of those who are at each."""
+        place = _places(centres, values)
+        free = [i for i, each in enumerate(centres) if each != 0 and (place == i).any()]
+        if not free:
+            return values, centres
+        at = [(place == i) & self.kept for i in free]
+        pulls = [np.matmul(self.inputs.moment, each.astype(np.float32)) / self.price for each in at]
+        m = np.array([[np.sum(pull, where=other, dtype=np.float64) for other in at] for pull in pulls])
+        b = np.array([np.sum(pull * self.aim, dtype=np.float64) for pull in pulls])
+        now = centres[free]
+        ridge = 1e-6 * np.trace(m) / len(m) * np.eye(len(m))
+        new = centres.copy()
+        new[free] = now + np.linalg.solve(m + ridge, b - m @ now)
+        if (np.diff(new) <= 0).any():  # centres that cross would not be in order: they stay
+            return values, centres
+        return np.where(self.kept, new[place], 0).astype(np.float32), new
+
+
+def _places(centres: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.searchsorted((centres[1:] + centres[:-1]) / 2, values)
