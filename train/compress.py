@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data, lock, report, sealed, views
+from train.common import data, distillation, labels, lock, optimizers, report, sealed, views
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
@@ -42,13 +42,13 @@ from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
 from train.common.step import (
     Functions,
-    Loss,
+    Objective,
     TrainState,
     classifier,
-    distillation_loss,
     init_state,
     label_loss,
     make_step,
+    on_outputs,
 )
 from train.common.workdir import sealing
 from train.tasks import named
@@ -75,19 +75,6 @@ def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
     sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
     prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
     return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
-
-
-def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW or Nesterov SGD on a cosine that ends at 0; weight decay on kernels alone."""
-
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    if config.optimizer == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
-    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
 def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
@@ -171,23 +158,24 @@ def train_phase(
     """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
     fields, phase = config[name], make_phase(config, name, dataset)
     model = make_network(config, name, dataset)
-    optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
+    optimizer = optimizers.make(config.optimizer, fields.learning_rate, phase.steps, config.weight_decay)
     with waiting(f"making the {name}"):
         variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
-    recipe, frozen = jc.identity(), {}
-    task = dataset.task
-    loss: Loss = label_loss(task)
+    spread, task = make_network(config, name, dataset, parallel.axis), dataset.task
+    per_epoch = len(dataset.train) // phase.batch_size
+    recipe, frozen, objective, count, stored = jc.identity(), {}, on_outputs(spread, label_loss(task)), None, {}
     if teacher is not None:
-        teacher_model, frozen = teacher
-        recipe = make_recipe(config, phase.steps)
-        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha, task)
         if fields.from_teacher:
-            variables = inherit(variables, frozen)
-    spread = make_network(config, name, dataset, parallel.axis)
+            variables = inherit(variables, teacher[1])
+        recipe = make_recipe(config, phase.steps)
+        objective = make_objective(config, teacher, (model, spread), variables, dataset)
+        frozen, count = teacher[1], config.distill.views or None
+        if count:
+            frozen, stored = {}, {"beside": make_labels(config, teacher, dataset, phase, workdir).beside(per_epoch)}
     view = make_views(config, dataset)
-    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size, task)
+    seen = None if view is None else views.in_step(view, phase.seed, per_epoch, task, count)
     every, axis = phase.record_every, parallel.axis
-    step = make_step(spread, recipe, optimizer, loss, record_every=every, axis=axis, views=seen, task=task)
+    step = make_step(objective, recipe, optimizer, record_every=every, axis=axis, views=seen, task=task)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
     def recorded(state: TrainState) -> dict[str, float]:
@@ -195,10 +183,62 @@ def train_phase(
         found = {f"test_{task.metric}": score(model, view, dataset.test, task)[task.metric]}
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
-    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
+    learned = objective.init(jax.random.key(phase.seed + 1))
+    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables, learned=learned)
     began = time.monotonic()
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded, **stored)
     return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
+
+
+def make_methods(config: ConfigDict) -> list[distillation.Method]:
+    """How the student learns from its teacher.
+
+    Raises:
+      UserError: for a name that is none.
+    """
+    how = config.distill
+    soft = distillation.soft_targets(how.temperature, how.alpha, named(config.task))
+    return distillation.named(how.method, {**distillation.METHODS, "soft targets": soft})
+
+
+def make_objective(
+    config: ConfigDict,
+    teacher: tuple[Functions, Any],
+    student: tuple[Functions, Functions],
+    variables: Any,
+    dataset: Any,
+) -> Objective:
+    """What the student minimizes.
+
+    Args:
+      config: the job's configuration.
+      teacher: its functions and variables.
+      student: its functions on one device, by which its features are found, and on all.
+      variables: of the student; shapes do.
+      dataset: what is learnt.
+
+    Raises:
+      UserError: for a method, or taps, that the networks cannot have.
+    """
+    methods, stored = make_methods(config), config.distill.k if config.distill.views else None
+    taps: distillation.Taps = {}
+    if any(method.reads in ("features", "map") for method in methods):
+        some: Any = data.pad({"image": dataset.train.images[:2], "label": dataset.train.labels[:2]}, 1)
+        taps = distillation.find_taps(*teacher, student[0], variables, some, config.distill.taps)
+    try:
+        return distillation.taught(student[1], teacher[0], methods, taps, stored, dataset.task)
+    except (UserError, jc.errors.ArgumentError) as error:
+        raise UserError(f"--config.distill.method={config.distill.method!r}: {error}") from error
+
+
+def make_labels(
+    config: ConfigDict, teacher: tuple[Functions, Any], dataset: data.Dataset, phase: Phase, workdir: Path
+) -> labels.Labels:
+    """The teacher's answers to ``distill.views`` of each image, kept in the run folder."""
+    view, about = make_views(config, dataset), [config.teacher.model, config.teacher.options.to_dict()]
+    who = labels.teacher_digest(teacher[1], [*about, *dataset.moments()])
+    header = labels.header(dataset, who, view, seed=phase.seed, views=config.distill.views, k=config.distill.k)
+    return labels.kept(workdir / "labels", *teacher, dataset, view, header)
 
 
 def inherit(variables: Any, teacher: Any) -> Any:
