@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.core.meshes import automatic
+from jaxcomp.core.reproducible import rounded
 from jaxcomp.core.straight_through import with_slope
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fit_grid
@@ -152,9 +153,19 @@ def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
     real = weight.parts["scale"].dtype
     if _in_int8(weight):
         return _integer_total(node, inputs, weight, side).astype(real)
-    sums = _bound(node, [inputs.codes - inputs.grid.zero_point.astype(real), weight.centered], side, real)
+    centered = _computed_once(inputs.codes - inputs.grid.zero_point.astype(real))
+    sums = _bound(node, [centered, weight.centered], side, real)
     # A platform that convolves by way of transforms (Winograd) misses the whole numbers by a little.
     return with_slope(lax.stop_gradient(jnp.round(sums)), sums, 1.0)
+
+
+def _computed_once(codes: Any) -> Any:
+    """Codes, as what two arrays make: numbers, and whether they are numbers. XLA:CPU holds that for all who read it.
+
+    What one array makes it computes anew for each reader: batch norm and rounding in every transposition on the way to
+    the weights' gradient, slowly. With scales that learn, a step of ResNet-20 took 1.13 times a plain one, now 1.01.
+    """
+    return with_slope(lax.stop_gradient(rounded(codes)), codes, 1.0)
 
 
 def _in_int8(weight: Codes) -> bool:

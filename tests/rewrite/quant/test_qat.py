@@ -1,6 +1,7 @@
 """What was trained, step sizes and all, is what runs in integers; its gradients are the papers'."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,21 @@ class Rounding:
         within = 0 if pact else self.codes - self.y
         ends = self.end - self.zero if pact else self.end
         return np.where(self.within, within, ends)
+
+
+def test_codes_are_computed_once() -> None:
+    """A convolution's gradients transpose its input: what rounds it is not run again for each."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def net(p: Any, x: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x * p["g"], p["w"], (1, 1), "SAME", dimension_numbers=numbers)
+
+    params, x = {"g": jnp.ones(3), "w": normal(3, 3, 3, 8, seed=1)}, normal(2, 8, 8, 3, seed=2)
+    frozen, both = qat(net, params, [x], weight_grids="fit", input_grids="average")
+    grads = jax.jit(jax.grad(lambda both, x: jnp.square(frozen(both, x)).sum()))
+    program = grads.lower(both, x).compile().as_text()
+    codes_and_where_they_are_clipped = 2
+    assert len(re.findall(r"= f32\[2,8,8,3\]\S* round-nearest-even", program)) == codes_and_where_they_are_clipped
 
 
 @pytest.mark.parametrize(
