@@ -1,16 +1,20 @@
 """Files for other programs: a program that runs without the code that made it, parameters that others read.
 
 ``save`` writes a function and its parameters as one StableHLO artifact, and ``load`` gives back a function of both.
-``safetensors`` writes parameters alone, for any framework.
+``litert`` writes a .tflite file, in integers where the function was quantized. ``safetensors`` writes parameters alone,
+for any framework.
 """
 
+from jaxcomp.export.litert import LitertReport, litert
 from jaxcomp.export.safetensors import TensorName, Tensors, load_safetensors, safetensors, torch_names
 from jaxcomp.export.stablehlo import Program, load, save
 
 __all__ = [
+    "LitertReport",
     "Program",
     "TensorName",
     "Tensors",
+    "litert",
     "load",
     "load_safetensors",
     "safetensors",

@@ -1,0 +1,224 @@
+"""Where activations lie on grids: what a runtime of integers asks for beyond the grids of what sites read.
+
+Such a runtime computes an operation in integers where all that it reads and what it returns are codes. Sites' inputs
+have grids already. Here are the other values that are handed on: what a layer returns after its bias and activation,
+sums of branches, means. What only moves numbers, or takes the greatest of some, keeps the grid of what it reads.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcomp.core.types import Grid
+from jaxcomp.quant.formats import integer
+from jaxcomp.quant.ranges import grid_between
+from jaxcomp.trace.ir import Node, Program, Value
+from jaxcomp.trace.observer import Observer
+
+KEEPS = frozenset(
+    ("reshape", "transpose", "squeeze", "copy", "rev", "slice", "reduce_max", "reduce_window_max", "concatenate")
+)
+"""What returns numbers that it was given: its results are on the grid of its operands."""
+
+CLIPS = frozenset(("max", "min", "clamp", "broadcast_in_dim", "convert_element_type"))
+"""What an activation is made of that a runtime joins to the operation before it."""
+
+
+class Placement(NamedTuple):
+    """What is to be on which grid.
+
+    Attributes:
+      classes: values that share a grid; each value is in one class.
+      known: for each class the grid that a site reads it on; None: it has to be measured.
+    """
+
+    classes: list[list[Value]]
+    known: list[Grid | None]
+
+    def grids(self, measured: Iterable[Grid]) -> dict[Value, Grid]:
+        """The grid of every value, given those of the classes without one, in their order."""
+        others = iter(measured)
+        each = [next(others) if own is None else own for own in self.known]
+        return {value: grid for values, grid in zip(self.classes, each, strict=True) for value in values}
+
+    @property
+    def missing(self) -> list[list[Value]]:
+        """The classes whose grid has to be measured."""
+        return [values for values, own in zip(self.classes, self.known, strict=True) if own is None]
+
+
+def place(program: Program, read: Mapping[Node, Grid]) -> Placement:
+    """Finds the values that a runtime of integers needs on grids.
+
+    Args:
+      program: a traced function; what is inside of loops and branches stays as it is.
+      read: by site with integer weights, the grid of its input.
+    """
+    flow, own = _Flow(program), _Classes()
+    for value in program.frame.ins[len(program.paths) :]:
+        if flow.is_float(value) and flow.reaches(value, read):
+            own.add(value)
+    for node in program.frame.nodes:
+        operands = [value for value in node.ins if value in flow.data]
+        on_grids = bool(operands) and all(value in own for value in operands)
+        if node in read:
+            if on_grids:
+                own.read(operands[0], read[node])
+            own.add(flow.end(node.outs[0]))
+        elif on_grids and node.op in KEEPS:
+            own.add(node.outs[0], *operands)
+        elif on_grids and (flow.is_sum(node, operands) or flow.is_gate(node, operands)):
+            own.add(flow.end(node.outs[0]))
+        elif on_grids and (mean := flow.mean(node)) is not None:
+            own.add(mean, *(operands if node.op == "reduce_window_sum" else ()))
+    return own.placement()
+
+
+class _Classes:
+    """Values that share a grid, as they are found."""
+
+    def __init__(self) -> None:
+        self._next: dict[Value, Value] = {}
+        self._grids: dict[Value, Grid] = {}
+
+    def __contains__(self, value: Value) -> bool:
+        return value in self._next
+
+    def add(self, value: Value, *others: Value) -> None:
+        """Takes a value, which is on the grid of some others."""
+        self._next.setdefault(value, value)
+        first, *rest = map(self._first, (*others, value))
+        for other in rest:
+            if other is not first:
+                self._next[other] = first
+                if other in self._grids:
+                    self._grids.setdefault(first, self._grids.pop(other))
+
+    def read(self, value: Value, grid: Grid) -> None:
+        """Takes what a site reads a value on; of several grids the first."""
+        self._grids.setdefault(self._first(value), grid)
+
+    def placement(self) -> Placement:
+        members: dict[Value, list[Value]] = {}
+        for value in self._next:
+            members.setdefault(self._first(value), []).append(value)
+        return Placement(list(members.values()), [self._grids.get(first) for first in members])
+
+    def _first(self, value: Value) -> Value:
+        while self._next[value] is not value:
+            value = self._next[value]
+        return value
+
+
+class _Flow:
+    """Who reads what in a program, and what of it depends on the inputs."""
+
+    def __init__(self, program: Program) -> None:
+        self.data = set(program.frame.ins[len(program.paths) :])
+        self.readers: dict[Value, list[Node | None]] = {}
+        self._makers: dict[Value, Node] = {}
+        for node in program.frame.nodes:
+            if not self.data.isdisjoint(node.ins):
+                self.data.update(node.outs)
+            for value in node.ins:
+                self.readers.setdefault(value, []).append(node)
+            self._makers.update(dict.fromkeys(node.outs, node))
+        for value in program.frame.outs:
+            self.readers.setdefault(value, []).append(None)
+
+    def is_float(self, value: Value) -> bool:
+        return bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+    def reaches(self, value: Value, sites: Collection[Node]) -> bool:
+        """Whether a site reads a value, be it moved about."""
+        return any(
+            node is not None and (node in sites or (node.op in KEEPS and self.reaches(node.outs[0], sites)))
+            for node in self.readers.get(value, [])
+        )
+
+    def end(self, value: Value) -> Value:
+        """A layer's or a sum's result, after the bias and the activation that alone read it."""
+        while (node := self._only_reader(value)) is not None and (self._is_bias(node, value) or _is_clip(node, self)):
+            value = node.outs[0]
+        return value
+
+    def is_sum(self, node: Node, operands: list[Value]) -> bool:
+        """Whether branches meet: a sum of values that both depend on the inputs."""
+        return node.op in ("add", "add_any") and len(operands) == 2 and operands[0] is not operands[1]
+
+    def is_gate(self, node: Node, operands: list[Value]) -> bool:
+        """Whether channels are weighed by a gate: a product with a value that is spread over positions."""
+        makers = [self._makers.get(value) for value in operands]
+        return (
+            node.op == "mul"
+            and len(operands) == 2
+            and any(maker is not None and maker.op == "broadcast_in_dim" for maker in makers)
+        )
+
+    def mean(self, node: Node) -> Value | None:
+        """The mean that a sum becomes, unless something is then centered by it, as norms do."""
+        if node.op not in ("reduce_sum", "reduce_window_sum"):
+            return None
+        scale = self._only_reader(node.outs[0])
+        if scale is None or scale.op not in ("div", "mul") or len([v for v in scale.ins if v in self.data]) != 1:
+            return None
+        mean = scale.outs[0]
+        return None if any(reader is not None and self._centers(reader) for reader in self.readers[mean]) else mean
+
+    def _centers(self, node: Node) -> bool:
+        if node.op in ("broadcast_in_dim", "reshape", "copy"):
+            return any(reader is not None and self._centers(reader) for reader in self.readers.get(node.outs[0], []))
+        return node.op == "sub"
+
+    def _only_reader(self, value: Value) -> Node | None:
+        readers = self.readers.get(value, [])
+        return readers[0] if len(readers) == 1 else None
+
+    def _is_bias(self, node: Node, value: Value) -> bool:
+        """Whether a number for each feature, the last axis, is added."""
+        if node.op not in ("add", "sub") or node.ins[0] is not value or len(node.ins) != 2:
+            return False
+        other = node.ins[1]
+        if other in self.data:
+            return False
+        while other.const is None and other in self._makers and self._makers[other].op in _SPREADS:
+            other = self._makers[other].ins[0]
+        return sum(n > 1 for n in other.shape) <= 1
+
+
+_SPREADS = ("broadcast_in_dim", "reshape", "convert_element_type", "copy")
+
+
+def _is_clip(node: Node, flow: _Flow) -> bool:
+    if node.op == "custom_jvp_call":
+        return all(inner.op in CLIPS for inner in node.frames[0].nodes)
+    return node.op in ("max", "min", "clamp") and sum(value in flow.data for value in node.ins) == 1
+
+
+def measure(
+    program: Program, classes: list[list[Value]], leaves: list[Any], batches: Iterable[list[Any]]
+) -> list[Grid]:
+    """The grids of 8 bits, of the whole range of each class of values.
+
+    Args:
+      program: a traced function.
+      classes: values that share a grid.
+      leaves: those of the parameters.
+      batches: of the other arguments' leaves.
+    """
+    values = [value for own in classes for value in own]
+    observer = Observer(program, dict.fromkeys(values, _ends), join=jnp.maximum)
+    ends: Callable[..., Any] = jax.jit(lambda leaves, inputs: observer([*leaves, *inputs])[1])
+    each = dict(zip(values, np.max([np.asarray(ends(leaves, inputs)) for inputs in batches], axis=0), strict=True))
+    widest = [np.max([each[value] for value in own], axis=0) for own in classes]
+    affine = integer(8, symmetric=False)
+    return [grid_between(jnp.float32(-low), jnp.float32(high), affine) for low, high in widest]
+
+
+def _ends(x: jax.Array) -> jax.Array:
+    """Minus the least and the greatest value, both at least 0."""
+    x = x.astype(jnp.float32)
+    return jnp.maximum(jnp.stack([-jnp.min(x), jnp.max(x)]), 0)
