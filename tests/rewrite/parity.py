@@ -61,11 +61,12 @@ def worst(
     lenient: bool = False,
     seed: int = 0,
     gradients: bool = True,
+    fraction: float = 0.4,
 ) -> float:
-    """Cuts a random 40 % of every group; the largest relative error of results, new states and gradients."""
+    """Cuts a random part of every group; the largest relative error of results, new states and gradients."""
     found = groups(apply_fn, params, *inputs, lenient=lenient)
     assert len(found)
-    keep = choose(0.4, "random", seed=seed)(found, params)
+    keep = choose(fraction, "random", seed=seed)(found, params)
     new, small = shrink(apply_fn, params, *inputs, keep=keep, lenient=lenient)
     masked = mask(found, params, keep)
     masks = found.masks(keep)

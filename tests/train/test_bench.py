@@ -13,7 +13,6 @@ from train.bench import (
     __main__,
     augment,
     distil,
-    networks,
     pack,
     planning,
     prune,
@@ -26,6 +25,7 @@ from train.bench import (
     timing,
 )
 
+SMALL = {"depth": 11, "hidden": ()}  # a VGG of fewer stages
 ROW = {"variant", "median_ms", "quartiles_ms", "ratio", "ratio_quartiles", "cpu_ms", "cpu_ratio"}
 MACHINE = {"date", "command", "cpus", "load", "python", "jax", "platform", "device", "devices"}
 
@@ -96,7 +96,7 @@ def test_threshold(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.exhaustive
 def test_quant(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(quant, "NETWORKS", {"vgg": lambda: networks.VGG(((4,), (20,)))})
+    monkeypatch.setattr(quant, "NETWORKS", {"vgg": lambda: models.create("vgg", 10, SMALL | {"widths": (4, 20)})})
     monkeypatch.setattr(quant, "SHAPE", (8, 8, 3))
     __main__.main(["quant", "--batches", "2", "--rounds", "1", "--out", str(tmp_path)])
     content, names = written(tmp_path, "quant", lambda content: content["networks"]["vgg"]["batches"]["2"])
@@ -200,7 +200,9 @@ def test_pack(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.exhaustive
 def test_scale(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(scale, "NETWORKS", {"ViT-B/16": functools.partial(networks.VGG, ((4,),))})
+    monkeypatch.setattr(
+        scale, "NETWORKS", {"ViT-B/16": functools.partial(models.create, "vgg", 1000, SMALL | {"widths": (4,)})}
+    )
     monkeypatch.setattr(scale, "SHAPE", (8, 8, 3))
     calls = ["forward, jitted", "trace.groups", "sparsify, sparsegpt"]
     options = ["--images", "8", "--out", str(tmp_path)]

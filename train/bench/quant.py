@@ -11,13 +11,14 @@ import numpy as np
 
 import jaxcomp as jc
 from train import models
-from train.bench import networks, timing
+from train.bench import timing
 
 SHAPE = (32, 32, 3)
+PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet20": lambda: models.create("resnet", 10, {"depth": 20}),
-    "vgg": networks.VGG,
-    "mobilenet": networks.MobileNet,
+    "vgg": lambda: models.create("vgg", 10, {"depth": 13, "widths": (64, 128, 256, 512), "hidden": ()}),
+    "mobilenet": lambda: models.create("mobilenet_v1", 10, {"blocks": PAIRS, "halvings": 2}),
 }
 SCHEMES = {
     "int8 static": jc.rewrite.Scheme(8),

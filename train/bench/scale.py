@@ -19,13 +19,13 @@ import numpy as np
 
 import jaxcomp as jc
 from train.bench import timing
-from train.bench.networks import MobileNetV2, ResNet50, ViTB16, filled, resnet152
+from train.bench.networks import MobileNetV2, ResNet50, ResNet152, ViTB16, filled
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-50": ResNet50,
     "ViT-B/16": ViTB16,
     "MobileNetV2": MobileNetV2,
-    "ResNet-152": resnet152,
+    "ResNet-152": ResNet152,
 }
 SHAPE = (224, 224, 3)
 COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -13,52 +13,56 @@ import numpy as np
 
 import jaxcomp as jc
 from train.bench import timing
-from train.bench.networks import Bottleneck, ResNet50, ViTB16, ViTBlock, filled
+from train.bench.networks import ResNet50, ViTB16, filled
+from train.models.imagenet_resnet import ImageNetResNet, Residual
+from train.models.layers import ConvNorm, Mode
+from train.models.vit import Encoder, ViT
 
 GOAL = 1.02
 """Times what the values cost by hand."""
 
 
-class ResNet50ByHand(ResNet50):
+class ResNet50ByHand(ImageNetResNet):
     """The network, edited: it returns what each of its stages gives, and the features."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Any:
+    def __call__(self, images: jax.Array) -> Any:
         """``[batch, 224, 224, 3]`` -> logits, values."""
         values: list[jax.Array] = []
-        x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(64, (7, 7), (2, 2), use_bias=False)(x)))
-        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        x = nn.max_pool(ConvNorm(64, 7, 2)(images, Mode()), (3, 3), (2, 2), padding="SAME")
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
-                x = Bottleneck(64 * 2**stage, 2 if stage and not block else 1)(x)
+                x = Residual(64 * 2**stage, 2 if stage and not block else 1)(x, Mode())
                 values.append(x)
         features = x.mean((1, 2))
-        kept = {f"Bottleneck_{i}": values[i] for i in STAGES}
-        return nn.Dense(1000)(features), kept | {"Dense_0:input": features}
+        kept = {f"Residual_{i}": values[i] for i in STAGES}
+        return nn.Dense(self.classes)(features), kept | {"Dense_0:input": features}
 
 
-class ViTB16ByHand(ViTB16):
+class ViTB16ByHand(ViT):
     """The network, edited: it returns what some of its blocks give, and what the head reads."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Any:
+    def __call__(self, images: jax.Array) -> Any:
         """``[batch, 224, 224, 3]`` -> logits, values."""
-        x = nn.Conv(768, (16, 16), (16, 16), padding="VALID")(x).reshape(x.shape[0], -1, 768)
-        token = self.param("cls", nn.initializers.zeros, (1, 1, 768))
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 768)), x], axis=1)
-        x = x + self.param("position", nn.initializers.normal(0.02), (1, x.shape[1], 768))
+        width, sides = self.width, (self.patch, self.patch)
+        x = nn.Conv(width, sides, sides, padding="VALID", name="embedding")(images)
+        x = x.reshape(x.shape[0], -1, width)
+        token = self.param("class_token", nn.initializers.zeros, (1, 1, width))
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, width)), x], axis=1)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         values: dict[str, jax.Array] = {}
-        for block in range(12):
-            x = ViTBlock(12)(x)
-            values |= {f"ViTBlock_{block}": x} if block in BLOCKS else {}
-        features = nn.LayerNorm()(x)[:, 0]
-        return nn.Dense(1000)(features), values | {"Dense_0:input": features}
+        for block in range(self.depth):
+            x = Encoder(self.heads, 4 * width)(x)
+            values |= {f"Encoder_{block}": x} if block in BLOCKS else {}
+        features = nn.LayerNorm(epsilon=1e-6)(x[:, :1])[:, 0]
+        return nn.Dense(self.classes, name="head")(features), values | {"head:input": features}
 
 
 STAGES, BLOCKS = (2, 6, 12, 15), (2, 5, 8, 11)
 NETWORKS: dict[str, tuple[nn.Module, nn.Module, list[str]]] = {
-    "ResNet-50": (ResNet50(), ResNet50ByHand(), [*(f"Bottleneck_{i}" for i in STAGES), "Dense_0:input"]),
-    "ViT-B/16": (ViTB16(), ViTB16ByHand(), [*(f"ViTBlock_{i}" for i in BLOCKS), "Dense_0:input"]),
+    "ResNet-50": (ResNet50(), ResNet50ByHand(1000), [*(f"Residual_{i}" for i in STAGES), "Dense_0:input"]),
+    "ViT-B/16": (ViTB16(), ViTB16ByHand(1000, 16, 768, 12, 12), [*(f"Encoder_{i}" for i in BLOCKS), "head:input"]),
 }
 
 

@@ -17,7 +17,7 @@ class VGG(nn.Module):
     Attributes:
       classes: outputs; 0: the maps of the last four sizes instead, largest first, for a detector or a segmenter.
       depth: layers with weights: 11, 13, 16 or 19.
-      widths: channels of each stage.
+      widths: channels of each stage; fewer than five leave out the last.
       hidden: of each dense layer but the last.
       halvings: how many stages pool, at most 5; the first do not.
       axis_name: the pmap axis over which batch statistics are taken, if any.
@@ -27,7 +27,7 @@ class VGG(nn.Module):
 
     classes: int
     depth: int = 16
-    widths: tuple[int, int, int, int, int] = (64, 128, 256, 512, 512)
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     hidden: tuple[int, ...] = (4096, 4096)
     halvings: int = 5
     axis_name: str | None = None
@@ -40,8 +40,8 @@ class VGG(nn.Module):
         if self.depth not in BLOCKS:
             raise ValueError(f"depth must be one of {list(BLOCKS)}, got {self.depth}")
         mode, x, outputs = Mode(train, valid, self.axis_name), images, []
-        strides = halved((2, 2, 2, 2, 2), self.halvings)
-        for width, count, stride in zip(self.widths, BLOCKS[self.depth], strides, strict=True):
+        strides = halved([2] * len(self.widths), self.halvings)
+        for width, count, stride in zip(self.widths, BLOCKS[self.depth], strides, strict=False):
             for _ in range(count):
                 x = ConvNorm(width, bias=True)(x, mode)
             outputs.append(x)

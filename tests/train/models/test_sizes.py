@@ -1,6 +1,7 @@
 """Models have the published numbers of parameters and of multiply-accumulates; by shapes alone, nothing is computed."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,9 +33,9 @@ BASE = {"patch": 16, "width": 768, "depth": 12}
 
 PUBLISHED = {
     # Caffe's LeNets: Han et al., Learning both weights and connections, 2015, have 267 K and 431 K.
-    "LeNet-300-100": Published("lenet300", {}, 266_610, 266_200, *GRAY),
-    "LeNet-5": Published("lenet5", {}, 431_080, 2_293_000, *GRAY),
-    "LSTM": Published("row_lstm", {}, 4 * 128 * (28 + 128 + 1) + 1290, 28 * 4 * 128 * (28 + 128) + 1280, *GRAY),
+    "LeNet-300-100": Published("lenet300", {}, 266_610, 0.2662e6, *GRAY),
+    "LeNet-5": Published("lenet5", {}, 431_080, 2.293e6, *GRAY),
+    "LSTM": Published("row_lstm", {}, 4 * 128 * (28 + 128 + 1) + 1290, 28 * 4.0 * 128 * (28 + 128) + 1280, *GRAY),
     "ResNet-20": Published("resnet", {"depth": 20}, 269_722, 40.55e6, *CIFAR),  # akamaster/pytorch_resnet_cifar10
     "WRN-28-10": Published("wide_resnet", {"depth": 28, "factor": 10}, 36_479_194, 5.24e9, *CIFAR),  # timm's, PyTorch's
     # torchvision.models, whose table of weights has parameters and GFLOPS (multiply-accumulates).
@@ -70,7 +71,28 @@ PUBLISHED = {
     "U-Net": Published("unet", {"widths": (64, 128, 256, 512, 1024), "attention": False}, 31_037_633, None, *PIXELS),
 }
 
-QUICK = {"LeNet-5", "LSTM", "AlexNet", "ResNet-18", "WRN-28-10", "MobileNetV4-Conv-S", "U-Net"}
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "models.md"
+
+
+def lines() -> list[str]:
+    """The rows of the page's table."""
+
+    def told(number: float | None) -> str:
+        if number is None or isinstance(number, int):
+            return "" if number is None else f"{number:,}"
+        unit, name = (1e9, "G") if number >= 1e9 else (1e6, "M")
+        return f"{number / unit:,.3g} {name}"
+
+    rows = PUBLISHED.items()
+    return [f"| {name} | `{own.model}` | {told(own.parameters)} | {told(own.macs)} |" for name, own in rows]
+
+
+def test_the_page_has_these_numbers() -> None:
+    rows = PAGE.read_text().partition("| network | model |")[2].splitlines()[2:]
+    assert rows == lines()
+
+
+QUICK = {"LeNet-5", "LSTM", "AlexNet", "ResNet-50", "WRN-28-10", "MobileNetV4-Conv-S", "ViT-B/16", "U-Net"}
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.exhaustive) for name in PUBLISHED]
 
 
