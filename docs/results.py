@@ -69,6 +69,20 @@ def compress(data: Data) -> str:
     return table(head, lines)
 
 
+def tasks(data: Data) -> str:
+    """Runs of ``train.compress --task``: a row a run, its figure before and after, and in integers."""
+    head = ["task", "images", "figure", "float, %", "compressed, %", "in integers, %"]
+    head += ["bytes", "smaller", "zeros, %", "fewer MACs", "CPU minutes"]
+    rows = []
+    for row in data["rows"]:
+        figures = [percent(row.get(f"{whose}_{row['metric']}")) for whose in ("teacher", "compressed", "integers")]
+        size = [f"{row['compressed_bytes']:,}", f"{row['ratio']:.1f}x", percent(row["sparsity"], 1)]
+        speed = f"{row['teacher_macs'] / row['compressed_macs']:.2f}x"
+        title = {"map50": "mAP@0.5", "mean_iou": "mean IoU"}.get(row["metric"], row["metric"])
+        rows.append([row["task"], row["dataset"], title, *figures, *size, speed, f"{row['cpu_minutes']:.0f}"])
+    return table(head, rows, 3)
+
+
 def curves(data: Data) -> str:
     """Error against sparsity of ``train.curves``: a row a method, a column a sparsity."""
     asked = sorted({row["asked"] for row in data["rows"]})
@@ -222,6 +236,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
     each.__name__: each  # type: ignore[attr-defined]
     for each in (
         compress,
+        tasks,
         curves,
         shrink,
         quantize,

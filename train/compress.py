@@ -34,7 +34,8 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data, distillation, labels, lock, optimizers, report, sealed, views
+from train.common import data, lock, report, sealed, views
+from train.common.cutting import cut
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
@@ -42,13 +43,13 @@ from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
 from train.common.step import (
     Functions,
-    Objective,
+    Loss,
     TrainState,
     classifier,
+    distillation_loss,
     init_state,
     label_loss,
     make_step,
-    on_outputs,
 )
 from train.common.workdir import sealing
 from train.tasks import named
@@ -75,6 +76,19 @@ def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
     sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
     prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
     return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
+
+
+def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """AdamW or Nesterov SGD on a cosine that ends at 0; weight decay on kernels alone."""
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    if config.optimizer == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
+    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
 def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
@@ -158,24 +172,29 @@ def train_phase(
     """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
     fields, phase = config[name], make_phase(config, name, dataset)
     model = make_network(config, name, dataset)
-    optimizer = optimizers.make(config.optimizer, fields.learning_rate, phase.steps, config.weight_decay)
+    optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
     with waiting(f"making the {name}"):
         variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
-    spread, task = make_network(config, name, dataset, parallel.axis), dataset.task
-    per_epoch = len(dataset.train) // phase.batch_size
-    recipe, frozen, objective, count, stored = jc.identity(), {}, on_outputs(spread, label_loss(task)), None, {}
+    recipe, frozen = jc.identity(), {}
+    task = dataset.task
+    loss: Loss = label_loss(task)
+    spread = make_network(config, name, dataset, parallel.axis)
     if teacher is not None:
-        if fields.from_teacher:
-            variables = inherit(variables, teacher[1])
+        teacher_model, frozen = teacher
         recipe = make_recipe(config, phase.steps)
-        objective = make_objective(config, teacher, (model, spread), variables, dataset)
-        frozen, count = teacher[1], config.distill.views or None
-        if count:
-            frozen, stored = {}, {"beside": make_labels(config, teacher, dataset, phase, workdir).beside(per_epoch)}
+        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha, task)
+        if fields.from_teacher:
+            variables = inherit(variables, frozen)
+        if fields.macs < 1:
+            with waiting("cutting channels"):
+                model, variables = cut(
+                    model, variables, some_batches(dataset, config), task, fields.macs, workdir / "cut.jcz"
+                )
+            spread = model
     view = make_views(config, dataset)
-    seen = None if view is None else views.in_step(view, phase.seed, per_epoch, task, count)
+    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size, task)
     every, axis = phase.record_every, parallel.axis
-    step = make_step(objective, recipe, optimizer, record_every=every, axis=axis, views=seen, task=task)
+    step = make_step(spread, recipe, optimizer, loss, record_every=every, axis=axis, views=seen, task=task)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
     def recorded(state: TrainState) -> dict[str, float]:
@@ -183,62 +202,36 @@ def train_phase(
         found = {f"test_{task.metric}": score(model, view, dataset.test, task)[task.metric]}
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
-    learned = objective.init(jax.random.key(phase.seed + 1))
-    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables, learned=learned)
+    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
     began = time.monotonic()
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded, **stored)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded)
     return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
-def make_methods(config: ConfigDict) -> list[distillation.Method]:
-    """How the student learns from its teacher.
+def some_batches(dataset: data.Dataset, config: ConfigDict, count: int = 8) -> list[Any]:
+    """The first training batches, as they are, by which channels are ranked and ranges found."""
+    size = min(config.batch_size, len(dataset.train))
+    batches = (data.train_batch(dataset.train, n, size, config.seed, shift=0, flip=False) for n in range(count))
+    return [data.pad({name: batch[name] for name in ("image", "label")}, 1) for batch in batches]
 
-    Raises:
-      UserError: for a name that is none.
+
+def ship_integers(
+    student: Functions, view: Any, config: ConfigDict, dataset: data.Dataset, path: Path, metadata: Any
+) -> dict[str, Any]:
+    """Makes of the student a network that computes in integers, and scores that in a new process.
+
+    Its weights are on their grids already, zeros among them; batch norms are folded, and inputs get static ranges.
     """
-    how = config.distill
-    soft = distillation.soft_targets(how.temperature, how.alpha, named(config.task))
-    return distillation.named(how.method, {**distillation.METHODS, "soft targets": soft})
+    images = [batch["image"] for batch in some_batches(dataset, config)]
+    new = jc.posttrain.ptq(student.infer, view, images, jc.rewrite.Scheme(config.student.bits), method="nearest")
+    size = jc.rewrite.save(path, new.apply_fn, new.params, metadata=metadata)
+    found = score_in_new_process(path)
+    return {**figures_of("integers", found), "integers_bytes": size}
 
 
-def make_objective(
-    config: ConfigDict,
-    teacher: tuple[Functions, Any],
-    student: tuple[Functions, Functions],
-    variables: Any,
-    dataset: Any,
-) -> Objective:
-    """What the student minimizes.
-
-    Args:
-      config: the job's configuration.
-      teacher: its functions and variables.
-      student: its functions on one device, by which its features are found, and on all.
-      variables: of the student; shapes do.
-      dataset: what is learnt.
-
-    Raises:
-      UserError: for a method, or taps, that the networks cannot have.
-    """
-    methods, stored = make_methods(config), config.distill.k if config.distill.views else None
-    taps: distillation.Taps = {}
-    if any(method.reads in ("features", "map") for method in methods):
-        some: Any = data.pad({"image": dataset.train.images[:2], "label": dataset.train.labels[:2]}, 1)
-        taps = distillation.find_taps(*teacher, student[0], variables, some, config.distill.taps)
-    try:
-        return distillation.taught(student[1], teacher[0], methods, taps, stored, dataset.task)
-    except (UserError, jc.errors.ArgumentError) as error:
-        raise UserError(f"--config.distill.method={config.distill.method!r}: {error}") from error
-
-
-def make_labels(
-    config: ConfigDict, teacher: tuple[Functions, Any], dataset: data.Dataset, phase: Phase, workdir: Path
-) -> labels.Labels:
-    """The teacher's answers to ``distill.views`` of each image, kept in the run folder."""
-    view, about = make_views(config, dataset), [config.teacher.model, config.teacher.options.to_dict()]
-    who = labels.teacher_digest(teacher[1], [*about, *dataset.moments()])
-    header = labels.header(dataset, who, view, seed=phase.seed, views=config.distill.views, k=config.distill.k)
-    return labels.kept(workdir / "labels", *teacher, dataset, view, header)
+def figures_of(whose: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The fractions among scores, by names that say whose they are."""
+    return {f"{whose}_{name}": value for name, value in found.items() if name not in COUNTS}
 
 
 def inherit(variables: Any, teacher: Any) -> Any:
@@ -279,9 +272,44 @@ def score_in_new_process(artifact: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
+    """What an artifact says of itself, by which ``train.evaluate`` makes the model again."""
+    mean, std = dataset.moments()
+    return {
+        **({} if dataset.task.whole else {"task": config.task}),  # a file that names none is of a classifier
+        "model": config.student.model,
+        "options": config.student.options.to_dict(),
+        "classes": dataset.classes,
+        "dataset": config.dataset,
+        "image_size": config.image_size,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def ship(
+    config: ConfigDict, dataset: data.Dataset, workdir: Path, compressed: Trained, view: Any, notes: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes ``model.jcz``, and ``integers.jcz`` if asked; gives bytes and figures, and the scores of the first."""
+    inside = {f"params/{name}": note for name, note in notes.items()}
+    metadata, path, student = described(config, dataset), workdir / "model.jcz", compressed.model
+    lock.check(workdir)
+    if config.student.macs < 1:  # which channels were cut goes with it
+        size = jc.rewrite.save(path, student.infer, view, notes=inside, metadata=metadata)
+    else:
+        size = jc.pack.save(path, view, notes=inside, metadata=metadata)
+    with waiting("scoring model.jcz in a new process"):
+        there = score_in_new_process(path)
+    integers = {}
+    if config.student.integers:
+        with waiting("making and scoring integers.jcz"):
+            integers = ship_integers(student, view, config, dataset, workdir / "integers.jcz", metadata)
+    return {"compressed_bytes": size, **integers}, there
+
+
 def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     """Runs the whole job in a workdir."""
-    began = time.monotonic()
+    began, task = time.monotonic(), dataset.task
     parallel = data_parallel(command_line.PARALLEL.value)
     taught = train_phase(config, "teacher", dataset, parallel, workdir)
     teacher, frozen = taught.model, jax.device_get({"params": taught.state.params, **taught.state.stats})
@@ -291,41 +319,21 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
     if jax.process_index() != 0:
         return
-    mean, std = dataset.moments()
-    task = dataset.task
-    metadata = {
-        "task": task.name,
-        "model": config.student.model,
-        "options": config.student.options.to_dict(),
-        "classes": dataset.classes,
-        "dataset": config.dataset,
-        "image_size": config.image_size,
-        "mean": mean,
-        "std": std,
-    }
     with waiting("describing the student"):
         notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
-    lock.check(workdir)
-    inside = {f"params/{name}": note for name, note in notes.items()}
-    compressed_bytes = jc.pack.save(workdir / "model.jcz", view, notes=inside, metadata=metadata)
-    with waiting("scoring model.jcz in a new process"):
-        there = score_in_new_process(workdir / "model.jcz")
+    shipped, there = ship(config, dataset, workdir, compressed, view, notes)
     with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        answered, predicted = (predictions(*of, dataset.test, task) for of in ((teacher, frozen), (student, view)))
-    before, here = (scored(answers, dataset.test, task) for answers in (answered, predicted))
+        answers = [predictions(*of, dataset.test, task) for of in ((teacher, frozen), (student, view))]
+    before, here = (scored(answer, dataset.test, task) for answer in answers)
     if json.loads(json.dumps(here)) != there:
         raise UserError(f"the artifact does not compute what was trained: {there} in a new process, {here} in this one")
-    teacher_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"]))
     summary = {
-        "task": task.name,
+        **{name: config[name] for name in ("task", "dataset", "seed")},
         "metric": task.metric,
-        "dataset": config.dataset,
-        "seed": config.seed,
-        **{f"teacher_{name}": value for name, value in before.items() if name not in COUNTS},
-        **{f"compressed_{name}": value for name, value in there.items() if name not in COUNTS},
-        "teacher_bytes": teacher_bytes,
-        "compressed_bytes": compressed_bytes,
-        "ratio": teacher_bytes / compressed_bytes,
+        **figures_of("teacher", before),
+        **figures_of("compressed", there),
+        "teacher_bytes": 4 * sum(leaf.size for leaf in jax.tree.leaves(frozen["params"])),
+        **shipped,
         "sparsity": kernel_sparsity(view["params"]),
         "examples": there["examples"],
         "predictions": there["predictions"],
@@ -334,12 +342,12 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "train_seconds": taught.seconds + compressed.seconds,
         "wall_seconds": time.monotonic() - began + taught.earlier + compressed.earlier,
     }
+    summary["ratio"] = summary["teacher_bytes"] / summary["compressed_bytes"]
     layers = jc.measure.summary(view["params"], notes=notes)
     lock.check(workdir)
     with waiting("writing the report"):
+        pictures = task.pictures(dataset.test.images[:SHOWN], dataset.test.labels, *answers)
         trees = {"before": frozen["params"], "after": view["params"]}
-        images, labels = dataset.test.images[:SHOWN], dataset.test.labels
-        pictures = task.pictures(images, labels, answered, predicted)
         report.write(workdir, summary, layers, **trees, pictures=pictures, title=task.title, config=config.to_dict())
     sealed.write(workdir / "summary.json", summary | sealing(workdir))  # the last: with it the run is finished
     report.show(summary, layers, workdir)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxcomp as jc
 from train.common import options, report
+from train.common.cutting import loss_gradients
 from train.common.errors import UserError, exit_status
 from train.common.progress import Progress
 from train.common.published import (
@@ -48,21 +48,12 @@ def gradients(of: str, model: Functions, variables: Variables, some: Iterator[Ba
     """
     if of == "outputs":
         return jc.observe.output_gradients(_outputs(model), variables, ((batch,) for batch in some), seed)
-    return (_loss_gradient(model, variables, batch) for batch in some)
+    return loss_gradients(model, variables, some)
 
 
 @functools.cache
 def _outputs(model: Functions) -> Callable[..., jax.Array]:
     return lambda variables, batch: model.learn(variables, batch)[0]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _loss_gradient(model: Functions, variables: Variables, batch: Batch) -> Any:
-    def loss(params: Any) -> jax.Array:
-        logits = _outputs(model)({**variables, "params": params}, batch)
-        return jnp.mean(jc.distill.cross_entropy(logits, batch["label"]))
-
-    return {"params": jax.grad(loss)(variables["params"])}
 
 
 def shrink(

@@ -102,6 +102,7 @@ def write(
             [
                 (f"teacher {title}", f"{before_it:.2%}", f"{summary['examples']:,} test images"),
                 (f"compressed {title}", f"{reached:.2%}", f"{100 * (before_it - reached):+.2f} points lost"),
+                *_as_integers(summary, title, before_it),
                 ("smaller", f"{summary['ratio']:.1f}x", size),
                 ("sparsity", f"{summary['sparsity']:.1%}", "of the kernels' weights"),
             ]
@@ -147,6 +148,14 @@ def _result(summary: dict[str, Any], layers: jc.measure.Summary, title: str) -> 
         "seconds in all": f"{summary['wall_seconds']:,.0f}",
         "predictions, SHA-256": measure.Titled(f"{digest[:12]}…", digest),
     }
+
+
+def _as_integers(summary: dict[str, Any], title: str, before: float) -> list[tuple[str, str, str]]:
+    """The tile of the network that computes in integers, if one was made."""
+    if (found := summary.get(f"integers_{summary['metric']}")) is None:
+        return []
+    detail = f"{100 * (before - found):+.2f} points lost, {summary['integers_bytes']:,} bytes"
+    return [(f"in integers, {title}", f"{found:.2%}", detail)]
 
 
 def _others(summary: dict[str, Any]) -> dict[str, str]:

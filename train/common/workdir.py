@@ -9,7 +9,16 @@ from typing import Any
 from train.common import lock, sealed
 from train.common.errors import GO_ON, UserError
 
-FILES = ("config.json", "metrics.jsonl", "cut.jcz", "model.jcz", "summary.json", "report.html", "pictures.png")
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "cut.jcz",
+    "model.jcz",
+    "integers.jcz",
+    "summary.json",
+    "report.html",
+    "pictures.png",
+)
 """What a run leaves beside its checkpoints."""
 
 

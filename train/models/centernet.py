@@ -62,6 +62,6 @@ class CenterNet(nn.Module):
           map's stride: 4, where the backbone halves five times.
         """
         maps = self.backbone(images, train=train, valid=valid)
-        x = Pyramid(self.width)(maps, Mode(train, valid, self.axis_name))[0]
+        x = Pyramid(self.width, finest=1)(maps, Mode(train, valid, self.axis_name))[0]
         heads = {"heat": (self.classes, RARE), "size": (2, 0.0), "offset": (2, 0.0)}
         return {name: Head(self.width, *of, name=name)(x) for name, of in heads.items()}

@@ -11,17 +11,19 @@ class Pyramid(nn.Module):
 
     Attributes:
       width: channels of every map.
+      finest: how many maps are read, the finest; None: all.
 
     Reference: Lin et al., Feature pyramid networks for object detection, 2017.
     """
 
     width: int
+    finest: int | None = None
 
     @nn.compact
     def __call__(self, maps: list[jax.Array], mode: Mode) -> list[jax.Array]:
-        """Maps ``[batch, h, w, c]``, the finest first -> as many of ``width`` channels."""
+        """Maps ``[batch, h, w, c]``, the finest first -> as many of ``width`` channels, or the finest of them."""
         merged: list[jax.Array] = []
         for own in reversed(maps):
             x = ConvNorm(self.width, 1, activation=None)(own, mode)
             merged.append(x + doubled(merged[-1], x) if merged else x)
-        return [ConvNorm(self.width)(x, mode) for x in reversed(merged)]
+        return [ConvNorm(self.width)(x, mode) for x in merged[::-1][: self.finest]]

@@ -15,7 +15,7 @@ import numpy as np
 import jaxcomp as jc
 from train.common.checks import warn
 from train.common.errors import UserError
-from train.tasks import centers, drawing, scenes
+from train.tasks import anchors, centers, drawing, scenes
 from train.tasks.boxes import detections
 from train.tasks.classification import shapes
 from train.tasks.precision import mean_precision
@@ -41,10 +41,11 @@ class Detection:
     def columns(self, features: Mapping[str, Any], keys: Sequence[str]) -> Columns | None:
         """The first sequence of boxes with classes."""
         image = keys[0] if keys else "image"
-        for name, own in features.items():
-            inner = getattr(own, "feature", None) or {}
-            if image in features and "bbox" in inner and hasattr(inner.get("label"), "num_classes"):
-                return Columns(image, name, inner["label"].num_classes)
+        inner: dict[str, Any] = {name: getattr(own, "feature", None) for name, own in features.items()}
+        parts = {name: dict(own) for name, own in inner.items() if hasattr(own, "keys")}
+        for name, own in parts.items():
+            if image in features and "bbox" in own and hasattr(own.get("label"), "num_classes"):
+                return Columns(image, name, own["label"].num_classes)
         return None
 
     def examples(self, image: np.ndarray, label: Any, size: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -96,13 +97,15 @@ class Detection:
             warn(f"{where}: no box is of class {', '.join(map(str, missing))} (of {classes} classes)")
 
     def outputs(self, outputs: Any, images: Sequence[int], classes: int) -> None:
-        named = outputs if isinstance(outputs, Mapping) else {}
-        shape = getattr(named.get("heat"), "shape", (0,) * 4)
-        kinds = {"heat": classes, "size": 2, "offset": 2}
-        if {name: tuple(x.shape) for name, x in named.items()} != {k: (1, *shape[1:3], n) for k, n in kinds.items()}:
+        found = jax.tree.map(lambda leaf: tuple(leaf.shape), dict(outputs) if isinstance(outputs, Mapping) else {})
+        (_, *cells, _), (_, many, *_) = found.get("heat", (1,) * 4), found.get("boxes", (1,) * 3)
+        points = {"heat": (1, *cells, classes), "size": (1, *cells, 2), "offset": (1, *cells, 2)}
+        by_anchor = {"classes": (1, many, 1 + classes), "boxes": (1, many, 4), "anchors": (1, many, 4)}
+        if found not in (points, by_anchor):
             raise ValueError(
-                f"detection needs a dict of heat [b, h, w, {classes}], size and offset [b, h, w, 2], got "
-                f"{shapes(outputs)}: name a detector, as 'centernet'"
+                f"detection needs a dict of heat [b, h, w, {classes}], size and offset [b, h, w, 2], or of classes "
+                f"[b, n, {1 + classes}], boxes and anchors [b, n, 4], got {shapes(outputs)}: name a detector, as "
+                "'centernet'"
             )
 
     def moving(self, batch: Batch) -> Any:
@@ -115,20 +118,20 @@ class Detection:
         return jnp.concatenate([labels.boxes, kinds[..., None]], axis=-1)
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """Focal loss of the centers; distances of sizes and offsets."""
-        return centers.loss(outputs, *_parts(batch), batch["image"].shape[1:3])
+        """Of where objects are and of what they are: of points or of anchors, by what the network gives."""
+        return _kind(outputs).loss(outputs, *_parts(batch), batch["image"].shape[1:3])
 
     def soft(self, outputs: Any, targets: Any, batch: Batch, temperature: float) -> jax.Array:
-        """Divergence from the teacher's centers; distances from its sizes and offsets."""
-        return centers.soft(outputs, targets, jnp.sum(_parts(batch)[1] >= 0, axis=-1), temperature)
+        """Divergence from the teacher's classes; distances from its boxes where it sees any."""
+        return _kind(outputs).soft(outputs, targets, jnp.sum(_parts(batch)[1] >= 0, axis=-1), temperature)
 
     def right(self, outputs: Any, batch: Batch) -> jax.Array:
-        """The share of the objects that are told at their center."""
-        return centers.right(outputs, *_parts(batch), batch["image"].shape[1:3])
+        """The share of the objects' centers, or of their anchors, that tell their class."""
+        return _kind(outputs).right(outputs, *_parts(batch), batch["image"].shape[1:3])
 
     def predict(self, outputs: Any, size: Sequence[int]) -> jax.Array:
         """``[batch, 100, 6]`` float32."""
-        found = centers.boxes(outputs, size)
+        found = _kind(outputs).boxes(outputs, size)
         return detections(*found, keep=KEEP, overlap=OVERLAP, candidates=CANDIDATES)
 
     def score(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -143,6 +146,10 @@ class Detection:
 
 
 DETECTION = Detection()
+
+
+def _kind(outputs: Any) -> Any:
+    return centers if "heat" in outputs else anchors
 
 
 def _parts(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -50,7 +50,7 @@ def test_detectors_and_segmenters_stand_on_every_backbone(backbone: str) -> None
         assert own == (2, 18, 22, 5)
     else:
         anchors = 3 * sum(rows * columns for _, rows, columns, _ in maps)
-        assert own == {"classes": (2, anchors, 6), "boxes": (2, anchors, 4)}
+        assert own == {"classes": (2, anchors, 6), "boxes": (2, anchors, 4), "anchors": (2, anchors, 4)}
 
 
 def test_a_unet_gives_a_class_for_each_pixel() -> None:
