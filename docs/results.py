@@ -135,6 +135,18 @@ def quantize(data: Data) -> str:
     return table(head[: len(shown[0])], shown)
 
 
+def small_files(data: Data) -> str:
+    """Files of ``train.small_files``, the largest first."""
+
+    def name(setting: str) -> str:
+        return f"{setting[1:]} values a layer" if setting.startswith("k") else f"`{setting}`"
+
+    rows = sorted(data["rows"], key=lambda row: -row["bytes"])
+    numbers = [[f"{row['bytes']:,}", percent(row["accuracy"]), f"{100 * row['drop']:.2f}"] for row in rows]
+    cells = [[name(row["setting"]), *own] for row, own in zip(rows, numbers, strict=True)]
+    return table(["setting", "bytes of the file", "accuracy, %", "drop, points"], cells)
+
+
 def qat(data: Data) -> str:
     """Runs of ``train.qat``."""
     head = ["command", "rounded, %", "trained, %", "integers, %", "drop, points", "bytes of the file", "minutes"]
@@ -240,6 +252,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
         curves,
         shrink,
         quantize,
+        small_files,
         qat,
         oneshot,
         iterative,

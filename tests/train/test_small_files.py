@@ -1,0 +1,50 @@
+"""Small files of a published network, made from the command line and scored by another process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxcomp as jc
+from tests.train.test_pretrained import torch_names
+from train import evaluate, small_files
+from train.common.errors import UserError
+
+
+@pytest.mark.exhaustive
+def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "tiny.npz", **torch_names())
+    workdir = tmp_path / "run"
+    command = [f"--weights={tmp_path / 'tiny.npz'}", "--dataset=digits", "--batch_size=16", f"--workdir={workdir}"]
+    command += ["--calibration=2", "--places=16"]
+    done = here(*command, "--settings", "rate1e-4", "k4", module="train.small_files")
+    assert done.returncode == 0, done.stderr
+    more = here(*command, "--settings", "rate1e-4", "k4", "bytes4000", module="train.small_files")
+    assert more.returncode == 0, more.stderr
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert [row["setting"] for row in summary["rows"]] == ["rate1e-4", "k4", "bytes4000"]
+    for row in summary["rows"]:
+        path = workdir / f"{row['setting']}.jcz"
+        assert row["bytes"] == path.stat().st_size
+        assert row["drop"] == pytest.approx(summary["dense"] - row["accuracy"])
+        assert evaluate.score_artifact(str(path), None)["accuracy"] == row["accuracy"]
+    assert 3_800 < summary["rows"][2]["bytes"] <= 4_000
+    kinds = {row.kind for row in jc.pack.inspect(workdir / "rate1e-4.jcz").tensors}
+    assert all(kind.startswith(("codes", "table", "plain+gaps")) for kind in kinds), kinds
+    assert "4 centres" in (workdir / "k4.txt").read_text()
+    few = here(*command, "--settings", "bytes10", module="train.small_files")
+    assert few.returncode == 1
+    assert "cannot be had" in few.stderr
+
+
+def test_settings() -> None:
+    assert small_files.Setting.of("bytes64000") == small_files.Setting(bytes=64_000)
+    assert small_files.Setting.of("rate2.5e-6") == small_files.Setting(rate=2.5e-6)
+    assert small_files.Setting.of("k16") == small_files.Setting(k=16)
+    assert all(small_files.Setting.of(name) for name in small_files.SETTINGS)
+    for name in ("k0", "bytes", "rate", "w4", "k1.5", "ratex"):
+        with pytest.raises(UserError, match="a setting is like bytes64000"):
+            small_files.Setting.of(name)
