@@ -79,7 +79,7 @@ def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Se
     unit = host_unit(np.max(np.abs(old), initial=0))
     inputs = Factored.of(known.moment(), settings.damping, settings.act_order)
     if known.corrects:
-        far = old + np.float64(unit) * inputs.solve((known.part.pull() * (known.unit / unit)).astype(np.float32))
+        far = known.aim(old, inputs)
         aim = old + known.share(old, far, old) * (far - old)
     price = np.ones((len(old), 1, old.shape[2]))
     if settings.rate is not None:

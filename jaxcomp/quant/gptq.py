@@ -54,7 +54,7 @@ class Choices(NamedTuple):
 
     def cheapest(self, wanted: Array, scale: Array, which: Array, share: Array) -> Array:
         r"""What weights become: :math:`\arg\min_l (w - l)^2 + s\, p\, b(l)`, errors of outputs being those over s."""
-        values = self.levels * scale[..., None]
+        values = self.levels[None, None] * scale[..., None]
         costs = jnp.square(wanted[..., None] - values) + (self.price[:, 0] * share)[..., None] * self.bits[which]
         return jnp.take_along_axis(values, jnp.argmin(costs, -1)[..., None], -1)[..., 0]
 
