@@ -213,25 +213,6 @@ class VGG(nn.Module):
         return nn.Dense(3)(x)
 
 
-class MobileNetV2(nn.Module):
-    """Inverted residuals with linear bottlenecks; only those that keep the shape have a shortcut."""
-
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def norm(y: jax.Array) -> jax.Array:
-            return nn.BatchNorm(use_running_average=not self.train)(y)
-
-        x = nn.relu6(norm(nn.Conv(4, (3, 3), use_bias=False)(x)))
-        for wide, width, stride in ((8, 6, 2), (9, 6, 1)):
-            y = nn.relu6(norm(nn.Conv(wide, (1, 1), use_bias=False)(x)))
-            y = nn.Conv(wide, (3, 3), (stride, stride), feature_group_count=wide, use_bias=False)(y)
-            y = norm(nn.Conv(width, (1, 1), use_bias=False)(nn.relu6(norm(y))))
-            x = x + y if y.shape == x.shape else y
-        return nn.Dense(3)(nn.relu6(norm(nn.Conv(10, (1, 1), use_bias=False)(x))).mean((1, 2)))
-
-
 class MobileNetV3(nn.Module):
     """An inverted residual gated by squeeze and excite of 1x1 convolutions, then a head of 1x1 convolutions."""
 
@@ -271,33 +252,6 @@ class GoogLeNet(nn.Module):
             ]
             x = jnp.concatenate(branches, axis=-1)
         return nn.Dense(3)(nn.avg_pool(x, x.shape[1:3]).reshape(x.shape[0], -1))
-
-
-class Detector(nn.Module):
-    """A feature pyramid of two levels under one head: scores and boxes of every anchor, and the finer map."""
-
-    classes: int = 4
-    anchors: int = 2
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
-        fine = nn.relu(nn.Conv(6, (3, 3), (2, 2))(x))
-        coarse = nn.relu(nn.Conv(9, (3, 3), (2, 2))(fine))
-        top = nn.Conv(7, (1, 1), name="lateral_coarse")(coarse)
-        up = top.repeat(2, axis=1).repeat(2, axis=2)
-        merged = jnp.concatenate([nn.Conv(5, (1, 1), name="lateral_fine")(fine), up], axis=-1)
-        merged = nn.Conv(7, (3, 3), name="smooth")(merged)
-        tower = nn.Conv(8, (3, 3), name="tower")
-        heads = {
-            "scores": (nn.Conv(self.anchors * self.classes, (1, 1), name="scores"), self.classes),
-            "boxes": (nn.Conv(self.anchors * 4, (1, 1), name="boxes"), 4),
-        }
-        maps = [nn.relu(tower(level)) for level in (merged, top)]
-        found = {
-            name: jnp.concatenate([head(level).reshape(x.shape[0], -1, size) for level in maps], axis=1)
-            for name, (head, size) in heads.items()
-        }
-        return found | {"scores": nn.sigmoid(found["scores"]), "boxes": nn.softplus(found["boxes"])}
 
 
 class ShuffleNet(nn.Module):

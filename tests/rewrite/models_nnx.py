@@ -47,23 +47,6 @@ class BasicResNet(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
-class BottleneckResNet(nnx.Module):
-    """Two stages of 1x1, 3x3 and 1x1 convolutions."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.stem = ConvNorm(3, 4, 3, 1, rngs)
-        self.blocks = nnx.List(
-            [Residual(4, [3, 5, 8], [1, 3, 1], 1, rngs), Residual(8, [6, 7, 12], [1, 3, 1], 2, rngs)]
-        )
-        self.head = nnx.Linear(12, 3, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.max_pool(nnx.relu(self.stem(x)), (3, 3), (2, 2), padding="SAME")
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean((1, 2)))
-
-
 class ViT(nnx.Module):
     """Patches, positions, one pre-norm block."""
 
