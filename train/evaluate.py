@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,10 +17,45 @@ from train.common.errors import UserError, exit_status, first_line
 from train.common.scoring import score
 from train.common.step import Functions, Variables, classifier
 from train.tasks import TASKS
+from train.tasks.task import Task
+
+
+class Opened(NamedTuple):
+    """An artifact as what it computes, and what it is scored on.
+
+    Attributes:
+      model: its functions.
+      variables: what they take.
+      dataset: that its metadata name.
+      task: likewise.
+    """
+
+    model: Functions
+    variables: Variables
+    dataset: data.Dataset
+    task: Task
 
 
 def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     """Loads an artifact and scores it on the data set that its metadata names.
+
+    Raises:
+      As :func:`opened`; UserError: if outputs are NaN.
+    """
+    own = opened(path, data_dir)
+    try:
+        scored = score(own.model, own.variables, own.dataset.test, own.task)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # whatever says that parameters, shapes and options do not go together
+        raise _unfit(path, error) from error
+    if scored["undefined"]:
+        raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
+    return scored
+
+
+def opened(path: str, data_dir: str | None) -> Opened:
+    """Loads an artifact and the data set that its metadata names.
 
     Raises:
       ArtifactError: if the file is damaged or no artifact.
@@ -44,14 +79,15 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     if channels > 1 and len(about["mean"]) not in (1, channels):  # gray images are read as colored ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
-        scored = score(*_restored(path, model, saved, dataset.test), dataset.test, task)
+        return Opened(*_restored(path, model, saved, dataset.test), dataset, task)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # whatever says that parameters, shapes and options do not go together
-        raise UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})") from error
-    if scored["undefined"]:
-        raise UserError(f"{path}: the outputs for {scored['undefined']:,} images are NaN: it cannot be scored")
-    return scored
+    except Exception as error:
+        raise _unfit(path, error) from error
+
+
+def _unfit(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: its metadata do not fit what it holds ({first_line(error)})")
 
 
 def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
