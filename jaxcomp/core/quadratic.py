@@ -60,7 +60,7 @@ def sweep(
 
     Args:
       weight: ``[groups, reduction, out]``.
-      upper: U ``[groups, reduction, reduction]``, :func:`inverse_factor` of the inputs' second moment.
+      upper: U ``[groups, reduction, reduction]``, upper triangular, :math:`H^{-1} = U^\top U` of the inputs' moment H.
       block: rows that begin together; does not change the result.
       begin: ``(number of a block, its rows [groups, block, out], their diagonal of U [groups, block, 1]) -> what is
         known of the block``, a tree; rows beyond the last are 0.
@@ -106,13 +106,6 @@ def sweep(
 
     (new, off), known = lax.scan(one, (jnp.zeros_like(weight), jnp.zeros_like(weight)), jnp.arange(blocks))
     return new[:, :size], off[:, :size], known
-
-
-def inverse_factor(moment: Array) -> Array:
-    """U, upper triangular, with ``inverse(H) = U.T @ U``: the inverse of R of ``H = R @ R.T``."""
-    turned = cholesky(moment[:, ::-1, ::-1])[:, ::-1, ::-1]
-    identity = jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape)
-    return lax.linalg.triangular_solve(turned, identity, left_side=True, lower=False)
 
 
 @jax.jit

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.units import host_unit
-from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.held_out import Examples, counts, least_gain
 from jaxcomp.observe.row_moments import ROWS, Lack, Moment, ratios, with_outer
 

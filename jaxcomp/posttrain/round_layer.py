@@ -11,19 +11,20 @@ import numpy as np
 from jax import lax
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.meshes import beside, replicated
 from jaxcomp.core.programs import together
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
-from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
-from jaxcomp.posttrain.round_padded import Rounder, on_grid
 from jaxcomp.posttrain.round_priced import Coder, Rate, priced
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
+from jaxcomp.quant.gptq import descend, fixed
 from jaxcomp.quant.granularity import spread
+from jaxcomp.quant.padded import on_grid
 from jaxcomp.quant.ranges import mse
 from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.uses import Use
@@ -249,40 +250,41 @@ def _searched(
     layer: _Layer, inputs: Factored, ratios: np.ndarray, format: Format, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
-    rounder, kept, outs = Rounder(inputs, format), layer.old != 0, layer.old.shape[2]
+    kept, outs = layer.old != 0, layer.old.shape[2]
     best, values = np.full((len(layer.old), 1, outs), np.inf), layer.old
     ratio = np.ones(best.shape, np.float32)
 
-    def tried(some: np.ndarray) -> list[np.ndarray]:
-        """What methods make of each part of the range, side by side."""
+    def tried(some: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What methods make of each part of the range, side by side, and their errors."""
         old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
         own[0] = own[0] * np.repeat(some, outs)
         plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)
-        return [plain, rounder.fix(aim, own[0], own[1], own[2])] if settings.method == "gptq" else [plain]
+        found = [(plain, inputs.error(plain - aim))]
+        return [*found, fixed(aim, inputs, own, format)] if settings.method == "gptq" else found
 
     together = max(1, TRIED // max(layer.old.size, 1))
     for first in range(0, len(ratios), together):
         some = ratios[first : first + together]
-        found = [np.split(each, len(some), 2) for each in tried(some)]
+        found = [[np.split(x, len(some), 2) for x in both] for both in tried(some)]
         for i, part in enumerate(some):
-            for each in found:
-                now = _error(layer, inputs, each[i])
+            for each, errors in found:
+                now = _shared(layer, errors[i])
                 wins = now < best
                 best, values = np.minimum(now, best), np.where(wins, each[i], values)
                 ratio = np.where(wins, part, ratio)
-    numbers = layer.numbers(ratio)
+    scale, zero_point, _ = layer.numbers(ratio)
     if settings.method == "adaround":
-        grid = Grid(jnp.asarray(numbers[0]), jnp.asarray(numbers[1]))
+        grid = Grid(jnp.asarray(scale), jnp.asarray(zero_point))
         learned = np.asarray(adaround(layer.aim, inputs.moment, grid, format, kept, steps=settings.steps))
-        wins = _error(layer, inputs, learned) < _error(layer, inputs, values)
+        wins = np.less(*(_shared(layer, inputs.error(each - layer.aim)) for each in (learned, values)))
         return np.where(wins, learned, values), ratio
-    return rounder.descend(layer.aim, values, numbers, settings.sweeps), ratio
+    grid = Grid(scale, zero_point)
+    return descend(layer.aim, values, inputs.moment, grid, format, kept, sweeps=settings.sweeps), ratio
 
 
-def _error(layer: _Layer, inputs: Factored, values: np.ndarray) -> np.ndarray:
+def _shared(layer: _Layer, errors: np.ndarray) -> np.ndarray:
     """The squared error of each output, ``[groups, 1, out]``; of all where they share a scale."""
-    own = inputs.error(values - layer.aim)
-    return own if layer.apart else np.full_like(own, own.sum())
+    return errors if layer.apart else np.full_like(errors, errors.sum())
 
 
 def _better(

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
 from jaxcomp.observe.evidence import Evidence
-from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.pack.lengths import Lengths, code_lengths
-from jaxcomp.posttrain.round_padded import Rounder
-from jaxcomp.quant.gptq import Choices
+from jaxcomp.quant.gptq import Choices, descended, fixed
 from jaxcomp.trace.uses import Use
 
 ROUNDS = 2
@@ -144,7 +143,7 @@ def priced(
       sweeps: code by code.
       apart: whether each output has a scale of its own; None: scales are given and stay.
     """
-    rounder, (scale, zero_point, kept) = Rounder(inputs, None), numbers
+    scale, zero_point, kept = numbers
 
     def cost(values: np.ndarray, scale: np.ndarray, lengths: Lengths) -> float:
         errors = inputs.error(values - aim)
@@ -155,7 +154,8 @@ def priced(
         x = aim / own
         lengths = coder.lengths(np.where(kept, np.sign(x) * np.maximum(np.abs(x) - 0.15, 0), 0))
         for _ in range(ROUNDS):
-            values = rounder.fix(aim, own, zero_point, kept, coder.choices(lengths, price))
+            choices = coder.choices(lengths, price)
+            values, _ = fixed(aim, inputs, (own, zero_point, kept), None, choices=choices)
             lengths = coder.lengths(values / own)
         return Rounded(cost(values, own, lengths), values, ratio, lengths)
 
@@ -163,7 +163,8 @@ def priced(
     own = scale * best.ratio
     for _ in range(2 if sweeps else 0):
         given = own, zero_point, kept
-        values = rounder.descend(aim, best.values, given, -(-sweeps // 2), coder.choices(best.lengths, price))
+        choices = coder.choices(best.lengths, price)
+        values = descended(aim, best.values, inputs.moment, given, None, -(-sweeps // 2), choices=choices)
         lengths = coder.lengths(values / own)
         now = Rounded(cost(values, own, lengths), values, best.ratio, lengths)
         best = min(best, now, key=lambda each: each.cost)

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.meshes import beside
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
-from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.pack.lengths import Lengths
-from jaxcomp.posttrain.round_padded import Rounder
 from jaxcomp.posttrain.round_priced import Coder, Rate
+from jaxcomp.quant.gptq import descended, fixed
 from jaxcomp.share import optimal
 from jaxcomp.trace.uses import Use
 
@@ -132,7 +132,7 @@ class _Layer(NamedTuple):
         squares = np.diagonal(self.inputs.moment, axis1=1, axis2=2)[..., None] / self.price
         weight = np.broadcast_to(squares, self.aim.shape) * self.kept
         centres = optimal(np.where(self.kept, self.aim, 0), k, importance=weight, zero=zero)
-        rounder, best, values = Rounder(self.inputs, None), None, None
+        best, values = None, None
         ones, none = np.ones(self.aim.shape, np.float32), np.zeros(self.aim.shape, np.int32)
         for _ in range(ROUNDS):
             coder = self._coder(centres)
@@ -141,8 +141,9 @@ class _Layer(NamedTuple):
             lengths = coder.lengths(start)
             choices = coder.choices(self._free(lengths), self.price)
             given = ones, none, self.kept
-            values = rounder.fix(self.aim, *given, choices) if values is None else start
-            values = rounder.descend(self.aim, values, given, self.settings.sweeps, choices)
+            values = fixed(self.aim, self.inputs, given, None, choices=choices)[0] if values is None else start
+            sweeps = self.settings.sweeps
+            values = descended(self.aim, values, self.inputs.moment, given, None, sweeps, choices=choices)
             values, centres = self._refitted(values, centres)
             now = _Found(self._cost(values, centres), values)
             best = now if best is None or now.cost < best.cost else best

@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
-from jaxcomp.observe.factored import Factored
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.posttrain.sparsify_methods import PRUNERS, LayerMatrix, Pruner
 from jaxcomp.prune import reconstruct

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core import quadratic
-from jaxcomp.observe.factored import Factored
+from jaxcomp.core.factored import Factored
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import costs, eliminate, obc
 from jaxcomp.prune.reconstruct import NofM

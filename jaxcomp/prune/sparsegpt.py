@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.quadratic import inverse_factor, sweep
+from jaxcomp.core.factored import Factored
+from jaxcomp.core.quadratic import sweep
 from jaxcomp.prune.reconstruct import NofM, keep_of_layer, keep_pattern
 
 ROWS = 128
@@ -37,7 +38,7 @@ def sparsegpt(
       keep: how many weights are kept in all; every block keeps its share.
       pattern: ``(n, m)``: that, instead of ``keep``.
       block: rows whose mask is chosen together.
-      upper: U, where it is known (:func:`jaxcomp.core.quadratic.inverse_factor`).
+      upper: U, where it is known (:class:`jaxcomp.core.factored.Factored`).
 
     Returns:
       The mask, True = kept, and the weights, zeros outside of it.
@@ -49,7 +50,7 @@ def sparsegpt(
     """
     if block < 1:
         raise ArgumentError(f"block must be at least 1 row, got {block}")
-    new, upper = np.array(weight, np.float32), np.asarray(_factor(moment) if upper is None else upper)
+    new, upper = np.array(weight, np.float32), np.asarray(Factored.of(moment, None).upper if upper is None else upper)
     size = new.shape[1]
     rows = min(block, 1 << (size - 1).bit_length())
     if pattern:
@@ -70,9 +71,6 @@ def sparsegpt(
         found = _swept(np.pad(now, beyond), square, chosen, end - start, pattern)
         new[:, here], errors[:, here], kept[:, here] = (np.asarray(x)[:, : end - start] for x in found)
     return kept, new
-
-
-_factor = jax.jit(inverse_factor)
 
 
 @functools.partial(jax.jit, static_argnames="pattern")

@@ -9,11 +9,10 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.observe.factored import Factored
+from jaxcomp.core.factored import Factored
 from jaxcomp.posttrain import round_weights
 from jaxcomp.posttrain.fit_bytes import within
-from jaxcomp.posttrain.round_padded import Rounder
-from jaxcomp.quant.gptq import Choices
+from jaxcomp.quant.gptq import Choices, descended, fixed
 from jaxcomp.rewrite import Scheme
 from tests.rewrite.lowrank.test_factors import normal
 
@@ -47,7 +46,9 @@ def test_weights_are_chosen_as_by_a_slow_loop() -> None:
     choices = Choices(levels, 6 * rng.random((4, 7)), rng.integers(0, 4, weight.shape), price)
     scale = np.full(weight.shape, 0.7, np.float32)
     given = [each.astype(np.float32) for each in (weight, scale)]
-    found = Rounder(inputs, None).fix(*given, np.zeros(weight.shape, np.int32), kept, choices)
+    numbers = given[1], np.zeros(weight.shape, np.int32), kept
+    found, errors = fixed(given[0], inputs, numbers, None, choices=choices)
+    np.testing.assert_allclose(errors, inputs.error(found - given[0]), rtol=1e-3)
     wanted = slow(weight, inputs, scale, kept, choices)
     assert np.mean(np.abs(found - wanted) > 1e-4) < 0.01
     assert not found[~kept].any()
@@ -56,7 +57,7 @@ def test_weights_are_chosen_as_by_a_slow_loop() -> None:
         bits = choices.bits[choices.which, np.rint(values / 0.7).astype(int) + 3]
         return inputs.error(values - weight) + price * bits.sum(1, keepdims=True)
 
-    moved = Rounder(inputs, None).descend(given[0], found, (given[1], np.zeros(weight.shape, int), kept), 3, choices)
+    moved = descended(given[0], found, inputs.moment, numbers, None, 3, choices=choices)
     assert (cost(moved) <= cost(found) * (1 + 1e-5)).all()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError, RuleError
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.observe.factored import Factored
 from jaxcomp.posttrain import share, share_layer
 from tests.posttrain.test_round_priced import PARAMS, X, error, normal, residual
 from tests.rewrite.channels.test_models import CASES, prepared

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import jaxcomp as jc
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.quadratic import damped
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.formats import Format, as_format
-from jaxcomp.quant.gptq import descend, gptq
+from jaxcomp.quant.gptq import descend, fixed, gptq
 from jaxcomp.quant.ranges import quantized
 
 RNG = np.random.default_rng(0)
@@ -69,6 +70,26 @@ def test_blocks_change_nothing() -> None:
     grid = grid_of(FORMATS[0])
     first, second = (gptq(WEIGHT, MOMENT, grid, FORMATS[0], block=block) for block in (3, 128))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(("groups", "size", "out"), [(1, 70, 300), (1, 5, 2100), (3, 5, 70)])
+def test_shapes_that_are_padded_are_rounded_as_their_columns_are(groups: int, size: int, out: int) -> None:
+    """And the errors are those of the outputs."""
+    rows = RNG.standard_normal((groups, 3 * size, size)) @ RNG.standard_normal((groups, size, size)) + 1
+    weight = np.asarray(RNG.standard_normal((groups, size, out)) * (RNG.random((groups, size, out)) < 0.9), np.float32)
+    inputs = Factored.of(np.einsum("gpi,gpj->gij", rows, rows), 0.01, True)
+    grid = jc.Grid(np.abs(weight).max(1, keepdims=True) / 7 + np.float32(1e-3), np.zeros((groups, 1, out), np.int32))
+    kept, numbers = weight != 0, [np.broadcast_to(x, weight.shape) for x in (*grid[:2], weight != 0)]
+    found, errors = fixed(weight, inputs, numbers, FORMATS[0])
+    assert not found[~kept].any()
+    np.testing.assert_allclose(errors, inputs.error(found - weight), rtol=1e-3)
+    moved = descend(weight, found, inputs.moment, grid, FORMATS[0], kept)
+    assert (inputs.error(moved - weight) <= errors * (1 + 1e-4)).all()
+    some = slice(out // 3, out // 3 + 1)
+    alone = jc.Grid(*(x[..., some] for x in grid[:2])), FORMATS[0], kept[..., some]
+    np.testing.assert_array_equal(gptq(weight[..., some], inputs.moment, *alone), found[..., some])
+    again = descend(weight[..., some], found[..., some], inputs.moment, *alone)
+    np.testing.assert_array_equal(again, moved[..., some])
 
 
 def slow_descend(start: Any, format: Format, grid: jc.Grid, sweeps: int) -> np.ndarray:

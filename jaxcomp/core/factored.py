@@ -3,7 +3,7 @@
 Moments are factored where they were summed up: LAPACK takes an eighth of what XLA takes on CPUs, and compiles nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
@@ -23,7 +23,7 @@ class Factored(NamedTuple):
     upper: np.ndarray
 
     @classmethod
-    def of(cls, moment: np.ndarray, damping: float, act_order: bool = False) -> "Factored":
+    def of(cls, moment: Any, damping: float | None, act_order: bool = False) -> "Factored":
         r"""Those of mean products, whose diagonals are raised by :math:`\lambda` times their mean.
 
         Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
@@ -31,7 +31,7 @@ class Factored(NamedTuple):
 
         Args:
           moment: ``[groups, n, n]``, finite.
-          damping: :math:`\lambda`, at least so much.
+          damping: :math:`\lambda`, at least so much; None: they are positive definite, or the factor is NaN.
           act_order: whether inputs of large squares come first.
         """
         moment = np.array(moment, np.float32)
@@ -39,6 +39,9 @@ class Factored(NamedTuple):
         squares = moment[:, places, places]
         mean = float(squares.mean(dtype=np.float64))
         order = np.argsort(-squares, 1, kind="stable") if act_order else np.broadcast_to(places, squares.shape)
+        if damping is None:
+            upper = _factors(moment, order)
+            return cls(moment, order, np.full_like(moment, np.nan) if upper is None else upper)
         while True:
             moment[:, places, places] = squares + np.float32(max(damping, 1e-6) * mean if mean > 0 else 1)
             upper = _factors(moment, order)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcomp.core.factored import Factored
 from jaxcomp.core.quadratic import damped
-from jaxcomp.observe.factored import Factored
 
 RNG = np.random.default_rng(0)
 
