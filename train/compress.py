@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data, lock, report, sealed, views
+from train.common import data, lock, optimizers, report, sealed, teaching, views
 from train.common.cutting import cut
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
@@ -43,13 +43,12 @@ from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
 from train.common.step import (
     Functions,
-    Loss,
     TrainState,
     classifier,
-    distillation_loss,
     init_state,
     label_loss,
     make_step,
+    on_outputs,
 )
 from train.common.workdir import sealing
 from train.tasks import named
@@ -76,19 +75,6 @@ def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
     sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
     prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
     return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
-
-
-def make_optimizer(config: ConfigDict, learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW or Nesterov SGD on a cosine that ends at 0; weight decay on kernels alone."""
-
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    if config.optimizer == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-    decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
-    return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 
 def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
@@ -172,29 +158,30 @@ def train_phase(
     """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
     fields, phase = config[name], make_phase(config, name, dataset)
     model = make_network(config, name, dataset)
-    optimizer = make_optimizer(config, fields.learning_rate, phase.steps)
+    optimizer = optimizers.make(config.optimizer, fields.learning_rate, phase.steps, config.weight_decay)
     with waiting(f"making the {name}"):
         variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
-    recipe, frozen = jc.identity(), {}
-    task = dataset.task
-    loss: Loss = label_loss(task)
-    spread = make_network(config, name, dataset, parallel.axis)
+    spread, task = make_network(config, name, dataset, parallel.axis), dataset.task
+    per_epoch, view = len(dataset.train) // phase.batch_size, make_views(config, dataset)
+    recipe, frozen, objective, count, stored = jc.identity(), {}, on_outputs(spread, label_loss(task)), None, {}
     if teacher is not None:
-        teacher_model, frozen = teacher
-        recipe = make_recipe(config, phase.steps)
-        loss = distillation_loss(teacher_model, fields.temperature, fields.alpha, task)
         if fields.from_teacher:
-            variables = inherit(variables, frozen)
+            variables = inherit(variables, teacher[1])
         if fields.macs < 1:
             with waiting("cutting channels"):
                 model, variables = cut(
                     model, variables, some_batches(dataset, config), task, fields.macs, workdir / "cut.jcz"
                 )
             spread = model
-    view = make_views(config, dataset)
-    seen = None if view is None else views.in_step(view, phase.seed, len(dataset.train) // phase.batch_size, task)
+        recipe = make_recipe(config, phase.steps)
+        objective = teaching.objective(config, teacher, (model, spread), variables, dataset)
+        frozen, count = teacher[1], config.distill.views or None
+        if count:
+            frozen, answers = {}, teaching.answers(config, teacher, dataset, view, phase.seed, workdir)
+            stored = {"beside": answers.beside(per_epoch)}
+    seen = None if view is None else views.in_step(view, phase.seed, per_epoch, task, count)
     every, axis = phase.record_every, parallel.axis
-    step = make_step(spread, recipe, optimizer, loss, record_every=every, axis=axis, views=seen, task=task)
+    step = make_step(objective, recipe, optimizer, record_every=every, axis=axis, views=seen, task=task)
     view_of = jax.jit(lambda state: exact_view(state, recipe))
 
     def recorded(state: TrainState) -> dict[str, float]:
@@ -202,9 +189,10 @@ def train_phase(
         found = {f"test_{task.metric}": score(model, view, dataset.test, task)[task.metric]}
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
-    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables)
+    learned = objective.init(jax.random.key(phase.seed + 1))
+    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables, learned=learned)
     began = time.monotonic()
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded)
+    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded, **stored)
     return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
@@ -363,7 +351,7 @@ def main(config: ConfigDict) -> None:
     task = named(config.task)
     dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None, task).read_all()
     models = {name: make_network(config, name, dataset) for name in ("teacher", "student")}
-    make_views(config, dataset)
+    teaching.check(config, models["teacher"], models["student"], dataset, make_views(config, dataset))
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
     report.header(

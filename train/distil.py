@@ -2,168 +2,185 @@
 
     python -m train.distil [--teacher cnn --student lenet300] [--dataset mnist] [--methods dkd hint] [--seeds 0 1 2]
 
-The teacher is trained once. Losses on features read them out of the networks as they are (jc.trace.tap). Methods that
-compare feature maps are left out, with a word, where a network has none. Nothing is chosen by the test accuracy. Every
-student is written when it is known, and a run that was stopped goes on with the next.
+    python -m train.distil --weights resnet20.npz --start teacher --zeros 0.8 --dataset cifar10 --methods alone hint
+
+The teacher is trained once, or read from ``--weights``. Losses on features read them out of the networks as they are
+(jc.trace.tap). Methods that cannot compare the two networks are left out, and why is said. With ``--views`` the
+teacher runs once, and its answers are kept. Nothing is chosen by the test accuracy. A run that was stopped goes on
+where it was.
 """
 
 import argparse
 import functools
-import statistics
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 import jaxcomp as jc
 from jaxcomp.core.files import naming
-from jaxcomp.measure import canvas
-from train import models
-from train.common import data, options
-from train.common.distillation import METHODS, Method, where
+from train import models, shrink
+from train.common import data, distillation, optimizers, options, students, views
+from train.common.distilled import drawn, told
 from train.common.errors import UserError, exit_status
-from train.common.published import claim, fixed
+from train.common.labels import Labels
+from train.common.loop import Phase, fit
+from train.common.parallel import data_parallel
+from train.common.published import Published, claim, fixed, reopen
 from train.common.scoring import score
-from train.common.step import Functions, Variables, classifier
+from train.common.step import Functions, Objective, Variables, classifier, hard_loss, init_state, make_step, on_outputs
 from train.common.table import Table
+from train.labels import answers
+from train.models.pretrained import HOW_TO_EXPORT
 
-Loss = Callable[[Variables, Any], tuple[jax.Array, Any]]
 FREE = ("methods", "seeds")  # what may change from one run in a folder to the next
+POSITIVE = ("epochs", "teacher_epochs", "batch_size", "learning_rate", "record_every")
 
 
-class Pair(NamedTuple):
-    """A teacher and a student.
+class Job(NamedTuple):
+    """A teacher, a student, and what is learnt.
 
     Attributes:
-      teacher, student: their functions.
-      taught: the teacher's variables.
-      reads: ``{"features", "map"}`` of both, as far as both have them: the names of the taps, teacher's and student's.
+      args: the options.
+      teacher: the network, and the data set.
+      student: what learns from it.
+      taps: what of both is compared.
+      labels: the teacher's answers, if it runs once.
+      view: what is done to training images; None: nothing.
     """
 
-    teacher: Functions
-    taught: Variables
-    student: Functions
-    reads: dict[str, tuple[str, str]]
-
-
-class Learnt(NamedTuple):
-    """Training images on the device, ``[n, height, width, channels]`` uint8, and labels ``[n]``."""
-
-    images: jax.Array
-    labels: jax.Array
+    args: argparse.Namespace
+    teacher: Published
+    student: students.Student
+    taps: distillation.Taps
+    labels: Labels | None
+    view: jc.augment.Augmentation | None
 
 
 def train(
+    args: argparse.Namespace,
+    name: str,
+    epochs: float,
     model: Functions,
     variables: Variables,
-    loss: Callable[..., Any],
-    learnt: Learnt,
-    args: argparse.Namespace,
+    objective: Objective,
+    dataset: data.Dataset,
+    view: jc.augment.Augmentation | None,
+    *,
     seed: int,
+    recipe: jc.Compressor | None = None,
+    frozen: Any = None,
+    labels: Labels | None = None,
 ) -> Variables:
-    """Trains on one device, an epoch a program: AdamW, a cosine to 0.
+    """Trains from the last checkpoint of that name, if there is one.
 
     Args:
-      model: a classifier.
-      variables: where it begins; ``"loss"`` beside ``"params"`` holds what the loss learns.
-      loss: ``(variables, batch) -> (scalar, new statistics)``.
-      learnt: the images.
-      args: epochs, batch size, learning rate and weight decay.
-      seed: of the order of images.
+      args: batch size, optimizer, learning rate, weight decay, what is recorded, and the run folder.
+      name: of the phase.
+      epochs: how often each image is seen.
+      model: what is trained.
+      variables: where it begins.
+      objective: what is minimized.
+      dataset: what is learnt.
+      view: what is done to images; None: nothing.
+      seed: of the order of images and, without labels, of their views.
+      recipe: whose view is trained; None: the variables themselves.
+      frozen: what the objective reads and nobody trains.
+      labels: the teacher's answers, which bring the seed of views with them.
 
     Returns:
-      The variables at the end.
+      The variables at the end, as the recipe shows them.
     """
-    count, size = len(learnt.labels), min(args.batch_size, len(learnt.labels))
-    steps = count // size
-    rate = optax.cosine_decay_schedule(args.learning_rate, args.epochs * steps)
-    tx = optax.adamw(rate, weight_decay=args.weight_decay, mask=lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree))
-    trained = {name: variables[name] for name in ("params", "loss") if name in variables}
-    stats = {name: tree for name, tree in variables.items() if name not in trained}
+    recipe, size = recipe or jc.identity(), min(args.batch_size, len(dataset.train))
+    per_epoch = len(dataset.train) // size
+    steps = max(1, round(epochs * per_epoch))
+    optimizer = optimizers.make(args.optimizer, args.learning_rate, steps, args.weight_decay)
+    of_views, count = (seed, None) if labels is None else (labels.about["seed"], labels.about["views"])
+    seen = None if view is None else views.in_step(view, of_views, per_epoch, count=count)
+    every = min(args.record_every, steps)
+    step = make_step(objective, recipe, optimizer, record_every=every, views=seen)
+    start = init_state(variables, recipe, optimizer, objective.init(jax.random.key(seed + 1)))
+    some = data.Split(dataset.test.images[: args.record_test], dataset.test.labels[: args.record_test])
+    shown = jax.jit(lambda state: {"params": recipe.apply(state.params, state.compressor), **state.stats})
 
-    def step(carry: Any, chosen: jax.Array) -> tuple[Any, jax.Array]:
-        trained, stats, opt_state = carry
-        batch = {"image": learnt.images[chosen], "label": learnt.labels[chosen], "valid": jnp.ones(size, bool)}
-        objective = lambda trained: loss({**trained, **stats}, batch)  # noqa: E731
-        (value, stats), grads = jax.value_and_grad(objective, has_aux=True)(trained)
-        updates, opt_state = tx.update(grads, opt_state, trained)
-        return (optax.apply_updates(trained, updates), stats, opt_state), value
+    def scored(state: Any) -> dict[str, float]:
+        return {"test_accuracy": score(model, shown(state), some)["accuracy"]} if len(some) else {}
 
-    epoch = jax.jit(lambda carry, order: jax.lax.scan(step, carry, order), donate_argnums=0)
-    carry = jax.tree.map(jnp.array, (trained, stats, tx.init(trained)))
-    rng = np.random.default_rng(seed)
-    for _ in range(args.epochs):
-        order = rng.permutation(count)[: steps * size].reshape(steps, size).astype(np.int32)
-        carry, losses = epoch(carry, order)
-        if not np.isfinite(losses[-1]):
-            raise UserError("the loss is not finite: give a lower --learning_rate")
-    return jax.device_get({"params": carry[0]["params"], **carry[1]})
+    phase = Phase(name, steps, every, size, seed, 0, False)
+    beside = {} if labels is None else {"beside": labels.beside(per_epoch)}
+    state, _ = fit(phase, step, start, frozen or {}, dataset, data_parallel("jit"), args.workdir, scored, **beside)
+    return jax.device_get(shown(state))
 
 
-def by_labels(model: Functions, variables: Variables, batch: Any) -> tuple[jax.Array, Any]:
-    """The teacher's loss."""
-    logits, stats = model.learn(variables, batch)
-    return jnp.mean(jc.distill.cross_entropy(logits, batch["label"])), stats
-
-
-def reader(
-    function: Callable[..., Any], variables: Variables, given: Any, name: str | None
-) -> Callable[[Variables, Any], tuple[Any, Any]]:
-    """``(variables, given) -> (results, the value of that name)``, None without a name."""
-    if name is None:
-        return lambda variables, given: (function(variables, given), None)
-    tapped = jc.trace.tap(function, variables, given, at={"read": name})
-
-    def read(variables: Variables, given: Any) -> tuple[Any, Any]:
-        results, values = tapped(variables, given)
-        return results, values["read"]
-
-    return read
-
-
-def distilled(pair: Pair, method: Method, learnt: Learnt, args: argparse.Namespace, seed: int) -> Variables:
-    """The student that a method makes of fresh parameters."""
-    some = {"image": learnt.images[:2], "label": learnt.labels[:2], "valid": jnp.ones(2, bool)}
-    fresh = pair.student.init(jax.random.key(seed), some["image"])
-    theirs, ours = pair.reads.get(method.reads, (None, None))
-    teacher = reader(pair.teacher.infer, pair.taught, some["image"], theirs)
-    student = reader(pair.student.learn, fresh, some, ours)
-    (logits, _), mine = jax.eval_shape(student, fresh, some)
-    soft, shown = jax.eval_shape(teacher, pair.taught, some["image"])
-    init, term = method.make(*((mine.shape, shown.shape) if theirs else (logits.shape, soft.shape)))
-
-    def loss(variables: Variables, batch: Any) -> tuple[jax.Array, Any]:
-        own = {name: tree for name, tree in variables.items() if name != "loss"}
-        (logits, stats), mine = student(own, batch)
-        soft, shown = teacher(pair.taught, batch["image"])
-        compared = (mine, shown) if theirs else (logits, soft)
-        hard = jnp.mean(jc.distill.cross_entropy(logits, batch["label"]))
-        return method.hard * hard + method.soft * term(variables["loss"], *compared, batch["label"]), stats
-
-    return train(pair.student, {**fresh, "loss": init(jax.random.key(seed + 1))}, loss, learnt, args, seed)
-
-
-def paired(dataset: data.Dataset, learnt: Learnt, args: argparse.Namespace) -> Pair:
-    """The two networks; the teacher is trained, or read if an earlier run has trained it."""
-    teacher, student = (
-        classifier(models.create(name, dataset.classes), *dataset.moments()) for name in (args.teacher, args.student)
-    )
+def read_teacher(dataset: data.Dataset, args: argparse.Namespace) -> Published:
+    """The teacher: of ``--weights``, or trained, or read if an earlier run has trained it."""
+    if args.weights is not None:
+        return Published.read(args.weights, dataset)
     path = args.workdir / "teacher.jcz"
+    module, moments = models.create(args.teacher, dataset.classes), dataset.moments()
+    model = classifier(module, *moments)
+    whole = Published(model, {}, dataset, args.teacher, {}, *moments)
     if not path.exists():
-        fresh = teacher.init(jax.random.key(args.teacher_seed), learnt.images[:2])
-        taught = train(teacher, fresh, functools.partial(by_labels, teacher), learnt, args, args.teacher_seed)
-        jc.pack.save(path, taught)
-    taught, _ = jc.pack.load(path)
-    images = learnt.images[:2]
-    seen = where(teacher.infer, taught, images), where(student.infer, student.init(jax.random.key(0), images), images)
-    reads = {name: (seen[0][name], seen[1][name]) for name in seen[0] if name in seen[1]}
-    return Pair(teacher, taught, student, reads)
+        fresh = jax.jit(model.init)(jax.random.key(args.teacher_seed), dataset.train.images[:1])
+        objective, view = on_outputs(model, hard_loss), views.read(args.augment, dataset, "--augment")
+        how = ("teacher", args.teacher_epochs or args.epochs, model, fresh, objective, dataset, view)
+        jc.pack.save(path, train(args, *how, seed=args.teacher_seed), metadata=whole.about)
+        shutil.rmtree(args.workdir / "checkpoints" / "teacher", ignore_errors=True)
+    return Published.read(path, dataset)
+
+
+def cut(args: argparse.Namespace, whole: Published) -> shrink.Cut:
+    """A network of fewer channels, cut as ``train.shrink`` cuts and recalibrated; kept in the run folder."""
+    given = {"--weights": "", "--macs": args.macs, "--workdir": args.workdir, "--batch_size": args.batch_size}
+    how = shrink.parse([str(word) for pair in given.items() for word in pair])
+    found = jc.trace.groups(whole.model.infer, whole.variables, whole.dataset.test.images[:1])
+    return shrink.cut(whole, found, how, lambda name, one: None)
+
+
+def prepare(dataset: data.Dataset, args: argparse.Namespace) -> Job:
+    """Teacher, student, and what of them is compared."""
+    view = views.read(args.augment, dataset, "--augment")
+    teacher = read_teacher(dataset, args)
+    student = students.create(teacher, args, functools.partial(cut, args))
+    if args.views:
+        folder = args.labels or args.workdir / "labels"
+        return Job(args, teacher, student, {}, answers(teacher, args, folder), view)
+    some: Any = data.pad({"image": dataset.train.images[:2], "label": dataset.train.labels[:2]}, 1)
+    start = jax.eval_shape(student.start, 0) if args.start is None else student.start(0)
+    pairs = " ".join(args.taps)
+    taps = distillation.find_taps(teacher.model, teacher.variables, student.model, start, some, pairs)
+    return Job(args, teacher, student, taps, None, view)
+
+
+def measured(job: Job, name: str, objective: Objective, seed: int) -> dict[str, float]:
+    """The row of a student."""
+    began, student, phase = time.monotonic(), job.student, f"{name.replace(' ', '_')}-{seed}"
+    found = train(
+        job.args,
+        phase,
+        job.args.epochs,
+        student.model,
+        student.start(seed),
+        objective,
+        job.teacher.dataset,
+        job.view,
+        seed=seed,
+        recipe=student.recipe,
+        frozen={} if job.labels else job.teacher.variables,
+        labels=job.labels,
+    )
+    about, path = student.about, job.args.workdir / f"{phase}.jcz"
+    if about is None:
+        jc.rewrite.save(path, student.model.infer, found, metadata=job.teacher.about)
+    else:
+        jc.pack.save(path, found, metadata=about)
+    accuracy = score(student.model, found, job.teacher.dataset.test)["accuracy"]
+    shutil.rmtree(job.args.workdir / "checkpoints" / phase, ignore_errors=True)
+    return {"accuracy": accuracy, "seconds": time.monotonic() - began}
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -172,116 +189,90 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
       UserError: for options out of range, or a loss that is not finite.
     """
-    for name, value in (
-        ("epochs", args.epochs),
-        ("batch_size", args.batch_size),
-        ("learning_rate", args.learning_rate),
-    ):
-        if not value > 0:
-            raise UserError(f"--{name} must be above 0, got {value}")
+    check(args)
+    students.check(args)
+    reopen(args, *FREE)
+    dataset = data.load(args.dataset, args.data_dir).read_all()
+    views.read(args.augment, dataset, "--augment")
     claim(args, *FREE)
     table = Table(args.workdir, line)
     table.fact("settings", lambda: fixed(args, *FREE))
-    dataset = data.load(args.dataset, args.data_dir).read_all()
-    learnt = Learnt(jnp.asarray(dataset.train.images[:]), jnp.asarray(dataset.train.labels))
-    pair = paired(dataset, learnt, args)
-    table.row(
-        lambda: {"accuracy": score(pair.teacher, pair.taught, dataset.test)["accuracy"], "seconds": 0.0},
-        method="teacher",
-        seed=args.teacher_seed,
-    )
-
-    def measured(method: Method, seed: int) -> dict[str, float]:
-        began = time.monotonic()
-        student = distilled(pair, method, learnt, args, seed)
-        accuracy = score(pair.student, student, dataset.test)["accuracy"]
-        return {"accuracy": accuracy, "seconds": time.monotonic() - began}
-
+    left_out = table.fact("left_out", dict)
+    own = prepare(dataset, args)
+    table.row(lambda: {"accuracy": own.teacher.accuracy(own.teacher.variables), "seconds": 0.0}, method="teacher")
+    if args.start is not None:
+        start = own.student.start(0)
+        shown = {**start, "params": own.student.recipe.apply(start["params"], own.student.recipe.init(start["params"]))}
+        table.row(lambda: {"accuracy": score(own.student.model, shown, dataset.test)["accuracy"]}, method="start")
     for name in args.methods:
-        if METHODS[name].reads not in {"logits", *pair.reads}:
-            print(f"{name:<16} left out: it compares feature maps, and one of the networks has none")
-            continue
         try:
+            objective = distillation.taught(
+                own.student.model,
+                own.teacher.model,
+                distillation.named(name),
+                own.taps,
+                None if own.labels is None else args.k,
+            )
             for seed in args.seeds:
-                table.row(functools.partial(measured, METHODS[name], seed), method=name, seed=seed)
-        except jc.errors.ArgumentError as error:  # nothing joins the two networks' values
+                table.row(functools.partial(measured, own, name, objective, seed), method=name, seed=seed)
+        except (distillation.NothingToCompareError, jc.errors.ArgumentError) as error:
+            left_out[name] = str(error)
             print(f"{name:<16} left out: {error}")
-    if means(table.rows):
-        print(told(table.rows))
-        with naming(args.workdir / "methods.png"):
-            drawn(table.rows).savefig(args.workdir / "methods.png", dpi=150)
+    print(told(table.summary))
+    with naming(args.workdir / "methods.png"):
+        drawn(table.rows).savefig(args.workdir / "methods.png", dpi=150)
     return table.write()
 
 
-def line(row: Mapping[str, Any]) -> str:
-    """A student's row as it is printed."""
-    return f"{row['method']:<16} seed {row['seed']}  {row['accuracy']:7.2%}  {row['seconds']:>5.0f} s"
+def check(args: argparse.Namespace) -> None:
+    """Refuses options out of range.
 
-
-def means(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, int]]:
-    """``{method: (mean accuracy, deviation, seeds)}`` of the students, the best first."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row["method"] != "teacher":
-            found.setdefault(row["method"], []).append(row["accuracy"])
-    summed = {
-        name: (statistics.mean(own), statistics.stdev(own) if len(own) > 1 else 0.0, len(own))
-        for name, own in found.items()
-    }
-    return dict(sorted(summed.items(), key=lambda item: -item[1][0]))
-
-
-def told(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table: mean and deviation over seeds, and what each method gains over labels alone, in points.
-
-    Example:
-      >>> print(told([{"method": "alone", "accuracy": 0.9}, {"method": "dkd", "accuracy": 0.92}]))
-      | method | seeds | accuracy, % | gain, points |
-      | --- | ---: | ---: | ---: |
-      | dkd | 1 | 92.00 ± 0.00 | +2.00 |
-      | alone | 1 | 90.00 ± 0.00 |  |
+    Raises:
+      UserError: it names the option.
     """
-    found = means(rows)
-    lines = ["| method | seeds | accuracy, % | gain, points |", "| --- | ---: | ---: | ---: |"]
-    for name, (mean, spread, seeds) in found.items():
-        gain = f"{100 * (mean - found['alone'][0]):+.2f}" if "alone" in found and name != "alone" else ""
-        lines.append(f"| {name} | {seeds} | {100 * mean:.2f} ± {100 * spread:.2f} | {gain} |")
-    return "\n".join(lines)
+    for name in POSITIVE:
+        if (value := getattr(args, name)) is not None and not value > 0:
+            raise UserError(f"--{name} must be above 0, got {value}")
+    if args.labels is not None and not args.views:
+        raise UserError("--labels needs --views: how many of each image are kept there")
+    for name in args.methods:
+        distillation.named(name)
 
 
-def drawn(rows: list[dict[str, Any]], *, width: float = canvas.PAGE / 2) -> Any:
-    """The methods' accuracies, a point each and its deviation, beside the student alone."""
-    found = means(rows)
-    drawing = canvas.blank(width, 0.9 + 0.28 * len(found))
-    axes = drawing.add_subplot()
-    for place, (name, (mean, spread, _)) in enumerate(reversed(found.items())):
-        color = canvas.GREY if name == "alone" else canvas.BLUE
-        axes.errorbar(100 * mean, place, xerr=100 * spread, fmt="o", color=color, capsize=3)
-    if "alone" in found:
-        axes.axvline(100 * found["alone"][0], color=canvas.GREY, linewidth=1, zorder=0)
-    axes.set_yticks(range(len(found)), list(reversed(found)))
-    canvas.style(axes, "test accuracy, %")
-    return drawing
+def line(row: Mapping[str, Any]) -> str:
+    """A row as it is printed."""
+    seed = f"seed {row['seed']}" if "seed" in row else ""
+    seconds = f"{row['seconds']:>5.0f} s" if row.get("seconds") else ""
+    return f"{row['method']:<24} {seed:<7} {row['accuracy']:7.2%}  {seconds}".rstrip()
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = options.parser(__doc__)
     add = parser.add_argument
-    known = sorted(models.MODELS)
-    options.add(parser, dataset="digits", data_dir=None, workdir=Path("runs/distil"), batch_size=128)
-    add("--teacher", default="cnn", choices=known, help="model that is trained first")
-    add("--student", default="lenet300", choices=known, help="model that learns from it")
+    known, names = sorted(models.MODELS), ", ".join(distillation.METHODS)
+    options.add(parser, weights=None, dataset="digits", data_dir=None, workdir=Path("runs/distil"), batch_size=128)
+    add("--teacher", default="cnn", choices=known, help="model that is trained first, without --weights")
     add("--teacher_seed", type=int, default=0, help="of its parameters and its order of images")
-    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    add("--teacher_epochs", type=float, help="of its training; without it as many as students")
+    add("--student", default="lenet300", choices=known, help="model that learns from it, from fresh parameters")
+    add("--start", metavar="FILE", help="published weights that the student begins with, or 'teacher'")
+    add("--zeros", type=float, help="fraction of its kernels' weights that --start is pruned to, the smallest")
+    add("--macs", type=float, help="fraction of multiply-accumulates that --start is cut to, in channels")
+    add("--methods", nargs="+", default=list(distillation.METHODS), metavar="METHOD", help=f"{names}; 'a + b' adds two")
+    add("--taps", nargs="+", default=[], metavar="STUDENT=TEACHER", help="values compared in place of the last ones")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the students")
-    add("--epochs", type=int, default=30, help="of teacher and students")
-    options.add(parser, learning_rate=2e-3, weight_decay=1e-2)
+    add("--epochs", type=float, default=30, help="of students")
+    add("--optimizer", default="adamw", choices=optimizers.NAMES, help="of teacher and students")
+    options.add(parser, learning_rate=2e-3, weight_decay=1e-2, augment="", views=0, k=5, view_seed=0)
+    add("--labels", type=Path, help="folder of train.labels; without it --views are kept in the run folder")
+    options.add(parser, record_every=1000, record_test=0)
+    parser.epilog = HOW_TO_EXPORT
     return parser.parse_args(argv)
 
 
 def main() -> int:
-    """Runs the job of the command line; writes ``summary.json`` and ``methods.png``."""
+    """Runs the job of the command line; writes ``summary.json``, ``methods.png``, and every network."""
     args = parse()
     return exit_status(lambda: job(args))
 

@@ -53,6 +53,7 @@ def soft_and_hard(
     temperature: float = 4.0,
     alpha: float = 0.9,
     smoothing: float = 0.0,
+    where: Any = None,
 ) -> Array:
     r"""Soft and hard targets together, per example: :math:`\alpha\,\mathrm{KL}_T + (1 - \alpha)\,\mathrm{CE}`.
 
@@ -66,6 +67,7 @@ def soft_and_hard(
       alpha: weight of the teacher's soft targets, in [0, 1]; at either end the other loss does not count at all.
       smoothing: of the labels, as of :func:`cross_entropy`. A teacher that was itself trained on smoothed labels
         teaches less (Müller et al., When does label smoothing help?, 2019).
+      where: ``[...]`` bools; examples at False have a loss of 0. None: all count.
 
     Returns:
       ``[...]``, in nats.
@@ -83,10 +85,11 @@ def soft_and_hard(
     """
     if not 0 <= alpha <= 1:
         raise ArgumentError(f"alpha weighs soft against hard targets and must be in [0, 1], got {alpha}")
+    student, teacher = logit_pair(student, teacher, where)
     soft, hard = kl(student, teacher, temperature=temperature), cross_entropy(student, labels, smoothing=smoothing)
     if alpha in (0, 1):  # the other may be infinite
-        return soft if alpha else hard
-    return alpha * soft + (1 - alpha) * hard
+        return counted(soft if alpha else hard, where)
+    return counted(alpha * soft + (1 - alpha) * hard, where)
 
 
 def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Array:

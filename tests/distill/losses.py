@@ -61,6 +61,17 @@ def dkd() -> Row:
     )
 
 
+def soft_and_hard() -> Row:
+    return Row(
+        lambda s, t, labels, where: distill.soft_and_hard(s, t, labels, temperature=2.0, alpha=0.75, where=where),
+        lambda s, t, labels: 0.75 * ref.kl(s, t, 2.0) + 0.25 * ref.cross_entropy(s, labels, 0.0),
+        LOGITS,
+        LOGITS,
+        zero=False,
+        least=False,
+    )
+
+
 def vid() -> Row:
     loss = distill.vid(MAPS)
     values = {"variance": jnp.array([0.3, 2.0, -1.0])}
@@ -100,6 +111,7 @@ def rows() -> dict[str, Row]:
     levels = {"temperatures": (1.0, 3.0)}
     return {
         "kl": plain(distill.kl, ref.kl, LOGITS, temperature=2.0),
+        "soft_and_hard": soft_and_hard(),
         "dkd": dkd(),
         "dist": plain(distill.dist, ref.dist, LOGITS, beta=2.0, gamma=3.0, temperature=2.0),
         "standardized": plain(distill.standardized(distill.kl), ref.standardized_kl, LOGITS, temperature=2.0),

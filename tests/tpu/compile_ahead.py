@@ -18,8 +18,10 @@ import jaxcomp as jc
 from jaxcomp.core.threshold import keep_largest
 from tests.tpu.hlo import aliases, collectives
 from train import compress, models
+from train.common import optimizers
+from train.common.distillation import soft_targets, taught
 from train.common.parallel import AXIS, JitParallel
-from train.common.step import TrainState, classifier, distillation_loss, init_state, make_step
+from train.common.step import TrainState, classifier, init_state, make_step
 from train.configs import digits
 
 
@@ -35,10 +37,11 @@ def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState
     recipe = jc.identity() if kind == "plain" else compress.make_recipe(config, 100)
     if kind == "views":
         recipe = recipe._replace(update=lambda params, state, step, **extra: state)
-    optimizer = compress.make_optimizer(config, 1e-3, 100)
+    optimizer = optimizers.make("adamw", 1e-3, 100, config.weight_decay)
     student = classifier(models.create("cnn", 10, options, axis_name=axis), (0.5,), (0.5,))
     teacher = classifier(models.create("cnn", 10, options), (0.5,), (0.5,))
-    step = make_step(student, recipe, optimizer, distillation_loss(teacher, 4.0, 0.9), record_every=10, axis=axis)
+    objective = taught(student, teacher, [soft_targets()])
+    step = make_step(objective, recipe, optimizer, record_every=10, axis=axis)
 
     def arguments() -> tuple[TrainState, Any, Any]:
         images = jnp.zeros((32, 8, 8, 1), jnp.uint8)

@@ -12,10 +12,10 @@ import optax
 import jaxcomp as jc
 from train import models
 from train.bench import timing
+from train.common import optimizers
+from train.common.distillation import soft_targets, taught
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Loss, classifier, distillation_loss, hard_loss, init_state, make_step
-from train.compress import make_optimizer
-from train.configs import default
+from train.common.step import Objective, classifier, hard_loss, init_state, make_step, on_outputs
 
 MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet5": ((28, 28, 1), {}),
@@ -83,14 +83,14 @@ def variants(name: str, batch_size: int, rounds: int) -> dict[str, Callable[[], 
     parallel = data_parallel("jit")
     batch = parallel.split({"image": images, "label": rng.integers(0, 10, batch_size, dtype=np.int32)})
     steps = EVERY * rounds
-    losses: dict[str, tuple[jc.Compressor, Loss]] = {
-        kind: (recipe, hard_loss) for kind, recipe in recipes(steps).items()
+    losses: dict[str, tuple[jc.Compressor, Objective]] = {
+        kind: (recipe, on_outputs(model, hard_loss)) for kind, recipe in recipes(steps).items()
     }
-    losses["prune + fake + distil"] = (recipes(steps)["prune + fake"], distillation_loss(model, 4.0, 0.9))
+    losses["prune + fake + distil"] = (recipes(steps)["prune + fake"], taught(model, model, [soft_targets()]))
 
-    def trainer(recipe: jc.Compressor, loss: Loss) -> Callable[[], Any]:
-        optimizer = make_optimizer(default.get_config(), 1e-3, steps)
-        step = make_step(model, recipe, optimizer, loss, record_every=100)
+    def trainer(recipe: jc.Compressor, objective: Objective) -> Callable[[], Any]:
+        optimizer = optimizers.make("adamw", 1e-3, steps, 1e-4)
+        step = make_step(objective, recipe, optimizer, record_every=100)
         state = init_state(model.init(jax.random.key(1), jnp.asarray(images[:1])), recipe, optimizer)
         return _stepper(parallel, step, state, teacher, batch)
 

@@ -208,8 +208,18 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _need(not cut or student.from_teacher, "student.from_teacher", student.from_teacher, "True where channels are cut")
     if cut and PARALLEL.value == "pmap":
         raise UserError("--config.student.macs cuts a network that is trained by jit over a mesh: leave out --parallel")
-    _need(student.temperature > 0, "student.temperature", student.temperature, "a number above 0")
-    _need(0 <= student.alpha <= 1, "student.alpha", student.alpha, "a fraction in [0, 1]")
+    distill = config.distill
+    _need(distill.temperature > 0, "distill.temperature", distill.temperature, "a number above 0")
+    _need(0 <= distill.alpha <= 1, "distill.alpha", distill.alpha, "a fraction in [0, 1]")
+    _need(distill.views >= 0, "distill.views", distill.views, "a number of views, or 0")
+    _need(distill.k >= 2, "distill.k", distill.k, "2 classes or more")
+    _need(not distill.views or config.task == TASKS[0], "distill.views", distill.views, f"0 in {config.task}")
+    if distill.views and (config.shift or config.flip):
+        same = f"pad_crop({config.shift}){', flip()' if config.flip else ''}"
+        raise UserError(
+            "--config.distill.views keeps answers to views that are shown again, which those of --config.shift and "
+            f"--config.flip are not: give --config.shift=0 --config.flip=False --config.augment='{same}'"
+        )
     _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
     _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
     _need(config.optimizer in ("adamw", "sgd"), "optimizer", config.optimizer, "'adamw' or 'sgd'")

@@ -54,6 +54,7 @@ def fit(
     parallel: DataParallel,
     workdir: Path,
     score: Callable[[TrainState], dict[str, float]],
+    beside: Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda step, batch: batch,
 ) -> tuple[TrainState, float]:
     """Trains one phase to its end, from its last checkpoint if the workdir holds one.
 
@@ -66,6 +67,7 @@ def fit(
       parallel: how the step runs on the devices.
       workdir: holds ``checkpoints/`` and ``metrics.jsonl``.
       score: what to record of a state beside loss and training accuracy.
+      beside: ``(step, batch) -> batch`` with what else the step reads: a teacher's stored answers.
 
     Returns:
       The last state, and the seconds that the phase has taken, earlier runs included.
@@ -100,7 +102,7 @@ def fit(
                 dataset.train, at, phase.batch_size, phase.seed, shift=phase.shift, flip=phase.flip
             )
             with progress.doing("compiling the step"):  # once; afterwards a call takes no time
-                shared = compiled(shared, frozen, parallel.split(batch))
+                shared = compiled(shared, frozen, parallel.split(beside(at, batch)))
             at += 1
             if at % phase.record_every == 0 or at == phase.steps:
                 state = parallel.get(shared)

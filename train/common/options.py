@@ -9,7 +9,10 @@ REQUIRED = object()
 """The default of an option that has to be given."""
 
 SHARED: dict[str, tuple[Any, str]] = {
-    "weights": (Path, "published weights of a CIFAR ResNet, an .npz; how to make one is said below"),
+    "weights": (
+        Path,
+        "published weights of a CIFAR ResNet, an .npz (made as said below), or a .jcz of train.distil",
+    ),
     "dataset": (str, "'digits' (embedded), or the name of an image set of TensorFlow Datasets"),
     "data_dir": (str, "folder of prepared TFDS data; without it TFDS_DATA_DIR, or TFDS's own"),
     "workdir": (Path, "run folder; a run found there goes on"),
@@ -22,6 +25,10 @@ SHARED: dict[str, tuple[Any, str]] = {
     "weight_decay": (float, "of kernels"),
     "temperature": (float, "of the teacher's softened outputs"),
     "alpha": (float, "weight of the teacher's outputs beside the labels"),
+    "augment": (str, "what of jc.augment training images go through: 'pad_crop(4), flip()'"),
+    "views": (int, "of each image, of which the teacher's answers are kept, so that it runs once"),
+    "k": (int, "classes that an answer keeps"),
+    "view_seed": (int, "of the views whose answers are kept"),
     "record_every": (int, "steps from one record and checkpoint to the next"),
     "record_test": (int, "test images that records are scored on; 0: none"),
     "calibration": (int, "training batches from which ranges, moments or scores are taken"),

@@ -13,12 +13,14 @@ import optax
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from train.common import command_line, data, options
+from train import models
+from train.common import command_line, data, distillation, labels, options
+from train.common.described import described_model
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import data_parallel
 from train.common.scoring import score
-from train.common.step import Functions, Variables, classifier, distillation_loss, init_state, make_step
+from train.common.step import Functions, Variables, classifier, init_state, make_step
 from train.common.workdir import open_existing
 from train.models import pretrained
 
@@ -60,16 +62,21 @@ class Published(NamedTuple):
 
     @classmethod
     def read(cls, path: Path, dataset: data.Dataset) -> "Published":
-        """The network of a file: :func:`train.models.pretrained.load`.
+        """The network of a file: :func:`train.models.pretrained.load`, or ``.jcz`` that a script here has written.
 
         Raises:
           UserError: if the file cannot be used, or the network is not for so many classes.
         """
-        found = pretrained.load(path)
+        found = _artifact(path) if path.suffix == ".jcz" else pretrained.load(path)
         if found.classes != dataset.classes:
             raise UserError(f"{path} tells {found.classes} classes apart, and {dataset.name} has {dataset.classes}")
         model = classifier(found.module, found.mean, found.std)
         return cls(model, found.variables, dataset, found.name, found.options, found.mean, found.std)
+
+    @property
+    def digest(self) -> str:
+        """By which answers of this network are known (``train.common.labels``)."""
+        return labels.teacher_digest(self.variables, [self.name, self.options, self.mean, self.std])
 
     @property
     def about(self) -> dict[str, Any]:
@@ -84,6 +91,14 @@ class Published(NamedTuple):
     def accuracy(self, variables: Variables) -> float:
         """Of the network with these variables, on the test images."""
         return score(self.model, variables, self.dataset.test)["accuracy"]
+
+
+def _artifact(path: Path) -> pretrained.Pretrained:
+    variables, metadata = jc.pack.load(path)
+    about = described_model(str(path), metadata)
+    name, options, moments = about["model"], about["options"], (tuple(about["mean"]), tuple(about["std"]))
+    module = models.create(name, about["classes"], options)
+    return pretrained.Pretrained(name, module, variables, about["classes"], options, *moments)
 
 
 def load(args: argparse.Namespace) -> Published:
@@ -185,8 +200,8 @@ def distilled(
     decay = optax.add_decayed_weights(args.weight_decay, mask=kernels or matrices)
     optimizer = optax.chain(decay, optax.sgd(rate, momentum=0.9, nesterov=True))
     every = max(1, min(args.record_every, args.steps))
-    loss = distillation_loss(whole.model, args.temperature, args.alpha)
-    step = make_step(model, recipe, optimizer, loss, record_every=every)
+    how = distillation.soft_targets(args.temperature, args.alpha)
+    step = make_step(distillation.taught(model, whole.model, [how]), recipe, optimizer, record_every=every)
     start = init_state(variables, recipe, optimizer)
     if masks is not None:
         start = start._replace(compressor=masks)

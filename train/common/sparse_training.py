@@ -15,7 +15,7 @@ import optax
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from train.common.errors import UserError
-from train.common.step import Batch, Functions, Loss, TrainState, hard_loss, init_state, make_step
+from train.common.step import Batch, Functions, Loss, TrainState, hard_loss, init_state, make_step, on_outputs
 
 KERNELS = ".*/kernel"
 RANKED_EVERY = 32  # steps
@@ -244,7 +244,8 @@ def epoch(
 ) -> TrainState:
     """An epoch: ``order`` ``[steps, batch]`` says which images each step learns from."""
     recipe = method.recipe(knobs)
-    step = make_step(model, recipe, method.optimizer(knobs, recipe), loss, record_every=order.shape[0])
+    objective = on_outputs(model, loss)
+    step = make_step(objective, recipe, method.optimizer(knobs, recipe), record_every=order.shape[0])
 
     def body(state: TrainState, chosen: jax.Array) -> tuple[TrainState, None]:
         valid = jnp.ones(chosen.shape, jnp.float32)

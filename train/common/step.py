@@ -14,6 +14,7 @@ from train.tasks.task import Batch, Outputs, Task
 
 Variables = dict[str, Any]
 Loss = Callable[[Outputs, Batch, Any], jax.Array]
+"""``(outputs, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher."""
 Penalty = Callable[[jax.Array, Any, Any], jax.Array]
 
 
@@ -26,6 +27,7 @@ class TrainState(NamedTuple):
       stats: its other variables (``{"batch_stats": ...}``), or ``{}``.
       opt_state: the optimizer's state, of the parameters and of what the recipe learns.
       compressor: the recipe's state, fitted to the parameters as they are: masks, scales, learned thresholds, ...
+      learned: what the objective learns: connectors of features; ``{}`` for most.
       sums: loss, right answers and examples since the last record.
       trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
     """
@@ -35,6 +37,7 @@ class TrainState(NamedTuple):
     stats: Any
     opt_state: Any
     compressor: Any
+    learned: Any
     sums: dict[str, jax.Array]
     trouble: jax.Array
 
@@ -61,6 +64,41 @@ class Functions(NamedTuple):
     infer: Callable[[Variables, jax.Array], Outputs]
     learn: Callable[[Variables, Batch], tuple[Outputs, Variables]] = _impossible
     init: Callable[[jax.Array, jax.Array], Variables] = _impossible
+
+
+class Objective(NamedTuple):
+    """What a step makes smaller.
+
+    Attributes:
+      of: ``(learned, variables, batch, frozen) -> (loss, outputs, new statistics)``: the loss ``[batch]``, or a scalar
+        where it compares the examples that count with each other. ``frozen`` is what it reads and nobody trains.
+      init: ``key -> learned``: values of its own, trained beside the parameters and dropped after.
+    """
+
+    of: Callable[[Any, Variables, Batch, Any], tuple[jax.Array, Outputs, Variables]]
+    init: Callable[[jax.Array], Any] = lambda key: {}
+
+
+def on_outputs(model: Functions, loss: Loss) -> Objective:
+    """A loss of what a model gives, and of its auxiliary outputs."""
+
+    def of(learned: Any, variables: Variables, batch: Batch, frozen: Any) -> tuple[jax.Array, Outputs, Variables]:
+        del learned
+        given, stats = model.learn(variables, batch)
+        return of_heads(given, lambda outputs: loss(outputs, batch, frozen)), heads(given)[0], stats
+
+    return Objective(of)
+
+
+def heads(given: Any) -> tuple[Outputs, ...]:
+    """What a model gives in training: its outputs, and those of auxiliary heads if it has them."""
+    return given if isinstance(given, tuple) else (given,)
+
+
+def of_heads(given: Any, loss: Callable[[Outputs], jax.Array]) -> jax.Array:
+    """A loss of outputs, and AUXILIARY times those of other heads."""
+    outputs, *others = heads(given)
+    return loss(outputs) + AUXILIARY * sum(map(loss, others))
 
 
 def classifier(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
@@ -98,22 +136,35 @@ def shrunk(
     return Functions(infer, learn), small
 
 
-def init_state(variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step. The recipe's state is beside the parameters, never inside them."""
-    params = variables["params"]
+def init_state(
+    variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation, learned: Any = None
+) -> TrainState:
+    """The state before the first step. The recipe's state is beside the parameters, never inside them.
+
+    Args:
+      variables: of the model.
+      recipe: its compression.
+      optimizer: of :func:`make_step`.
+      learned: what the objective's ``init`` made; None: it learns nothing.
+    """
+    params, learned = variables["params"], {} if learned is None else learned
     stats = {name: tree for name, tree in variables.items() if name != "params"}
     sums = {name: jnp.zeros(()) for name in ("loss", "correct", "examples")}
     trouble = jnp.zeros(1 + len(jax.tree.leaves(params)), jnp.int32)
     compressor = recipe.init(params)
-    opt_state = optimizer.init((params, jc.learned(compressor)))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, compressor, sums, trouble)
+    opt_state = optimizer.init(_with((params, jc.learned(compressor)), learned))
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, compressor, learned, sums, trouble)
+
+
+def _with(own: tuple[Any, ...], of_objective: Any) -> tuple[Any, ...]:
+    """What the optimizer is given: parameters, what the recipe learns and, if it does, what the objective learns."""
+    return (*own, of_objective) if of_objective else own
 
 
 def make_step(
-    model: Functions,
+    objective: Objective,
     recipe: jc.Compressor,
     optimizer: optax.GradientTransformation,
-    loss: Loss,
     *,
     record_every: int,
     axis: str | None = None,
@@ -124,13 +175,14 @@ def make_step(
     """Builds ``step(state, frozen, batch) -> state``.
 
     Args:
-      model: what is trained.
-      recipe: its compression, seen by the loss through ``recipe.apply``; it is given the gradients at its view, which
-        are not 0 where weights are pruned.
-      optimizer: any optax transformation, of ``(parameters, what the recipe learns)``.
-      loss: ``(outputs, batch, frozen) -> [batch]``; ``frozen`` is what it reads and nobody trains: the teacher.
+      objective: what is minimized: :func:`on_outputs`, :func:`train.common.distillation.taught`.
+      recipe: the compression of what is trained, seen by the objective through ``recipe.apply``; it is given the
+        gradients at its view, which are not 0 where weights are pruned.
+      optimizer: any optax transformation, of ``(parameters, what the recipe learns)`` and, third, what the objective
+        learns if it does.
       record_every: steps after which ``sums`` start anew.
-      axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices.
+      axis: the pmap axis to sum over; None under jit, where the batch is one array over all devices. Objectives that
+        compare examples compare those of a device.
       views: ``(step, batch) -> batch``, what model and teacher see of a batch (``train.common.views``); None: itself.
       penalty: ``(step, parameters, the recipe's state) -> scalar``, beside the loss, which is recorded without it.
       task: says which answers are right.
@@ -146,31 +198,31 @@ def make_step(
         batch = batch if views is None else views(state.step, batch)
         examples = over_devices(jnp.sum(batch["valid"]))
 
-        def objective(view: Any) -> tuple[jax.Array, Any]:
-            given, stats = model.learn({"params": view, **state.stats}, batch)
-            outputs, *others = given if isinstance(given, tuple) else (given,)
-            lost = loss(outputs, batch, frozen) + AUXILIARY * sum(loss(own, batch, frozen) for own in others)
-            total = jnp.sum(lost * batch["valid"]) / examples
+        def minimized(view: Any, learned: Any) -> tuple[jax.Array, Any]:
+            loss, outputs, stats = objective.of(learned, {"params": view, **state.stats}, batch, frozen)
+            total = jnp.sum(loss * batch["valid"]) / examples
             correct = jnp.sum(task.right(outputs, batch) * batch["valid"])
             return total, (stats, correct)
 
-        trained = state.params, jc.learned(state.compressor)
-        view, pull_back = jax.vjp(lambda p, v: recipe.apply(p, jc.with_learned(state.compressor, v)), *trained)
-        (total, (stats, correct)), at_view = jax.value_and_grad(objective, has_aux=True)(view)
-        total, correct, at_view = over_devices((total, correct, at_view))
+        own = state.params, jc.learned(state.compressor)
+        view, pull_back = jax.vjp(lambda p, v: recipe.apply(p, jc.with_learned(state.compressor, v)), *own)
+        (total, (stats, correct)), grads = jax.value_and_grad(minimized, (0, 1), has_aux=True)(view, state.learned)
+        total, correct, (at_view, of_objective) = over_devices((total, correct, grads))
         slopes = pull_back(at_view)
         if penalty is not None:
             beside = jax.grad(lambda own: penalty(state.step, own[0], jc.with_learned(state.compressor, own[1])))
-            slopes = jax.tree.map(jnp.add, slopes, beside(trained))
-        updates, opt_state = optimizer.update(slopes, state.opt_state, trained)
-        params, learned = optax.apply_updates(trained, updates)
-        compressor = jc.with_learned(state.compressor, learned)
+            slopes = jax.tree.map(jnp.add, slopes, beside(own))
+        trained = _with(own, state.learned)
+        updates, opt_state = optimizer.update(_with(slopes, of_objective), state.opt_state, trained)
+        params, of_recipe, *rest = optax.apply_updates(trained, updates)
+        compressor = jc.with_learned(state.compressor, of_recipe)
         compressor = recipe.update(params, compressor, state.step + 1, grads=at_view)
         now = {"loss": total * examples, "correct": correct, "examples": examples}
         fresh = state.step % record_every == 0
         sums = {name: jnp.where(fresh, 0, state.sums[name]) + value for name, value in now.items()}
         trouble = _first_trouble(state.trouble, state.step, total, params)
-        return TrainState(state.step + 1, params, stats, opt_state, compressor, sums, trouble)
+        learned = rest[0] if rest else state.learned
+        return TrainState(state.step + 1, params, stats, opt_state, compressor, learned, sums, trouble)
 
     return step
 
@@ -192,21 +244,6 @@ def label_loss(task: Task) -> Loss:
 
 hard_loss = label_loss(CLASSIFICATION)
 """Cross-entropy with class labels."""
-
-
-def distillation_loss(teacher: Functions, temperature: float, alpha: float, task: Task = CLASSIFICATION) -> Loss:
-    """Soft targets of a teacher (``frozen`` holds its variables) and hard labels: how students learn.
-
-    ``alpha`` of the one and the rest of the other; at either end the other is not computed: it may be infinite.
-    """
-
-    def loss(outputs: Outputs, batch: Batch, frozen: Any) -> jax.Array:
-        if not alpha:
-            return task.loss(outputs, batch)
-        soft = task.soft(outputs, teacher.infer(frozen, batch["image"]), batch, temperature)
-        return soft if alpha == 1 else alpha * soft + (1 - alpha) * task.loss(outputs, batch)
-
-    return loss
 
 
 def make_eval(

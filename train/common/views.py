@@ -25,14 +25,15 @@ NAMES = [name for name in augment.__all__ if name.islower() and name not in ("se
 """What can be named: images stay uint8, and the model normalizes them."""
 
 
-def read(text: str, dataset: data.Dataset) -> augment.Augmentation | None:
+def read(text: str, dataset: data.Dataset, option: str = "--config.augment") -> augment.Augmentation | None:
     """The augmentation that a configuration names, as ``"flip(), rand_augment(2, 9)"``; None of an empty text.
 
     Mixtures are told the number of classes.
 
     Args:
-      text: of the configuration.
+      text: the calls.
       dataset: whose images and labels it has to take.
+      option: by which the text was given.
 
     Raises:
       UserError: for what is no such list of calls, or takes no such arguments or images.
@@ -50,11 +51,11 @@ def read(text: str, dataset: data.Dataset) -> augment.Augmentation | None:
         found = jax.eval_shape(in_step(view, 0, 1, dataset.task), jnp.int32(0), batch)["image"]
     except (SyntaxError, ValueError, TypeError, AssertionError, ArgumentError) as error:
         raise UserError(
-            f"--config.augment must be calls of jc.augment's {', '.join(NAMES)}, like 'flip(), cutout(4)', "
+            f"{option} must be calls of jc.augment's {', '.join(NAMES)}, like 'flip(), cutout(4)', "
             f"got {text!r}: {error}"
         ) from error
     if found.shape != images.shape:
-        raise UserError(f"--config.augment must keep the images' size {images.shape[1:]}, got {found.shape[1:]}")
+        raise UserError(f"{option} must keep the images' size {images.shape[1:]}, got {found.shape[1:]}")
     return view
 
 
@@ -74,7 +75,20 @@ def moves(text: str, shift: int, flip: bool) -> str:
     return ", ".join(parts)
 
 
-def in_step(view: augment.Augmentation, seed: int, per_epoch: int, task: Task = CLASSIFICATION) -> Views:
+def mixes(view: augment.Augmentation, dataset: data.Dataset) -> bool:
+    """Whether an augmentation makes probabilities of labels: of images that are mixed."""
+    images = jax.ShapeDtypeStruct((2, *dataset.train.images[:1].shape[1:]), jnp.uint8)
+    return jax.eval_shape(view.__call__, jax.random.key(0), images, jax.ShapeDtypeStruct((2,), jnp.int32))[1].ndim > 1
+
+
+def key_of(seed: int, number: jax.Array) -> jax.Array:
+    """The key from which each image's is folded, of the view of a number."""
+    return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def in_step(
+    view: augment.Augmentation, seed: int, per_epoch: int, task: Task = CLASSIFICATION, count: int | None = None
+) -> Views:
     """Views of batches: an image's belongs to the seed, the epoch and the image's number in the data set.
 
     Args:
@@ -82,10 +96,12 @@ def in_step(view: augment.Augmentation, seed: int, per_epoch: int, task: Task = 
       seed: of the phase.
       per_epoch: its steps an epoch.
       task: knows which labels move.
+      count: views of an image, which begin again after so many epochs; None: every epoch has its own.
     """
 
     def of_batch(step: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(seed), step // per_epoch)
+        epoch = step // per_epoch
+        key = key_of(seed, epoch if count is None else epoch % count)
         images, labels = view(key, batch["image"], task.moving(batch), indices=batch["index"])
         return {**batch, "image": images, "label": task.moved(labels, batch)}
 

@@ -33,8 +33,6 @@ def get_config() -> ConfigDict:
                 "from_teacher": True,  # start from the teacher's weights (the same model only)
                 "epochs": 20.0,  # passes over the training images
                 "learning_rate": 2e-3,  # at its start; a cosine ends at 0
-                "temperature": 4.0,  # of the teacher's softened outputs
-                "alpha": 0.9,  # weight of the teacher's soft targets against the hard labels
                 "sparsity": 0.95,  # fraction of the kernels' weights that are zero at the end
                 "scope": "global",  # what weights are ranked over: "global" or "layer"
                 "prune_until": 0.6,  # fraction of the steps over which sparsity rises
@@ -42,6 +40,14 @@ def get_config() -> ConfigDict:
                 "bits": 8,  # of a kernel's weight, 2 to 8
                 "macs": 1.0,  # fraction of the teacher's multiply-accumulates that is left, by cutting channels first
                 "integers": False,  # whether a network that computes in integers is made at the end, integers.jcz
+            },
+            "distill": {
+                "method": "soft targets",  # of train.common.distillation; several are added: "soft targets + hint"
+                "temperature": 4.0,  # of the teacher's softened outputs, in soft targets
+                "alpha": 0.9,  # weight of the teacher's soft targets against the hard labels
+                "taps": "",  # what methods that read features compare, STUDENT=TEACHER ...; without it the last ones
+                "views": 0,  # of each image, of which the teacher's answers are kept: it runs once; 0: in each step
+                "k": 5,  # classes that an answer keeps
             },
         }
     )

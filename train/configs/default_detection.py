@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
         phase.model, phase.options = "centernet", ConfigDict(backbone)
     config.teacher.epochs = config.student.epochs = 60.0
     config.record_every = 10.0
-    config.student.sparsity, config.student.temperature, config.student.alpha = 0.8, 1.0, 0.5
+    config.student.sparsity, config.distill.temperature, config.distill.alpha = 0.8, 1.0, 0.5
     return config

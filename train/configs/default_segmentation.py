@@ -14,5 +14,5 @@ def get_config() -> ConfigDict:
         phase.model, phase.options = "unet", ConfigDict({"widths": (8, 16, 32), "attention": False})
     config.teacher.epochs = config.student.epochs = 20.0
     config.record_every = 5.0
-    config.student.sparsity, config.student.temperature, config.student.alpha = 0.8, 1.0, 0.5
+    config.student.sparsity, config.distill.temperature, config.distill.alpha = 0.8, 1.0, 0.5
     return config

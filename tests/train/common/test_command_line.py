@@ -42,8 +42,10 @@ def changed(**fields: Any) -> ConfigDict:
         ("student.scope", "row", "'layer' or 'global'"),
         ("student.prune_until", 0.0, "a fraction in (0, 1]"),
         ("student.prune_every", 0, "1 step or more"),
-        ("student.temperature", 0.0, "a number above 0"),
-        ("student.alpha", 1.5, "a fraction in [0, 1]"),
+        ("distill.temperature", 0.0, "a number above 0"),
+        ("distill.alpha", 1.5, "a fraction in [0, 1]"),
+        ("distill.views", -1, "a number of views, or 0"),
+        ("distill.k", 1, "2 classes or more"),
         ("student.learning_rate", 0.0, "a number above 0"),
         ("teacher.epochs", -1.0, "a number above 0"),
         ("batch_size", 0, "1 image or more"),
@@ -60,8 +62,8 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, what: str) -> Non
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    command_line.resolve(changed(student__sparsity=0.0, student__bits=2, student__alpha=0.0, student__prune_until=1.0))
-    command_line.resolve(changed(student__sparsity=0.999, student__bits=8, student__alpha=1.0, shift=0))
+    command_line.resolve(changed(student__sparsity=0.0, student__bits=2, distill__alpha=0.0, student__prune_until=1.0))
+    command_line.resolve(changed(student__sparsity=0.999, student__bits=8, distill__alpha=1.0, shift=0))
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in command_line.CONFIGS.glob("[!_]*.py")))

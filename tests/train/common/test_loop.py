@@ -20,7 +20,7 @@ from train.common.errors import UserError
 from train.common.loop import Metrics, Phase, fit, read_metrics
 from train.common.parallel import data_parallel
 from train.common.sealed import line
-from train.common.step import TrainState, classifier, hard_loss, init_state, make_step
+from train.common.step import TrainState, classifier, hard_loss, init_state, make_step, on_outputs
 
 DATASET = data.load("digits")
 MODEL = classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
@@ -32,7 +32,7 @@ def run(
     optimizer: optax.GradientTransformation,
     score: Callable[[TrainState], dict[str, float]] = lambda state: {},
 ) -> tuple[TrainState, float]:
-    step = make_step(MODEL, jc.identity(), optimizer, hard_loss, record_every=PHASE.record_every)
+    step = make_step(on_outputs(MODEL, hard_loss), jc.identity(), optimizer, record_every=PHASE.record_every)
     return fit(PHASE, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, score)
 
 

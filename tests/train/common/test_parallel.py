@@ -14,8 +14,9 @@ import pytest
 
 from train import models
 from train.common import data
+from train.common.distillation import soft_targets, taught
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Functions, TrainState, classifier, distillation_loss, init_state, make_step
+from train.common.step import Functions, TrainState, classifier, init_state, make_step
 from train.compress import make_recipe
 from train.configs import default
 
@@ -44,8 +45,8 @@ def train(name: str, parallel: DataParallel, size: int, padding: int | None = No
     config = default.get_config()
     config.student.sparsity, config.student.prune_every, config.student.prune_until = 0.6, 1, 1.0
     recipe, optimizer = make_recipe(config, STEPS), optax.sgd(0.05, momentum=0.9)
-    loss = distillation_loss(named("cnn"), 4.0, 0.5)
-    step = make_step(named(name, parallel.axis), recipe, optimizer, loss, record_every=3, axis=parallel.axis)
+    objective = taught(named(name, parallel.axis), named("cnn"), [soft_targets(4.0, 0.5)])
+    step = make_step(objective, recipe, optimizer, record_every=3, axis=parallel.axis)
     fresh = variables(name)
     start = jax.device_get(jax.jit(lambda tree: init_state(tree, recipe, optimizer))(fresh))
     frozen = parallel.put(variables("cnn"))

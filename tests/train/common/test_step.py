@@ -12,7 +12,7 @@ from flax import linen as nn
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common.step import classifier, hard_loss, init_state, make_step
+from train.common.step import classifier, hard_loss, init_state, make_step, on_outputs
 
 
 class Net(nn.Module):
@@ -36,7 +36,7 @@ VARIABLES = MODEL.init(jax.random.key(0), BATCH["image"])
 
 
 def trained(recipe: jc.Compressor, steps: int = 4) -> Any:
-    step = jax.jit(make_step(MODEL, recipe, OPTIMIZER, hard_loss, record_every=2))
+    step = jax.jit(make_step(on_outputs(MODEL, hard_loss), recipe, OPTIMIZER, record_every=2))
     state = init_state(VARIABLES, recipe, OPTIMIZER)
     for _ in range(steps):
         state = step(state, {}, BATCH)
@@ -106,7 +106,7 @@ def test_heads_beside_the_first_are_taught_at_three_tenths(name: str, options: A
     model = classifier(models.create(name, 3, options), (0.5,), (0.25,))
     fresh = jax.jit(model.init)(jax.random.key(0), BATCH["image"])
     optimizer = optax.sgd(1.0)
-    step = jax.jit(make_step(model, jc.identity(), optimizer, hard_loss, record_every=1))
+    step = jax.jit(make_step(on_outputs(model, hard_loss), jc.identity(), optimizer, record_every=1))
     state = step(init_state(fresh, jc.identity(), optimizer), {}, BATCH)
 
     def total(params: Any) -> jax.Array:

@@ -15,7 +15,7 @@ from train.common import data, views
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import data_parallel
-from train.common.step import TrainState, classifier, hard_loss, init_state, make_step
+from train.common.step import TrainState, classifier, hard_loss, init_state, make_step, on_outputs
 
 DATASET = data.load("digits")
 MODEL = classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
@@ -30,7 +30,9 @@ def run(workdir: Path, steps: int, parallel: str = "jit") -> TrainState:
     assert view is not None
     seen = views.in_step(view, PHASE.seed, len(DATASET.train) // PHASE.batch_size)
     spread = data_parallel(parallel)
-    step = make_step(MODEL, jc.identity(), optimizer, hard_loss, record_every=2, axis=spread.axis, views=seen)
+    step = make_step(
+        on_outputs(MODEL, hard_loss), jc.identity(), optimizer, record_every=2, axis=spread.axis, views=seen
+    )
     start = jax.jit(lambda key: init_state(MODEL.init(key, DATASET.train.images[:1]), jc.identity(), optimizer))
     phase = dataclasses.replace(PHASE, steps=steps)
     return fit(phase, step, start(jax.random.key(0)), {}, DATASET, spread, workdir, lambda state: {})[0]
