@@ -213,6 +213,27 @@ def losses(data: Data) -> str:
     return table(head, ([name, _milliseconds(ms), *(f"{share:.1f}" for share in own)] for name, ms, *own in shares))
 
 
+def distilled(data: Data) -> str:
+    """Runs of ``train.distil``: a column a teacher and its student, a row a method, and its gain over labels alone."""
+
+    def accuracies(run: Data, method: str) -> list[float]:
+        return [row["accuracy"] for row in run["rows"] if row["method"] == method]
+
+    def cell(run: Data, method: str) -> str:
+        own, alone = accuracies(run, method), accuracies(run, "alone")
+        if not own:
+            return "nothing to compare" if method in run["left_out"] else ""
+        gain = 100 * (statistics.fmean(own) - statistics.fmean(alone)) if alone else 0.0
+        return spread(own) if method in ("teacher", "alone") else f"{spread(own)} ({gain:+.2f})"
+
+    runs = data["runs"]
+    methods = dict.fromkeys(
+        name for run in runs for name in [*(row["method"] for row in run["rows"]), *run["left_out"]]
+    )
+    head = ["method", *(f"{run['settings']['teacher']} to {run['settings']['student']}" for run in runs)]
+    return table(head, ([method, *(cell(run, method) for run in runs)] for method in methods))
+
+
 def integers(data: Data) -> str:
     """Networks of ``train.bench quant``: time of each variant as a fraction of float32's, and bytes."""
     networks = data["networks"]
@@ -258,6 +279,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
         iterative,
         times,
         losses,
+        distilled,
         integers,
         thresholds,
         errors,

@@ -41,3 +41,18 @@ def test_curves_are_means_over_seeds() -> None:
         {"method": "L1", "asked": 0.99, "sparsity": 0.98, "error": 0.05},
     ]
     assert results["curves"]({"rows": rows}).splitlines()[2:] == ["| L1 | 2.00 ± 1.41 | 5.00 (1 seed) at 98.00 % |"]
+
+
+def test_ways_to_distil_are_beside_the_student_alone() -> None:
+    rows = [
+        {"method": m, "accuracy": a} for m, a in [("teacher", 0.99), ("alone", 0.9), ("alone", 0.92), ("dkd", 0.95)]
+    ]
+    run = {"settings": {"teacher": "vit", "student": "cnn"}, "rows": rows, "left_out": {"hint": "no maps"}}
+    assert results["distilled"]({"runs": [run]}).splitlines() == [
+        "| method | vit to cnn |",
+        "| --- | ---: |",
+        "| teacher | 99.00 (1 seed) |",
+        "| alone | 91.00 ± 1.41 |",
+        "| dkd | 95.00 (1 seed) (+4.00) |",
+        "| hint | nothing to compare |",
+    ]

@@ -61,6 +61,21 @@ class Job(NamedTuple):
     view: jc.augment.Augmentation | None
 
 
+@functools.lru_cache(maxsize=2)
+def step_of(objective: Objective, recipe: jc.Compressor, optimizer: Any, every: int, seen: views.Views | None) -> Any:
+    """One step for all seeds of a method, which is compiled once."""
+    return make_step(objective, recipe, optimizer, record_every=every, views=seen)
+
+
+optimizer_of = functools.lru_cache(maxsize=2)(optimizers.make)
+
+
+@functools.lru_cache(maxsize=2)
+def views_of(view: jc.augment.Augmentation, per_epoch: int, seed: int, count: int | None) -> views.Views:
+    """What a step shows of images."""
+    return views.in_step(view, seed, per_epoch, count=count)
+
+
 def train(
     args: argparse.Namespace,
     name: str,
@@ -98,11 +113,13 @@ def train(
     recipe, size = recipe or jc.identity(), min(args.batch_size, len(dataset.train))
     per_epoch = len(dataset.train) // size
     steps = max(1, round(epochs * per_epoch))
-    optimizer = optimizers.make(args.optimizer, args.learning_rate, steps, args.weight_decay)
-    of_views, count = (seed, None) if labels is None else (labels.about["seed"], labels.about["views"])
-    seen = None if view is None else views.in_step(view, of_views, per_epoch, count=count)
     every = min(args.record_every, steps)
-    step = make_step(objective, recipe, optimizer, record_every=every, views=seen)
+    optimizer = optimizer_of(args.optimizer, args.learning_rate, steps, args.weight_decay)
+    seen = None
+    if view is not None:
+        about = (seed, None) if labels is None else (labels.about["seed"], labels.about["views"])
+        seen = views_of(view, per_epoch, *about)
+    step = step_of(objective, recipe, optimizer, every, seen)
     start = init_state(variables, recipe, optimizer, objective.init(jax.random.key(seed + 1)))
     some = data.Split(dataset.test.images[: args.record_test], dataset.test.labels[: args.record_test])
     shown = jax.jit(lambda state: {"params": recipe.apply(state.params, state.compressor), **state.stats})

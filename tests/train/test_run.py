@@ -112,3 +112,38 @@ def test_pmap_gives_the_same_curves(cli: Cli, reference: Path, tmp_path: Path) -
     # Sums over two devices are rounded otherwise than over one.
     np.testing.assert_allclose([r["loss"] for r in mine], [r["loss"] for r in theirs], rtol=1e-4)
     assert [r.get("sparsity") for r in mine] == [r.get("sparsity") for r in theirs]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config.distill.views=2", "--config.augment=pad_crop(1)", "--config.shift=0"],
+        ["--config.distill.method=soft targets + hint + rkd", "--config.distill.taps=Conv_1=Conv_0 Conv_1=Conv_1"],
+    ],
+    ids=["a teacher that runs once", "features"],
+)
+def test_students_learn_as_a_configuration_says(cli: Cli, tmp_path: Path, given: list[str]) -> None:
+    done = cli(f"--workdir={tmp_path / 'run'}", *given)
+    assert done.returncode == 0, done.stderr
+    first, *_, last = (each for each in read_metrics(tmp_path / "run" / "metrics.jsonl") if each["phase"] == "student")
+    assert last["loss"] < first["loss"]
+    assert (tmp_path / "run" / "labels" / "labels.array_record").exists() == ("distill.views" in given[0])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--config.distill.method=magic"], "'magic' is no way to distil"),
+        (["--config.distill.method=hint", "--config.distill.taps=Conv_9=Conv_0"], "'Conv_9' names no value"),
+        (
+            ["--config.distill.method=rkd", "--config.distill.views=1", "--config.shift=0"],
+            "of a teacher that ran once there are labels alone",
+        ),
+    ],
+)
+def test_a_way_to_learn_that_cannot_be_is_told(cli: Cli, tmp_path: Path, given: list[str], words: str) -> None:
+    done = cli(f"--workdir={tmp_path / 'run'}", *given)
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    assert not (tmp_path / "run").exists()

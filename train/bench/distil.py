@@ -105,7 +105,12 @@ def on_logits(student: Tree, teacher: Tree, labels: jax.Array) -> dict[str, Case
         "rank_list": d.rank_list,
         "binary_kl": d.binary_kl,
     }
-    return {name: Case(_unlearned(loss), student["logits"], teacher["logits"]) for name, loss in losses.items()}
+    found = {name: Case(_unlearned(loss), student["logits"], teacher["logits"]) for name, loss in losses.items()}
+    classes = student["logits"].shape[-1]
+    kept = jc.distill.store_labels(teacher["logits"])
+    return found | {
+        "kl, stored answers": Case(lambda _, s, t: losses["kl"](s, d.load_labels(t, classes)), student["logits"], kept)
+    }
 
 
 def on_maps(student: Tree, teacher: Tree) -> dict[str, Case]:

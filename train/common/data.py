@@ -130,7 +130,8 @@ def train_batch(
     """The batch of a step: a pure function of the seed and the step, so that a resumed run sees the same images.
 
     Every epoch is a fresh permutation, cut into whole batches. Images are moved by up to ``shift`` pixels, with
-    black filling in, and mirrored at random if ``flip``.
+    black filling in, and mirrored at random if ``flip``: on the host and by the step, as all published figures were
+    made. ``pad_crop`` and ``flip`` of ``jc.augment`` move them alike by image, so that a view can be shown again.
 
     Returns:
       ``image [batch, h, w, c]`` uint8, ``label [batch, ...]``, and ``index [batch]`` int32, the images' numbers in the

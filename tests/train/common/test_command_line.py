@@ -61,6 +61,13 @@ def test_a_value_out_of_range_is_named(field: str, value: Any, what: str) -> Non
         command_line.resolve(config)
 
 
+def test_views_that_are_not_shown_again_keep_no_answers() -> None:
+    words = "--config.shift=0 --config.flip=False --config.augment='pad_crop(2), flip()'"
+    with pytest.raises(UserError, match=re.escape(words)):
+        command_line.resolve(changed(distill__views=3, shift=2, flip=True))
+    command_line.resolve(changed(distill__views=3, shift=0, augment="pad_crop(2)"))
+
+
 def test_the_limits_themselves_are_allowed() -> None:
     command_line.resolve(changed(student__sparsity=0.0, student__bits=2, distill__alpha=0.0, student__prune_until=1.0))
     command_line.resolve(changed(student__sparsity=0.999, student__bits=8, distill__alpha=1.0, shift=0))

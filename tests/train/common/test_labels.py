@@ -72,6 +72,11 @@ def test_an_answer_belongs_to_the_view_that_a_step_shows(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("in_parts")
 def test_a_kill_at_any_write_loses_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about_ = header(SOME, teacher_digest(VARIABLES, []), None, seed=0, views=2, k=5)
+
+    def made(folder: Path) -> Labels:
+        return kept(folder, MODEL, VARIABLES, SOME, None, about_)
+
     whole = made(tmp_path / "whole")
     write, asked = labels._write, list[str]()
 
