@@ -79,7 +79,7 @@ def factorization(
 def _packed(use: Use, path: str, leaf: Any, parts: dict[str, tuple[np.ndarray, Indices]], rank: Rank) -> Packed:
     sizes = use.sizes | {-i: r for i, r in enumerate(rank, 1)}
     arrays = {
-        key: jnp.asarray(part.reshape([sizes[name] for name in (*use.stack, *names)]), leaf.dtype)
+        key: jnp.asarray(np.asarray(part, leaf.dtype).reshape([sizes[name] for name in (*use.stack, *names)]))
         for key, (part, names) in parts.items()
     }
     return Packed(path, arrays, [(*use.stack, *names) for _, names in parts.values()], use.home)

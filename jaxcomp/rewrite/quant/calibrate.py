@@ -80,6 +80,9 @@ def calibrate(
     Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
     each. Ranges always take in 0.
 
+    A second call compiles nothing, and costs what running the function on the batches does: once, or twice where
+    histograms are needed.
+
     Args:
       apply_fn: ``apply_fn(params, *inputs)``.
       params: its parameters.
