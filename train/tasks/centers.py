@@ -143,11 +143,11 @@ def soft(outputs: Any, targets: Any, objects: Array, temperature: float) -> Arra
 
 
 def right(outputs: Any, boxes: Array, classes: Array, size: Sequence[int]) -> Array:
-    """The share of the objects whose own class is the largest at their center, and likelier than not: ``[batch]``."""
+    """The share of the objects whose own class is the largest at their center: ``[batch]``."""
     logits = picked(outputs["heat"], cells(boxes, outputs["heat"].shape[1:3], size)[0])
     own = jnp.take_along_axis(logits, jnp.maximum(classes, 0)[..., None], axis=-1)[..., 0]
     there = classes >= 0
-    good = (own >= jnp.max(logits, axis=-1)) & (own > 0) & there
+    good = (own >= jnp.max(logits, axis=-1)) & there
     # Where there is none, nothing was missed.
     return jnp.where(there.any(-1), jnp.sum(good, -1) / jnp.maximum(jnp.sum(there, -1), 1), 1.0)
 

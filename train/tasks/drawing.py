@@ -9,7 +9,7 @@ from jaxcomp.measure import canvas
 
 COLORS = (
     canvas.ORANGE, canvas.SKY, canvas.GREEN, canvas.YELLOW, canvas.BLUE, canvas.PINK,
-    "#F0E442", "#8C564B", "#7F7F7F", "#17BECF", "#BCBD22", "#9467BD",
+    "#9A8A00", "#8C564B", "#7F7F7F", "#17BECF", "#BCBD22", "#9467BD",
 )  # fmt: skip
 ROWS = ("labels", "before", "after")
 SURE = 0.3
@@ -27,7 +27,7 @@ def _panels(images: np.ndarray, width: float) -> tuple[Any, np.ndarray, int]:
         for image, panel in zip(images, row, strict=False):
             gray = image.shape[-1] == 1
             panel.imshow(image[..., 0] if gray else image, cmap="gray" if gray else None, vmin=0, vmax=255)
-            panel.set(xticks=[], yticks=[])
+            panel.set(xticks=[], yticks=[], autoscale_on=False)  # what juts out moves nothing
             panel.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=9, color=canvas.INK)
     return drawing, axes, shown
@@ -55,7 +55,9 @@ def boxes(
                 corners = [left, right, right, left, left], [top, top, bottom, bottom, top]
                 panel.plot(*(np.array(each) - 0.5 for each in corners), color=color, linewidth=1.2)
                 said = f"{int(kind)}" + "".join(f" {value:.2f}"[:5].replace(" 0.", " .") for value in score)
-                panel.text(left, top - 1, said, fontsize=6, color=color, parse_math=False, clip_on=True)
+                look = {"facecolor": color, "edgecolor": "none", "pad": 0.6}
+                place = {"va": "top", "clip_on": True, "fontsize": 5.5, "color": "#ffffff"}
+                panel.text(max(left, 0), max(top, 0), said, bbox=look, parse_math=False, **place)
     return drawing
 
 

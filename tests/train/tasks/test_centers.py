@@ -50,7 +50,7 @@ def test_a_perfect_map_loses_little_and_is_right() -> None:
     worse["size"][...] += 0.25
     np.testing.assert_allclose(shapes(worse) - shapes(perfect()), 0.5, rtol=1e-5)
     worse = perfect()
-    worse["heat"][1] = -9
+    worse["heat"][1] = -9, -10, -9
     assert centers.right(worse, BOXES, KINDS, SIZE).tolist() == [1, 0]
     assert float(shapes(worse)[1]) > 8
 
