@@ -114,7 +114,8 @@ def round_weights(
       rate: what a bit in the file is worth, in parts of a layer's mean squared results; None: nothing. Of layers of
         10,000 weights about 5e-7 for 4 bits a weight, 4e-5 for 1.
       file_bytes: what the file of :func:`jaxcomp.pack.save` may take, with :attr:`Rounded.notes`: the rate is searched
-        for, by some such calls, from ``rate`` on if it is given.
+        for, by some such calls, from ``rate`` on if it is given. Of few examples, layers are at the nearest where what
+        is found is no better, whatever bytes that takes.
       fisher: with a rate or a budget, what the loss feels of weights (:func:`jaxcomp.observe.fisher_diagonal` of
         :func:`jaxcomp.observe.output_gradients`): layers and outputs of which it feels little get few bits.
       select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
