@@ -1,9 +1,9 @@
 """Compressors that treat each tensor by itself: its own state, errors with its path, and what is said of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves
@@ -15,11 +15,12 @@ from jaxcomp.core.types import Compressor, Note, Params, State, Step
 
 
 def tensorwise(
-    fit: Callable[[Array], Any],
+    fit: Callable[..., Any],
     view: Callable[[Array, Any], Array],
     note: Callable[[Any], Note],
     refit: Callable[[Array, Any], Any] | None = None,
     settle: Callable[[Array, Any], Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> Compressor:
     """A compressor that treats each floating-point tensor by itself.
 
@@ -28,6 +29,7 @@ def tensorwise(
       view: ``(tensor, its state) -> tensor``.
       note: ``its state -> note``; with ``settle``: what that returns ``-> note``.
       refit: ``(tensor, its state) -> its state``; None: fit it anew.
+      beside: ``{path: array}`` of each tensor's shape, which ``fit`` is given besides; None: it is given none.
       settle: ``(tensor, its state) -> arrays`` that ``view`` goes by, for the note; None: the state itself.
     """
 
@@ -37,15 +39,27 @@ def tensorwise(
         except ArgumentError as error:
             raise ArgumentError(f"{path_string(path)}: {error}") from None
 
+    def own(path: Any, leaf: Any) -> tuple[Any, ...]:
+        if beside is None:
+            return (leaf,)
+        found = beside.get(path_string(path))
+        if found is None or jnp.shape(found) != leaf.shape:
+            known = f"has none; there are {', '.join(map(repr, sorted(beside)[:6]))}"
+            has = known if found is None else f"has that of shape {jnp.shape(found)}"
+            raise ArgumentError(f"{path_string(path)!r}: needs importance of shape {leaf.shape}, and {has}")
+        return leaf, found
+
     def init(params: Params) -> State:
+        given: list[tuple[Any, ...]] = []
+        leaves.map_real(lambda path, leaf: given.append(own(path, leaf)), params)
         try:
-            found, finite = together(fit)([(leaf,) for leaf in jax.tree.leaves(params) if leaves.is_real(leaf)])
+            found, finite = together(fit)(given)
         except ArgumentError:
             finite = False
         if finite:
             states = iter(found)
             return leaves.map_real(lambda path, leaf: next(states), params)
-        return leaves.map_real(lambda path, leaf: at(path, fit, leaf), params)  # which names what is wrong
+        return leaves.map_real(lambda path, leaf: at(path, fit, *own(path, leaf)), params)  # which names what is wrong
 
     def update(params: Params, state: State, step: Step, **extra: Any) -> State:
         del step, extra

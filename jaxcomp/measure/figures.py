@@ -99,6 +99,7 @@ def tradeoff_curves(
     repeats: str | None = None,
     marks: Sequence[Mapping[str, Any]] = (),
     near_one: bool = False,
+    logarithmic: bool = False,
     width: float = canvas.PAGE,
 ) -> Any:
     """Draws what is lost against what is saved: one panel a field, one line a method.
@@ -112,6 +113,7 @@ def tradeoff_curves(
         deviation.
       marks: further points, of others: rows with ``x``, a name under ``line`` and some of the fields.
       near_one: spread the axis towards 1, as the logarithm of what is left, and the others by theirs.
+      logarithmic: ``x`` is no fraction but a number, bytes say, by its logarithm.
       width: inches at most.
 
     Returns:
@@ -152,10 +154,21 @@ def tradeoff_curves(
         axes.set_xlabel(x, fontsize=8, color=canvas.SOFT)
         if near_one:
             _spread_towards_one(axes, max(float(row[x]) for row in (*rows, *marks)))
-        for axis in (axes.xaxis, axes.yaxis):
+        for axis in (axes.yaxis,) if logarithmic else (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+        if logarithmic:
+            _by_logarithm(axes)
     canvas.legend(drawing, drawn)
     return drawing
+
+
+def _by_logarithm(axes: Any) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    ticks = [digit * 10.0**power for power in range(-9, 15) for digit in (1, 2, 5)]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.minorticks_off()
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, field: str, repeats: str | None) -> np.ndarray:

@@ -67,16 +67,23 @@ def places(w: Array, view: Array, node: Any) -> Places | None:
 
 def _on_grid(w: Array, view: Array, grid: Grid, idle: Array | None) -> Places:
     constant = grid._replace(scale=stop_gradient(grid.scale))
+    if idle is not None:  # grids that have not begun, of weights that are all 0; to divide by their scales is no number
+        constant = constant._replace(scale=jnp.where(idle, 1, constant.scale))
     scale, _ = numbers_for(w, constant)
     codes = jnp.round(stop_gradient(view).astype(scale.dtype) / scale)
-    if idle is not None:  # a grid that has not begun: all of its weights are 0
-        codes = jnp.where(numbers_for(w, grid._replace(scale=idle.astype(scale.dtype)))[0] > 0, 0, codes)
-        # The gradient to a learned scale is as LSQ's, which divides it by how many weights pull, and how far.
-        members = max(w.size // max(grid.scale.size, 1), 1)
-        share = jax.lax.rsqrt(members * jnp.maximum(jnp.max(jnp.abs(codes), initial=1), 1))
-        scale, _ = numbers_for(w, grid._replace(scale=with_slope(constant.scale, grid.scale, share)))
-    between = jnp.clip(w.astype(scale.dtype) / scale, codes - 0.5, codes + 0.5)  # beyond the last code nothing changes
-    return Places(codes, between)
+    if idle is None:
+        return _clipped(w, scale, codes)
+    # The gradient to a learned scale is as LSQ's, which divides it by how many weights pull, and how far.
+    members = max(w.size // max(grid.scale.size, 1), 1)
+    share = jax.lax.rsqrt(members * jnp.maximum(jnp.max(jnp.abs(codes), initial=1), 1))
+    learning = constant._replace(scale=with_slope(constant.scale, grid.scale, share))
+    at = _clipped(w, numbers_for(w, learning)[0], codes)
+    begun = numbers_for(w, constant._replace(scale=1 - idle.astype(scale.dtype)))[0] > 0
+    return Places(jnp.where(begun, at.codes, 0), jnp.where(begun, at.between, 0))
+
+
+def _clipped(w: Array, scale: Array, codes: Array) -> Places:
+    return Places(codes, jnp.clip(w.astype(scale.dtype) / scale, codes - 0.5, codes + 0.5))  # beyond the last code flat
 
 
 def _in_codebook(w: Array, view: Array, centres: Array) -> Places:

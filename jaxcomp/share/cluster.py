@@ -1,5 +1,6 @@
 """Clustered weights: each is shown as the nearest of a few centres, which fit the weights or are trained."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ def cluster(
     start: str = "optimal",
     seed: int = 0,
     learn: bool = False,
+    importance: Mapping[str, Any] | None = None,
     stacked: Stacked | None = None,
 ) -> Compressor:
     r"""Shows each weight as the nearest of k centres, with straight-through gradients.
@@ -49,14 +51,17 @@ def cluster(
         ``"density"``: quantiles; ``"kmeans++"``: drawn by squared distance.
       seed: of these draws.
       learn: whether the centres are trained after the first fit.
+      importance: ``{path: f}``, of each weight: centres have the least :math:`\sum f (w - c)^2`. A Fisher or Hessian
+        diagonal, :func:`jaxcomp.observe.fisher_diagonal`; None: all alike.
       stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
     Returns:
       A compressor whose state is a :class:`Codebook` per tensor; of scope ``"global"`` one.
 
     Raises:
-      ArgumentError: for k, a scope or a start out of range; from its functions, naming the path, for tensors of fewer
-        than k weights, an axis that a tensor lacks, or weights that are not finite.
+      ArgumentError: for k, a scope or a start out of range, and importance that is negative or not finite; from its
+        functions, naming the path, for tensors of fewer than k weights, an axis that a tensor lacks, weights that are
+        not finite, or importance that is missing or of another shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -72,14 +77,18 @@ def cluster(
         raise ArgumentError(f"scope must be 'layer' or 'global', got {scope!r}")
     begin = named(start, seed)
     if scope == "global":
-        if axis is not None or stacked is not None:
-            raise ArgumentError("one codebook for all tensors (scope='global') has no axis and no stacked layers")
+        if axis is not None or stacked is not None or importance is not None:
+            raise ArgumentError("one codebook for all tensors (scope='global') has no axis, layers or importance")
         return _across(k, begin, learn)
+    for path, own in (importance or {}).items():
+        if not isinstance(own, jax.core.Tracer) and not bool(jnp.all((jnp.asarray(own) >= 0) & jnp.isfinite(own))):
+            raise ArgumentError(f"the importance of {path!r} holds NaN, infinity or numbers below 0")
     made = tensorwise(
-        lambda w: Codebook(_kept_for(fitted(w, k, axis, begin), learn)),
+        lambda w, *f: Codebook(_kept_for(fitted(w, k, axis, begin, *f), learn)),
         lambda w, book: shown(w, held(book.centres)),
         lambda book: note_of(held(book.centres)),
         (lambda w, book: book) if learn else None,
+        beside=importance,
     )
     return layer_by_layer(stacked, made)
 

@@ -33,8 +33,8 @@ class Codebook(NamedTuple):
     centres: Any
 
 
-def fitted(w: Array, k: int, axis: Axes, start: Start) -> Array:
-    """``[..., k]``, the codebooks of a tensor, each in order.
+def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None = None) -> Array:
+    """``[..., k]``, the codebooks of a tensor, each in order; with how much each weight counts, if they differ in that.
 
     Raises:
       ArgumentError: if fewer than k weights share one, or one is not finite.
@@ -50,12 +50,15 @@ def fitted(w: Array, k: int, axis: Axes, start: Start) -> Array:
             "jc.partition"
         )
 
-    def fit(w: Array) -> Array:
-        rows = w.astype(leaves.wide(w.dtype)).transpose(*own, *shared).reshape(-1, count)
-        found = jax.vmap(lambda row: of_tensors([row], k, start, usual_size(w.shape)))(rows)
+    def fit(w: Array, *importance: Array) -> Array:
+        rows = [
+            each.astype(leaves.wide(each.dtype)).transpose(*own, *shared).reshape(-1, count)
+            for each in (w, *importance)
+        ]
+        found = jax.vmap(lambda row, *f: of_tensors([row], k, start, usual_size(w.shape), list(f) or None))(*rows)
         return found.reshape(*(w.shape[a] if a in own else 1 for a in range(w.ndim)), k)
 
-    return check(automatic(fit, w))
+    return check(automatic(fit, w, *(() if importance is None else (importance,))))
 
 
 def check(centres: Array) -> Array:
@@ -65,9 +68,11 @@ def check(centres: Array) -> Array:
     return centres
 
 
-def of_tensors(tensors: list[Array], k: int, start: Start, usual: float) -> Array:
+def of_tensors(
+    tensors: list[Array], k: int, start: Start, usual: float, importance: list[Array] | None = None
+) -> Array:
     """``[k]``, the codebook of flat tensors together, in order."""
-    found = histogram(tensors)
+    found = histogram(tensors, importance)
     centres = start(found, k)
     nearest = jnp.argmin(jnp.abs(centres - place_of_zero(found)))
     pinned = found.zeros & (jnp.arange(k) == nearest)

@@ -10,13 +10,15 @@ from jaxcomp.core.reproducible import rounded, steady_sum
 BINS = 4096
 PARTS = 64
 """Of a bin, in which it is counted where in it weights lie: 32 million of them have a sum in int32."""
+LEVELS = 10
+"""Bits of each of the two whole numbers that importance is counted in: a millionth of the greatest counts."""
 
 
 class Histogram(NamedTuple):
     """How many weights lie in each bin, and where. Positions are counted in bins.
 
     Attributes:
-      counts: ``[bins]`` float32 of whole numbers, of the weights that are not 0.
+      counts: ``[bins]`` float32 of whole numbers, of the weights that are not 0, or of their importance.
       positions: ``[bins]``, the mean position of these, to a 64th of a bin; without any the middle.
       least: ``[bins]``, the least weight of each; infinity where there is none.
       greatest: ``[bins]``, the greatest; minus infinity where there is none.
@@ -34,11 +36,12 @@ class Histogram(NamedTuple):
     zeros: Array
 
 
-def histogram(tensors: list[Array]) -> Histogram:
+def histogram(tensors: list[Array], importance: list[Array] | None = None) -> Histogram:
     """Counts the weights of tensors, in bins of one width over the range of them all.
 
     Args:
       tensors: each ``[n]`` float32 or float64, n above 0 of one at least.
+      importance: of each ``[n]``, at least 0, how much a weight counts; None: all alike.
 
     Example:
       >>> found = histogram([jnp.array([0.0, 1.0, 3.0])])
@@ -49,19 +52,39 @@ def histogram(tensors: list[Array]) -> Histogram:
     low = jnp.min(jnp.stack([jnp.min(each) for each in held]))
     high = jnp.max(jnp.stack([jnp.max(each) for each in held]))
     width = high / BINS - low / BINS
-    counts = inside = jnp.zeros(BINS, jnp.int32)
+    parts = PARTS if importance is None else PARTS // 8
+    digits = [jnp.zeros((2, BINS), jnp.int32) for _ in range(1 if importance is None else 2)]
     least, greatest = jnp.full(BINS, jnp.inf, low.dtype), jnp.full(BINS, -jnp.inf, low.dtype)
-    for each in held:
+    for each, own in zip(held, _digits(tensors, importance), strict=True):
         place = jnp.clip((each - low) / jnp.where(width > 0, width, 1), 0, BINS * (1 - 2.0**-20))
         bins = place.astype(jnp.int32)
-        part = ((place - bins.astype(place.dtype)) * PARTS).astype(jnp.int32)
+        part = ((place - bins.astype(place.dtype)) * parts).astype(jnp.int32)
         bins = jnp.where(each == 0, BINS, bins)
-        counts, inside = counts.at[bins].add(1, mode="drop"), inside.at[bins].add(part, mode="drop")
+        digits = [
+            sums.at[:, bins].add(jnp.stack([digit, digit * part]), mode="drop")
+            for sums, digit in zip(digits, own, strict=True)
+        ]
         least, greatest = least.at[bins].min(each, mode="drop"), greatest.at[bins].max(each, mode="drop")
     zeros = jnp.any(jnp.stack([jnp.any(each == 0) for each in held]))
-    part = jnp.where(counts > 0, inside / jnp.maximum(counts, 1) + 0.5, PARTS / 2) / PARTS
+    units = (2.0 ** (LEVELS * i) for i in range(len(digits)))
+    counts, inside = jnp.stack([s.astype(jnp.float32) * unit for s, unit in zip(digits, units, strict=True)]).sum(0)
+    part = jnp.where(counts > 0, inside / jnp.maximum(counts, 1) + 0.5, parts / 2) / parts
     positions = jnp.arange(BINS, dtype=jnp.float32) + part.astype(jnp.float32)
-    return Histogram(counts.astype(jnp.float32), positions, least, greatest, low, width, zeros)
+    return Histogram(counts, positions, least, greatest, low, width, zeros)
+
+
+def _digits(tensors: list[Array], importance: list[Array] | None) -> list[list[Array]]:
+    """Of each tensor that has weights, how much they count: 1, or whole numbers, the low one first."""
+    if importance is None:
+        return [[jnp.ones(each.shape, jnp.int32)] for each in tensors if each.size]
+    held = [each.astype(jnp.float32) for each in importance if each.size]
+    most = jnp.max(jnp.stack([jnp.max(each) for each in held]))
+    found = []
+    for each in held:
+        share = jnp.where(most > 0, each / jnp.where(most > 0, most, 1), 1)
+        whole = jnp.round(share * (2 ** (2 * LEVELS) - 1)).astype(jnp.int32)
+        found.append([whole & (2**LEVELS - 1), whole >> LEVELS])
+    return found
 
 
 def place_of_zero(found: Histogram) -> Array:

@@ -256,3 +256,11 @@ def test_confusion_counts_every_answer_once():
     assert shown == {
         pair: n for pair, n in Counter(zip(true.tolist(), taken.tolist(), strict=True)).items() if pair[1] >= 0
     }
+
+
+def test_bytes_stand_by_their_logarithm() -> None:
+    rows = [{"method": "ours", "bytes": size, "error": error} for size, error in ((900, 0.02), (30_000, 0.01))]
+    (axes,) = tradeoff_curves(rows, "bytes", ["error"], "method", logarithmic=True).axes
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "2,000", "5,000", "10,000", "20,000"]
+    assert axes.yaxis.get_major_formatter()(0.015, None) == "1.5%"

@@ -219,9 +219,14 @@ def test_weights_that_begin_as_zeros_cost_next_to_nothing_and_can_leave():
     recipe = jc.pack.rated(jc.quant.lsq(3))
     params = {"w": jnp.zeros((8, 4))}
     state = recipe.init(params)
-    bits, slopes = jax.value_and_grad(lambda p: jc.pack.rate(recipe, p, state))(params)
+
+    def bits_of(both):
+        return jc.pack.rate(recipe, both[0], jc.with_learned(state, both[1]))
+
+    bits, (slopes, learned) = jax.value_and_grad(bits_of)((params, jc.learned(state)))
     assert 0 <= float(bits) < 2
     assert not slopes["w"].any()
+    assert all(np.isfinite(slope).all() for slope in learned.values())
     moved = {"w": params["w"].at[0].set(0.1)}
     assert np.isfinite(float(jc.pack.rate(recipe, moved, state)))
     assert np.isfinite(float(jc.pack.rate(recipe, moved, recipe.update(moved, state, 1))))

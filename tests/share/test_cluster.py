@@ -140,3 +140,42 @@ def test_starts_are_the_papers(rng):
     np.testing.assert_allclose(starts.linear(found, 4), BINS * np.array([1, 3, 5, 7]) / 8)
     below = np.cumsum(np.asarray(found.counts))[np.asarray(starts.density(found, 4)).astype(int)] / 3000
     np.testing.assert_allclose(below, [0.125, 0.375, 0.625, 0.875], atol=0.01)
+
+
+@pytest.mark.parametrize("axis", [None, -1])
+def test_important_weights_pull_centres_to_the_least_weighted_error(rng, axis):
+    w = rng.normal(size=(300, 2)).astype(np.float32)
+    f = np.float32(rng.lognormal(sigma=2.0, size=w.shape))
+    share = jc.share.cluster(6, axis=axis, importance={"w": f})
+    view = np.asarray(share.apply({"w": w}, share.init({"w": w}))["w"], np.float64)
+    own = [(w, f, view)] if axis is None else [(w[:, i], f[:, i], view[:, i]) for i in range(2)]
+    for x, weight, seen in own:
+        best = jc.share.optimal(x, 6, importance=weight)
+        least = (weight * np.square(x[..., None] - best).min(-1)).sum()
+        plain = jc.share.cluster(6)
+        other = np.asarray(plain.apply({"w": x}, plain.init({"w": x}))["w"])
+        assert (weight * np.square(x - seen)).sum() < 1.05 * least
+        assert (weight * np.square(x - other)).sum() > 1.2 * least
+
+
+def test_importance_that_is_alike_changes_next_to_nothing(rng):
+    params = {"w": rng.normal(size=400).astype(np.float32)}
+    views = [
+        share.apply(params, share.init(params))["w"]
+        for share in (jc.share.cluster(5), jc.share.cluster(5, importance={"w": np.full(400, 3.0)}))
+    ]
+    np.testing.assert_allclose(views[0], views[1], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("importance", "match"),
+    [
+        ({"w": -np.ones(9)}, "below 0"),
+        ({"w": np.full(9, np.nan)}, "NaN"),
+        ({"v": np.ones(9)}, r"'w': needs importance of shape \(9,\), and has none; there are 'v'"),
+        ({"w": np.ones(8)}, r"'w': needs importance of shape \(9,\), and has that of shape \(8,\)"),
+    ],
+)
+def test_importance_that_does_not_fit_is_told(importance, match):
+    with pytest.raises(ArgumentError, match=match):
+        jc.share.cluster(3, importance=importance).init({"w": np.arange(9.0, dtype=np.float32)})

@@ -15,7 +15,7 @@ import optax
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from train.common.errors import UserError
-from train.common.step import Batch, Functions, Loss, TrainState, hard_loss, init_state, make_step, on_outputs
+from train.common.step import Batch, Functions, Loss, Penalty, TrainState, hard_loss, init_state, make_step, on_outputs
 
 KERNELS = ".*/kernel"
 RANKED_EVERY = 32  # steps
@@ -57,11 +57,13 @@ class Method(NamedTuple):
       recipe: ``knobs -> compressor``.
       optimizer: ``(knobs, recipe) -> optax transformation`` of parameters and what the recipe learns.
       projects: whether pruned weights are set to 0, and begin from there if they come back.
+      penalty: ``knobs -> penalty`` of :func:`train.common.step.make_step`; None: there is none.
     """
 
     recipe: Callable[[Knobs], jc.Compressor]
     optimizer: Callable[[Knobs, jc.Compressor], Any]
     projects: bool = True
+    penalty: Callable[[Knobs], Penalty] | None = None
 
 
 class Data(NamedTuple):
@@ -244,8 +246,9 @@ def epoch(
 ) -> TrainState:
     """An epoch: ``order`` ``[steps, batch]`` says which images each step learns from."""
     recipe = method.recipe(knobs)
-    objective = on_outputs(model, loss)
-    step = make_step(objective, recipe, method.optimizer(knobs, recipe), record_every=order.shape[0])
+    penalty = None if method.penalty is None else method.penalty(knobs)
+    objective, optimizer = on_outputs(model, loss), method.optimizer(knobs, recipe)
+    step = make_step(objective, recipe, optimizer, record_every=order.shape[0], penalty=penalty)
 
     def body(state: TrainState, chosen: jax.Array) -> tuple[TrainState, None]:
         valid = jnp.ones(chosen.shape, jnp.float32)
@@ -264,7 +267,12 @@ def seen(state: TrainState, knobs: Knobs, method: Method) -> Any:
     return method.recipe(knobs).apply(state.params, state.compressor)
 
 
-def train(
+def train(params: Any, knobs: Knobs, data: Data, *, method: Method, **how: Any) -> Any:
+    """The parameters as the recipe shows them at the end of a run: see :func:`trained`."""
+    return seen(trained(params, knobs, data, method=method, **how), knobs, method)
+
+
+def trained(
     params: Any,
     knobs: Knobs,
     data: Data,
@@ -277,7 +285,7 @@ def train(
     distil: float | None = None,
     anew: Callable[[Data, np.random.Generator], Data] = lambda data, rng: data,
     each: Callable[[int, Any], None] = lambda number, params: None,
-) -> Any:
+) -> TrainState:
     """Trains to the end of the run.
 
     Args:
@@ -294,7 +302,7 @@ def train(
       each: is told, after each epoch, its number and the view.
 
     Returns:
-      The parameters as the recipe shows them.
+      The state after the last step.
 
     Raises:
       UserError: for a run too short to rank weights once it is to be as sparse as asked.
@@ -314,4 +322,4 @@ def train(
         order = jnp.asarray(rng.permutation(size)[: count * batch_size].reshape(count, batch_size))
         state = epoch(state, knobs, anew(data, rng), order, model=model, method=method, loss=loss)
         each(number + 1, seen(state, knobs, method))
-    return seen(state, knobs, method)
+    return state
