@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
+from train.common import labels
 from train.common.errors import UserError
 from train.common.step import Functions, Objective, Variables, heads, of_heads
 from train.tasks.classification import CLASSIFICATION
@@ -253,7 +254,7 @@ def taught(
 
     def answers(frozen: Any, batch: Batch, outputs: Outputs) -> tuple[Outputs, dict[str, jax.Array]]:
         if stored is not None:
-            return jc.distill.load_labels(batch["soft"], outputs.shape[-1], stored), {}
+            return labels.logits(batch["soft"], outputs.shape[-1], stored), {}
         return _read(teacher.infer, theirs, frozen, batch["image"]) if terms else (None, {})
 
     def of(learned: Any, variables: Variables, batch: Batch, frozen: Any) -> tuple[jax.Array, Outputs, Variables]:

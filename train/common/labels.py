@@ -31,6 +31,8 @@ FILE = "labels.array_record"
 PART = 2**14  # images at most
 BATCH = 512
 _FORM = "answers of a teacher, 1"
+TEMPERATURE = 4.0
+"""At which answers are kept: at 1, of a teacher that is sure, all other classes are below the last level."""
 
 Header = dict[str, Any]
 
@@ -70,7 +72,13 @@ def header(dataset: data.Dataset, teacher: str, view: jc.augment.Augmentation | 
             f"{fields['k']}"
         )
     about = {"data set": dataset.train.digest, "images": len(dataset.train), "classes": dataset.classes}
-    return {"form": _FORM, "teacher": teacher, **about, "augmentation": repr(view), **fields}
+    how = {"augmentation": repr(view), "temperature": TEMPERATURE}
+    return {"form": _FORM, "teacher": teacher, **about, **how, **fields}
+
+
+def logits(answers: jax.Array, classes: int, k: int) -> jax.Array:
+    """What a teacher's answers ``[batch, bytes]`` stand for, ``[batch, classes]``; inside jit."""
+    return TEMPERATURE * jc.distill.load_labels(answers, classes, k)
 
 
 class Labels:
@@ -104,7 +112,7 @@ class Labels:
         return np.concatenate([_rows(self.path, each, self.about) for each in found])
 
     def of(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
-        """Answers to the view of an epoch, as :func:`jaxcomp.distill.load_labels` takes them.
+        """Answers to the view of an epoch, as :func:`logits` takes them.
 
         Args:
           epoch: from 0; views follow each other, and begin again.
@@ -201,7 +209,7 @@ def _answering(model: Functions, view: Any, about: Header) -> Callable[..., Any]
             images, _ = view(key_of(about["seed"], number), images, indices=batch["index"])
         logits = model.infer(variables, images)
         wrong = jnp.any(jnp.isnan(logits) | jnp.isposinf(logits), -1) & (batch["valid"] > 0)
-        return jc.distill.store_labels(logits, about["k"]), ~jnp.any(wrong)
+        return jc.distill.store_labels(logits / TEMPERATURE, about["k"]), ~jnp.any(wrong)
 
     return jax.jit(answer)
 

@@ -63,8 +63,7 @@ def test_an_answer_belongs_to_the_view_that_a_step_shows(tmp_path: Path) -> None
         live = MODEL.infer(VARIABLES, shown["image"])
         soft = found.beside(per_epoch)(step, batch)["soft"]
         # A number may round to the next level in a batch of another size.
-        assert np.count_nonzero(soft != jc.distill.store_labels(live)) <= 1
-        assert (jc.distill.load_labels(jnp.asarray(soft), 10).argmax(-1) == live.argmax(-1)).all()
+        assert np.count_nonzero(soft != jc.distill.store_labels(live / 4)) <= 1
     assert (found.of(0, numbers) != found.of(1, numbers)).any()
     np.testing.assert_array_equal(found.of(0, numbers), found.of(2, numbers))
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE]
@@ -187,3 +186,10 @@ def test_a_teacher_is_known_by_all_that_makes_its_answers() -> None:
     assert len(one) == len(hashlib.sha256().hexdigest())
     assert one == teacher_digest(jax.tree.map(jnp.asarray, VARIABLES), ["lenet300", {"a": 1}])
     assert one != teacher_digest(VARIABLES, ["lenet300", {"a": 2}])
+
+
+def test_a_teacher_that_is_sure_still_tells_classes_apart() -> None:
+    """At a temperature of 4, what is a millionth at 1 is a thirtieth."""
+    sure = jnp.array([[20.0, 6.0, 3.0, 0.0, -2.0, -3.0]])
+    kept_ = labels.logits(jc.distill.store_labels(sure / labels.TEMPERATURE), 6, 5)
+    np.testing.assert_allclose(jax.nn.softmax(kept_ / 4), jax.nn.softmax(sure / 4), atol=0.02)
