@@ -25,6 +25,7 @@ from jaxcomp.trace import compat
 from jaxcomp.trace.contraction import Contraction
 from jaxcomp.trace.ir import Node, Program, Value
 from jaxcomp.trace.packed.codes import Codes
+from jaxcomp.trace.packed.marked import FAKE_QUANT, is_marking, marked
 from jaxcomp.trace.packed.run import PackedInterpreter
 from jaxcomp.trace.uses import uses_of
 
@@ -69,6 +70,8 @@ class QuantizedRun(PackedInterpreter):
             self.dense_at.setdefault(weight.path, why)
             return None
         self.in_integers.add(weight.path)
+        if is_marking() and _in_int8(weight):
+            return _as_marked(node, x, weight, side)
         return multiplied(node, x, weight, side, self._slope, self._pooled.get(node.ins[1 - side]))
 
     def dense(self, x: Any, node: Node | None) -> Any:
@@ -146,6 +149,36 @@ def multiplied(
         inputs = _quantized(node, x, weight, side, slope)
     factor = _spread(node, 1 - side, inputs.grid.scale) * _spread(node, side, weight.part("scale"))
     return (total(node, inputs, weight, side) * factor).astype(node.outs[0].dtype)
+
+
+def _as_marked(node: Node, x: Any, weight: Codes, side: int) -> Any:
+    """A site's result as the product of its input on its grid and of the weight's value: what an exporter reads."""
+    spec, real = weight.inputs, weight.parts["scale"].dtype
+    assert spec is not None
+
+    def on_grid(x: Any, *_: Any) -> Any:
+        inputs = _quantized(node, x, weight, side, None)
+        return ((inputs.codes - inputs.grid.zero_point.astype(real)) * inputs.grid.scale).astype(x.dtype)
+
+    if spec.mode == "static" and spec.format.kind == "integer":
+        x = marked(
+            FAKE_QUANT, static_values(weight), x, *weight.input_grid[:2], bottom=spec.format.bottom, top=spec.format.top
+        )
+    else:
+        x = on_grid(x)
+    return compat.bind(node.equation, [x, weight.dense()] if side else [weight.dense(), x])[0]
+
+
+def static_values(weight: Codes) -> Callable[..., Any]:
+    """``(x, scale, zero_point) -> x`` on a static grid of the weight's inputs."""
+    assert weight.inputs is not None
+    format = weight.inputs.format
+
+    def on_grid(x: Any, scale: Any, zero_point: Any) -> Any:
+        codes = input_codes(x, Grid(scale, zero_point), format)
+        return ((codes - zero_point.astype(codes.dtype)) * scale).astype(x.dtype)
+
+    return on_grid
 
 
 def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:

@@ -13,6 +13,7 @@ from jaxcomp.quant.gradients import Estimator
 from jaxcomp.quant.granularity import spread
 from jaxcomp.quant.nibbles import codes_per_byte, from_bytes, to_bytes
 from jaxcomp.trace.packed.leaf import Indices, Packed, serializable
+from jaxcomp.trace.packed.marked import DECODE, is_marking, marked
 
 
 class Inputs(NamedTuple):
@@ -157,10 +158,28 @@ class Codes(Packed):
         """The value, rounded once to each dtype that it goes through."""
         if self.fields is not None:
             return self.unpacked().dense()
-        value = self.centered * self._spread("scale")
+        value = self._marked() if is_marking() and self.parts["codes"].dtype == jnp.int8 else self._value()
         for dtype in self.dtypes:
             value = value.astype(dtype)
         return value
+
+    def _value(self) -> Any:
+        return self.centered * self._spread("scale")
+
+    def _marked(self) -> Any:
+        """The value of integers as what an exporter reads."""
+        if named(self.format).kind != "integer":
+            return self._value()
+        keys = [key for key in ("codes", "scale", "zero_point") if key in self.parts]
+        block = self.block or Block(0, ())
+        arrays = [self.part(key) if self.block is None or key == "codes" else self.parts[key] for key in keys]
+
+        def decoded(codes: Any, scale: Any, zero_point: Any = 0) -> Any:
+            grid = (spread(part, codes.shape, self.block) if jnp.ndim(part) else part for part in (scale, zero_point))
+            scale, zero_point = grid
+            return (codes.astype(scale.dtype) - jnp.asarray(zero_point).astype(scale.dtype)) * scale
+
+        return marked(DECODE, decoded, *arrays, size=block.size, axes=tuple(block.axes))
 
     def cast(self, dtype: Any) -> Self:
         """In another dtype."""
