@@ -18,7 +18,7 @@ SITES = ("Conv", "ConvTranspose")
 """Those that runtimes compute in integers only if their result is quantized; matrix products they need not round."""
 
 JOINS = ("Add", "Concat", "AveragePool", "ReduceMean", "GlobalAveragePool")
-KEEPS = ("MaxPool", "Transpose", "Reshape", "Slice", "Gather")
+KEEPS = ("MaxPool", "Transpose", "Reshape", "Slice", "Gather", "Pad")
 _ENDS = ("Relu", "Clip")
 
 
@@ -75,7 +75,32 @@ def hand_on(graph: Graph, results: list[str], ranges: Mapping[str, tuple[float, 
         for reader in others:
             reader.ins = [source if each == name else each for each in reader.ins]
     _sorted(graph)
+    _pad_codes(graph, results)
     return count
+
+
+def _pad_codes(graph: Graph, results: list[str]) -> None:
+    """Pads codes by the code of 0, not the numbers that they stand for, for which runtimes would have to leave them."""
+    for pad in [operator for operator in graph.operators if operator.op == "Pad"]:
+        view = View(graph, results)
+        chain, made = [pad], view.makers.get(pad.ins[0])
+        while made is not None and made.op == "Slice":
+            chain, made = [made, *chain], view.makers.get(made.ins[0])
+        shared = any(len(view.readers[each.outs[0]]) > 1 for each in chain[:-1])
+        if made is None or made.op != "DequantizeLinear" or len(made.ins) < 3 or shared:
+            continue
+        zero = graph.constants[made.ins[2]]
+        if view.number(pad.ins[2]) != 0 or zero.size != 1:
+            continue
+        name, codes = pad.outs[0], made.ins[0]
+        for each in chain:
+            each.ins[0] = codes
+            codes = graph.fresh("codes")
+            graph.shapes[codes], graph.dtypes[codes] = graph.shapes[each.outs[0]], zero.dtype
+            each.outs = [codes]
+        pad.ins[2] = made.ins[2]
+        numbers = Operator("DequantizeLinear", [codes, *made.ins[1:]], [name], dict(made.attributes), pad.place)
+        graph.operators.insert(graph.operators.index(pad) + 1, numbers)
 
 
 def book_of(least: float, most: float) -> Codebook:
