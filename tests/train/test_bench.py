@@ -213,6 +213,6 @@ def test_scale(tmp_path, capsys, monkeypatch):
     for call in calls:
         assert set(rows[call]["first"]) == {"seconds", "cpu", "programs", "peak_mb"}
     assert [rows[calls[0]][turn]["programs"] for turn in ("first", "second")] == [1, 0]
-    assert rows[calls[2]]["first"]["programs"] > 10
+    assert rows[calls[2]]["first"]["programs"] > 0
     assert rows["sparsify"]["skipped"] == "not done in 1 s"
     assert "x forward" in capsys.readouterr().out
