@@ -101,7 +101,7 @@ def share(
         and what is not finite; RuleError: for a rule that applies to no weight.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> layer = lambda p, x: x @ p["w"]
       >>> params = {"w": jax.random.normal(jax.random.key(0), (16, 8))}
       >>> new = share(layer, params, [jax.random.normal(jax.random.key(1), (64, 16))], 4)

@@ -151,7 +151,7 @@ def test_the_data_set_is_read_off_any_command_line(argv: list[str], given: str |
     [
         ("cmm", {}, "unknown model 'cmm'; the models are: alexnet, centernet, cnn, convnext, deeplab, densenet"),
         ("cnn", {"depth": 3}, "model 'cnn' has no option ['depth']; it has: ['widths']"),
-        ("lenet300", {"widths": (1,)}, "model 'lenet300' has no option ['widths']; it has: none"),
+        ("lenet300", {"depth": 1}, "model 'lenet300' has no option ['depth']; it has: ['widths']"),
     ],
 )
 def test_an_unknown_model_or_option_is_named(name: str, options: dict[str, Any], message: str) -> None:
