@@ -235,7 +235,7 @@ def test_rewrites_before_it(tmp_path: Path) -> None:
     for new, given in (
         fold_batch_norm(fn, params, x),
         shrink(fn, params, x, keep={"params/Conv_0/kernel": np.arange(6) < 4}),
-        factorize(fn, params, x, ranks=[(".*Conv_3/kernel", 3)]),
+        factorize(fn, params, x, rank=[(".*Conv_3/kernel", 3)]),
     ):
         assert export.onnx(file, new, given, x).float_sites > 0
         assert off(file, new, given, x) <= 1e-5
