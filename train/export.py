@@ -1,4 +1,4 @@
-"""Exports an artifact for other runtimes: ``python -m train.export --artifact model.jcz --to litert safetensors``.
+"""Exports an artifact for other runtimes: ``python -m train.export --artifact model.jcz --to litert onnx safetensors``.
 
 Each file is written beside the artifact, and what runs is run: its outputs against ours over test images, and the time
 that one image takes. The artifact's network takes pixels, 0 to 255, and so does the file.
@@ -28,10 +28,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 def to_litert(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], Run]:
     """Writes a .tflite file; says what it holds, and how it is run."""
-    images = own.dataset.train.images[:calibration]
-    size = min(64, len(images))
-    batches = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
-    report = jc.export.litert(path, own.model.infer, own.variables, own.dataset.test.images[:1], batches=batches)
+    example, batches = own.dataset.test.images[:1], _batches(own, calibration)
+    report = jc.export.litert(path, own.model.infer, own.variables, example, batches=batches)
     print(report)
     from ai_edge_litert.interpreter import Interpreter  # of the same extra
 
@@ -47,6 +45,33 @@ def to_litert(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any]
     return {"bytes": report.bytes, "float_products": len(report.float_products)}, run
 
 
+def to_onnx(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], Run]:
+    """Writes an .onnx file; says what it holds, and how it is run."""
+    example, batches = own.dataset.test.images[:1], _batches(own, calibration)
+    report = jc.export.onnx(path, own.model.infer, own.variables, example, batches=batches)
+    print(report)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"{path} is written, and what runs it is not here: pip install onnxruntime") from error
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else inputs are rounded, too
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        return session.run(None, {given.name: image})[0]
+
+    return {"bytes": report.bytes, "float_products": report.float_sites}, run
+
+
+def _batches(own: Opened, calibration: int) -> list[np.ndarray]:
+    images = own.dataset.train.images[:calibration]
+    size = min(64, len(images))
+    return [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
+
+
 def to_safetensors(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], None]:
     """Writes a .safetensors file of the parameters, under PyTorch's names."""
     return {"bytes": jc.export.safetensors(path, own.variables, names=jc.export.torch_names(own.variables))}, None
@@ -54,6 +79,7 @@ def to_safetensors(own: Opened, path: Path, calibration: int) -> tuple[dict[str,
 
 FORMATS: dict[str, tuple[str, Callable[[Opened, Path, int], tuple[dict[str, Any], Run | None]]]] = {
     "litert": (".tflite", to_litert),
+    "onnx": (".onnx", to_onnx),
     "safetensors": (".safetensors", to_safetensors),
 }
 """The suffix of each, and what writes it."""

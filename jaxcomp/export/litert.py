@@ -1,7 +1,8 @@
 """A function as a .tflite file for LiteRT: in floating point, with integer weights, or in integers throughout.
 
-The function's StableHLO goes through LiteRT's own converter. Of a function that :func:`jaxcomp.rewrite.quantize` made,
-weights and activations are marked with their grids, and the converter writes codes and integer operations for them.
+The function's StableHLO goes through LiteRT's own converter. Where
+:func:`jaxcomp.rewrite.quantize` quantized, weights and activations are marked with their grids as the converter wants
+them, and it writes codes and integer operations.
 """
 
 import os
@@ -20,15 +21,15 @@ from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Grid, Params
-from jaxcomp.export.placement import measure, place
+from jaxcomp.export.placement import place
+from jaxcomp.export.ranges import ranges_of
 from jaxcomp.observe.batches import Select, checked_batches
-from jaxcomp.rewrite.quant.integers import QuantizedRun
-from jaxcomp.rewrite.quant.quantize import Quantized
-from jaxcomp.rewrite.rewritten import rewritten
+from jaxcomp.quant.formats import integer
+from jaxcomp.quant.ranges import grid_between
 from jaxcomp.trace import compat
+from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value, trace
-from jaxcomp.trace.packed.codes import Codes
-from jaxcomp.trace.packed.leaf import Packed
+from jaxcomp.trace.packed.marked import DECODE, FAKE_QUANT, mark_of, marking
 
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 """The runtime's operations that multiply."""
@@ -57,12 +58,10 @@ class LitertReport(NamedTuple):
     Attributes:
       bytes: of the file.
       operations: in order.
-      skipped: ``{path: why}`` of quantized weights that are stored in floating point.
     """
 
     bytes: int
     operations: tuple[Operation, ...]
-    skipped: Mapping[str, str]
 
     @property
     def float_products(self) -> tuple[Operation, ...]:
@@ -72,8 +71,8 @@ class LitertReport(NamedTuple):
     def __str__(self) -> str:
         rows = Counter((each.name, " ".join(dict.fromkeys(each.types))) for each in self.operations)
         lines = table(["operation", "types", "count"], [[*key, f"{count}"] for key, count in rows.items()])
-        said = [f"{self.bytes:,} bytes; {len(self.float_products)} convolutions and matmuls in floating point"]
-        return "\n".join([lines, *said, *(f"{path}: {why}" for path, why in self.skipped.items())])
+        said = f"{self.bytes:,} bytes; {len(self.float_products)} convolutions and matmuls in floating point"
+        return f"{lines}\n{said}"
 
 
 def litert(
@@ -88,14 +87,14 @@ def litert(
 ) -> LitertReport:
     """Saves a function with its parameters as a .tflite file.
 
-    A function of :func:`jaxcomp.rewrite.quantize` with static inputs of 8 bits runs in integers: what its sites read
-    keeps its grid, and what else is handed on (the sum of two branches, a mean, the last layer's result) is measured on
-    ``batches`` and rounded to 8 bits too, which only such runtimes do: results differ from the function's by some steps
-    of these grids. With ``inputs=None`` weights alone are integers, and with dynamic ranges too. Scans are unrolled.
+    What :func:`jaxcomp.rewrite.quantize` made with static inputs runs in integers: what its sites read keeps its grid,
+    and what else is handed on (the sum of two branches, a mean, the last layer's result) is measured on ``batches`` and
+    rounded to 8 bits too, as such a runtime needs it: results differ from the function's by some steps of these grids.
+    With ``inputs=None`` weights alone are integers; dynamic ranges are computed in floating point. Scans are unrolled.
 
     Args:
       path: the file; its folder exists.
-      fn: ``fn(params, *inputs)``: any JAX function, jitted or not; quantize last, after cuts and folds.
+      fn: ``fn(params, *inputs)``: any JAX function, jitted or not, quantized or not; fold batch norms first.
       params: its parameters, which go into the file.
       *example: the other arguments, or their shapes; the file takes these shapes alone.
       batches: calibration batches, needed where a grid has to be measured; of any size.
@@ -108,20 +107,26 @@ def litert(
       What the file holds, which prints as a table.
 
     Raises:
-      ArgumentError: if a grid has to be measured and there are no batches, if a scale is 0 or not finite, if something
-        is rewritten after it was quantized, if names are too few, and if the converter refuses the function (it is said
-        which operation).
+      ArgumentError: if a grid has to be measured and there are no batches, if a scale is 0 or not finite, if names are
+        too few, and if the converter refuses the function (it is said which operation).
       MissingExtraError: without litert-converter.
+
+    Example:
+      >>> import tempfile
+      >>> layer = lambda p, x: jax.nn.relu(x @ p["w"])
+      >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
+      ...     litert(f"{folder}/m.tflite", layer, {"w": jnp.ones((4, 2))}, jnp.ones((1, 4))).operations[0].name
+      'FULLY_CONNECTED'
 
     Reference: https://ai.google.dev/edge/litert.
     """
     _need()
-    program_fn, skipped = _function(fn, params, example, batches, select, preprocess)
+    marked = _marked(fn, params, example, batches, select, preprocess)
     arguments = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else _shape(leaf) for leaf in jax.tree.leaves(example)]
     given = _names(names, len(arguments))
-    lowered = jax.jit(program_fn).lower(*jax.tree.unflatten(jax.tree.structure(example), arguments))
+    lowered = jax.jit(marked).lower(*jax.tree.unflatten(jax.tree.structure(example), arguments))
     content = _converted(str(lowered.compiler_ir("stablehlo")), given, len(jax.tree.leaves(lowered.out_info)))
-    report = LitertReport(len(content), _operations(content), skipped)
+    report = LitertReport(len(content), _operations(content))
     marks = [each for each in report.operations if each.name == "STABLEHLO_COMPOSITE"]
     if marks:
         raise ArgumentError(f"the converter left {len(marks)} grids without effect: the file would compute in floats")
@@ -129,127 +134,124 @@ def litert(
     return report
 
 
-def _function(
+def _marked(
     fn: Callable[..., Any],
     params: Params,
     example: tuple[Any, ...],
     batches: Iterable[Any] | None,
     select: Select | None,
     preprocess: Callable[..., Any] | None,
-) -> tuple[Callable[..., Any], Mapping[str, str]]:
-    """The function of inputs alone, marked with its grids; by path, why quantized weights stay in floating point."""
-    before = preprocess or (lambda *inputs: inputs)
-    own = rewritten(fn)
-    if not isinstance(own, Quantized):
-        if any(isinstance(leaf, Codes) for leaf in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, Packed))):
-            raise ArgumentError(
-                "the function was quantized and then changed by code or a rewrite, which hides its grids: quantize "
-                "last, and give what comes before the function as preprocess="
-            )
-        params = as_arrays(params)
-        program = trace(fn, params, *jax.eval_shape(before, *example))
-        return _runs(program, jax.tree.leaves(params), before, {}, {}), {}
-    leaves = own.leaves(params)
-    program, _ = own._plans(leaves, jax.eval_shape(before, *example))
-    read, skipped = _read(own, program, leaves)
-    placement = place(program, read)
-    measured = []
-    if placement.missing:
-        measured = _measured(own, params, leaves, batches, select, len(placement.missing))
-    return _runs(program, own.operands(leaves), before, read, placement.grids(measured)), skipped
-
-
-def _runs(
-    program: Program,
-    leaves: list[Any],
-    before: Callable[..., Any],
-    read: Mapping[Node, Grid],
-    grids: Mapping[Value, Grid],
 ) -> Callable[..., Any]:
-    """A program as a function of its inputs."""
+    """The function of inputs alone, in which everything that is to be codes is marked as the converter wants it."""
+    before, params = preprocess or (lambda *inputs: inputs), as_arrays(params)
+    leaves = jax.tree.leaves(params)
+    program = _traced(fn, params, jax.eval_shape(before, *example))
+    placement = place(program, _grids(program, leaves))
+    measured: list[Grid] = []
+    if placement.missing:
+        if batches is None:
+            raise ArgumentError(
+                f"{len(placement.missing)} values that are handed on (sums of branches, means, the last result) have "
+                "no grid: give batches= of calibration data, as jaxcomp.rewrite.calibrate was given"
+            )
+        measured = _measured(fn, params, checked_batches(fn, params, batches, select))
+    grids = placement.grids(measured)
 
     def marked(*raw: Any) -> Any:
-        run = _MarkedRun(read, grids)
+        run = _MarkedRun(grids)
         inputs = run.marked(program.frame.ins[len(leaves) :], jax.tree.leaves(before(*raw)))
-        outs = run.body(program.frame, [*leaves, *inputs])
-        return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
+        return jax.tree.unflatten(program.out_tree, run.body(program.frame, [*leaves, *inputs]))
 
     return marked
 
 
-def _read(own: Quantized, program: Program, leaves: list[Any]) -> tuple[dict[Node, Grid], dict[str, str]]:
-    """The grids of what sites with weights in integers read, and why others compute in floating point."""
-    run = _Sites(own.plan(program))
-    operands = own.operands(leaves)
-    rest = [jax.ShapeDtypeStruct(value.dims, value.dtype) for value in program.frame.ins[len(leaves) :]]
-    jax.eval_shape(lambda *inputs: [run.dense(x, None) for x in run.body(program.frame, [*operands, *inputs])], *rest)
-    return run.read, {**run.skipped, **run.dense_at}
+def _traced(fn: Callable[..., Any], params: Params, inputs: Sequence[Any]) -> Program:
+    with marking():
+        return trace(fn, params, *inputs)
 
 
-class _Sites(QuantizedRun):
-    """Notes what every site reads its input on."""
-
-    def __init__(self, sites: Any) -> None:
-        super().__init__(sites)
-        self.read: dict[Node, Grid] = {}
-        self.skipped: dict[str, str] = {}
-
-    def site(self, node: Node, operands: list[Any], side: int) -> Any:
-        weight = operands[side]
-        if isinstance(weight, Codes) and weight.inputs is not None:
-            why = _unfit(weight)
-            if why:
-                self.skipped[weight.path] = why
-            elif node in self._sites and not any(map(compat.is_tracer, weight.parts.values())):
-                grid = weight.input_grid
-                self.read[node] = Grid(np.asarray(grid.scale).reshape(()), np.asarray(grid.zero_point).reshape(()))
-        return super().site(node, operands, side)
+def _measured(fn: Callable[..., Any], params: Params, batches: Sequence[tuple[Any, ...]]) -> list[Grid]:
+    """The grids of 8 bits of what has none, of whole ranges: of the function on the shapes of the batches."""
+    leaves, program = jax.tree.leaves(params), _traced(fn, params, batches[0])
+    missing = place(program, _grids(program, leaves)).missing
+    values = [value for own in missing for value in own]
+    found = dict(zip(values, ranges_of(program, values, leaves, batches), strict=True))
+    affine = integer(8, symmetric=False)
+    ends = [(min(found[value][0] for value in own), max(found[value][1] for value in own)) for own in missing]
+    return [grid_between(jnp.float32(low), jnp.float32(high), affine) for low, high in ends]
 
 
-def _unfit(weight: Codes) -> str:
-    """Why a runtime has no integers for a weight and what it is multiplied by; empty if it has."""
-    assert weight.inputs is not None
-    if weight.inputs.mode != "static":
-        return "its inputs have dynamic ranges: its weight alone is stored as integers"
-    if weight.inputs.format.kind != "integer" or weight.inputs.format.bits != 8:
-        return f"its inputs are {weight.inputs.name}, and a runtime has 8 bits: its weight alone is stored as integers"
-    return _unfit_alone(weight)
+def _grids(program: Program, leaves: list[Any]) -> dict[Node, Grid]:
+    """The grid of each mark of what a site reads, in the outermost body."""
+    run = _Constants()
+    run.body(program.frame, [*leaves, *(None for _ in program.frame.ins[len(leaves) :])])
+    return run.grids
 
 
-def _unfit_alone(weight: Codes) -> str:
-    if weight.format != "int8" or weight.block is not None or "zero_point" in weight.parts:
-        return "its codes are no whole numbers about 0 with a scale a channel: stored in floating point"
-    return ""
+class _Constants(Interpreter):
+    """Computes what depends on parameters alone; anything else is None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grids: dict[Node, Grid] = {}
+
+    def node(self, node: Node, operands: list[Any]) -> list[Any]:
+        if mark_of(node)[0] == FAKE_QUANT and operands[0] is None and operands[1] is not None:
+            self.grids[node] = _grid(operands)
+        if any(x is None for x in operands):
+            return [None for _ in node.outs]
+        return compat.bind(node.equation, operands)
 
 
-class _MarkedRun(QuantizedRun):
-    """Runs a program in floating point, and marks weights and activations with their grids."""
+def _grid(operands: Sequence[Any]) -> Grid:
+    scale, zero_point = (np.asarray(x).reshape(()) for x in operands[1:])
+    return Grid(scale, zero_point)
 
-    def __init__(self, read: Mapping[Node, Grid], grids: Mapping[Value, Grid]) -> None:
-        super().__init__(frozenset(read))
-        self._read, self._grids = read, grids
+
+class _MarkedRun(Interpreter):
+    """Runs a program, and marks weights and activations with their grids."""
+
+    def __init__(self, grids: Mapping[Value, Grid]) -> None:
+        super().__init__()
+        self._grids = grids
 
     def marked(self, values: Sequence[Value], xs: Sequence[Any]) -> list[Any]:
         """Numbers on the grids of their values."""
-        return [self._on(self._grids.get(value), x) for value, x in zip(values, xs, strict=True)]
+        grids = [self._grids.get(value) for value in values]
+        return [x if grid is None else _mark(x, *grid[:2]) for grid, x in zip(grids, xs, strict=True)]
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        if not any(map(compat.is_tracer, jax.tree.leaves(operands))):
+        name, attributes = mark_of(node)
+        if name == DECODE and not any(map(compat.is_tracer, operands)):
+            return [self._weight(node, operands, attributes["size"])]
+        if not any(map(compat.is_tracer, operands)):
             with jax.ensure_compile_time_eval():  # what depends on parameters alone is a constant of the file
                 return super().node(node, operands)
-        if node.op == "custom_jvp_call":
-            return self.marked(node.outs, self.body(node.frames[0], operands))
+        if name == FAKE_QUANT and not any(map(compat.is_tracer, operands[1:])):
+            return [self._on_grid(node, operands, **attributes)]
         if node.op == "scan":
             return self._unrolled(node, operands)
-        return self.marked(node.outs, super().node(node, operands))
+        made = self.body(node.frames[0], operands) if node.op in _ENTERED else super().node(node, operands)
+        return self.marked(node.outs, made)
 
-    def site(self, node: Node, operands: list[Any], side: int) -> Any:
-        weight, x = operands[side], operands[1 - side]
-        if not isinstance(weight, Codes) or _unfit_alone(weight):
-            return None
-        x = x if node not in self._read or self._same(node) else self._on(self._read[node], x)
-        pair = [x, _weight(weight)] if side == 1 else [_weight(weight), x]
-        return compat.bind(node.equation, pair)[0]
+    def _on_grid(self, node: Node, operands: list[Any], bottom: int, top: int) -> Any:
+        """What a site reads: on a grid of 8 bits, or clipped to the fewer codes that it has."""
+        x, own, held = operands[0], _grid(operands), self._grids.get(node.ins[0])
+        if (bottom, top) not in _WHOLE:
+            return _mark(jnp.clip(x, *((code - own.zero_point) * own.scale for code in (bottom, top))), *own[:2])
+        same = held is not None and held.scale == own.scale and held.zero_point == own.zero_point
+        return x if same else _mark(x, *own[:2])
+
+    def _weight(self, node: Node, operands: list[Any], size: int) -> Any:
+        """A weight's value, marked if a runtime has its codes: about 0, with a scale a channel or one for all."""
+        with jax.ensure_compile_time_eval():
+            (value,) = map(np.asarray, compat.bind(node.equation, operands))
+        codes, scale = map(np.asarray, operands[:2])
+        axes = [i for i, n in enumerate(scale.shape) if n > 1]
+        if size or len(operands) > 2 or len(axes) > 1:
+            return jnp.asarray(value)
+        kind = "i4" if np.abs(codes).max(initial=0) <= 7 else "i8"
+        return _mark(jnp.asarray(value), scale.ravel(), 0, kind, axes[0] if axes else None)
 
     def _unrolled(self, node: Node, operands: list[Any]) -> list[Any]:
         """A scan step by step: the file format's loops are not what the converter makes of JAX's."""
@@ -257,36 +259,30 @@ class _MarkedRun(QuantizedRun):
         length = node.params["length"]
         if length > STEPS:
             raise ArgumentError(f"a scan of {length} steps ({node.place}) is too long to be unrolled: at most {STEPS}")
-        held, carry = operands[:first], operands[first : first + carried]
-        over = [self.dense(x, node) for x in operands[first + carried :]]
+        held, carry, over = operands[:first], operands[first : first + carried], operands[first + carried :]
         made: list[list[Any]] = [[] for _ in body.outs[carried:]]
         for i in reversed(range(length)) if node.params["reverse"] else range(length):
-            outs = self.body(body, [*held, *carry, *(x[i] for x in over)])
+            outs = self.body(body, [*held, *carry, *(_step(x, i) for x in over)])
             carry = outs[:carried]
             for each, out in zip(made, outs[carried:], strict=True):
                 each.append(out)
         turned = [each[::-1] if node.params["reverse"] else each for each in made]
         return [*carry, *(jnp.stack(each) for each in turned)]
 
-    def _same(self, node: Node) -> bool:
-        """Whether what a site reads is on its grid already."""
-        own = self._read[node]
-        held = [self._grids[value] for value in node.ins if value in self._grids]
-        return any(grid.scale == own.scale and grid.zero_point == own.zero_point for grid in held)
 
-    def _on(self, grid: Grid | None, x: Any) -> Any:
-        return x if grid is None else _mark(x, grid.scale, grid.zero_point)
+_ENTERED = ("custom_jvp_call", "custom_vjp_call", *compat.ENTERED)
+"""What computes what its body does, when nothing is differentiated."""
+
+_WHOLE = ((-128, 127), (-127, 127))
+"""The ends of codes of 8 bits."""
 
 
-def _weight(weight: Codes) -> Any:
-    """A weight's value, marked with its grid."""
+def _step(x: Any, i: int) -> Any:
+    """What a step reads of what a scan runs over; of a constant a constant."""
+    if compat.is_tracer(x):
+        return x[i]
     with jax.ensure_compile_time_eval():
-        value, scale = np.asarray(weight.dense()), np.asarray(weight.part("scale"))
-        most = int(np.abs(np.asarray(weight.parts["codes"])).max(initial=0))
-    axes = [i for i, n in enumerate(scale.shape) if n > 1]
-    if len(axes) > 1:
-        return jnp.asarray(value)
-    return _mark(jnp.asarray(value), scale.ravel(), 0, "i4" if most <= 7 else "i8", axes[0] if axes else None)
+        return x[i]
 
 
 def _mark(x: Any, scale: Any, zero_point: Any, kind: str = "i8", axis: int | None = None) -> Any:
@@ -298,27 +294,12 @@ def _mark(x: Any, scale: Any, zero_point: Any, kind: str = "i8", axis: int | Non
         "scale": scale,
         "zero_point": np.broadcast_to(np.asarray(zero_point, np.int64), scale.shape).copy(),
         "dtype": kind,
-        "narrow_range": bool(np.all(np.asarray(zero_point) == 0)) and axis is not None,
+        "narrow_range": axis is not None,
     }
     if axis is not None:
         known["quantization_dimension"] = axis
     # The converter takes marks whose body is a function of one operand and closes over no array.
     return lax.composite(lambda x, **_: x * jnp.ones((), x.dtype), name="quant.fake_quant")(x, **known)
-
-
-def _measured(
-    own: Quantized, params: Params, leaves: list[Any], batches: Any, select: Select | None, count: int
-) -> list[Grid]:
-    if batches is None:
-        raise ArgumentError(
-            f"{count} values that are handed on (sums of branches, means, the last result) have no grid: give batches= "
-            "of calibration data, as jaxcomp.rewrite.calibrate was given"
-        )
-    given = checked_batches(own, params, batches, select)
-    program, _ = own._plans(leaves, given[0])
-    missing = place(program, _read(own, program, leaves)[0]).missing
-    dense = [leaf.dense() if isinstance(leaf, Packed) else leaf for leaf in leaves]
-    return measure(program, missing, dense, (jax.tree.leaves(batch) for batch in given))
 
 
 def _need() -> None:

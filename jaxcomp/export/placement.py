@@ -1,22 +1,17 @@
-"""Where activations lie on grids: what a runtime of integers asks for beyond the grids of what sites read.
+"""Where activations lie on grids: what LiteRT asks for beyond the grids of what sites read.
 
 Such a runtime computes an operation in integers where all that it reads and what it returns are codes. Sites' inputs
 have grids already. Here are the other values that are handed on: what a layer returns after its bias and activation,
 sums of branches, means. What only moves numbers, or takes the greatest of some, keeps the grid of what it reads.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcomp.core.types import Grid
-from jaxcomp.quant.formats import integer
-from jaxcomp.quant.ranges import grid_between
-from jaxcomp.trace.ir import Node, Program, Value
-from jaxcomp.trace.observer import Observer
+from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 
 KEEPS = frozenset(
     ("reshape", "transpose", "squeeze", "copy", "rev", "slice", "reduce_max", "reduce_window_max", "concatenate")
@@ -54,10 +49,10 @@ def place(program: Program, read: Mapping[Node, Grid]) -> Placement:
     """Finds the values that a runtime of integers needs on grids.
 
     Args:
-      program: a traced function; what is inside of loops and branches stays as it is.
-      read: by site with integer weights, the grid of its input.
+      program: a function, traced with marks; what is inside of loops and branches stays as it is.
+      read: of each mark of what a site reads, the grid.
     """
-    flow, own = _Flow(program), _Classes()
+    flow, own, rounded = _Flow(program), _Classes(), set[Value]()
     for value in program.frame.ins[len(program.paths) :]:
         if flow.is_float(value) and flow.reaches(value, read):
             own.add(value)
@@ -65,8 +60,10 @@ def place(program: Program, read: Mapping[Node, Grid]) -> Placement:
         operands = [value for value in node.ins if value in flow.data]
         on_grids = bool(operands) and all(value in own for value in operands)
         if node in read:
+            rounded.update(node.outs)
             if on_grids:
                 own.read(operands[0], read[node])
+        elif node.op in MATMULS and len(operands) == 1 and operands[0] in rounded:
             own.add(flow.end(node.outs[0]))
         elif on_grids and node.op in KEEPS:
             own.add(node.outs[0], *operands)
@@ -132,10 +129,10 @@ class _Flow:
     def is_float(self, value: Value) -> bool:
         return bool(jnp.issubdtype(value.dtype, jnp.floating))
 
-    def reaches(self, value: Value, sites: Collection[Node]) -> bool:
+    def reaches(self, value: Value, marks: Collection[Node]) -> bool:
         """Whether a site reads a value, be it moved about."""
         return any(
-            node is not None and (node in sites or (node.op in KEEPS and self.reaches(node.outs[0], sites)))
+            node is not None and (node in marks or (node.op in KEEPS and self.reaches(node.outs[0], marks)))
             for node in self.readers.get(value, [])
         )
 
@@ -196,29 +193,3 @@ def _is_clip(node: Node, flow: _Flow) -> bool:
     if node.op == "custom_jvp_call":
         return all(inner.op in CLIPS for inner in node.frames[0].nodes)
     return node.op in ("max", "min", "clamp") and sum(value in flow.data for value in node.ins) == 1
-
-
-def measure(
-    program: Program, classes: list[list[Value]], leaves: list[Any], batches: Iterable[list[Any]]
-) -> list[Grid]:
-    """The grids of 8 bits, of the whole range of each class of values.
-
-    Args:
-      program: a traced function.
-      classes: values that share a grid.
-      leaves: those of the parameters.
-      batches: of the other arguments' leaves.
-    """
-    values = [value for own in classes for value in own]
-    observer = Observer(program, dict.fromkeys(values, _ends), join=jnp.maximum)
-    ends: Callable[..., Any] = jax.jit(lambda leaves, inputs: observer([*leaves, *inputs])[1])
-    each = dict(zip(values, np.max([np.asarray(ends(leaves, inputs)) for inputs in batches], axis=0), strict=True))
-    widest = [np.max([each[value] for value in own], axis=0) for own in classes]
-    affine = integer(8, symmetric=False)
-    return [grid_between(jnp.float32(-low), jnp.float32(high), affine) for low, high in widest]
-
-
-def _ends(x: jax.Array) -> jax.Array:
-    """Minus the least and the greatest value, both at least 0."""
-    x = x.astype(jnp.float32)
-    return jnp.maximum(jnp.stack([-jnp.min(x), jnp.max(x)]), 0)

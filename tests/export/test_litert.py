@@ -79,6 +79,7 @@ def test_a_quantized_network_runs_in_integers_alone(path: Path) -> None:
         (Scheme(4), {"INT4"}),
         (Scheme(2), {"INT4"}),
         (Scheme(8, inputs=None), {"FLOAT32"}),
+        (Scheme(8, input_bits=4), {"INT8"}),
         (Scheme(8, inputs="dynamic"), {"FLOAT32"}),
         (Scheme(8, symmetric=False, inputs=None), {"FLOAT32"}),
     ],
@@ -91,7 +92,6 @@ def test_schemes(path: Path, scheme: Scheme, kinds: set[str]) -> None:
     report = export.litert(path, fn, packed, IMAGES[:2], batches=[IMAGES])
     products = [each for each in report.operations if each.name in ("CONV_2D", "FULLY_CONNECTED")]
     assert {each.types[1] for each in products} == kinds
-    assert bool(report.skipped) == (scheme.inputs == "dynamic")
     assert furthest(run(path, IMAGES[:2]), fn(packed, IMAGES[:2])) < 0.05
 
 
@@ -143,6 +143,15 @@ def test_other_functions(path: Path, change: str) -> None:
     assert furthest(run(path, *inputs), jax.jit(apply_fn)(params, *inputs)) < 1e-4, report
 
 
+def test_code_around_a_quantized_function_is_part_of_the_file(path: Path) -> None:
+    apply_fn, params = residual()
+    fn, packed = quantize(apply_fn, params, IMAGES[:1], ranges=calibrate(apply_fn, params, [IMAGES]))
+    around = lambda p, x: {"logits": fn(p, x / 2 + x / 2), "bits": jnp.sum(x, (1, 2, 3))}  # noqa: E731
+    report = export.litert(path, around, packed, IMAGES[:2], batches=[IMAGES])
+    assert report.float_products == ()
+    assert furthest(run(path, IMAGES[:2]), around(packed, IMAGES[:2])) < 0.05
+
+
 def test_pixels_are_normalized_inside(path: Path) -> None:
     apply_fn, params = residual()
     pixels = np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
@@ -162,8 +171,6 @@ def test_what_cannot_be_is_an_error_and_no_file(path: Path) -> None:
     fn, packed = quantize(apply_fn, params, IMAGES[:1], ranges=calibrate(apply_fn, params, [IMAGES]))
     with pytest.raises(ArgumentError, match=r"3 values that are handed on .* give batches="):
         export.litert(path, fn, packed, IMAGES[:1])
-    with pytest.raises(ArgumentError, match="quantize last"):
-        export.litert(path, lambda p, x: fn(p, x) * 2, packed, IMAGES[:1], batches=[IMAGES])
     with pytest.raises(ArgumentError, match="names are to be 1 different"):
         export.litert(path, apply_fn, params, IMAGES[:1], names=["a", "b"])
     with pytest.raises(ArgumentError, match="converter refuses"):

@@ -174,7 +174,7 @@ def test_static_integers_are_integers_in_the_runtime(tmp_path: Path) -> None:
     report = export.onnx(exact, fn, params, IMAGES, shapes="batch, ...")
     assert (report.integer_sites, report.float_sites, report.handed_on) == (5, 0, 0)
     assert off(exact, fn, params, IMAGES) <= 1e-2  # a half may round to the other side
-    report = export.onnx(rounded, fn, params, IMAGES, shapes="batch, ...", hand_on=[IMAGES])
+    report = export.onnx(rounded, fn, params, IMAGES, shapes="batch, ...", batches=[IMAGES])
     assert report.float_sites == 0 < report.handed_on
     ops = optimized(rounded)
     assert not ops.keys() & {"Conv", "FusedConv", "Gemm", "MatMul"}
@@ -283,7 +283,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="metadata must be texts"):
         export.onnx(tmp_path / "model.onnx", fn, w, x, metadata={"classes": 10})  # type: ignore[dict-item]
     with pytest.raises(ArgumentError, match="gave no batch"):
-        export.onnx(tmp_path / "model.onnx", fn, w, x, hand_on=[])
+        export.onnx(tmp_path / "model.onnx", fn, w, x, batches=[])
     monkeypatch.setattr("jaxcomp.export.to_onnx.model.MOST_BYTES", 8)
     with pytest.raises(ArgumentError, match="holds 8"):
         export.onnx(tmp_path / "model.onnx", fn, w, x)

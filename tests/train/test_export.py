@@ -37,10 +37,13 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:
         export.job(artifact(tmp_path, False), ["safetensors"], None, 0, 8)
 
 
+@pytest.mark.parametrize(
+    ("name", "runtime"), [("litert", "ai_edge_litert"), ("onnx", "onnxruntime")], ids=["litert", "onnx"]
+)
 @pytest.mark.parametrize("quantized", [False, True])
-def test_litert_answers_as_the_artifact(tmp_path: Path, quantized: bool) -> None:
-    pytest.importorskip("ai_edge_litert", reason="jaxcomp[litert] is not installed")
-    row = export.job(artifact(tmp_path, quantized), ["litert"], None, 64, 100)["litert"]
+def test_a_file_answers_as_the_artifact(tmp_path: Path, quantized: bool, name: str, runtime: str) -> None:
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    row = export.job(artifact(tmp_path, quantized), [name], None, 64, 100)[name]
     assert (row["float_products"] == 0) == quantized
     assert row["agreement"] >= (0.95 if quantized else 1)
     assert row["largest_difference"] < (0.1 if quantized else 1e-4)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +13,7 @@ from jaxcomp.export.to_onnx.operands import Coded, Const, Operand, Tensor, value
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Value
 from jaxcomp.trace.liveness import has_effects
+from jaxcomp.trace.packed.marked import mark_of
 
 RULES: Mapping[str, Any] = {
     **elementwise.RULES,
@@ -68,8 +68,9 @@ class Converter:
             raise self.graph.refused(f"{node.op} has effects, which no file holds", "leave it out for export")
         if len(self.graph.operators) > MOST_OPERATORS:
             raise self.graph.refused(f"the graph has over {MOST_OPERATORS:,} operators", "write shorter loops")
-        if node.op == "composite" and node.params["name"] in codes.MARKS:
-            made = self._mark(node, operands)
+        mark, attributes = mark_of(node)
+        if mark in codes.MARKS:
+            made = codes.MARKS[mark](self.graph, node, operands, **attributes)
             if made is not None:
                 return [made]
         if node.op in shapes.MOVES and not isinstance(operands[0], Tensor):
@@ -95,10 +96,6 @@ class Converter:
         if isinstance(x, Coded) and x.codes.ndim > 1:
             return self.graph.once(("decoded", id(x)), lambda: (codes.decoded(self.graph, x), x))[0]
         return valued(x)
-
-    def _mark(self, node: Node, operands: list[Operand]) -> Operand | None:
-        attributes = {name: jax.tree.unflatten(tree, leaves) for name, leaves, tree in node.params["attributes"]}
-        return codes.MARKS[node.params["name"]](self.graph, node, operands, **attributes)
 
     def _folded(self, node: Node, operands: list[Operand]) -> list[Const]:
         """What a primitive makes of constants."""

@@ -26,6 +26,7 @@ from jaxcomp.export.to_onnx.graph import OPSET, Graph
 from jaxcomp.export.to_onnx.model import Port, built
 from jaxcomp.export.to_onnx.observed import observed
 from jaxcomp.export.to_onnx.operands import Const, Operand, Tensor
+from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Program, trace
 from jaxcomp.trace.liveness import live_values
@@ -70,7 +71,8 @@ def onnx(
     params: Params,
     *example: Any,
     shapes: Any = None,
-    hand_on: Iterable[Any] | None = None,
+    batches: Iterable[Any] | None = None,
+    select: Select | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxReport:
     """Writes a function and its parameters as an ONNX file: for ONNX Runtime, OpenVINO, TensorRT and others.
@@ -88,9 +90,10 @@ def onnx(
       params: any tree of concrete arrays, packed leaves among them.
       *example: the other arguments, or their shapes.
       shapes: as of :func:`jaxcomp.export.save`: ``"batch, ..."`` for inputs whose first axis may have any size.
-      hand_on: batches (each the tuple of the other arguments, or the single one) on which the ranges of what layers
-        hand on are found, to round that too. Without, sites hand on floating point, which is our own arithmetic;
-        OpenVINO computes these sites in integers, ONNX Runtime only those whose result is quantized.
+      batches: calibration batches, on which the ranges of what layers hand on are found, to round that too. None: sites
+        hand on floating point, which is our own arithmetic; OpenVINO computes these sites in integers, ONNX Runtime
+        only those whose result is quantized.
+      select: what of each batch the function is given, a key or a function of it.
       metadata: texts by name, for the file's properties.
 
     Returns:
@@ -117,13 +120,13 @@ def onnx(
         raise MissingExtraError('ONNX files are written by the package onnx: pip install "jaxcomp[onnx]"')
     _check_metadata(metadata)
     fn, params = unjitted(fn), as_arrays(params)
-    batches = None if hand_on is None else _batches(hand_on)
+    given = None if batches is None else checked_batches(fn, params, batches, select)
     program, inputs = _traced(fn, params, example, shapes)
     graph, results = Graph(), list[Port]()
     converter = _converted(graph, program, params, inputs, results)
     names = [name for name, *_ in results]
     fused(graph, names)
-    count = 0 if batches is None else _handed(graph, names, converter, fn, params, batches, program)
+    count = 0 if given is None else _handed(graph, names, converter, fn, params, given, program)
     fused(graph, names)
     _renamed(graph, names)
     content = built(graph, inputs, results, dict(metadata or {})).SerializeToString(deterministic=True)
@@ -137,15 +140,6 @@ def _check_metadata(metadata: Mapping[str, str] | None) -> None:
         raise ArgumentError(
             f"metadata must be texts by name, got {type((metadata or {})[odd[0]]).__name__} at {odd[0]!r}"
         )
-
-
-def _batches(hand_on: Iterable[Any]) -> list[tuple[Any, ...]]:
-    if compat.is_array(hand_on) or isinstance(hand_on, dict):
-        raise ArgumentError(f"hand_on must be batches, got one {type(hand_on).__name__}: give [it]")
-    batches = [batch if isinstance(batch, tuple) else (batch,) for batch in hand_on]
-    if not batches:
-        raise ArgumentError("hand_on= gave no batch: give at least one (a generator can be read only once)")
-    return batches
 
 
 def _traced(fn: Any, params: Params, example: tuple[Any, ...], shapes: Any) -> tuple[Program, list[Port]]:

@@ -53,3 +53,11 @@ def marked(name: str, function: Callable[..., Any], *operands: Any, **attributes
     if not is_marking():
         return function(*operands)
     return lax.composite(lambda *xs, **_: function(*xs), name)(*operands, **attributes)
+
+
+def mark_of(node: Any) -> tuple[str, dict[str, Any]]:
+    """The name and the attributes of a node's mark; no name if it is none."""
+    if node.op != "composite":
+        return "", {}
+    found = {name: jax.tree.unflatten(tree, leaves) for name, leaves, tree in node.params["attributes"]}
+    return node.params["name"], found
