@@ -14,14 +14,8 @@ from jaxcomp.measure.blocks import (
     tiles,
 )
 from jaxcomp.measure.canvas import PHONE
-from jaxcomp.measure.figures import (
-    class_confusion,
-    layer_sensitivity,
-    layer_sparsity,
-    tradeoff_curves,
-    training_curves,
-    weight_histograms,
-)
+from jaxcomp.measure.curves import tradeoff_curves, training_curves
+from jaxcomp.measure.figures import class_confusion, layer_sensitivity, layer_sparsity, weight_histograms
 from jaxcomp.measure.report import html_report
 from jaxcomp.measure.summary import Row, Summary, summary
 
