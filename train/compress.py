@@ -44,10 +44,10 @@ from train.common.scoring import predictions, score, scored
 from train.common.step import (
     Functions,
     TrainState,
-    classifier,
     init_state,
     label_loss,
     make_step,
+    network,
     on_outputs,
 )
 from train.common.workdir import sealing
@@ -86,7 +86,7 @@ def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str
     """
     fields = config[name]
     options = fields.options.to_dict()
-    model = classifier(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
+    model = network(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
     images = dataset.train.images[:1]
     size = "x".join(map(str, images.shape[1:]))
     refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "

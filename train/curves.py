@@ -31,7 +31,7 @@ from train.common.iterative import Rewind, prune_until
 from train.common.published import claim, fixed
 from train.common.scoring import score
 from train.common.sparse_training import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
-from train.common.step import Functions, classifier
+from train.common.step import Functions, network
 from train.common.table import Table
 from train.models.lenet import LeNet5, LeNet300
 
@@ -90,7 +90,7 @@ class Bench(NamedTuple):
 def prepared(args: argparse.Namespace) -> Bench:
     """The data, on the device, and the model."""
     dataset = data.load(args.dataset, args.data_dir).read_all()
-    model = classifier(MODELS[args.model](dataset.classes), *dataset.moments())
+    model = network(MODELS[args.model](dataset.classes), *dataset.moments())
     images, labels = dataset.train.images, dataset.train.labels
     cut = len(labels) - args.held_out
     scored_on = data.Split(images[cut:], labels[cut:]) if args.held_out else dataset.test

@@ -32,7 +32,7 @@ from train.common.errors import UserError, exit_status
 from train.common.published import claim, fixed
 from train.common.scoring import score
 from train.common.sparse_training import METHODS, MOVES, Data, Knobs, moved, shifted, train
-from train.common.step import Functions, classifier
+from train.common.step import Functions, network
 from train.common.table import Table
 from train.models.lenet import LeNet5, LeNet300
 from train.models.strided import Strided
@@ -80,7 +80,7 @@ class Bench(NamedTuple):
 
 @functools.cache
 def _functions(name: str, classes: int, widths: tuple[int, ...], moments: Any) -> Functions:
-    return classifier(MODELS[name](classes, widths=widths), *moments)
+    return network(MODELS[name](classes, widths=widths), *moments)
 
 
 def prepared(args: argparse.Namespace) -> Bench:

@@ -32,7 +32,7 @@ from train.common.loop import Phase, fit
 from train.common.parallel import data_parallel
 from train.common.published import Published, claim, fixed, reopen
 from train.common.scoring import score
-from train.common.step import Functions, Objective, Variables, classifier, hard_loss, init_state, make_step, on_outputs
+from train.common.step import Functions, Objective, Variables, hard_loss, init_state, make_step, network, on_outputs
 from train.common.table import Table
 from train.labels import answers
 from train.models.pretrained import HOW_TO_EXPORT
@@ -139,7 +139,7 @@ def read_teacher(dataset: data.Dataset, args: argparse.Namespace) -> Published:
         return Published.read(args.weights, dataset)
     path = args.workdir / "teacher.jcz"
     module, moments = models.create(args.teacher, dataset.classes), dataset.moments()
-    model = classifier(module, *moments)
+    model = network(module, *moments)
     whole = Published(model, {}, dataset, args.teacher, {}, *moments)
     if not path.exists():
         fresh = jax.jit(model.init)(jax.random.key(args.teacher_seed), dataset.train.images[:1])

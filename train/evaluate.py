@@ -14,7 +14,7 @@ from train.common import data, options
 from train.common.described import described_model
 from train.common.errors import UserError, exit_status, first_line
 from train.common.scoring import score
-from train.common.step import Functions, Variables, classifier
+from train.common.step import Functions, Variables, network
 from train.tasks import TASKS
 from train.tasks.task import Task
 
@@ -69,7 +69,7 @@ def opened(path: str, data_dir: str | None) -> Opened:
         module = models.create(about["model"], about["classes"], about["options"])
     except UserError as error:
         raise UserError(f"{path}: its metadata name a model that cannot be made: {error}") from error
-    model = classifier(module, tuple(about["mean"]), tuple(about["std"]))
+    model = network(module, tuple(about["mean"]), tuple(about["std"]))
     task = TASKS[about["task"]]
     dataset = data.load(about["dataset"], data_dir, about["image_size"] or None, task)
     if dataset.classes != about["classes"]:

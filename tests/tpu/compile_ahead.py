@@ -21,7 +21,7 @@ from train import compress, models
 from train.common import optimizers
 from train.common.distillation import soft_targets, taught
 from train.common.parallel import AXIS, JitParallel
-from train.common.step import TrainState, classifier, init_state, make_step
+from train.common.step import TrainState, init_state, make_step, network
 from train.configs import digits
 
 
@@ -38,8 +38,8 @@ def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState
     if kind == "views":
         recipe = recipe._replace(update=lambda params, state, step, **extra: state)
     optimizer = optimizers.make("adamw", 1e-3, 100, config.weight_decay)
-    student = classifier(models.create("cnn", 10, options, axis_name=axis), (0.5,), (0.5,))
-    teacher = classifier(models.create("cnn", 10, options), (0.5,), (0.5,))
+    student = network(models.create("cnn", 10, options, axis_name=axis), (0.5,), (0.5,))
+    teacher = network(models.create("cnn", 10, options), (0.5,), (0.5,))
     objective = taught(student, teacher, [soft_targets()])
     step = make_step(objective, recipe, optimizer, record_every=10, axis=axis)
 

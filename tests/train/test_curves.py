@@ -17,7 +17,7 @@ from tests.train.conftest import Cli
 from train import curves
 from train.common.errors import UserError
 from train.common.sparse_training import DRAWN, METHODS, MOVES, Data, Knobs, cubic, moved, shifted, sparsity_of, train
-from train.common.step import classifier
+from train.common.step import network
 from train.models.lenet import LeNet5, LeNet300, by_patches, halved
 
 
@@ -78,7 +78,7 @@ def test_a_method_reaches_what_is_asked_without_being_compiled_anew(name: str) -
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (160, 8, 8, 1)), jnp.uint8)
     data = Data(images, jnp.asarray(images[:, 0, 0, 0] // 64, jnp.int32), jnp.zeros((160, 4)))
-    model = classifier(LeNet300(4), (0.5,), (0.3,))
+    model = network(LeNet300(4), (0.5,), (0.3,))
     params = model.init(jax.random.key(0), images[:1])["params"]
     for asked in (0.0,) if name == "masked" else (0.8, 0.95):
         knobs = Knobs(asked, 200, strength=20.0 if name == "STR" else 0.1)

@@ -15,7 +15,7 @@ import jaxcomp as jc
 from train import deep_compression
 from train.common import rated
 from train.common.sparse_training import Data, Knobs
-from train.common.step import classifier
+from train.common.step import network
 from train.models.lenet import LeNet5, LeNet300, by_patches
 from train.models.strided import Strided
 
@@ -41,13 +41,13 @@ def test_widths_follow_from_shapes(model: Any) -> None:
 def test_dead_channels_are_cut_and_widths_tell_the_module(make: Any) -> None:
     rng, widths = np.random.default_rng(0), (4, 5, 6) if make is LeNet5 else (4, 5)
     images = jnp.asarray(rng.integers(0, 256, (2, 28, 28, 1)), jnp.uint8)
-    model = classifier(make(4, widths=widths), (0.5,), (0.3,))
+    model = network(make(4, widths=widths), (0.5,), (0.3,))
     params = model.init(jax.random.key(0), images)["params"]
     params["Conv_0"]["kernel"] = params["Conv_0"]["kernel"].at[..., 1].set(0)  # its bias is 0
     state = rated.method(4).recipe(Knobs(0.0, 1)).init(params)
     small = rated.cut(model, rated.Net(params, state), 4, images[:1])
     assert rated.widths(small.params) == (3, *widths[1:])
-    narrow = classifier(make(4, widths=rated.widths(small.params)), (0.5,), (0.3,))
+    narrow = network(make(4, widths=rated.widths(small.params)), (0.5,), (0.3,))
     whole = model.infer({"params": rated.view(rated.Net(params, state), 4)}, images)
     np.testing.assert_allclose(narrow.infer({"params": rated.view(small, 4)}, images), whole, rtol=1e-4, atol=1e-4)
 
@@ -59,7 +59,7 @@ def trained() -> tuple[Any, Data, rated.Net]:
     images = jnp.asarray(rng.integers(0, 256, (512, 8, 8, 1)), jnp.uint8)
     labels = (images[:, 2, 2, 0] > 127).astype(jnp.int32) + 2 * (images[:, 5, 5, 0] > 127).astype(jnp.int32)
     data = Data(images, labels, jnp.zeros((512, 4)))
-    model = classifier(LeNet300(4, widths=(24, 12)), (0.5,), (0.3,))
+    model = network(LeNet300(4, widths=(24, 12)), (0.5,), (0.3,))
     params = model.init(jax.random.key(0), images[:1])["params"]
     knobs = Knobs(0.0, 960, 5e-3, 0.0, strength=2e-3, begin=0.0, end=0.5)
     return model, data, rated.trained(params, knobs, data, bits=4, model=model, batch_size=16, seed=0)
@@ -71,7 +71,7 @@ def test_what_the_charge_leaves_is_small_cut_and_computes_the_same(trained: Any,
     view = rated.view(net, 4)
     small = rated.cut(model, net, 4, data.images[:1])
     assert sum(rated.widths(small.params)) < 36
-    narrow = classifier(LeNet300(4, widths=rated.widths(small.params)), (0.5,), (0.3,))
+    narrow = network(LeNet300(4, widths=rated.widths(small.params)), (0.5,), (0.3,))
     expected = model.infer({"params": view}, data.images)
     np.testing.assert_allclose(narrow.infer({"params": rated.view(small, 4)}, data.images), expected, atol=1e-4)
     assert float(jnp.mean(jnp.argmax(expected, -1) == data.labels)) > 0.9

@@ -12,10 +12,10 @@ import jaxcomp as jc
 from train import evaluate, models
 from train.common import data
 from train.common.errors import UserError
-from train.common.step import classifier, make_eval
+from train.common.step import make_eval, network
 
 DIGITS = data.load("digits")
-MODEL = classifier(models.create("cnn", 10, {"widths": (2,)}), (0.3,), (0.4,))
+MODEL = network(models.create("cnn", 10, {"widths": (2,)}), (0.3,), (0.4,))
 VARIABLES = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(MODEL.init, jax.random.key(0), DIGITS.test.images[:1])
 )

@@ -14,7 +14,7 @@ from train import models
 from train.common import data
 from train.common.loop import read_metrics
 from train.common.scoring import score
-from train.common.step import classifier
+from train.common.step import network
 
 
 def test_the_folder_holds_what_is_promised(reference: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_artifact_is_what_was_trained_and_computes_what_the_summary_says(ref
     summary = json.loads((reference / "summary.json").read_text())
     variables, metadata = jc.pack.load(reference / "model.jcz")
     module = models.create(metadata["model"], metadata["classes"], metadata["options"])
-    model = classifier(module, tuple(metadata["mean"]), tuple(metadata["std"]))
+    model = network(module, tuple(metadata["mean"]), tuple(metadata["std"]))
     found = score(model, variables, data.load("digits").test)
     assert found["accuracy"] == summary["compressed_accuracy"]
     assert found["predictions"] == summary["predictions"]

@@ -13,7 +13,7 @@ import jaxcomp as jc
 from jaxcomp.rewrite import Scheme
 from train import models
 from train.bench import timing
-from train.common.step import Batch, Functions, Variables, classifier
+from train.common.step import Batch, Functions, Variables, network
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "weights": {"scheme": Scheme(8, inputs=None), "weight_grids": "fit"},
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def subject(depth: int, batch_size: int) -> tuple[Functions, Variables, Batch]:
     """A ResNet with random weights, and a batch of random images."""
-    model = classifier(models.create("resnet", 10, {"depth": depth}), (0.5,) * 3, (0.25,) * 3)
+    model = network(models.create("resnet", 10, {"depth": depth}), (0.5,) * 3, (0.25,) * 3)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)),

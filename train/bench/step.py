@@ -15,7 +15,7 @@ from train.bench import timing
 from train.common import optimizers
 from train.common.distillation import soft_targets, taught
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Objective, classifier, hard_loss, init_state, make_step, on_outputs
+from train.common.step import Objective, hard_loss, init_state, make_step, network, on_outputs
 
 MODELS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "lenet5": ((28, 28, 1), {}),
@@ -76,7 +76,7 @@ def recipes(steps: int) -> dict[str, jc.Compressor]:
 def variants(name: str, batch_size: int, rounds: int) -> dict[str, Callable[[], Any]]:
     """name -> a function that makes one training step, from the state that it left behind."""
     shape, options = MODELS[name]
-    model = classifier(models.create(name, 10, options), (0.5,) * shape[-1], (0.25,) * shape[-1])
+    model = network(models.create(name, 10, options), (0.5,) * shape[-1], (0.25,) * shape[-1])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
     teacher = model.init(jax.random.key(0), jnp.asarray(images[:1]))

@@ -20,7 +20,7 @@ from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import data_parallel
 from train.common.scoring import score
-from train.common.step import Functions, Variables, classifier, init_state, make_step
+from train.common.step import Functions, Variables, init_state, make_step, network
 from train.common.workdir import open_existing
 from train.models import pretrained
 
@@ -70,7 +70,7 @@ class Published(NamedTuple):
         found = _artifact(path) if path.suffix == ".jcz" else pretrained.load(path)
         if found.classes != dataset.classes:
             raise UserError(f"{path} tells {found.classes} classes apart, and {dataset.name} has {dataset.classes}")
-        model = classifier(found.module, found.mean, found.std)
+        model = network(found.module, found.mean, found.std)
         return cls(model, found.variables, dataset, found.name, found.options, found.mean, found.std)
 
     @property

@@ -101,7 +101,7 @@ def of_heads(given: Any, loss: Callable[[Outputs], jax.Array]) -> jax.Array:
     return loss(outputs) + AUXILIARY * sum(map(loss, others))
 
 
-def classifier(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
+def network(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
     """The functions of a Flax module, which normalize images first.
 
     Args:

@@ -12,7 +12,7 @@ from train import models
 from train.common import data
 from train.common.errors import UserError
 from train.common.published import Published
-from train.common.step import Functions, Variables, classifier
+from train.common.step import Functions, Variables, network
 
 
 class Student(NamedTuple):
@@ -64,7 +64,7 @@ def create(teacher: Published, args: argparse.Namespace, cut: Callable[[Publishe
 
 def _fresh(name: str, dataset: data.Dataset) -> Student:
     mean, std = dataset.moments()
-    model = classifier(models.create(name, dataset.classes), mean, std)
+    model = network(models.create(name, dataset.classes), mean, std)
     about = {"model": name, "options": {}, "classes": dataset.classes, "mean": mean, "std": std}
 
     def start(seed: int) -> Variables:

@@ -14,7 +14,7 @@ from train.common import data
 from train.common.distillation import METHODS, Tap, find_taps, named, soft_targets, taught
 from train.common.errors import UserError
 from train.common.parallel import data_parallel
-from train.common.step import classifier, init_state, make_step
+from train.common.step import init_state, make_step, network
 
 RNG = np.random.default_rng(0)
 BATCH: Any = {
@@ -24,14 +24,14 @@ BATCH: Any = {
 }
 
 
-def network(name: str, seed: int, axis: str | None = None, **options: Any) -> tuple[Any, Any]:
-    model = classifier(models.create(name, 10, options, axis_name=axis), (0.5,), (0.25,))
-    plain = classifier(models.create(name, 10, options), (0.5,), (0.25,))
+def made(name: str, seed: int, axis: str | None = None, **options: Any) -> tuple[Any, Any]:
+    model = network(models.create(name, 10, options, axis_name=axis), (0.5,), (0.25,))
+    plain = network(models.create(name, 10, options), (0.5,), (0.25,))
     return model, jax.device_get(jax.jit(plain.init)(jax.random.key(seed), BATCH["image"][:1]))
 
 
-TEACHER, TAUGHT = network("cnn", 0, widths=(6, 8))
-STUDENT, START = network("cnn", 1, widths=(4, 5))
+TEACHER, TAUGHT = made("cnn", 0, widths=(6, 8))
+STUDENT, START = made("cnn", 1, widths=(4, 5))
 LOGITS, SOFT = STUDENT.infer(START, BATCH["image"]), TEACHER.infer(TAUGHT, BATCH["image"])
 HARD = jc.distill.cross_entropy(LOGITS, BATCH["label"])
 
@@ -67,7 +67,7 @@ def test_features_are_those_that_heads_read_and_the_last_maps() -> None:
         "features": ((16, 5), (16, 8)),
         "map": ((16, 4, 4, 5), (16, 4, 4, 8)),
     }
-    (mlp, fresh) = network("lenet300", 0)
+    (mlp, fresh) = made("lenet300", 0)
     assert set(find_taps(TEACHER, TAUGHT, mlp, fresh, BATCH)) == {"features"}
 
 
@@ -107,8 +107,8 @@ def trained(text: str, batch: Any, mode: str = "jit", count: int = 1, name: str 
     """Two steps of a student, with batch norm or without, on one device or on several."""
     own = own or {"width": 3}
     parallel = data_parallel(mode, jax.devices()[:count] if mode == "jit" else None)
-    student, start = network(name, 1, **own)
-    spread, _ = network(name, 1, parallel.axis, **own)
+    student, start = made(name, 1, **own)
+    spread, _ = made(name, 1, parallel.axis, **own)
     taps = find_taps(TEACHER, TAUGHT, student, start, BATCH)
     objective, optimizer = taught(spread, TEACHER, named(text), taps), optax.sgd(1e-4)
     step = parallel.compile(make_step(objective, jc.identity(), optimizer, record_every=10, axis=parallel.axis))

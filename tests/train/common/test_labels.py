@@ -16,7 +16,7 @@ from train import models
 from train.common import data, labels, lock, views
 from train.common.errors import UserError
 from train.common.labels import FILE, Labels, header, kept, teacher_digest
-from train.common.step import Functions, classifier
+from train.common.step import Functions, network
 
 DATASET = data.load("digits")
 
@@ -30,7 +30,7 @@ def first(count: int, skipped: int = 0) -> data.Dataset:
 
 
 SOME = first(70)
-MODEL = classifier(models.create("lenet300", 10), (0.3,), (0.4,))
+MODEL = network(models.create("lenet300", 10), (0.3,), (0.4,))
 VARIABLES = jax.device_get(MODEL.init(jax.random.key(0), DATASET.train.images[:1]))
 VIEW = views.read("pad_crop(2), rand_augment(1, 9, operations=['rotate', 'solarize'])", SOME)
 

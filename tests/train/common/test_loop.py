@@ -20,10 +20,10 @@ from train.common.errors import UserError
 from train.common.loop import Metrics, Phase, fit, read_metrics
 from train.common.parallel import data_parallel
 from train.common.sealed import line
-from train.common.step import TrainState, classifier, hard_loss, init_state, make_step, on_outputs
+from train.common.step import TrainState, hard_loss, init_state, make_step, network, on_outputs
 
 DATASET = data.load("digits")
-MODEL = classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
+MODEL = network(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
 PHASE = Phase("teacher", steps=10, record_every=4, batch_size=16, seed=0, shift=0, flip=False)
 
 

@@ -16,7 +16,7 @@ from train import models
 from train.common import data
 from train.common.distillation import soft_targets, taught
 from train.common.parallel import DataParallel, data_parallel
-from train.common.step import Functions, TrainState, classifier, init_state, make_step
+from train.common.step import Functions, TrainState, init_state, make_step, network
 from train.compress import make_recipe
 from train.configs import default
 
@@ -27,7 +27,7 @@ STEPS = 4
 
 
 def named(name: str, axis: str | None = None) -> Functions:
-    return classifier(models.create(name, 10, MODELS[name], axis_name=axis), (0.3,), (0.4,))
+    return network(models.create(name, 10, MODELS[name], axis_name=axis), (0.3,), (0.4,))
 
 
 def batch_of(size: int, step: int) -> dict[str, np.ndarray]:

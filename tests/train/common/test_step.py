@@ -12,7 +12,7 @@ from flax import linen as nn
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common.step import classifier, hard_loss, init_state, make_step, on_outputs
+from train.common.step import hard_loss, init_state, make_step, network, on_outputs
 
 
 class Net(nn.Module):
@@ -24,7 +24,7 @@ class Net(nn.Module):
         return nn.Dense(3)(nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
 
 
-MODEL = classifier(Net(), (0.5,), (0.25,))
+MODEL = network(Net(), (0.5,), (0.25,))
 RNG = np.random.default_rng(0)
 BATCH = {
     "image": RNG.integers(0, 256, (12, 3, 3, 1)).astype(np.uint8),
@@ -103,7 +103,7 @@ def test_the_state_fits_its_parameters_at_every_step() -> None:
                                 "stages": (((16,) * 6,), ((16,) * 6,) * 4)}, 3, marks=pytest.mark.exhaustive)],
 )  # fmt: skip
 def test_heads_beside_the_first_are_taught_at_three_tenths(name: str, options: Any, heads: int) -> None:
-    model = classifier(models.create(name, 3, options), (0.5,), (0.25,))
+    model = network(models.create(name, 3, options), (0.5,), (0.25,))
     fresh = jax.jit(model.init)(jax.random.key(0), BATCH["image"])
     optimizer = optax.sgd(1.0)
     step = jax.jit(make_step(on_outputs(model, hard_loss), jc.identity(), optimizer, record_every=1))

@@ -15,10 +15,10 @@ from train.common import data, views
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import data_parallel
-from train.common.step import TrainState, classifier, hard_loss, init_state, make_step, on_outputs
+from train.common.step import TrainState, hard_loss, init_state, make_step, network, on_outputs
 
 DATASET = data.load("digits")
-MODEL = classifier(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
+MODEL = network(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
 PHASE = Phase("teacher", steps=6, record_every=2, batch_size=400, seed=3, shift=1, flip=False)
 TEXT = "pad_crop(1), trivial_augment(operations=['rotate']), mixup(0.4)"
 
