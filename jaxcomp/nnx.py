@@ -66,7 +66,7 @@ class QAT(nnx.Module):
         self._functions = _Functions(function)
 
     def __call__(self, *inputs: Any, slope: Slope | None = None, grids: Mapping[str, Grid] | None = None) -> Any:
-        """What the module returns, of rounded weights and inputs; ``slope`` and ``grids`` as of the function of qat."""
+        """Calls the module with rounded weights and inputs; ``slope`` and ``grids`` are those of qat's function."""
         graphdef, both = self._split(self.model)
         function = self._functions.of(graphdef)
         if self.ranges and not self.use_running_average:
@@ -79,11 +79,11 @@ class QAT(nnx.Module):
 
     @property
     def report(self) -> QuantReport:
-        """What becomes of each weight."""
+        """The treatment of each weight."""
         return self._functions.first.report
 
     def quantized(self, *example: Any) -> tuple[Quantized, Params]:
-        """The integer function that computes what the module does in evaluation, and its parameters.
+        """Returns the integer function that computes what the module does in evaluation, and its parameters.
 
         Args:
           *example: the module's inputs, or their shapes.

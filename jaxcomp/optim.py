@@ -111,7 +111,7 @@ def _pulled_back(apply: Callable[[Params], Params], params: Params, grads: Param
 
 
 def finalize(opt_state: Any, compressor: Compressor, params: Params | None = None) -> Params:
-    """The exact view that a loop under :func:`compress` has reached.
+    """Returns the exact view that a loop under :func:`compress` has reached.
 
     Args:
       opt_state: the loop's optimizer state, which may hold the adaptor's anywhere inside (``optax.chain``,
@@ -155,7 +155,7 @@ def finalize(opt_state: Any, compressor: Compressor, params: Params | None = Non
 
 
 def describe(opt_state: Any, compressor: Compressor, params: Params | None = None) -> dict[str, Note]:
-    """The notes of the view that a loop under :func:`compress` has reached: ``compressor.describe`` of its own state.
+    """Returns the notes of the view that a loop under :func:`compress` has reached: ``compressor.describe`` there.
 
     With :func:`finalize` all that storing and reporting need: ``jc.pack.save(path, view, notes=notes)``,
     ``jc.measure.summary(view, notes=notes)``.

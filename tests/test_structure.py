@@ -1,10 +1,13 @@
-"""The house: what stands on which floor, that no stairs go up or round, and that no room outgrows the others."""
+"""The house: what stands on which floor, that no stairs go up or round, that no room outgrows the others; its words."""
 
 import ast
+import functools
 import itertools
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -116,3 +119,72 @@ def test_tests_are_where_what_they_test_is(package: str) -> None:
         first = next(iter(folder.parts), "")
         if first not in LAWS and (package == "train" or first != "train"):
             assert (ROOT / package / folder).is_dir(), f"tests of {folder}, which {package} has not"
+
+
+VERBS = """
+Adds Aligns Alternates Applies Arranges Assigns Averages Blanks Broadcasts Builds Calls Carries Casts Changes Checks
+Chooses Clips Codes Collects Combines Compares Compiles Completes Compresses Computes Concatenates Converts Convolves
+Correlates Counts Crops Cuts Decodes Decouples Deflates Dequantizes Describes Divides Draws Drops Embeds Emits Encodes
+Equalizes Estimates Evaluates Exchanges Expands Factors Fetches Fills Finds Fits Fixes Flattens Folds Follows Freezes
+Fuses Gives Groups Guesses Hides Imports Inflates Interpolates Intersects Inverts Joins Keeps Labels Lays Learns Leaves
+Lets Lists Loads Looks Makes Maps Marks Measures Merges Mirrors Mixes Moves Multiplies Names Normalizes Notes Packs Pads
+Passes Pastes Places Plans Prints Probes Projects Prunes Puts Quantizes Raises Ranks Reads Rebuilds Refuses Removes
+Reorders Repeats Replaces Replicates Reports Reshapes Resizes Returns Reverses Rounds Runs Saves Says Scores Searches
+Selects Sets Shares Shortens Shows Shrinks Slices Solves Sorts Spaces Spells Splits Spreads Squeezes Stacks Standardizes
+Starts Stretches Subtracts Sums Tabulates Takes Tells Ties Traces Trains Translates Transposes Turns Unpacks Updates
+Uses Views Wraps Writes Yields Zeroes
+"""
+"""The words that docstrings of functions open with: verbs, in the third person."""
+
+SHARED = {
+    ("node", "operands"), ("frame", "operands"), ("run", "node", "operands"), ("emitter", "node", "operands"),
+    ("graph", "node", "operands"), ("analysis", "node"),
+}  # fmt: skip
+"""Arguments of functions in a table, or of a hook: documented where its type or its base class is."""
+
+LATER = {"jaxcomp.core.counting", "jaxcomp.core.probes", "jaxcomp.core.threshold"}
+"""Modules that do not hold to the rules of words yet."""
+
+
+def _public(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The functions whose names, and whose classes' names, begin without an underscore; no properties."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from _public(node.body, f"{prefix}.{node.name}")
+        elif isinstance(node, ast.FunctionDef) and not (node.name.startswith("_") or _is_property(node)):
+            yield f"{prefix}.{node.name}", node
+
+
+def _is_property(node: ast.FunctionDef) -> bool:
+    return any(ast.unparse(each).endswith("property") for each in node.decorator_list)
+
+
+@functools.cache
+def _functions() -> dict[str, ast.FunctionDef]:
+    trees = {name: ast.parse(path.read_text()).body for name, path in MODULES.items() if name not in LATER}
+    return {name: node for module, body in trees.items() for name, node in _public(body, module)}
+
+
+def test_docstrings_of_functions_open_with_a_verb() -> None:
+    texts = {name: ast.get_docstring(node) for name, node in _functions().items()}
+    assert not [name for name, text in texts.items() if text is None and name.rpartition(".")[0] in MODULES]
+    words = {name: re.split(r"\W", text, maxsplit=1)[0] for name, text in texts.items() if text is not None}
+    verbs = {*VERBS.split()}
+    assert not {name: word for name, word in words.items() if word not in verbs}, "a verb that is new goes into VERBS"
+
+
+def test_docstrings_of_functions_name_their_arguments() -> None:
+    lacking = {}
+    for name, node in _functions().items():
+        own, text = node.args, ast.get_docstring(node)
+        given = [*own.posonlyargs, *own.args, own.vararg, *own.kwonlyargs, own.kwarg]
+        names = [each.arg for each in given if each is not None and each.arg not in ("self", "cls")]
+        if text is not None and len(names) > 1 and tuple(names) not in SHARED:
+            lacking[name] = [each for each in names if not re.search(rf"\b{each}\b", text)]
+    assert not {name: names for name, names in lacking.items() if names}
+
+
+def test_no_docstring_opens_with_a_pronoun() -> None:
+    opens = re.compile(r'^\s*r?"""(?:What|That|Those|Of|Whose|Who|Its)\b.*', re.MULTILINE)
+    found = {name: opens.findall(path.read_text()) for name, path in MODULES.items() if name not in LATER}
+    assert not {name: lines for name, lines in found.items() if lines}

@@ -11,7 +11,7 @@ ONE = 1 << 16
 
 
 def fixed(matrix: np.ndarray) -> np.ndarray:
-    """Maps from a place in the result to its source, as Pillow rounds them.
+    """Computes the fixed-point map from a place in the result to its source, as Pillow rounds it.
 
     Args:
       matrix: ``[..., 6]`` float64: ``(a, b, c, d, e, f)``, of which the source of ``(x, y)`` is
@@ -30,7 +30,12 @@ def fixed(matrix: np.ndarray) -> np.ndarray:
 
 
 def shifts(down: Array, right: Array) -> Array:
-    """Maps that move images by whole pixels: ``[batch, 6]`` int32 of ``[batch]`` int32."""
+    """Builds affine maps ``[batch, 6]`` int32 that move images ``down`` and ``right`` by ``[batch]`` whole pixels.
+
+    Example:
+      >>> (shifts(jnp.array([2]), jnp.array([1]))[0] / ONE).tolist()
+      [1.0, 0.0, -0.5, 0.0, 1.0, -1.5]
+    """
     one, none = jnp.full_like(down, ONE), jnp.zeros_like(down)
     return jnp.stack([one, none, ONE // 2 - right * ONE, none, one, ONE // 2 - down * ONE], axis=-1)
 
@@ -39,10 +44,18 @@ def move_by(matrix: Array, images: Array, labels: Labels, fill: float) -> tuple[
     """Moves each image, with its boxes and its mask.
 
     Args:
-      matrix: ``[batch, 6]`` int32, of :func:`fixed`.
+      matrix: ``[batch, 6]`` int32, from :func:`fixed`.
       images: ``[batch, h, w, c]``.
       labels: of these images.
-      fill: of pixels whose source is outside of the image.
+      fill: value of pixels whose source is outside the image.
+
+    Returns:
+      Images and labels of the shapes and types that came.
+
+    Example:
+      >>> moved, _ = move_by(shifts(jnp.array([0]), jnp.array([1])), jnp.array([[[[5], [6]]]]), Labels(), 0)
+      >>> moved.ravel().tolist()
+      [0, 5]
     """
     source, inside = _sources(matrix, *images.shape[1:3])
     masks = labels.masks
@@ -80,6 +93,18 @@ def _move_boxes(matrix: Array, boxes: Array, height: int, width: int) -> Array:
 
 
 def enclosing(x: Array, y: Array, height: int, width: int) -> Array:
-    """The smallest boxes around corners, cut off at the borders: ``[batch, n, corners]`` -> ``[batch, n, 4]``."""
+    """Returns the smallest upright boxes around corners, clipped at the borders.
+
+    Args:
+      x, y: ``[batch, n, corners]``, in pixels.
+      height, width: of the images.
+
+    Returns:
+      ``[batch, n, 4]``: left, top, right, bottom.
+
+    Example:
+      >>> enclosing(jnp.array([[[3.0, -1.0]]]), jnp.array([[[2.0, 9.0]]]), 4, 8).tolist()
+      [[[0.0, 2.0, 3.0, 4.0]]]
+    """
     x, y = jnp.clip(x, 0, width), jnp.clip(y, 0, height)
     return jnp.stack([x.min(-1), y.min(-1), x.max(-1), y.max(-1)], axis=-1)

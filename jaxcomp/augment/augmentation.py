@@ -79,28 +79,35 @@ class Augmentation:
 
 
 def image_keys(key: Array, indices: Array) -> Array:
-    """A key for each image: ``[batch]`` keys of Threefry, of one key and the images' indices."""
+    """Folds each image's index into a Threefry key: scalar ``key`` and ``indices [batch]`` give ``[batch]`` keys."""
     data = jax.random.key_data(key)[:2]  # those of other generators are longer, and draw by the batch
     key = jax.random.wrap_key_data(data, impl="threefry2x32")
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def parted(keys: Array, part: int) -> Array:
-    """Other keys for the same images, a set for each part of an augmentation."""
+    """Folds ``part``, the number of a part of an augmentation, into ``keys [batch]``: independent keys."""
     return jax.vmap(lambda key: jax.random.fold_in(key, part))(keys)
 
 
 def uniforms(keys: Array, count: int) -> Array:
-    """``[count, batch]`` float32 in [0, 1): so many independent numbers an image."""
+    """Draws ``count`` independent numbers in [0, 1) for each of ``keys [batch]``: ``[count, batch]`` float32."""
     return jax.vmap(lambda key: jax.random.uniform(key, (count,), jnp.float32))(keys).T
 
 
 def integers(uniform: Array, count: Any) -> Array:
-    """Whole numbers from 0 to below a count, int32, of uniform ones in [0, 1).
+    """Turns uniform numbers into integers from 0 to ``count - 1``.
 
     Args:
-      uniform: ``[batch]`` float32.
-      count: a number up to 2^23, or ``[batch]`` int32.
+      uniform: ``[batch]`` float32 in [0, 1).
+      count: at most 2^23; an int, or ``[batch]`` int32.
+
+    Returns:
+      ``[batch]`` int32.
+
+    Example:
+      >>> integers(jnp.array([0.0, 0.5, 0.99]), 4).tolist()
+      [0, 2, 3]
     """
     count = jnp.asarray(count, jnp.int32)
     drawn = jnp.floor(uniform * count.astype(jnp.float32)).astype(jnp.int32)
@@ -108,10 +115,10 @@ def integers(uniform: Array, count: Any) -> Array:
 
 
 def checked_images(images: Any) -> Array:
-    """A batch of images as an array.
+    """Converts a batch of images to an array and checks it: ``[batch, height, width, channels]``.
 
     Raises:
-      ArgumentError: for what is none.
+      ArgumentError: for another rank or type, for no pixels, and for more than 2^13 a side or 2^23 in all.
     """
     images = jnp.asarray(images)
     if images.ndim != 4 or not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
@@ -128,10 +135,14 @@ def checked_images(images: Any) -> Array:
 
 
 def checked_channels(images: Array, name: str) -> None:
-    """Refuses images that are neither gray nor in color.
+    """Refuses images that are neither gray nor RGB.
+
+    Args:
+      images: ``[batch, height, width, channels]``.
+      name: the augmentation, for the error.
 
     Raises:
-      ArgumentError: with their channels.
+      ArgumentError: for other than 1 or 3 channels.
     """
     if images.shape[-1] not in (1, 3):
         raise ArgumentError(f"{name} takes images of 1 channel or of 3 (red, green, blue), got {images.shape[-1]}")
@@ -160,7 +171,7 @@ def _checked_indices(indices: Any, batch: int) -> Array:
 
 
 def checked_probability(name: str, value: float) -> float:
-    """A probability.
+    """Returns ``value`` if it is a probability; ``name`` is the argument's, for the error.
 
     Raises:
       ArgumentError: if it is not in [0, 1].

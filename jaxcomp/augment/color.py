@@ -20,12 +20,20 @@ RED, GREEN, BLUE = 19595, 38470, 7471
 
 
 def blend(other: Array, images: Array, factor: Array) -> Array:
-    """Goes from another image to this one, and beyond: ``other + factor (images - other)``, cut off at black and white.
+    """Interpolates from another image to this one, and beyond: ``other + factor (images - other)``, clipped.
 
     Args:
-      other: ``[batch, h, w, c]``, of the type of ``images``.
-      images: what a factor of 1 gives.
+      other: ``[batch, h, w, c]``, of the dtype of ``images``.
+      images: ``[batch, h, w, c]``: the result of a factor of 1.
       factor: ``[batch]`` float32, 0 or more; rounded to a multiple of 1 / 4096.
+
+    Returns:
+      ``[batch, h, w, c]``, of the same dtype.
+
+    Example:
+      >>> dark, bright = jnp.zeros((1, 1, 1, 1), jnp.uint8), jnp.full((1, 1, 1, 1), 100, jnp.uint8)
+      >>> [blend(dark, bright, jnp.array([factor])).item() for factor in (0.5, 1.5, 3.0)]
+      [50, 150, 255]
     """
     kind = wide(images.dtype)
     factor = (jnp.round(factor * FINEST) / FINEST).astype(kind)[:, None, None, None]
@@ -36,12 +44,12 @@ def blend(other: Array, images: Array, factor: Array) -> Array:
 
 
 def white(images: Array) -> int:
-    """The brightest that a channel can be."""
+    """Returns the largest value of a channel: 255 for uint8, 1 for floating point."""
     return 255 if images.dtype == jnp.uint8 else 1
 
 
 def gray(images: Array) -> Array:
-    """The images without color: luma in every channel."""
+    """Removes color from ``[batch, h, w, c]``: every channel becomes the luma (ITU-R 601-2)."""
     if images.shape[-1] == 1:
         return images
     return jnp.broadcast_to(_luma(images), images.shape)
@@ -58,7 +66,7 @@ def _luma(images: Array) -> Array:
 
 
 def mean_gray(images: Array) -> Array:
-    """One gray an image: the mean of its luma, rounded to a level."""
+    """Replaces every pixel of ``[batch, h, w, c]`` by its image's mean luma, rounded to a level."""
     luma = levels(images if images.shape[-1] == 1 else _luma(images))
     count = luma[0].size
     mean = (luma.sum(axis=(1, 2, 3), keepdims=True, dtype=jnp.int32) + count // 2) // count
@@ -66,7 +74,7 @@ def mean_gray(images: Array) -> Array:
 
 
 def smooth(images: Array) -> Array:
-    """A 3x3 mean in which the middle counts five times; pixels at the border stay."""
+    """Convolves ``[batch, h, w, c]`` with Pillow's 3x3 mean, its middle weighted 5; pixels at the border stay."""
     height, width = images.shape[1:3]
     if min(height, width) < 3:
         return images
@@ -79,22 +87,44 @@ def smooth(images: Array) -> Array:
 
 
 def posterize(images: Array, bits: Array) -> Array:
-    """Keeps so many bits of each level: ``bits [batch]`` int32, 0 to 8."""
+    """Keeps the ``bits`` most significant bits of each level.
+
+    Args:
+      images: ``[batch, h, w, c]``.
+      bits: ``[batch]`` int32, 0 to 8.
+
+    Example:
+      >>> posterize(jnp.full((1, 1, 1, 1), 255, jnp.uint8), jnp.array([2])).item()
+      192
+    """
     mask = (-jnp.left_shift(jnp.int32(1), 8 - bits))[:, None, None, None]
     return from_levels(levels(images) & mask, images)
 
 
 def solarize(images: Array, threshold: Array) -> Array:
-    """Inverts channels from a level on: ``threshold [batch]`` float32, of 255."""
+    """Inverts channels from a level on.
+
+    Args:
+      images: ``[batch, h, w, c]``.
+      threshold: ``[batch]`` float32, a level of 0 to 255 for both dtypes.
+
+    Example:
+      >>> solarize(jnp.array([[[[10], [200]]]], jnp.uint8), jnp.array([128.0])).ravel().tolist()
+      [10, 55]
+    """
     bound = threshold[:, None, None, None].astype(wide(images.dtype))
     bound = bound if images.dtype == jnp.uint8 else bound / 255
     return jnp.where(images.astype(bound.dtype) < bound, images, jnp.asarray(white(images), images.dtype) - images)
 
 
 def autocontrast(images: Array) -> Array:
-    """Stretches each channel until its darkest pixel is black and its brightest white.
+    """Stretches each channel of ``[batch, h, w, c]`` until its darkest pixel is black and its brightest white.
 
     At most one level above Pillow, which computes in floating point what is a whole number at times.
+
+    Example:
+      >>> autocontrast(jnp.array([[[[50], [60], [100]]]], jnp.uint8)).ravel().tolist()
+      [0, 51, 255]
     """
     low, high = (find(images, axis=(1, 2), keepdims=True) for find in (jnp.min, jnp.max))
     if images.dtype == jnp.uint8:
@@ -107,7 +137,7 @@ def autocontrast(images: Array) -> Array:
 
 
 def equalize(images: Array) -> Array:
-    """Spreads each channel's levels so that about as many pixels have one as another, by Pillow's rule."""
+    """Equalizes the histogram of each channel of ``[batch, h, w, c]``, by Pillow's rule."""
     batch, height, width, channels = images.shape
     flat = jnp.moveaxis(levels(images).reshape(batch, height * width, channels), -1, 1)
     counts = jax.vmap(jax.vmap(_histogram))(flat)
@@ -124,7 +154,7 @@ def _histogram(flat: Array) -> Array:
 
 
 def _equal_levels(counts: Array) -> Array:
-    """What becomes of each level: ``[256]`` -> ``[256]`` int32."""
+    """The new level of each level: ``[256]`` -> ``[256]`` int32."""
     levels = jnp.arange(256, dtype=jnp.int32)
     brightest = jnp.where(counts > 0, levels, 0).max()
     step = (counts.sum() - counts[brightest]) // 255
@@ -134,14 +164,23 @@ def _equal_levels(counts: Array) -> Array:
 
 
 def levels(images: Array) -> Array:
-    """The levels of channels, int32 of 0 to 255; the nearest ones of floating-point images."""
+    """Rounds channels to the nearest of 256 levels: ``[...]`` int32, 0 to 255."""
     if images.dtype == jnp.uint8:
         return images.astype(jnp.int32)
     return jnp.clip(jnp.floor(rounded(images.astype(wide(images.dtype)) * 255) + 0.5), 0, 255).astype(jnp.int32)
 
 
 def from_levels(whole: Array, like: Array) -> Array:
-    """Levels as images of another's type."""
+    """Converts levels to the dtype of images: the inverse of :func:`levels`.
+
+    Args:
+      whole: ``[...]`` integers, 0 to 255.
+      like: images of the dtype that is wanted, uint8 or floating point.
+
+    Example:
+      >>> from_levels(jnp.array([0, 255]), jnp.ones(1)).tolist()
+      [0.0, 1.0]
+    """
     return (
         whole.astype(like.dtype)
         if like.dtype == jnp.uint8

@@ -64,7 +64,12 @@ def color_jitter(
 
 
 def turned(images: Array, turn: Array) -> Array:
-    """Turns hues by a share of the circle, ``[batch]``; saturation and value of the HSV cone stay."""
+    """Turns the hues of ``images`` ``[batch, h, w, 3]``; saturation and value of the HSV cone stay.
+
+    Args:
+      images: RGB, uint8 or floating point.
+      turn: ``[batch]``, shares of the circle.
+    """
     top = color.white(images)
     kind = wide(images.dtype)
     x = images.astype(kind) / top

@@ -40,12 +40,19 @@ def cutout(size: int, *, fill: float = 0) -> Augmentation:
 
 
 def within(height: int, width: int, row: Array, column: Array, tall: Array | int, broad: Array | int) -> Array:
-    """The pixels of rectangles about a pixel: ``[batch, height, width]`` bool.
+    """Marks the pixels of a rectangle centered on a pixel.
 
     Args:
       height, width: of the images.
-      row, column: ``[batch]`` int32: the pixel, before which half of the rectangle begins.
-      tall, broad: the rectangle's sides, ``[batch]`` int32 or a number.
+      row, column: ``[batch]`` int32: the center, before which half of the rectangle begins.
+      tall, broad: the rectangle's sides in pixels, ``[batch]`` int32 or an int.
+
+    Returns:
+      ``[batch, height, width]`` bool.
+
+    Example:
+      >>> within(1, 5, jnp.array([0]), jnp.array([2]), 1, 2).astype(int).ravel().tolist()
+      [0, 1, 1, 0, 0]
     """
     top, left = row - tall // 2, column - broad // 2
     y, x = jnp.arange(height, dtype=jnp.int32)[None], jnp.arange(width, dtype=jnp.int32)[None]

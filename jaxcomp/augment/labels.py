@@ -11,7 +11,7 @@ from jaxcomp.core.errors import ArgumentError
 
 
 class Labels(NamedTuple):
-    """What is known of each image of a batch; None for what is not. Classes alone need no ``Labels``: give the array.
+    """Labels of each image of a batch; None for what is not known. Classes alone need no ``Labels``: give the array.
 
     Attributes:
       classes: ``[batch]`` integers, below 0 where there is no label, or ``[batch, classes]`` probabilities.
@@ -35,7 +35,11 @@ class Labels(NamedTuple):
 
 
 def checked_labels(labels: Any, images: Array) -> Labels:
-    """Labels as arrays that fit a batch of images.
+    """Converts labels to arrays that fit a batch of images.
+
+    Args:
+      labels: classes, :class:`Labels`, or None.
+      images: ``[batch, height, width, channels]``.
 
     Raises:
       ArgumentError: with what was needed and what came.
@@ -75,7 +79,7 @@ def _check_classes(classes: Array, batch: int) -> None:
 
 
 def probabilities(classes: Array, count: int | None, name: str) -> Array:
-    """Classes as ``[batch, count]`` float32 or wider; a row of zeros, which costs no loss, where there is no label.
+    """Converts classes to ``[batch, count]`` float32 or wider; no label is a row of zeros, which costs no loss.
 
     Args:
       classes: ``[batch]`` integers, or probabilities, which stay.

@@ -96,7 +96,7 @@ def _shares(keys: Array, alpha: float) -> Array:
 
 
 def below(alpha: float) -> np.ndarray:
-    """How likely a share of Beta(alpha, alpha) is to be rounded to k or fewer steps, ``[STEPS]``, of k from 0.
+    """Tabulates how likely a share of Beta(alpha, alpha) is rounded to k or fewer steps: ``[STEPS]`` float, from k = 0.
 
     A table takes the place of rejection, which draws in a loop over the whole batch: devices would have to agree on its
     end. The density's pole at 0, of an alpha below 1, is gone in the variable ``x ** alpha``.

@@ -12,7 +12,7 @@ from jaxcomp.core.leaves import wide
 
 
 def normalize(mean: Sequence[float], std: Sequence[float]) -> Augmentation:
-    """Takes a mean from images and divides by a deviation; draws nothing. The last of a sequence.
+    """Subtracts a mean from images and divides by a standard deviation; draws nothing. The last of a sequence.
 
     Args:
       mean: ``[channels]``, or one number for all, of channels in [0, 1].

@@ -27,7 +27,7 @@ SIGNED = {*MOVES[1:], *BLENDS}
 
 
 class Settings(NamedTuple):
-    """What is to be done, an entry each; NumPy arrays, or those of a batch.
+    """Operations to apply, an entry each; NumPy arrays, or those of a batch.
 
     Attributes:
       operation: ``[n]`` int32, an index of :data:`OPERATIONS`.
@@ -45,13 +45,16 @@ class Settings(NamedTuple):
 
 
 def settings(named: Sequence[tuple[str, float]], height: int, width: int) -> Settings:
-    """Operations and their magnitudes, as what is computed with: on the host, in float64.
+    """Converts operations and magnitudes to the numbers they are computed with: on the host, in float64.
 
     Args:
       named: ``(operation, magnitude)``: shears as a slope, translations in pixels to the right or down, rotations in
         degrees counter-clockwise, blends as what is added to a factor of 1, posterize in bits kept, solarize as the
-        level of 255 from which is inverted; others have none.
+        level (0 to 255) from which channels are inverted; the others have none.
       height, width: of the images.
+
+    Returns:
+      An entry for each operation, ``n = len(named)``.
 
     Example:
       >>> settings([("brightness", -0.25), ("identity", 0)], 8, 8).factor.tolist()
@@ -88,14 +91,17 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> tuple[float
 def operate(
     chosen: Settings, images: Array, labels: Labels, *, fill: float = 0, among: Sequence[str] = OPERATIONS
 ) -> tuple[Array, Labels]:
-    """Does to each image what was chosen for it.
+    """Applies to each image the operation chosen for it.
 
     Args:
-      chosen: of each image, ``n = batch``.
+      chosen: settings of each image, ``n = batch``.
       images: ``[batch, h, w, c]``, of 1 or 3 channels.
       labels: of these images; boxes and masks are moved.
-      fill: of pixels that come from outside of the image.
-      among: the operations that may be chosen; of others no program is made.
+      fill: value of pixels that come from outside the image.
+      among: the operations that may be chosen; the program holds no others.
+
+    Returns:
+      Images and labels of the shapes and types that came.
     """
     found, moved = images, labels
     if {*MOVES[1:]} & {*among}:
@@ -135,5 +141,5 @@ def _is(operation: Array, names: Sequence[str]) -> Array:
 
 
 def of_images(table: Settings, entry: Array) -> Settings:
-    """The settings of each image, of a table's entries ``[batch]`` int32."""
+    """Selects the settings of each image: entry ``entry[i]`` (``[batch]`` int32) of a ``table`` for image i."""
     return jax.tree.map(lambda column: jnp.asarray(column)[entry], table)

@@ -20,7 +20,7 @@ Range = Callable[[str, int, int, int], float]
 def rand_augment(
     count: int = 2, magnitude: int = 9, *, operations: Sequence[str] = OPERATIONS, fill: float = 0
 ) -> Augmentation:
-    """Does ``count`` operations to each image, each drawn from fourteen, of one magnitude.
+    """Applies ``count`` operations to each image, each drawn from fourteen, all of one magnitude.
 
     identity, shear_x, shear_y, translate_x, translate_y, rotate, brightness, color, contrast, sharpness, posterize,
     solarize, autocontrast and equalize, with Pillow's result on uint8 images. At magnitude 30 a shear is by 0.3, a
@@ -53,7 +53,7 @@ def rand_augment(
 
 
 def trivial_augment(*, operations: Sequence[str] = OPERATIONS, fill: float = 0) -> Augmentation:
-    """Does one operation to each image, of a random magnitude: TrivialAugment with its wide ranges.
+    """Applies one operation to each image, of a random magnitude: TrivialAugment with its wide ranges.
 
     The operations are those of :func:`rand_augment`. The magnitude is one of 31, up to: a shear by 0.99, a translation
     by 32 pixels, a rotation by 135 degrees, a factor 1.99 or 0.01, 2 bits kept, all inverted.

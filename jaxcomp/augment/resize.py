@@ -20,13 +20,16 @@ class Window(NamedTuple):
 
 
 def resize(images: Array, labels: Labels, window: Window, size: tuple[int, int]) -> tuple[Array, Labels]:
-    """Cuts windows out and resizes them, with boxes and masks.
+    """Crops windows and resizes them bilinearly, with boxes and masks.
 
     Args:
       images: ``[batch, h, w, c]``.
       labels: of these images.
-      window: of each.
+      window: a rectangle of each image.
       size: height and width of the result.
+
+    Returns:
+      ``[batch, *size, c]`` of the same dtype, and the labels moved.
     """
     masks, boxes = labels.masks, labels.boxes
     if masks is not None:
@@ -61,7 +64,7 @@ def _resized(images: Array, window: Window, size: tuple[int, int]) -> Array:
 
 
 def bilinear_weights(start: Array, length: Array, before: int, after: int) -> Array:
-    """What each pixel counts for in each of the result: ``[batch, after, before]`` float32, whose rows sum to 1.
+    """Returns the weight of each pixel in each pixel of the result: ``[batch, after, before]`` float32; rows sum to 1.
 
     Args:
       start, length: ``[batch]`` int32: the pixels that are resized; others do not count.

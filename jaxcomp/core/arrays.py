@@ -13,7 +13,7 @@ NUMBERS = (bool, int, float, complex, np.generic, np.ndarray)
 
 
 def as_arrays(params: Any) -> Any:
-    """A tree whose leaves are all arrays that JAX can hold.
+    """Converts all leaves of a tree to arrays that JAX can hold.
 
     Args:
       params: any tree. Python's and NumPy's numbers, and arrays of types that JAX does not have (float64, unless it is
@@ -30,11 +30,18 @@ def as_arrays(params: Any) -> Any:
 
 
 def as_array(path: Any, leaf: Any) -> Any:
-    """A leaf as an array; arrays and shapes as they are.
+    """Converts a leaf to an array; arrays and shapes stay as they are.
 
     Args:
-      path: where it is in its tree, for the error.
+      path: of the leaf in its tree, a tuple of pytree keys, for the error.
       leaf: an array, a ``ShapeDtypeStruct``, or a number.
+
+    Raises:
+      ArgumentError: for any other leaf, and for numbers out of range.
+
+    Example:
+      >>> as_array((), 2.0).shape
+      ()
     """
     if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return leaf
@@ -52,7 +59,14 @@ def as_array(path: Any, leaf: Any) -> Any:
 
 
 def held(tree: Any) -> Any:
-    """The same for views, which leave what is no number as it is; a tree that holds arrays alone comes back itself."""
+    """Converts numbers of Python and NumPy to arrays, for views: leaves that are no numbers stay as they are.
+
+    Args:
+      tree: any tree; one that holds JAX arrays alone comes back itself.
+
+    Raises:
+      ArgumentError: for numbers out of range.
+    """
     if not any(isinstance(leaf, NUMBERS) for leaf in jax.tree.leaves(tree)):
         return tree
     return jax.tree.map(lambda leaf: as_array((), leaf) if isinstance(leaf, NUMBERS) else leaf, tree)

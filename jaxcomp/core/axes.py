@@ -9,10 +9,18 @@ Shape = tuple[int, ...]
 
 
 def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
-    """The axes with scales of their own, counted from the front. A scalar has one scale whatever the axis.
+    """Counts the axes that have scales of their own from the front; a scalar has one scale whatever ``axis`` says.
+
+    Args:
+      axis: one, several, or None, of a tensor of ``ndim`` axes; negative ones count from the end.
+      ndim: number of axes.
 
     Raises:
       ArgumentError: for an axis that the tensor lacks.
+
+    Example:
+      >>> own_axes(-1, 4), own_axes(None, 4), own_axes(-1, 0)
+      ((3,), (), ())
     """
     if axis is None or ndim == 0:
         return ()
@@ -27,9 +35,10 @@ def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
 
 
 def usual_size(shape: Shape) -> float:
-    r"""The size of the weights with which a layer begins: :math:`1 / \sqrt{n}` of n inputs, all axes but the last.
+    r"""Returns the size with which a layer's weights begin: :math:`1 / \sqrt{n}` of n inputs, all axes but the last.
 
-    What a grid of zeros goes by, which is none. Axes of any size, as of a batch that is exported, count as one.
+    The scale of a grid for weights that are all 0, which have none. Axes of symbolic size, as of an exported batch,
+    count as 1.
 
     Example:
       >>> usual_size((4, 4, 7)), usual_size((4,))

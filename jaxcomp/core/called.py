@@ -14,7 +14,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def checked(value: Any, where: str) -> Compressor:
-    """Returns a compressor, and refuses anything else.
+    """Returns ``value`` if it is a compressor; ``where`` names the argument, for the error.
 
     Raises:
       ArgumentError: with what came, and what to give.

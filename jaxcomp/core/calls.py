@@ -72,7 +72,7 @@ def explained(form: str, params: Any, inputs: Sequence[Any]) -> Iterator[None]:
 
 
 def unjitted(function: Any) -> Any:
-    """A function without the ``jax.jit`` around it.
+    """Returns a function without the ``jax.jit`` around it.
 
     Example:
       >>> unjitted(jax.jit(abs)) is abs, unjitted(abs) is abs
@@ -89,7 +89,7 @@ def _jitted() -> type:
 
 
 def described(tree: Any) -> str:
-    """A tree in a few words: its type and its leaves' types and shapes, the first of them.
+    """Describes a tree in a few words, for errors: its type, and the types and shapes of its first leaves.
 
     Example:
       >>> described({"w": np.ones((3, 2), np.float32), "b": 1.0})
@@ -103,12 +103,12 @@ def described(tree: Any) -> str:
 
 
 def arguments(function: Any, given: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The parameters and the inputs of a rewritten function, some of which came by the names that the original has.
+    """Splits the arguments of a rewritten function into parameters and inputs; some came by the names of the original.
 
     Args:
-      function: what was rewritten.
-      given: the arguments in order.
-      named: those by name.
+      function: the original.
+      given: positional arguments.
+      named: keyword arguments.
 
     Returns:
       ``(params, inputs)``. Arguments between that were not given have the original's defaults.
@@ -175,7 +175,7 @@ def _kind(leaf: Any) -> str:
 
 
 def _hint(params: Any, inputs: Sequence[Any]) -> str:
-    """What is likely wrong with arguments, in a sentence."""
+    """Says what is likely wrong with arguments, in a sentence."""
     if _is_a("flax.linen", params):
         return " A Linen module holds no parameters: give the variables that module.init returned."
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]

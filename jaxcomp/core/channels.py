@@ -64,7 +64,7 @@ class Group(NamedTuple):
 
 
 class ChannelGroups(Protocol):
-    """What pruning needs to know of groups; those of :func:`jaxcomp.trace.groups` are such.
+    """The groups that pruning reads; those of :func:`jaxcomp.trace.groups` are such.
 
     Attributes:
       shapes: the shape of each parameter, by path.
@@ -84,10 +84,10 @@ class ChannelGroups(Protocol):
         """How many can be cut."""
 
     def produces(self, member: Member) -> bool:
-        """Whether a member has a part in making the channels, rather than only reads them."""
+        """Returns whether a member is an axis of output channels, rather than of inputs that read them."""
 
     def zeroes(self, member: Member) -> bool:
-        """Whether a mask zeroes a member."""
+        """Returns whether a mask zeroes a member."""
 
 
 def check_groups(groups: Any) -> None:

@@ -14,10 +14,13 @@ SMALL = 32
 
 @jax.jit
 def cholesky(matrix: Array) -> Array:
-    r"""L, lower triangular, with :math:`A = L L^\top`; not finite where A is not positive definite.
+    r"""Factors :math:`A = L L^\top` with L lower triangular; not finite where A is not positive definite.
 
     Args:
       matrix: A ``[..., n, n]``, symmetric.
+
+    Returns:
+      L ``[..., n, n]``.
 
     Example:
       >>> cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]])).tolist()
@@ -33,7 +36,7 @@ def cholesky(matrix: Array) -> Array:
 
 
 def product(one: Array, other: Array) -> Array:
-    """The matrix product of each group ``[groups, m, n]``, in full precision."""
+    """Multiplies the matrices of each group, ``one [groups, m, k]`` by ``other [groups, k, n]``, in full precision."""
     if len(one) == 1:  # without a batch axis XLA:CPU is twice as fast
         return jnp.matmul(one[0], other[0], precision="highest")[None]
     return jnp.matmul(one, other, precision="highest")

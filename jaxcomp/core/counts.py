@@ -12,7 +12,7 @@ from jaxcomp.core.types import Schedule, Step
 
 
 def kept_count(sparsity: Any, size: int) -> Any:
-    """How many of ``size`` elements a sparsity keeps: ``size - round(sparsity * size)``, and at least one.
+    """Counts how many of ``size`` elements a sparsity keeps: ``size - round(sparsity * size)``, at least one.
 
     A Python float is counted in float64. An array, traced or not, is counted in whole 2**-24ths, exactly: float32
     products would be off by several elements of a tensor of 25 million.
@@ -40,15 +40,14 @@ def kept_count(sparsity: Any, size: int) -> Any:
 
 
 def fraction_at(fraction: float | Schedule, name: str, of: str) -> Callable[[Step], Any]:
-    """What a fraction, or a schedule of it, asks for at a step; checked where it is concrete.
+    """Returns a function from a step to the fraction there, checked where it is concrete.
 
-    Of a fraction this is a float, of a schedule an array: its numbers are on their way to somewhere, and counted alike
-    in and outside of jit.
+    A constant gives a float, a schedule an array, so that it is counted alike in and outside of jit.
 
     Args:
       fraction: in [0, 1), or a schedule.
-      name: the argument's name, for errors.
-      of: what it is a fraction of.
+      name: of the argument, for errors.
+      of: what it is a fraction of, for errors.
 
     Raises:
       ArgumentError: for a fraction outside [0, 1).

@@ -24,15 +24,15 @@ class Factored(NamedTuple):
 
     @classmethod
     def of(cls, moment: Any, damping: float | None, act_order: bool = False) -> "Factored":
-        r"""Those of mean products, whose diagonals are raised by :math:`\lambda` times their mean.
+        r"""Factors layer Hessians whose diagonals are raised by :math:`\lambda` times their mean.
 
         Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
         damping asked for, it is ten times as much, or a hundred. Without any input at all the moment is the identity.
 
         Args:
-          moment: ``[groups, n, n]``, finite.
-          damping: :math:`\lambda`, at least so much; None: they are positive definite, or the factor is NaN.
-          act_order: whether inputs of large squares come first.
+          moment: mean products :math:`X X^\top`, ``[groups, n, n]``, finite.
+          damping: the least :math:`\lambda`; None: they are positive definite, or the factor is NaN.
+          act_order: whether inputs of large mean squares come first.
         """
         moment = np.array(moment, np.float32)
         places = np.arange(moment.shape[-1])
@@ -50,14 +50,14 @@ class Factored(NamedTuple):
             damping = 10 * max(damping, 1e-6)
 
     def solve(self, wanted: np.ndarray) -> np.ndarray:
-        r""":math:`H^{-1} B`, of B ``[groups, n, out]``."""
+        r"""Solves :math:`H^{-1} B` for B ``wanted`` ``[groups, n, out]``."""
         order = self.order[..., None]
         found = np.matmul(self.upper, np.take_along_axis(wanted, order, 1))
         found = np.matmul(self.upper.swapaxes(1, 2), found)
         return np.take_along_axis(found, np.argsort(order, 1), 1)
 
     def error(self, change: np.ndarray) -> np.ndarray:
-        r""":math:`\operatorname{diag} D^\top H D` of a change of weights, ``[groups, 1, out]``, float64."""
+        r"""Computes :math:`\operatorname{diag} D^\top H D` of a change of weights D: ``[groups, 1, out]`` float64."""
         return np.asarray(np.sum(change * np.matmul(self.moment, change), 1, keepdims=True, dtype=np.float64))
 
 

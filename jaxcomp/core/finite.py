@@ -1,4 +1,4 @@
-"""What is not a number: found outside of jit, counted, and named."""
+"""Numbers that are not finite: found outside of jit, counted, and named."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,12 +38,12 @@ def check_finite(
 
 
 def not_finite(leaf: Any) -> int:
-    """How many of an array's numbers are NaN or infinite; 0 for what has no values yet."""
+    """Counts the numbers of an array that are NaN or infinite; 0 for what has no values yet."""
     return _count(leaf, "isfinite", False)
 
 
 def not_a_number(leaf: Any) -> int:
-    """How many of an array's numbers are NaN; 0 for what has no values yet."""
+    """Counts the numbers of an array that are NaN; 0 for what has no values yet."""
     return _count(leaf, "isnan", True)
 
 

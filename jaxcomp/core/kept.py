@@ -10,24 +10,41 @@ from jaxcomp.core.types import Compressor, Params, State
 
 
 def kept(compressor: Compressor, params: Params, state: State) -> Params:
-    """Masks, one a leaf, False where a compressor prunes: as it says itself, else where its view is 0 of any size."""
+    """Finds which weights a view keeps whatever their values, as it says itself or else by probing it.
+
+    Args:
+      compressor: of the view.
+      params: parameters.
+      state: of the compressor.
+
+    Returns:
+      A tree of booleans of the leaves' shapes; False where the view is 0 whatever the weight.
+    """
     return _probed(compressor, params, state) if compressor.kept is None else compressor.kept(params, state)
 
 
 def everything(params: Params, state: State = None) -> Params:
-    """Masks that are True throughout, of what prunes nothing: rounding to 0 is not pruning."""
+    """Returns masks that are True throughout ``params``, for a view that prunes nothing; ``state`` is not read."""
     del state
     return jax.tree.map(_true, params)
 
 
 def by_mask(params: Params, masks: State) -> Params:
-    """A mask per real leaf, as pruners hold them, True for the leaves that they leave out."""
+    """Completes the masks of a pruner.
+
+    Args:
+      params: parameters.
+      masks: a mask for each leaf that is pruned, ``optax.MaskedNode()`` for the others.
+
+    Returns:
+      A mask for each leaf, True for those that the pruner leaves out.
+    """
     leaves.check_alike(params, masks)
     return jax.tree.map(lambda leaf, mask: _true(leaf) if leaves.left_out(mask) else mask, params, masks)
 
 
 def both(some: Params, others: Params) -> Params:
-    """What two kinds of masks keep together."""
+    """Intersects the masks of two views: a weight is kept if both ``some`` and ``others`` keep it."""
     return jax.tree.map(lambda a, b: a & b, some, others)
 
 

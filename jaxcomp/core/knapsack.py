@@ -11,7 +11,7 @@ from jaxcomp.core.finite import check_finite
 
 
 class Choices(NamedTuple):
-    """What one site can choose from.
+    """The choices of one site.
 
     Attributes:
       cost: ``[n]``.

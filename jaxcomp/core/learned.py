@@ -10,9 +10,9 @@ from jaxcomp.core.types import Learned, State
 
 
 def learned(state: State) -> dict[str, Any]:
-    """The learned values in a compressor's state, for gradients and an optimizer of their own.
+    """Returns the learned values in a compressor's state, for gradients and an optimizer of their own.
 
-    ``update`` leaves them alone; :func:`with_learned` puts them back. One step trains both, the parameters and these:
+    ``update`` leaves them alone; :func:`with_learned` puts them back. One step trains the parameters and these.
 
     Args:
       state: of any compressor, combinators included.
@@ -42,7 +42,7 @@ def learned(state: State) -> dict[str, Any]:
 
 
 def with_learned(state: State, values: dict[str, Any]) -> State:
-    """The state with other learned values, as :func:`learned` names them.
+    """Replaces the learned values of a state, named as by :func:`learned`.
 
     Args:
       state: of a compressor.

@@ -16,42 +16,52 @@ NOT_REAL = "not a floating-point tensor"
 
 
 def is_real(leaf: Any) -> bool:
-    """Whether a leaf holds real floating-point numbers (not integers, complex numbers or random keys)."""
+    """Returns whether a leaf holds real floating-point numbers (not integers, complex numbers or random keys)."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf holds floating-point numbers, real or complex."""
+    """Returns whether a leaf holds floating-point numbers, real or complex."""
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def single(dtype: Any) -> Any:
-    """The single precision of a type's kind: float32, or complex64."""
+    """Returns the single precision of a dtype's kind: float32, or complex64."""
     return jnp.dtype(jnp.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float32)
 
 
 def wide(*dtypes: Any) -> Any:
-    """The type in which numbers of these types are computed with: float32, or float64 where one of them is that.
+    """Returns the dtype in which numbers of these dtypes are computed with: float32, or float64 where one of them is.
 
     Written out because ``promote_types`` refuses 8-bit floats, and everything where promotion is strict.
+
+    Example:
+      >>> wide(jnp.bfloat16).name, wide(jnp.float32, float).name
+      ('float32', 'float64')
     """
     return jnp.dtype(jnp.float64 if jnp.float64 in map(jnp.dtype, dtypes) else jnp.float32)
 
 
 def left_out(node: Any) -> bool:
-    """Whether a node of a state stands for a parameter that the method leaves as it is."""
+    """Returns whether a node of a state stands for a parameter that the compressor leaves as it is."""
     return isinstance(node, optax.MaskedNode)
 
 
 def map_real(function: Callable[..., Any], params: Params) -> State:
-    """``function(path, leaf)`` for every real leaf, ``optax.MaskedNode()`` in place of every other one."""
+    """Maps ``function(path, leaf)`` over the real leaves of ``params``; the others become ``optax.MaskedNode()``."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(path, leaf) if is_real(leaf) else optax.MaskedNode(), params
     )
 
 
 def map_states(function: Callable[..., Any], params: Params, state: State) -> State:
-    """``function(path, leaf, its state)`` for every leaf that has a state, ``optax.MaskedNode()`` elsewhere."""
+    """Maps ``function(path, leaf, own state)`` over leaves that have a state; the others become ``optax.MaskedNode()``.
+
+    Args:
+      function: from ``(path, leaf, own state)`` to anything.
+      params: parameters.
+      state: of ``params``' structure, ``optax.MaskedNode()`` where a leaf has none.
+    """
     check_alike(params, state)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf, node: node if left_out(node) else function(path, leaf, node), params, state
@@ -59,9 +69,14 @@ def map_states(function: Callable[..., Any], params: Params, state: State) -> St
 
 
 def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
-    """``function(leaf, its state)`` for every leaf that has a state, the other leaves as they are.
+    """Maps ``function(leaf, own state)`` over leaves that have a state; the others stay as they are.
 
     Outside of transformations that is one program, found again for the same function object.
+
+    Args:
+      function: from ``(leaf, own state)`` to an array.
+      params: parameters.
+      state: of ``params``' structure, ``optax.MaskedNode()`` where a leaf has none.
     """
     check_alike(params, state)
     pairs: list[tuple[Any, Any]] = []
@@ -71,7 +86,7 @@ def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) 
 
 
 def named_states(params: Params, state: State) -> dict[str, Any]:
-    """``{path: what the state holds for it}``, for every leaf of the parameters."""
+    """Returns ``{path: own state}`` for every leaf of ``params``, from a ``state`` of the same structure."""
     check_alike(params, state)
     named: dict[str, Any] = {}
     jax.tree_util.tree_map_with_path(lambda path, _, node: named.update({path_string(path): node}), params, state)
@@ -79,7 +94,7 @@ def named_states(params: Params, state: State) -> dict[str, Any]:
 
 
 def check_alike(params: Params, state: State) -> None:
-    """Refuses a state of another container than the parameters', in which nothing says what belongs to which leaf.
+    """Refuses a state of another container than that of ``params``, in which nothing says what belongs to which leaf.
 
     Raises:
       PathError: with the two containers, or the leaves in which they differ.

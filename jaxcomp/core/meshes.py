@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def replicated(x: Any) -> Any:
-    """An array that every device holds in full.
+    """Replicates an array: every device holds it in full.
 
     Args:
       x: ``[...]``, on a mesh or not; under other axes than Explicit ones it comes back as it is.
@@ -23,7 +23,7 @@ def replicated(x: Any) -> Any:
 
 
 def spread_like(x: Any, like: Any) -> Any:
-    """An array broadcast to the shape of another, and laid out like it.
+    """Broadcasts an array to the shape of another, and lays it out like it.
 
     Args:
       x: ``[...]``, of a shape that broadcasts to that of ``like``.
@@ -37,7 +37,7 @@ def spread_like(x: Any, like: Any) -> Any:
 
 
 def along(x: Any, like: Any) -> Any:
-    """An array that broadcasts against another of its rank, split as that one is along the axes that are not 1.
+    """Splits an array that broadcasts against another of its rank as that one is split, along the axes that are not 1.
 
     Args:
       x: ``[...]``, each axis of the size of ``like``'s or 1.
@@ -69,7 +69,7 @@ def _laid_out_beside(x: Any, like: Any) -> Any:
 
 
 def automatic(function: Callable[..., Any], *args: Any, out: Any = None) -> Any:
-    """``function(*args)``, its layouts left to the compiler whatever axes the meshes of the arguments have.
+    """Calls ``function(*args)`` with its layouts left to the compiler, whatever axes the meshes of the arguments have.
 
     Under Explicit axes, sorts, reshapes, gathers and sums over axes that are split are errors of type. Here they are
     what they are under Auto axes.
@@ -94,10 +94,19 @@ def automatic(function: Callable[..., Any], *args: Any, out: Any = None) -> Any:
 
 
 def layout_of_part(x: Any, axis: int, size: int) -> Any:
-    """The layout of an array of which an axis is cut to a size: its own, the axis in full if devices do not divide it.
+    """Returns the layout of ``x`` when ``axis`` is cut to ``size``: its own, unsplit there if it does not divide.
+
+    Args:
+      x: an array, on a mesh or not.
+      axis: the one that is cut.
+      size: of the axis afterwards.
 
     Returns:
       A ``NamedSharding``; None for an array without Explicit axes.
+
+    Example:
+      >>> layout_of_part(jnp.ones(4), 0, 2) is None
+      True
     """
     if not is_explicit(x):
         return None
@@ -109,7 +118,7 @@ def layout_of_part(x: Any, axis: int, size: int) -> Any:
 
 
 def beside(x: Any, like: Any) -> Any:
-    """An array in full on every device of the mesh with Explicit axes that holds another; without one it stays.
+    """Replicates an array on the mesh with Explicit axes that holds another; without such a mesh it stays.
 
     Args:
       x: an array of JAX or of NumPy, outside of jit.
@@ -119,12 +128,12 @@ def beside(x: Any, like: Any) -> Any:
 
 
 def on_set_mesh(tree: Any) -> Any:
-    """Arrays of the host in full on every device of the mesh with Explicit axes that is set; as they are without one.
+    """Replicates host arrays on the mesh with Explicit axes that is set; without one they stay.
 
     A program that starts from arrays of no mesh and makes others has two meshes under one that is set.
 
     Args:
-      tree: of arrays of NumPy, outside of jit.
+      tree: of NumPy arrays, outside of jit.
     """
     mesh = jax.sharding.get_mesh()
     if mesh.empty or AxisType.Explicit not in mesh.axis_types:
@@ -133,14 +142,16 @@ def on_set_mesh(tree: Any) -> Any:
 
 
 def explicit_mesh(tree: Any) -> Any:
-    """The mesh with Explicit axes that holds an array of a tree; None without one."""
+    """Finds the mesh with Explicit axes that holds an array of a tree; None without one."""
     return next((_mesh(x) for x in jax.tree.leaves(tree) if is_explicit(x)), None)
 
 
 def layouts(leaves: Sequence[Any], *others: Any) -> tuple[NamedSharding, ...] | None:
-    """The layout of each leaf on the mesh with Explicit axes that holds one of all arguments; None without one.
+    """Returns the layout of each leaf on the mesh with Explicit axes that holds one of all arguments; None without one.
 
-    What is no array on the mesh counts as held in full by every device.
+    Args:
+      leaves: arrays; one that is not on the mesh counts as replicated.
+      *others: trees of arrays that may tell the mesh.
 
     Example:
       >>> layouts([jnp.ones(2)]) is None
@@ -154,12 +165,12 @@ def layouts(leaves: Sequence[Any], *others: Any) -> tuple[NamedSharding, ...] | 
 
 
 def is_explicit(x: Any) -> bool:
-    """Whether an array's type says how it is split over a mesh."""
+    """Returns whether an array's type says how it is split over a mesh."""
     return isinstance(x, jax.Array) and AxisType.Explicit in _mesh(x).axis_types
 
 
 def mesh_is_set() -> bool:
-    """Whether the code that now runs is under a mesh of its own, by ``jax.set_mesh``."""
+    """Returns whether the running code is under a mesh of its own, by ``jax.set_mesh``."""
     return not jax.sharding.get_abstract_mesh().empty
 
 
@@ -168,7 +179,14 @@ def _mesh(x: Any) -> Any:
 
 
 def unstacked(x: Any, axis: int) -> list[Any]:
-    """The slices along an axis that may be split over an Explicit mesh, laid out as ``x`` is along the others.
+    """Slices an array along an axis that may be split over an Explicit mesh.
+
+    Args:
+      x: ``[...]``.
+      axis: the one that goes.
+
+    Returns:
+      ``x.shape[axis]`` arrays, laid out as ``x`` is along the other axes.
 
     Example:
       >>> [row.tolist() for row in unstacked(jnp.ones((2, 3)), 0)]

@@ -14,7 +14,7 @@ class PartKey(GetAttrKey):
 
 
 def key_name(key: Any) -> str | int:
-    """The bare name of one step of a pytree path: a dict key, an index, an attribute."""
+    """Returns the bare name of one key of a pytree path: a dict key, an index, an attribute."""
     match key:
         case DictKey():
             return key.key
@@ -28,14 +28,14 @@ def key_name(key: Any) -> str | int:
 
 
 def named_steps(path: Sequence[Any]) -> tuple[Any, ...]:
-    """A pytree path without the ``.value`` by which an NNX variable holds its array, or the parts of one."""
+    """Drops from a pytree path the ``.value`` by which an NNX variable holds its array, or the parts of one."""
     end = len(path) - (isinstance(path[-1], PartKey) if path else 0)
     is_held = end > 1 and isinstance(path[end - 1], GetAttrKey) and path[end - 1].name in ("value", "raw_value")
     return (*path[: end - is_held], *path[end:])
 
 
 def path_keys(path: Sequence[Any]) -> tuple[str | int, ...]:
-    """The names along a pytree path: those of :func:`named_steps`."""
+    """Returns the names along a pytree path, those of :func:`named_steps`."""
     return tuple(key_name(key) for key in named_steps(path))
 
 
@@ -58,7 +58,7 @@ def path_string(path: Sequence[Any]) -> str:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path string, in the tree's own order.
+    """Returns the leaves of a tree by path string, in the tree's own order.
 
     Args:
       tree: any pytree.
@@ -83,7 +83,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def leaves_of(tree: Any, paths: Iterable[str], whose: str = "the parameters") -> list[Any]:
-    """The leaves of a tree in the order of paths, whatever container they come in (dict, NamedTuple, nnx.State, ...).
+    """Returns the leaves of a tree in the order of paths, whatever their container (dict, NamedTuple, nnx.State, ...).
 
     Args:
       tree: any pytree.
@@ -106,7 +106,12 @@ def leaves_of(tree: Any, paths: Iterable[str], whose: str = "the parameters") ->
 
 
 def in_container(tree: Any, like: Any, whose: str) -> Any:
-    """A tree's leaves in the container of another, matched by path; the tree itself if it is in that already.
+    """Puts a tree's leaves into the container of another, matched by path; a tree in it already stays itself.
+
+    Args:
+      tree: any pytree.
+      like: a pytree with leaves of the same paths.
+      whose: what the tree is, for the error.
 
     Raises:
       PathError: for leaves of other paths; the first is named.
@@ -122,12 +127,17 @@ def in_container(tree: Any, like: Any, whose: str) -> Any:
 
 
 def replace_leaves(tree: Any, named: dict[str, Any]) -> Any:
-    """The tree with the leaves named in ``named`` replaced, all others as they were."""
+    """Replaces the leaves of ``tree`` whose paths are in ``named``; the others stay.
+
+    Example:
+      >>> replace_leaves({"a": 1, "b": 2}, {"a": 3})
+      {'a': 3, 'b': 2}
+    """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: named.get(path_string(path), leaf), tree)
 
 
 def without(tree: Any, gone: Collection[str]) -> Any:
-    """A tree without some of its leaves: mappings lose the keys, and those left empty go; elsewhere None stands in.
+    """Drops leaves from a tree: mappings lose the keys, and those left empty go; elsewhere None stands in.
 
     Args:
       tree: any pytree.

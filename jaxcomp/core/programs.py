@@ -16,11 +16,11 @@ _KNOWN: OrderedDict[Any, Any] = OrderedDict()
 
 
 def compiled(function: Callable[..., Any], key: Any = None) -> Callable[..., Any]:
-    """As ``jax.jit``, for functions that are made anew for each layer or call; under transformations as they are.
+    """Compiles a function as ``jax.jit`` does, for functions made anew for each layer or call.
 
     A program is looked for among all that were compiled so, by its text: layers of the same shapes share one, and a
-    second call finds those of the first. Whatever the function closes over becomes a part of that text: give it large
-    arrays as arguments.
+    second call finds those of the first. Whatever the function closes over becomes a part of that text: pass large
+    arrays as arguments. Under transformations the function is called as it is.
 
     Args:
       function: of trees of arrays.
@@ -56,7 +56,7 @@ def _of(key: Any) -> dict[Any, Any]:
 def together(
     function: Callable[..., Any], check: bool = True
 ) -> Callable[[list[tuple[Any, ...]]], tuple[list[Any], bool]]:
-    """What a function gives for each of many tuples of arguments, of one program for all of them.
+    """Maps a function over many tuples of arguments, in one program for all of them.
 
     Under transformations, and for arrays that lie on several devices, it is called for one after another.
 

@@ -15,7 +15,7 @@ Tell = Callable[[int, int, str], Any]
 """``(done, total, what is done now)``."""
 
 Progress = Tell | bool | None
-"""Who is told: a function; True, False: a line on stderr, or nobody; None: see :func:`shows_progress`."""
+"""Progress shown: by a function; True, False: by a line on stderr, or not; None: see :func:`shows_progress`."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ QUIET_SECONDS = 2.0
 
 
 class Line:
-    """What was told last, with the time since the start, written by a thread of its own: compilation takes minutes."""
+    """The last step told, with the time since the start, written by a thread of its own: compilation takes minutes."""
 
     def __init__(self, name: str, stream: TextIO, after: float):
         """Takes the call's name, where the line goes, and after how many seconds it appears."""
@@ -106,7 +106,7 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def told(progress: Progress) -> Tell:
-    """What is called with each step: the function, or one that tells nobody.
+    """Returns the function to call with each step ``(done, total, what)``; one that does nothing without progress.
 
     Example:
       >>> told(None)(1, 2, "layer")
@@ -115,7 +115,12 @@ def told(progress: Progress) -> Tell:
 
 
 def steps(items: Sequence[T], progress: Progress, what: str) -> Iterator[T]:
-    """The items, one after another, each of which is told as a step.
+    """Yields items one after another, and reports each as a step.
+
+    Args:
+      items: a sequence.
+      progress: True for a line in the terminal, a function ``(done, total, what)``, or None.
+      what: the name of the steps.
 
     Example:
       >>> list(steps("ab", print, "letters"))

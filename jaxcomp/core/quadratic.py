@@ -16,12 +16,12 @@ from jaxcomp.core.cholesky import cholesky, product
 
 
 def damped(moment: Array, damping: float = 0.01) -> Array:
-    r"""The second moment with its diagonal raised, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
+    r"""Raises the diagonal of a second moment, so that it can be inverted: :math:`H + \lambda \bar{h} I`.
 
     Args:
       moment: ``[groups, reduction, reduction]``.
       damping: :math:`\lambda`, in units of the mean :math:`\bar{h}` of all diagonals together. Without any input at all
-        the result is the identity: what is left is the weights' own error.
+        the result is the identity, which leaves the squared error of the weights.
 
     Example:
       >>> damped(jnp.diag(jnp.array([1.0, 3.0]))[None], 0.5)[0].tolist()
@@ -35,7 +35,12 @@ def damped(moment: Array, damping: float = 0.01) -> Array:
 
 @jax.jit
 def output_error(weight: Array, other: Array, moment: Array) -> Array:
-    r"""The squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+    r"""Computes the squared error of a layer's outputs, :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+
+    Args:
+      weight: W ``[groups, reduction, out]``.
+      other: W', likewise.
+      moment: H ``[groups, reduction, reduction]``.
 
     Example:
       >>> output_error(jnp.ones((1, 2, 1)), jnp.zeros((1, 2, 1)), jnp.diag(jnp.array([1.0, 3.0]))[None]).item()
@@ -110,13 +115,13 @@ def sweep(
 
 @jax.jit
 def inverse(moment: Array) -> Array:
-    """The inverse of a positive definite moment ``[groups, reduction, reduction]``."""
+    """Inverts a positive definite moment ``[groups, reduction, reduction]``."""
     return solve(moment, jnp.broadcast_to(jnp.eye(moment.shape[-1], dtype=moment.dtype), moment.shape))
 
 
 @jax.jit
 def solve(moment: Array, wanted: Array) -> Array:
-    r""":math:`H^{-1} B`, by Cholesky's factorization.
+    r"""Solves :math:`H^{-1} B` by Cholesky's factorization.
 
     Args:
       moment: H ``[groups, reduction, reduction]``, positive definite (:func:`damped`); otherwise the result is NaN.

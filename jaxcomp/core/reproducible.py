@@ -12,7 +12,7 @@ from jaxcomp.core.meshes import replicated
 
 
 def steady_sum(values: Array, axes: Sequence[int]) -> Array:
-    """The sum over axes, which stay with size 1; of the same bits however the values are sharded or compiled.
+    """Sums over axes, which stay with size 1: the same bits however the values are sharded or compiled.
 
     Values that are products are rounded before they are added: a compiler may fuse the two in one program alone.
 
@@ -60,14 +60,14 @@ def sum_runs(values: Array, axis: int, size: int) -> Array:
 
 
 def filled_up(values: Array, axis: int, size: int, value: Any) -> Array:
-    """Pads ``axis`` at its end with ``value`` up to ``size``."""
+    """Pads ``axis`` of ``values`` at its end with ``value`` up to ``size``."""
     missing = size - values.shape[axis]
     widths = [(0, missing if i == axis else 0) for i in range(values.ndim)]
     return jnp.pad(values, widths, constant_values=value) if missing else values
 
 
 def rounded(product: Array) -> Array:
-    """A product that is rounded before anything is added to it, in every program alike.
+    """Rounds a product before anything is added to it, in every program alike.
 
     A compiler may fuse product and sum into one rounding, in some programs and not in others. XLA:CPU drops an
     optimization barrier before that (JAX 0.10); a comparison it keeps.

@@ -106,7 +106,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def check_paths(given: Iterable[Any], paths: Sequence[str]) -> None:
-    """Refuses keys of a mapping that are none of the paths.
+    """Refuses keys of a mapping, ``given``, that are none of ``paths``.
 
     Raises:
       RuleError: for the first such key, with the nearest path.
@@ -130,7 +130,7 @@ def check_paths(given: Iterable[Any], paths: Sequence[str]) -> None:
 
 
 def _matcher(pattern: str) -> Any:
-    """What tells whether a regular expression matches a whole path; no path, if it is none."""
+    """The matcher of a regular expression to whole paths; of no path, if it is none."""
     try:
         return re.compile(pattern).fullmatch
     except re.error:

@@ -87,7 +87,7 @@ def stacked(axis: Axes | None, compressor: Compressor) -> Compressor:
 
 
 TREES = ("grads", "statistics")
-"""What ``update`` may be given besides, by path as the parameters are."""
+"""Trees that ``update`` may be given besides, by path as the parameters are."""
 
 
 class _Layers:
@@ -107,7 +107,7 @@ class _Layers:
         self.axes = {path: own % self.named[path].ndim for path, own in asked.items() if self.named[path].shape[own]}
 
     def names(self, path: str) -> list[str]:
-        """What the layers of a leaf are called, the leaf itself if it is not split."""
+        """The names of a leaf's layers, or the leaf's own if it is not split."""
         if path not in self.axes:
             return [path]
         number = self.named[path].shape[self.axes[path]]
@@ -126,7 +126,7 @@ class _Layers:
         return parts
 
     def split_beside(self, tree: Any) -> dict[str, Any]:
-        """What is known of some of the leaves: of each layer, or one for all of them."""
+        """The facts on some of the leaves: of each layer, or one for all of them."""
         found: dict[str, Any] = {}
         for path, given in named_leaves(tree).items():
             names, axis = (self.names(path), self.axes.get(path)) if path in self.named else ([path], None)
@@ -154,7 +154,7 @@ class _Layers:
         return replace_leaves(params, whole)
 
     def note(self, path: str, notes: Mapping[str, Note]) -> Note:
-        """What is said of all layers of a leaf together, and of each."""
+        """The note of all layers of a leaf together, and of each."""
         own = [notes[name] for name in self.names(path)]
         return _together(own, self.axes[path]) if path in self.axes else own[0]
 

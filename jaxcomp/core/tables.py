@@ -34,7 +34,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence
 
 
 def is_number(*cells: str) -> bool:
-    """Whether all cells are numbers or empty.
+    """Returns whether all cells are numbers or empty.
 
     Example:
       >>> is_number("1,200", "<0.1%", ""), is_number("3x3")
@@ -44,7 +44,7 @@ def is_number(*cells: str) -> bool:
 
 
 def dims(shape: Sequence[int]) -> str:
-    """A shape as ``3x3x16x32``; ``()`` for a scalar.
+    """Prints a shape as ``3x3x16x32``; ``()`` for a scalar.
 
     Example:
       >>> dims((3, 3, 16, 32))
@@ -59,12 +59,12 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 
 def with_left_out(text: str, left_out: Mapping[str, str], label: str = "left out") -> str:
-    """A table, and below it a line for each reason why parameters are not in it.
+    """Adds to a table a line for each reason why parameters are not in it.
 
     Args:
       text: the table.
       left_out: ``{path: reason}``.
-      label: what is said of them.
+      label: the word that opens each line.
 
     Example:
       >>> print(with_left_out("a table", {"bias": "read by add", "scale": "read by mul", "mean": "read by add"}))

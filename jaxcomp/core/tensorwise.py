@@ -22,7 +22,7 @@ def tensorwise(
     settle: Callable[[Array, Any], Any] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> Compressor:
-    """A compressor that treats each floating-point tensor by itself.
+    """Makes a compressor that treats each floating-point tensor by itself.
 
     Args:
       fit: ``tensor -> its state``.

@@ -51,7 +51,7 @@ class Grid(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """What stands in place of a result that there cannot be.
+    """A reason in place of a result.
 
     Attributes:
       reason: why, in words, as reports have it.
@@ -71,7 +71,7 @@ class Learned(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a compressor says of one parameter; a field is None where it has nothing to say.
+    """A compressor's note on one parameter; a field is None where it has nothing to say.
 
     Attributes:
       sparsity: the fraction of zeros asked for, in [0, 1]; under global scope, that of the whole group.
@@ -97,7 +97,7 @@ class Note(NamedTuple):
     layers: "tuple[Note, ...] | None" = None
 
     def over(self, earlier: "Note") -> "Note":
-        """This note, completed by an earlier one where this one is silent; skipped only if both skip."""
+        """Completes this note by an earlier one where this one is silent; skipped only if both skip."""
         said = {field: value for field, value in self._asdict().items() if value is not None}
         if self.layers and earlier.layers and len(self.layers) == len(earlier.layers):
             said["layers"] = tuple(now.over(then) for now, then in zip(self.layers, earlier.layers, strict=True))
@@ -123,7 +123,7 @@ class _Functions(NamedTuple):
 class Compressor(_Functions):
     """A view: pure functions that show parameters as if they were compressed, without changing a shape.
 
-    ``apply`` inside the loss is reparameterisation (gradients flow through it), after
+    ``apply`` inside the loss is reparameterization (gradients flow through it), after
     ``optax.apply_updates`` it is projection, at the end of training it is what ships.
 
     Attributes:
@@ -167,7 +167,7 @@ class Compressor(_Functions):
         return super().__new__(cls, *functions, *more)
 
     def called(self, text: str) -> Self:
-        """The same, which prints as a text: the call that made it."""
+        """Returns the same compressor, printing as ``text``: the call that made it."""
         apply = self.apply
 
         @functools.wraps(apply)
@@ -182,7 +182,7 @@ class Compressor(_Functions):
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
-        """Of which ``_replace`` makes another: with its functions wrapped as well."""
+        """Makes another for ``_replace``, with its functions wrapped as well."""
         return cls(*iterable)
 
 

@@ -10,9 +10,9 @@ from jax import Array, lax
 
 
 def unit(size: Array) -> Array:
-    """The power of two just below a size; 1 for 0, for what is not finite and for numbers that are not normal.
+    """Returns the power of two just below a size; 1 for 0, infinite, NaN and subnormal sizes.
 
-    What is divided by it, or multiplied, keeps its digits.
+    Dividing or multiplying by it changes no digit.
 
     Args:
       size: ``[...]`` float32 or float64, at least 0.
@@ -28,9 +28,9 @@ def unit(size: Array) -> Array:
 
 
 def common_unit(arrays: Iterable[Array]) -> Array:
-    """The unit of the largest number of several arrays of one precision, in which none is squared to infinity.
+    """Returns the unit of the largest number of several arrays of one precision, in which no square overflows.
 
-    Gradients take it for a constant.
+    Gradients treat it as a constant.
 
     Example:
       >>> common_unit([jnp.array([3e-30, -1e-29]), jnp.zeros(2)]).item() == 2.0**-97
@@ -41,7 +41,7 @@ def common_unit(arrays: Iterable[Array]) -> Array:
 
 
 def host_unit(size: Any) -> float:
-    """As :func:`unit`, of one number on the host, in float64.
+    """Returns :func:`unit` of one number on the host, in float64.
 
     Example:
       >>> host_unit(3e-30) == 2.0**-99, host_unit(0)

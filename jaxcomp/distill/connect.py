@@ -18,7 +18,7 @@ KINDS = {2: "vector [batch, c]", 3: "tokens [batch, n, c]", 4: "map [batch, h, w
 
 
 class Connector(NamedTuple):
-    """What makes the student's features those of the teacher's shape: pure functions, as of a model.
+    """Connectors, from the student's features to the teacher's shape: pure functions, as of a model.
 
     Its values are ordinary parameters. Train them with the student's, by one optimizer, and drop them after.
 

@@ -61,10 +61,22 @@ def dkd(
 
 
 def is_label(labels: Array, logits: Array) -> Array:
-    """Whether each class is the label, ``[..., classes]``; none is where a label names no class.
+    """Marks the label among the classes.
+
+    Args:
+      labels: ``[...]`` integers; one that names no class marks none.
+      logits: ``[..., classes]``.
+
+    Returns:
+      ``[..., classes]`` bool.
 
     Raises:
       ArgumentError: for labels that are no integers of the batch's shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> is_label(jnp.array([1, -1]), jnp.zeros((2, 2))).tolist()
+      [[False, True], [False, False]]
     """
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""What losses are given, checked and made ready: temperatures, logits, features, and which examples count."""
+"""Inputs of losses, checked and made ready: temperatures, logits, features, and which examples count."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def check_temperature(temperature: Any) -> None:
 
 
 def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: bool = False) -> tuple[Array, Array]:
-    """Logits in the type to compute in, without a gradient to the teacher; 0 in examples that do not count.
+    """Converts logits to the dtype to compute in, without a gradient to the teacher; 0 in examples that do not count.
 
     Args:
       student: ``[..., classes]``.
@@ -47,7 +47,7 @@ def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: boo
 def feature_pair(
     student: Array, teacher: Array, where: Any = None, *, alike: str = "all", least: int = 1
 ) -> tuple[Array, Array]:
-    """Features in the type to compute in, without a gradient to the teacher; 0 in examples that do not count.
+    """Converts features to the dtype to compute in, without a gradient to the teacher; 0 in examples that do not count.
 
     Args:
       student: ``[batch, ...]``.
@@ -74,6 +74,12 @@ def feature_pair(
 def check_examples(shape: tuple[int, ...], least: int, what: str, ranks: tuple[int, ...] | None = None) -> None:
     """Refuses shapes of another rank than asked for, or of too few examples.
 
+    Args:
+      shape: of the logits or features.
+      least: examples that are needed.
+      what: the loss takes, for the error.
+      ranks: that will do; None: any.
+
     Raises:
       ArgumentError: with the shape.
     """
@@ -93,7 +99,7 @@ def _ready(student: Array, teacher: Array, where: Any, batch: tuple[int, ...]) -
 
 
 def check_where(where: Any, *shapes: tuple[int, ...]) -> None:
-    """Refuses masks that are not bools of one of the shapes.
+    """Refuses a mask ``where`` that does not hold bools of one of ``shapes``.
 
     Raises:
       ArgumentError: with the shapes.
@@ -105,46 +111,61 @@ def check_where(where: Any, *shapes: tuple[int, ...]) -> None:
 
 
 def expanded(where: Array, x: Array) -> Array:
-    """A mask of the first axes, with axes of 1 for the others."""
+    """Reshapes a mask ``where`` of the first axes of ``x`` to broadcast against it: ``[batch, 1, ...]``."""
     return jnp.asarray(where).reshape(*where.shape, *(1,) * (x.ndim - where.ndim))
 
 
 def counted(loss: Array, where: Any) -> Array:
-    """The loss of each example, 0 for those that do not count."""
+    """Zeroes the ``loss`` ``[...]`` of examples that do not count: those at which ``where`` is False."""
     return loss if where is None else jnp.where(where, loss, 0)
 
 
 def mask_of(where: Any, x: Array) -> Array:
-    """``[batch]``: a mask of examples, all of them without one."""
+    """Returns the mask ``where`` of the examples of ``x``, ``[batch]`` bool; for None all of them count."""
     return jnp.ones(x.shape[:1], bool) if where is None else jnp.asarray(where)
 
 
 def mean_where(values: Array, mask: Array, axis: Any = None) -> Array:
-    """The mean of the values that count; 0 where none does."""
+    """Averages the values that count; 0 where none does.
+
+    Args:
+      values: ``[...]``.
+      mask: ``[...]`` bool; what is False is left out, even if it is infinite or NaN.
+      axis: or axes that are averaged over; None: all.
+
+    Example:
+      >>> mean_where(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).item()
+      2.0
+    """
     # The values that do not count are left out, not multiplied by 0: they may be infinite.
     total = jnp.sum(jnp.where(mask, values, 0), axis=axis)
     return total / jnp.maximum(jnp.sum(mask, axis=axis), 1).astype(values.dtype)
 
 
 def pairs_of(mask: Array) -> Array:
-    """``[batch, batch]``: pairs of two different examples that both count."""
+    """Marks pairs of two different examples that both count: ``[batch, batch]`` bool."""
     n = mask.shape[0]
     return mask[:, None] & mask[None, :] & ~jnp.eye(n, dtype=bool)
 
 
 def root(x: Array) -> Array:
-    """The square root, with a gradient of 0 at 0, where it is infinite."""
+    """Takes the square root of ``[...]``, with a gradient of 0 at 0, where it is infinite."""
     zero = x == 0  # and what is no number shows
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def normalized(x: Array, axis: Any = -1) -> Array:
-    """Vectors of length 1; those of length 0 stay, and have no gradient."""
+    """Divides vectors by their 2-norm along ``axis`` of ``x``; vectors of 0 stay, and have no gradient.
+
+    Example:
+      >>> normalized(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(1).tolist()
+      [[0.6..., 0.8...], [0.0, 0.0]]
+    """
     square = jnp.sum(x * x, axis=axis, keepdims=True)
     zero = square == 0
     return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def rows(x: Array) -> Array:
-    """``[batch, ...]`` features as ``[batch, features]``."""
+    """Flattens ``[batch, ...]`` features to ``[batch, features]``."""
     return x.reshape(x.shape[0], -1)

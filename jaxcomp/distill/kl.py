@@ -12,7 +12,7 @@ from jaxcomp.distill.inputs import check_temperature, counted, logit_pair
 
 
 def kl(student: Array, teacher: Array, *, temperature: float = 1.0, where: Any = None) -> Array:
-    r"""Divergence of the student's softened distribution from the teacher's, per example.
+    r"""Computes the KL divergence of the student's softened distribution from the teacher's, per example.
 
     :math:`T^2 \sum_c p_c (\log p_c - \log q_c)` with :math:`p = \mathrm{softmax}(teacher / T)` and
     :math:`q = \mathrm{softmax}(student / T)`. The factor :math:`T^2` keeps gradients of one size over temperatures.
@@ -55,7 +55,7 @@ def soft_and_hard(
     smoothing: float = 0.0,
     where: Any = None,
 ) -> Array:
-    r"""Soft and hard targets together, per example: :math:`\alpha\,\mathrm{KL}_T + (1 - \alpha)\,\mathrm{CE}`.
+    r"""Combines soft and hard targets, per example: :math:`\alpha\,\mathrm{KL}_T + (1 - \alpha)\,\mathrm{CE}`.
 
     Examples whose label is none of the classes (-1, -100, 255, ...) learn from the teacher alone.
 

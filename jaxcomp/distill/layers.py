@@ -16,10 +16,16 @@ from jaxcomp.distill.inputs import expanded, mean_where
 
 
 def by_batch(function: Callable[..., Any], values: Params, x: Array, *others: Any) -> Any:
-    """``function(values, x, *others)`` of which the result is split as the batch of ``x`` is.
+    """Calls ``function(values, x, *others)`` with its result split as the batch of ``x`` is.
 
-    Values may be beside a mesh with Explicit axes that features are on: their gradients, sums over a batch that is
+    Values may be on no mesh while features are on one with Explicit axes: their gradients, sums over a batch that is
     split, would be errors of type there.
+
+    Args:
+      function: of the arguments, to an array ``[batch, ...]``.
+      values: learned, a tree of arrays.
+      x: ``[batch, ...]``.
+      *others: further arguments.
     """
     out = None
     if is_explicit(x):
@@ -29,9 +35,17 @@ def by_batch(function: Callable[..., Any], values: Params, x: Array, *others: An
 
 
 def dense_init(key: Array, inputs: int, outputs: int, *, window: tuple[int, ...] = (), bias: bool = True) -> Params:
-    """A kernel ``[*window, inputs, outputs]``, uniform with variance 1 / (values that an output reads), and a bias.
+    """Draws a kernel, uniform with variance 1 / (values that an output reads), and a bias of 0.
 
-    None before batch norm, which would take it out again.
+    Args:
+      key: a random key.
+      inputs: features that are read.
+      outputs: features that are made.
+      window: spatial sizes of a convolution; () for a dense layer.
+      bias: False before batch norm, which would remove it.
+
+    Returns:
+      ``{"kernel": [*window, inputs, outputs], "bias": [outputs]}``.
     """
     bound = math.sqrt(3 / (inputs * math.prod(window)))
     kernel = jax.random.uniform(key, (*window, inputs, outputs), jnp.float32, -bound, bound)
@@ -39,12 +53,12 @@ def dense_init(key: Array, inputs: int, outputs: int, *, window: tuple[int, ...]
 
 
 def dense(params: Params, x: Array) -> Array:
-    """A projection of the last axis: at every position, a 1x1 convolution."""
+    """Projects the last axis of ``x``, ``[..., inputs]`` to ``[..., outputs]``, by ``params`` of :func:`dense_init`."""
     return _biased(params, jnp.einsum("...i,io->...o", x, params["kernel"].astype(x.dtype)))
 
 
 def conv(params: Params, x: Array) -> Array:
-    """A convolution of ``[batch, h, w, channels]`` at the same size."""
+    """Convolves ``x`` ``[batch, h, w, channels]`` by ``params`` of :func:`dense_init`, padded to the same size."""
     kernel = params["kernel"].astype(x.dtype)
     return _biased(
         params, jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -56,17 +70,17 @@ def _biased(params: Params, y: Array) -> Array:
 
 
 def norm_init(channels: int) -> Params:
-    """Scale 1 and bias 0."""
+    """Makes a scale of 1 and a bias of 0, ``[channels]`` each."""
     return {"scale": jnp.ones(channels, jnp.float32), "bias": jnp.zeros(channels, jnp.float32)}
 
 
 def batch_norm(params: Params, x: Array, where: Any = None) -> Array:
-    """Batch norm by the batch's own statistics: what is dropped after training needs no running ones.
+    """Normalizes by the batch's own statistics; a connector is dropped after training and needs no running ones.
 
     Args:
       params: of :func:`norm_init`.
       x: ``[batch, ..., channels]``.
-      where: ``[batch]`` bools: whose statistics count.
+      where: ``[batch]`` bools, the examples whose statistics count; None: all.
     """
     axes, flat = tuple(range(x.ndim - 1)), (*(1,) * (x.ndim - 1), -1)
     mask = jnp.broadcast_to(True if where is None else expanded(where, x), x.shape)
@@ -77,9 +91,17 @@ def batch_norm(params: Params, x: Array, where: Any = None) -> Array:
 
 
 def pool(x: Array, size: tuple[int, ...]) -> Array:
-    """Averages ``[batch, h, w, channels]`` over windows that cover it, to a smaller size; they overlap where it must.
+    """Averages over windows that cover the image, to a smaller size: "adaptive" average pooling.
 
-    Window i of n over m positions is from floor(i m / n) to ceil((i + 1) m / n): "adaptive" average pooling.
+    Window i of n over m positions is from floor(i m / n) to ceil((i + 1) m / n); windows overlap where they must.
+
+    Args:
+      x: ``[batch, h, w, channels]``.
+      size: height and width of the result.
+
+    Example:
+      >>> pool(jnp.arange(3.0).reshape(1, 1, 3, 1), (1, 2)).ravel().tolist()
+      [0.5, 1.5]
     """
     for axis, n in enumerate(size, 1):
         if x.shape[axis] != n:
@@ -89,7 +111,7 @@ def pool(x: Array, size: tuple[int, ...]) -> Array:
 
 
 def windows(m: int, n: int) -> Any:
-    """``[m, n]``: what each of m positions weighs in each of n windows."""
+    """Returns the weight of each of ``m`` positions in each of ``n`` windows: ``[m, n]`` float64."""
     weights = np.zeros((m, n))
     for i in range(n):
         start, stop = i * m // n, -((i + 1) * m // -n)
@@ -98,7 +120,7 @@ def windows(m: int, n: int) -> Any:
 
 
 def repeat(x: Array, size: tuple[int, ...]) -> Array:
-    """Each position of ``[batch, h, w, channels]`` again and again, to a size: nearest-neighbor resizing."""
+    """Resizes ``x`` ``[batch, h, w, channels]`` to ``size`` by the nearest neighbor."""
     for axis, n in enumerate(size, 1):
         if x.shape[axis] != n:
             x = jnp.take(x, np.arange(n) * x.shape[axis] // n, axis=axis)
@@ -106,7 +128,7 @@ def repeat(x: Array, size: tuple[int, ...]) -> Array:
 
 
 def resize(x: Array, size: tuple[int, ...]) -> Array:
-    """``[batch, h, w, channels]`` at a size: averaged where that is smaller, linear between positions where larger."""
+    """Resizes ``x`` ``[batch, h, w, channels]`` to ``size``: averages to a smaller one, linearly to a larger."""
     smaller = tuple(min(a, b) for a, b in zip(x.shape[1:-1], size, strict=True))
     x = pool(x, smaller)
     return x if smaller == tuple(size) else jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "linear")

@@ -43,7 +43,7 @@ def standardized(loss: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def standardize(logits: Array) -> Array:
-    """The logits of each example with mean 0 and deviation 1; -inf stays."""
+    """Standardizes the logits ``[..., classes]`` of each example to mean 0 and standard deviation 1; -inf stays."""
     gone = jnp.isneginf(logits)
     count = jnp.maximum(jnp.sum(~gone, axis=-1, keepdims=True), 1).astype(logits.dtype)
     known = jnp.where(gone, 0, logits)

@@ -14,13 +14,13 @@ from jaxcomp.core.logits import log_probabilities, log_total
 BITS = 4
 _LEAST = 12.0
 LEVELS = -_LEAST * (np.arange(2**BITS) / (2**BITS - 1)) ** 2
-"""Of log probabilities beside the likeliest class's, closest together near 0; the last stands for none at all."""
+"""Levels of log probabilities less the largest, closest together near 0; the last stands for none at all."""
 _UNKNOWN, _NOTHING = 0, 1
 """The class that all places name where logits are no numbers, and where they rule all classes out."""
 
 
 def stored_bytes(classes: int, k: int = 5) -> int:
-    """The bytes that :func:`store_labels` gives an example.
+    """Counts the bytes that :func:`store_labels` needs for an example of ``classes`` classes, the ``k`` largest kept.
 
     Example:
       >>> stored_bytes(10), stored_bytes(1000)
@@ -70,7 +70,7 @@ def store_labels(logits: Array, k: int = 5) -> Array:
 
 
 def load_labels(stored: Array, classes: int, k: int = 5) -> Array:
-    """What :func:`store_labels` took, as logits for any loss, at any temperature. Runs inside jit.
+    """Decodes the labels of :func:`store_labels` to logits, for any loss at any temperature. Runs inside jit.
 
     Args:
       stored: ``[..., bytes]`` uint8.

@@ -35,7 +35,7 @@ PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_
 """The runtime's operations that multiply."""
 
 STEPS = 256
-"""Of a scan: each is written out."""
+"""Iterations of a scan, each of which is written out."""
 
 
 class Operation(NamedTuple):
@@ -53,7 +53,7 @@ class Operation(NamedTuple):
 
 
 class LitertReport(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
       bytes: of the file.
@@ -235,7 +235,7 @@ class _MarkedRun(Interpreter):
         return self.marked(node.outs, made)
 
     def _on_grid(self, node: Node, operands: list[Any], bottom: int, top: int) -> Any:
-        """What a site reads: on a grid of 8 bits, or clipped to the fewer codes that it has."""
+        """The input of a site: on a grid of 8 bits, or clipped to the fewer codes that it has."""
         x, own, held = operands[0], _grid(operands), self._grids.get(node.ins[0])
         if (bottom, top) not in _WHOLE:
             return _mark(jnp.clip(x, *((code - own.zero_point) * own.scale for code in (bottom, top))), *own[:2])
@@ -271,14 +271,14 @@ class _MarkedRun(Interpreter):
 
 
 _ENTERED = ("custom_jvp_call", "custom_vjp_call", *compat.ENTERED)
-"""What computes what its body does, when nothing is differentiated."""
+"""Primitives that compute what their body does, when nothing is differentiated."""
 
 _WHOLE = ((-128, 127), (-127, 127))
 """The ends of codes of 8 bits."""
 
 
 def _step(x: Any, i: int) -> Any:
-    """What a step reads of what a scan runs over; of a constant a constant."""
+    """The slice of an array that a step of a scan reads; of a constant a constant."""
     if compat.is_tracer(x):
         return x[i]
     with jax.ensure_compile_time_eval():

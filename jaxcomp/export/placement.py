@@ -16,14 +16,14 @@ from jaxcomp.trace.ir import MATMULS, Node, Program, Value
 KEEPS = frozenset(
     ("reshape", "transpose", "squeeze", "copy", "rev", "slice", "reduce_max", "reduce_window_max", "concatenate")
 )
-"""What returns numbers that it was given: its results are on the grid of its operands."""
+"""Primitives that return numbers they were given: their results are on the grid of their operands."""
 
 CLIPS = frozenset(("max", "min", "clamp", "broadcast_in_dim", "convert_element_type"))
-"""What an activation is made of that a runtime joins to the operation before it."""
+"""Primitives of activations that a runtime fuses with the operation before them."""
 
 
 class Placement(NamedTuple):
-    """What is to be on which grid.
+    """The values that are put on grids, and which.
 
     Attributes:
       classes: values that share a grid; each value is in one class.
@@ -34,7 +34,7 @@ class Placement(NamedTuple):
     known: list[Grid | None]
 
     def grids(self, measured: Iterable[Grid]) -> dict[Value, Grid]:
-        """The grid of every value, given those of the classes without one, in their order."""
+        """Returns the grid of every value, given those of the classes without one, in their order."""
         others = iter(measured)
         each = [next(others) if own is None else own for own in self.known]
         return {value: grid for values, grid in zip(self.classes, each, strict=True) for value in values}
@@ -111,7 +111,7 @@ class _Classes:
 
 
 class _Flow:
-    """Who reads what in a program, and what of it depends on the inputs."""
+    """The readers of a program's values, and the values that depend on the inputs."""
 
     def __init__(self, program: Program) -> None:
         self.data = set(program.frame.ins[len(program.paths) :])

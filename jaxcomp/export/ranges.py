@@ -14,7 +14,7 @@ from jaxcomp.trace.observer import Observer
 def ranges_of(
     program: Program, values: Sequence[Value], leaves: Sequence[Any], batches: Iterable[tuple[Any, ...]]
 ) -> list[tuple[float, float]]:
-    """The least and the greatest number of each value on all batches; the range always takes in 0.
+    """Measures the least and the greatest number of each value on all batches; the range always takes in 0.
 
     Args:
       program: a traced function.

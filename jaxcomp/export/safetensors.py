@@ -49,7 +49,7 @@ class TensorName(NamedTuple):
 
 
 class Tensors(NamedTuple):
-    """What a file held.
+    """The contents of a file.
 
     Attributes:
       params: ``{path: array}``, or the tree that was asked for; NumPy arrays.

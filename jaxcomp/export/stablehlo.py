@@ -112,7 +112,7 @@ class Program:
         self._call = exported.call if exported.has_vjp() else _without_derivative(exported.call)
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        """What the function gave.
+        """The function's results.
 
         Raises:
           ArgumentError: for parameters or inputs of other structures, shapes or dtypes, on a platform that it was not

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, largest first and none below 0, and eigenvectors of symmetric matrices ``[..., n, n]``.
+    """Computes eigenvalues, largest first and none below 0, and eigenvectors of symmetric matrices ``[..., n, n]``.
 
     Example:
       >>> spectrum(np.diag([1.0, 4.0]))[0].tolist()
@@ -50,7 +50,7 @@ class Svd:
             self.energy = np.ones(self.full)
 
     def parts(self, rank: int) -> list[np.ndarray]:
-        """``[..., m, rank]`` and ``[..., rank, n]``, of equal norm component by component."""
+        """Returns ``[..., m, rank]`` and ``[..., rank, n]``, of equal norm component by component."""
         basis = self._vectors[..., :rank]
         if self._left:
             into, out = basis, np.swapaxes(basis, -1, -2) @ self.matrix
@@ -92,7 +92,13 @@ class Tucker:
         self.energy = squares.cumsum(0).cumsum(1) / total if total else np.ones_like(squares)
 
     def parts(self, into_rank: int, out_rank: int, sweeps: int = 10) -> list[np.ndarray]:
-        """``[..., in, a]``, ``[..., window, a, b]`` and ``[..., b, out]``."""
+        """Returns ``[..., in, a]``, ``[..., window, a, b]`` and ``[..., b, out]``.
+
+        Args:
+          into_rank: a.
+          out_rank: b.
+          sweeps: of orthogonal iteration.
+        """
         into, out = self._into[..., :into_rank], self._out[..., :out_rank]
         full = (into_rank, out_rank) == self.kernel.shape[-2:]
         for _ in range(0 if full else sweeps):

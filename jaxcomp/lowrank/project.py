@@ -24,7 +24,7 @@ TOO_SMALL = "no matrix"
 
 
 def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 0) -> Array:
-    """The projector whose product with a weight is the nearest one of a rank.
+    """Finds the projector whose product with a weight is the nearest one of a rank.
 
     Args:
       weight: ``[stack..., ..., in, out]``, the matrix of whatever is before the last axis by the last.
@@ -60,7 +60,7 @@ def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 
 
 
 def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
-    """A weight times its projector, in its own dtype; the gradient is that of the product.
+    """Projects a weight onto a subspace, in its own dtype; the gradient is that of the product.
 
     A row or column that lies in the space already, up to rounding, comes back bit for bit: what was projected stays.
 

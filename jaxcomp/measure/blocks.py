@@ -48,7 +48,7 @@ class Titled(NamedTuple):
 
 
 def heading(text: str) -> Block:
-    """A heading below that of the page.
+    """Makes a heading below that of the page.
 
     Args:
       text: plain text, which is escaped.
@@ -61,7 +61,7 @@ def heading(text: str) -> Block:
 
 
 def paragraph(text: str) -> Block:
-    """A paragraph; a bare string among the blocks of a page is one too.
+    """Makes a paragraph; a bare string among the blocks of a page is one too.
 
     Args:
       text: plain text, which is escaped.
@@ -74,7 +74,7 @@ def paragraph(text: str) -> Block:
 
 
 def code(text: str) -> Block:
-    """Text in fixed width, with its line breaks: a configuration, a command.
+    """Sets text in fixed width, with its line breaks: a configuration, a command.
 
     Args:
       text: plain text, which is escaped.
@@ -87,7 +87,7 @@ def code(text: str) -> Block:
 
 
 def collapsible(title: str, *blocks: Block | str) -> Block:
-    """Blocks that are hidden until the reader opens them.
+    """Hides blocks until the reader opens them.
 
     Args:
       title: what is seen of them.
@@ -102,7 +102,7 @@ def collapsible(title: str, *blocks: Block | str) -> Block:
 
 
 def tiles(items: Iterable[Sequence[str]]) -> Block:
-    """The key numbers of a page, as large tiles.
+    """Shows the key numbers of a page as large tiles.
 
     Args:
       items: a label and a value each, and, where there is more to say, a line of detail.
@@ -131,7 +131,7 @@ def table(
     *,
     total: Mapping[str, Any] | None = None,
 ) -> Block:
-    """A table; numbers are set flush right; a :class:`Bar` is drawn, of a :class:`Titled` the short form is shown.
+    """Makes a table; numbers are set flush right, a :class:`Bar` is drawn, a :class:`Titled` is shown short.
 
     None and missing cells stay empty.
 
@@ -195,7 +195,7 @@ def _clip(fraction: float) -> str:
 
 
 def summary_table(summary: Summary) -> Block:
-    """The rows of a summary; sparsity is a bar with a tick where the one asked for lies.
+    """Makes a table of a summary; sparsity is a bar with a tick where the one asked for lies.
 
     Args:
       summary: of :func:`jaxcomp.measure.summary`.
@@ -223,7 +223,7 @@ def _summary_row(row: Row, form: str) -> dict[str, Any]:
 
 
 def figure(drawing: Any, *, narrow: Any = None, caption: str = "") -> Block:
-    """A drawing as inline SVG, with its text as text, in the colors of the page, light or dark.
+    """Embeds a drawing as inline SVG, with its text as text, in the colors of the page, light or dark.
 
     Args:
       drawing: a ``matplotlib.figure.Figure``.
@@ -270,7 +270,7 @@ def _inline(drawing: Any) -> str:
 
 
 def markups(blocks: Iterable[Block | str]) -> list[str]:
-    """The HTML of each block; a bare string becomes a paragraph.
+    """Returns the HTML of each block; a bare string becomes a paragraph.
 
     Args:
       blocks: of this module, and strings of plain text.

@@ -1,4 +1,4 @@
-"""What the figures share: a drawing without a display, its colors, panels and labels."""
+"""Parts that figures share: a drawing without a display, its colors, panels and labels."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ SPARE = (GREEN, PINK, YELLOW, SKY)
 
 
 def blank(width: float, height: float) -> Any:
-    """An empty ``matplotlib.figure.Figure`` of so many inches, which no global state knows of.
+    """Makes an empty ``matplotlib.figure.Figure`` of ``width`` by ``height`` inches, which no global state knows of.
 
     Raises:
       MissingExtraError: without matplotlib.
@@ -31,7 +31,7 @@ def blank(width: float, height: float) -> Any:
 
 
 def grid(panels: int, columns: int, size: tuple[float, float], within: float) -> tuple[Any, list[Any]]:
-    """A drawing of panels, and its axes in reading order.
+    """Makes a drawing of panels, and returns it with its axes in reading order.
 
     Args:
       panels: how many.
@@ -64,7 +64,7 @@ def style(axes: Any, title: str, *, size: float = 10) -> None:
 
 
 def legend(drawing: Any, artists: Sequence[Any]) -> None:
-    """One legend above all panels, with each label once, in as many columns as fit.
+    """Draws one legend above all panels, with each label once, in as many columns as fit.
 
     Args:
       drawing: of :func:`grid`.
@@ -82,7 +82,14 @@ def legend(drawing: Any, artists: Sequence[Any]) -> None:
 
 
 def write(axes: Any, x: float, y: float, text: str, **layout: Any) -> None:
-    """A remark at a place within a panel, both coordinates in [0, 1]."""
+    """Writes a remark into a panel.
+
+    Args:
+      axes: of the panel.
+      x, y: the place, in [0, 1] from its left lower corner.
+      text: the remark.
+      **layout: settings of matplotlib's ``Axes.text``.
+    """
     axes.text(x, y, text, transform=axes.transAxes, fontsize=8, color=SOFT, parse_math=False, **layout)
 
 
@@ -93,7 +100,7 @@ def nothing(axes: Any) -> None:
 
 
 def elide(path: str, length: int) -> str:
-    """A path by its end, where it is longer than ``length`` characters.
+    """Shortens a ``path`` to its end, where it is longer than ``length`` characters.
 
     Example:
       >>> elide("Block_0/Conv_0/kernel", 12), elide("kernel", 12)
@@ -103,12 +110,12 @@ def elide(path: str, length: int) -> str:
 
 
 def is_float(values: Any) -> bool:
-    """Whether an array holds floats, of NumPy or of JAX's own kinds."""
+    """Returns whether an array holds floats, of NumPy or of JAX's own dtypes."""
     return jax.dtypes.issubdtype(getattr(values, "dtype", np.float64), np.floating)
 
 
 def floats(values: Any) -> np.ndarray:
-    """Any floats as a flat float64 array.
+    """Flattens any floats to ``[n]`` float64.
 
     Example:
       >>> floats(np.ones((2, 2), np.float16))

@@ -1,4 +1,4 @@
-"""What compression reached, parameter by parameter, against what was asked."""
+"""The outcome of compression, parameter by parameter, against what was asked."""
 
 import math
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ class Summary:
         return total.dense_bytes / total.coded_bytes if total.coded_bytes else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as numbers, strings and lists, for ``json.dumps``."""
+        """Returns all of it as numbers, strings and lists, for ``json.dumps``."""
         return {
             "rows": [{**row._asdict(), "shape": list(row.shape)} for row in self.rows],
             "total": {**self.total._asdict(), "shape": []},

@@ -8,7 +8,7 @@ from jaxcomp.core.tables import is_number
 
 
 def count(number: int) -> str:
-    """A whole number with separators.
+    """Prints a whole number with separators.
 
     Example:
       >>> count(1234567)
@@ -18,7 +18,7 @@ def count(number: int) -> str:
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction as a percentage; empty for None, and never rounded to all or to nothing.
+    """Prints a fraction as a percentage; empty for None, and never rounded to all or to nothing.
 
     Args:
       fraction: a fraction of one, or None.
@@ -46,7 +46,7 @@ def fitting(
     folded: Sequence[Sequence[int]],
     caption: str,
 ) -> Any:
-    """The same table for a terminal, as a ``rich.table.Table``: each row in one line if that fits, else in several.
+    """Lays out a table for a terminal, as a ``rich.table.Table``: each row in one line if that fits, else in several.
 
     Args:
       console, options: as ``__rich_console__`` is given them.

@@ -35,7 +35,7 @@ def activations(
     statistic: str = "activation",
     select: Select | None = None,
 ) -> dict[str, np.ndarray]:
-    """The mean of a statistic over each channel's values, as the matmuls and convolutions that read it are fed them.
+    r"""Averages a statistic over the values of each channel, as the matmuls and convolutions that read it are fed them.
 
     That is behind norm and nonlinearity; a channel that none reads (a dimension of queries and keys) is taken where it
     is made. Several readers count alike, whatever their resolution. The model is not edited.
@@ -45,7 +45,7 @@ def activations(
       params: the parameters that they are groups of.
       batches: calibration batches, each the tuple of the function's other arguments (or the single one), of the
         example's shapes.
-      statistic: ``"activation"``: \\|a\\|; ``"apoz"``: 1 where a is not 0.
+      statistic: ``"activation"``: \|a\|; ``"apoz"``: 1 where a is not 0.
       select: what of each batch are those arguments: :mod:`jaxcomp.observe.batches`.
 
     Returns:

@@ -23,11 +23,11 @@ from jaxcomp.core.errors import ArgumentError, JaxcompError
 from jaxcomp.core.types import Params
 
 Select = Callable[[Any], Any] | str | int
-"""What of a batch a function is given: a key, or a function of the batch."""
+"""The part of a batch that a function is given: a key, or a function of the batch."""
 
 
 MOST_BATCHES = 2**16
-"""Of an iterator without a length, more are taken for data without end."""
+"""An iterator without a length that gives more is taken for data without end."""
 
 MOST_BYTES = 2**32
 """Likewise where all batches are held at once."""
@@ -43,7 +43,7 @@ class Batches(list):
 def checked_batches(
     apply_fn: Callable[..., Any], params: Params, batches: Iterable[Any], select: Select | None = None
 ) -> Batches:
-    """Calibration batches as tuples of arguments: all of them, so that they can be read more than once.
+    """Reads calibration batches into tuples of arguments: all of them, so that they can be read more than once.
 
     Args:
       apply_fn: the function that they are for.
@@ -71,7 +71,12 @@ def checked_batches(
 
 
 def called(apply_fn: Callable[..., Any], params: Params, form: str = "apply_fn(params, *inputs)") -> Check:
-    """The check that a function can be called with its parameters and inputs; nothing is computed.
+    """Returns a check that a function can be called with its parameters and given inputs; nothing is computed.
+
+    Args:
+      apply_fn: the function.
+      params: its parameters.
+      form: how it is called, for the error.
 
     Raises:
       CallError: for what is no function.
@@ -94,7 +99,7 @@ def inputs_of(
     single: bool = False,
     alike: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
-    """The inputs of each batch, one after another, whatever their shapes; see :func:`checked_batches`.
+    """Yields the inputs of each batch, whatever their shapes; see :func:`checked_batches`.
 
     Args:
       check: raises an error of the library for inputs that the function cannot be called with.
@@ -128,7 +133,7 @@ def _each(
 
 
 def ending(batches: Any, name: str = "batches", of: str = "batches") -> Iterator[Any]:
-    """What an argument gives, one after another; refuses data without end.
+    """Yields the items of an argument; refuses data without end.
 
     Args:
       batches: the argument.
@@ -186,7 +191,7 @@ def _check_iterable(batches: Any, name: str, of: str) -> None:
 
 
 def kind_of(inputs: tuple[Any, ...]) -> Any:
-    """What two batches must have in common for one program: structure, shapes and dtypes.
+    """Returns what two batches must have in common to share a program: structure, shapes and dtypes.
 
     Example:
       >>> kind_of((np.ones((2, 3)),)) == kind_of((np.zeros((2, 3)),))

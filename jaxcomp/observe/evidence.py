@@ -28,7 +28,13 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, own: Moment, units: tuple[float, float], about: Moment | None) -> "Part":
-        """That of a moment, in some units, about the means of another; of None, about 0."""
+        """Takes the part of a moment about the means of another.
+
+        Args:
+          own: the moment.
+          units: in which its numbers are given.
+          about: the other; None: about 0.
+        """
         (x, e), by = ratios(own.units, units), 1 / max(own.rows, 1)
         mean = np.zeros(own.now.shape[:2], own.now.dtype) if own.mean is None else own.mean * x
         lack = None
@@ -43,21 +49,21 @@ class Part(NamedTuple):
         return cls(now, mean, lack)
 
     def products(self, group: int | slice = slice(None), rows: slice = slice(None)) -> Any:
-        """Some rows of the inputs' mean products, about that point."""
+        """Returns some rows of the inputs' mean products, of one group or several."""
         own, mean = self.now[group, rows], self.mean[group]
         return own + mean[..., rows, None] * mean[..., None, :] if mean.any() else own
 
     def pull(self) -> np.ndarray:
-        """The mean products of inputs and of what is lacking, about that point; it has to be known."""
+        """Returns the mean products of inputs and of what the outputs lack; they have to be known."""
         assert self.lack is not None
         return self.lack.cross + self.mean[..., None] * self.lack.mean[:, None]
 
     def squares(self, change: np.ndarray, lacking: float) -> np.ndarray:
-        """The mean squares of what a change of weights adds and of so much of what is lacking, ``[groups, out]``.
+        """Returns the mean squares of a change of weights, and of a share of what is lacking, ``[groups, out]``.
 
         Args:
           change: ``[groups, n, out]``, of the dtype of the products.
-          lacking: 0 where it is not known.
+          lacking: the share; 0 where it is not known.
         """
         off = np.einsum("gn,gno->go", self.mean.astype(np.float64), change)
         found = np.sum(change * np.matmul(self.now, change), 1, dtype=np.float64)
@@ -69,7 +75,7 @@ class Part(NamedTuple):
         return found + off * off
 
     def mixed(self, other: "Part", share: float) -> "Part":
-        """The mean products of both, of which the other has a share."""
+        """Averages the mean products of both, the ``other`` with a weight of ``share``."""
         rest, off = 1 - share, other.mean - self.mean
         mean, now = self.mean + share * off, rest * self.now + share * other.now
         now = with_outer(now, share * rest, off, off) if off.any() else now
@@ -117,7 +123,7 @@ class Evidence:
         return self.part.products()
 
     def error(self, new: np.ndarray, old: np.ndarray, held: bool = True) -> np.ndarray:
-        """The mean squared error of each output, ``[groups, out]``, float64.
+        """Returns the mean squared error of each output, ``[groups, out]``, float64.
 
         Args:
           new: weights ``[groups, n, out]``, float64.
@@ -128,7 +134,7 @@ class Evidence:
         return self._squares(part, new - old, -1.0)
 
     def power(self, old: np.ndarray) -> float:
-        """The mean square of what the outputs were, of the examples that are held out."""
+        """Returns the mean square of the outputs of the ``old`` weights, on the examples that are held out."""
         return float(self._squares(self.other or self.part, old, 1.0).sum())
 
     def _squares(self, part: Part, change: np.ndarray, lacking: float) -> np.ndarray:
@@ -137,7 +143,15 @@ class Evidence:
         return np.maximum(found, 0) * size**2
 
     def share(self, start: np.ndarray, end: np.ndarray, old: np.ndarray) -> float:
-        """How far to go from some weights to others, in [0, 1], so that the held-out error is least; 0 if none is."""
+        """Finds the point between two weights at which the held-out error is least.
+
+        Args:
+          start, end: weights ``[groups, n, out]``, float64.
+          old: those that the inputs were meant for.
+
+        Returns:
+          A number in [0, 1]; 0 if none is better than ``start``.
+        """
         if self.other is None:
             return 0.0
         part, size = self.other, host_unit(max(np.max(np.abs(x), initial=0) for x in (end, start, old)))
@@ -153,7 +167,7 @@ class Evidence:
         return float(np.clip(slope / length, 0, 1)) if length > 0 else 0.0
 
     def pooled(self) -> "Evidence":
-        """The same, with all examples to fit to."""
+        """Returns the same evidence with all examples to fit to."""
         if self.other is None:
             return self
         both = self.part.mixed(self.other, self.rows[1] / sum(self.rows))
@@ -161,7 +175,7 @@ class Evidence:
 
     @functools.cached_property
     def chance(self) -> tuple[float, float, float]:
-        """Of the correlations of inputs, those with themselves apart: squared errors by chance, squares, and how many.
+        """Squared errors by chance, squares, and number of the inputs' correlations, those with themselves apart.
 
         Errors are those of the examples to fit to, as their difference from the others has them, in all; positions of
         an image that are alike count for few.
@@ -186,7 +200,7 @@ class Evidence:
         return float(share * error), float(whole), float(len(by) * size * (size - 1))
 
     def moment(self) -> np.ndarray:
-        r"""An estimate of the inputs' mean products: correlations shrunk by as much as they are due to chance.
+        r"""Estimates the inputs' mean products: correlations shrunk by as much as they are due to chance.
 
         :math:`(1 - \rho) S + \rho \operatorname{diag} S`, :math:`\rho` the squared error of S's correlations over their
         squares. Nothing held out: the diagonal.
@@ -201,12 +215,12 @@ class Evidence:
         return found
 
     def aim(self, old: np.ndarray, inputs: Factored) -> np.ndarray:
-        r"""The weights that do now what others did, by the examples to fit to.
+        r"""Fits weights whose outputs now are those of the old weights before, on the examples to fit to.
 
         :math:`\arg\min_V \sum |V^\top x' - W^\top x|^2 + \lambda |V - W|^2 = W + (H' + \lambda)^{-1} P`.
 
         Args:
-          old: the others, W ``[groups, n, out]``, float64.
+          old: W ``[groups, n, out]``, float64.
           inputs: an estimate of the inputs' mean products now, :math:`H' + \lambda`.
         """
         size = host_unit(np.max(np.abs(old), initial=0))
@@ -227,12 +241,12 @@ class Evidence:
         return self.worth >= 3 * self.part.now.shape[-1]
 
     def least_gain(self) -> float:
-        """What part of the plain method's held-out error another must take (:func:`held_out.least_gain`)."""
+        """Returns the part of the plain method's error that another must take: :func:`held_out.least_gain`."""
         return least_gain(self.worth * self.rows[1] / max(self.rows[0], 1))
 
 
 class Seen(NamedTuple):
-    """What flows into the sites of a parameter, summed over batches.
+    """Sums of what flows into the sites of a parameter, over batches.
 
     Attributes:
       fit: of the examples to fit to.
@@ -243,7 +257,7 @@ class Seen(NamedTuple):
     held: Moment
 
     def added(self, other: "Seen") -> "Seen":
-        """That of both."""
+        """Adds what ``other`` batches, or sites, say."""
         return Seen(self.fit.merged(other.fit), self.held.merged(other.held))
 
     @property
@@ -258,7 +272,12 @@ class Seen(NamedTuple):
         return any(bool(x.squares().any()) for x in self if x.rows)
 
     def evidence(self, examples: Sequence[Examples], centered: bool = False) -> Evidence:
-        """The mean products; ``centered``: without means, of what a bias does not make up for."""
+        """Returns the mean products.
+
+        Args:
+          examples: those of each batch.
+          centered: about the means of the examples to fit to: without what a bias makes up for.
+        """
         about = self.fit if centered else None
         units = host_unit(max(_size(x, about) for x in self if x.rows)), max(x.units[1] for x in self) or 1.0
         part, other = (Part.of(x, units, about) if x.rows else None for x in self)
@@ -278,7 +297,7 @@ def _size(own: Moment, about: Moment | None) -> float:
 
 
 def joined(seen: Sequence[Seen]) -> Seen:
-    """What several batches, or sites, say."""
+    """Adds up what several batches, or sites, say."""
     total, *others = seen
     for each in others:
         total = total.added(each)

@@ -110,7 +110,7 @@ def output_gradients(
     *,
     select: Select | None = None,
 ) -> Iterator[Params]:
-    r"""Gradients of the outputs in random directions: of :math:`\sum_i v_i f_i(w)`, v of random signs, one a batch.
+    r"""Yields gradients of outputs in random directions: of :math:`\sum_i v_i f_i(w)`, v of random signs, a batch.
 
     For any direction d in the parameters, the expected square of their product is :math:`\|J d\|^2`, what the outputs
     of a batch move by: the Gauss-Newton matrix of the squared error. With the score ``"taylor_squared"``,

@@ -16,7 +16,7 @@ from jaxcomp.trace.uses import Use
 EVERY = 4
 """One example of so many is held out; of two or three, the last."""
 ENOUGH = 32
-"""Of so many examples a mean adds at most 1 / 32 to a squared error, 1.6 % to an error: of fewer some are held out."""
+"""A mean of so many adds at most 1 / 32 to a squared error, 1.6 % to an error: of fewer examples some are held out."""
 
 KINDS = EVERY + 1
 """Kinds of examples, by their place in a batch, all of one kind held out or none; the last: what is of no example."""
@@ -48,10 +48,13 @@ class Examples(NamedTuple):
     alone: bool = False
 
     def axis(self, axes: Sequence[int]) -> int | None:
-        """Which of some axes counts examples; None if none does, or there is no other example.
+        """Finds which of some axes counts examples; None if none does, or there is no other example.
 
-        One as long as there are examples, the first if there are several; else one that is a multiple of that long,
-        with examples as its slower index.
+        The first that is as long as there are examples; else the first of a multiple of that length, with examples as
+        its slower index.
+
+        Args:
+          axes: their sizes.
         """
         if self.alone:
             return None
@@ -59,7 +62,7 @@ class Examples(NamedTuple):
         return next(iter(exact or [i for i, n in enumerate(axes) if n and n % self.size == 0]), None)
 
     def kinds(self, shape: Sequence[int]) -> np.ndarray:
-        """The kind of what each entry of a value is of, int32, as it broadcasts; alike in batches of one size."""
+        """Returns the kind of example of each entry of a value, int32, broadcasting; alike in batches of one size."""
         at = self.axis(shape)
         if at is None:
             return np.full((1,) * len(shape), EVERY, np.int32)
@@ -67,7 +70,15 @@ class Examples(NamedTuple):
         return kinds.reshape([-1 if i == at else 1 for i in range(len(shape))])
 
     def largest(self, x: Any, axis: int | None = None) -> Any:
-        """The largest entry of each kind of example, at least 0: ``[kinds, 1]``, or of each index of an axis too."""
+        """Returns the largest entry of each kind of example, at least 0.
+
+        Args:
+          x: ``[...]``.
+          axis: whose indices are kept apart; None: none.
+
+        Returns:
+          ``[kinds, 1]``, or ``[kinds, size of the axis]``.
+        """
         kinds = self.kinds([1 if i == axis else n for i, n in enumerate(x.shape)])
         kept = [i for i, n in enumerate(kinds.shape) if n > 1]
         size = 1 if axis is None else x.shape[axis]
@@ -82,9 +93,9 @@ class Examples(NamedTuple):
         return ~np.asarray([*self.held[:EVERY], *[False] * (KINDS - min(self.size, EVERY))])
 
     def split_axes(self, axes: Sequence[int]) -> Split:
-        """Which rows are held out, those of all indices of some axes, the last changing fastest.
+        """Splits rows, those of all indices of some axes of sizes ``axes``, the last changing fastest.
 
-        Where none of the axes counts examples, or there is one alone, a last quarter of the rows is.
+        Where none of the axes counts examples, or there is one alone, the last quarter of the rows is held out.
         """
         rows, at = math.prod(axes), self.axis(axes)
         if at is None:
@@ -94,7 +105,7 @@ class Examples(NamedTuple):
         return Split(np.flatnonzero(~held), np.flatnonzero(held))
 
     def held_of(self, x: np.ndarray) -> np.ndarray:
-        """That part of a value which is held out, ``[examples, numbers]``; one row where no axis counts examples."""
+        """Returns the held-out part of a value, ``[examples, numbers]``; one row where no axis counts examples."""
         at = self.axis(x.shape)
         if at is None:
             return x.ravel()[None, x.size - x.size // EVERY :]
@@ -102,13 +113,18 @@ class Examples(NamedTuple):
         return own.take(np.flatnonzero(self.held), axis=0).reshape(sum(self.held), math.prod(own.shape[1:]))
 
     def held_means(self, count: int) -> np.ndarray:
-        """Which of the means of :meth:`means` are of what is held out."""
+        """Marks which of ``count`` means of :meth:`means` are held out: ``[count]`` bool."""
         if count == self.size and not self.alone:
             return np.asarray(self.held, bool)
         return np.arange(count) >= count - count // EVERY
 
     def row_means(self, use: Use, rows: Any) -> Any:
-        """The means of each example's part of what a site reads, ``[groups, examples, n]``; or as of :meth:`means`."""
+        """Averages the rows of each example, ``[groups, examples, n]``; without examples as :meth:`means`.
+
+        Args:
+          use: the site that reads them.
+          rows: ``[groups, positions, n]``.
+        """
         return automatic(lambda rows: self._row_means(_axes(use, rows.shape[1]), rows), rows)
 
     def _row_means(self, axes: Sequence[int], rows: Any) -> Any:
@@ -121,9 +137,13 @@ class Examples(NamedTuple):
         return own.mean((1, 3))
 
     def means(self, value: Any, axes: Sequence[int]) -> np.ndarray:
-        """The means of each example, ``[examples, features]``, float64, of a value of whose axes some are features.
+        """Averages a value over each example: ``[examples, features]``, float64.
 
-        Of one example alone, and where no axis counts them, of up to eight stretches of places.
+        Of one example alone, and where no axis counts them, over up to eight stretches of positions.
+
+        Args:
+          value: ``[...]``.
+          axes: those of its features.
         """
         x = np.asarray(value)
         others = [i for i in range(x.ndim) if i not in axes]
@@ -137,7 +157,7 @@ class Examples(NamedTuple):
         return _means(rows[: count * length].reshape(count, length, rows.shape[1]))
 
     def split_rows(self, use: Use, rows: int) -> Split:
-        """Which rows of what a site reads are held out (:func:`jaxcomp.observe.matrices.input_rows`)."""
+        """Splits the ``rows`` rows of the inputs of the site ``use`` (:func:`jaxcomp.observe.matrices.input_rows`)."""
         return self.split_axes(_axes(use, rows))
 
 
@@ -159,7 +179,7 @@ def _axes(use: Use, rows: int) -> list[int]:
 
 
 def examples_of(batches: Sequence[tuple[Any, ...]]) -> list[Examples]:
-    """The examples of each batch, every fourth of all held out.
+    """Splits each batch into examples, every fourth of all held out.
 
     Args:
       batches: each the tuple of a function's arguments.
@@ -176,37 +196,37 @@ def examples_of(batches: Sequence[tuple[Any, ...]]) -> list[Examples]:
 
 
 def counts(examples: Sequence[Examples]) -> tuple[int, int]:
-    """How many examples are held out, and how many there are."""
+    """Counts the examples that are held out, and all of them."""
     return sum(sum(own.held) for own in examples), sum(own.size for own in examples)
 
 
 def judged_on(examples: Sequence[Examples]) -> str:
-    """On what errors were measured, as reports have it."""
+    """Says on which examples errors were measured, for reports."""
     held, total = counts(examples)
     which = f"{held} of {total} examples" if held else "the last quarter of the places of the only example"
     return f"errors are those on {which} of what was fitted to the others"
 
 
 LEAST = 0.02
-"""What part of an error must be gained, as whatever changes a layer rounds all later ones anew."""
+"""The part of an error that must be gained, as whatever changes a layer rounds all later ones anew."""
 SPREAD = 0.5
 """How far logarithms of examples' ratios spread, as of two roundings of one layer: a guess, worth one example."""
 
 
 def least_gain(held: float) -> float:
-    """What part of the plain method's held-out error another must take of a layer, to be no mere chance.
+    """Returns the part of the plain method's held-out error that another must take of a layer, to be no mere chance.
 
     Args:
-      held: how many examples that have nothing to do with each other the rows held out are worth.
+      held: the number of independent examples that the rows held out are worth.
     """
     return LEAST + 0.2 / math.sqrt(max(held, 1))
 
 
 def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
-    """Whether a function's results are better by more than chance.
+    """Returns whether a function's results are better by more than chance.
 
-    All errors together must be 2 % less, and the mean of the logarithms of the examples' ratios less than 0 by its
-    standard error, such as Student's distribution has it of so few.
+    All errors together must be 2 % less, and the mean of the logarithms of the examples' ratios below 0 by its
+    standard error, by Student's distribution for as many examples.
 
     Args:
       found: the squared error of each example that is held out; of none nothing can be told.
@@ -219,7 +239,7 @@ def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
 
 
 def is_worse(found: np.ndarray, plain: np.ndarray) -> bool:
-    """Whether a function is worse although each of its layers was found to be better.
+    """Returns whether a function is worse although each of its layers was found to be better.
 
     What is better layer by layer mostly is at the end, and few examples say little there: it is kept unless they say
     otherwise, by their sum and by the mean of the logarithms of their ratios. Of one example that is held out, or none,
@@ -249,9 +269,9 @@ def _log_ratio(found: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
 
 
 def by_chance(each: np.ndarray) -> bool:
-    r"""Whether moving a mean by what it is on some examples would add more error than it takes.
+    r"""Returns whether moving a mean by its value on some examples would add more error than it removes.
 
-    It takes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
+    It removes :math:`\mu^2` and adds :math:`\sigma^2 / n`; the squared mean is :math:`\mu^2 + \sigma^2 / n` on average.
     Asks a little more of few examples, which tell :math:`\sigma` less well, and nothing of many.
 
     Args:
@@ -266,5 +286,5 @@ def by_chance(each: np.ndarray) -> bool:
 
 
 def chance(n: int) -> str:
-    """Why a bias was left as it is, as reports have it."""
+    """Says why a bias was left as it is on ``n`` examples, for reports."""
     return f"its means moved by no more than chance on {n} example{'s' * (n != 1)}"

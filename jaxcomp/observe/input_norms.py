@@ -28,7 +28,7 @@ def input_norms(
     places: int | None = None,
     select: Select | None = None,
 ) -> dict[str, jax.Array]:
-    r"""The norm of what each weight is multiplied by, :math:`\sqrt{\sum x^2}` over all places of all batches.
+    r"""Measures the norm of what each weight is multiplied by, :math:`\sqrt{\sum x^2}` over positions and batches.
 
     These are the statistics that the score :func:`jaxcomp.prune.wanda` needs, of a function as it is: matmuls and
     convolutions of any layout are watched, in loops and branches too.

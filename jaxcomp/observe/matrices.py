@@ -16,12 +16,18 @@ from jaxcomp.trace.uses import Use
 
 
 def flat(groups: Sequence[Indices]) -> Indices:
-    """Groups of indices as one."""
+    """Joins groups of indices."""
     return tuple(name for group in groups for name in group)
 
 
 def arranged(use: Use, leaf: Any, groups: Sequence[Indices]) -> np.ndarray:
-    """A parameter in float64 as ``[stack, group, group, ...]``."""
+    """Transposes a parameter to ``[stack, group, group, ...]``, float64.
+
+    Args:
+      use: the site that reads it.
+      leaf: the parameter.
+      groups: of its indices, each of which becomes an axis.
+    """
     home = flat(use.home)
     array = np.asarray(leaf, np.float64).reshape([use.sizes[name] for name in home])
     order = [home.index(name) for name in (*use.stack, *flat(groups))]
@@ -29,17 +35,17 @@ def arranged(use: Use, leaf: Any, groups: Sequence[Indices]) -> np.ndarray:
 
 
 def reduction(use: Use) -> Indices:
-    """The indices that a site sums over: of a convolution, the window's and the input channels of a group."""
+    """Returns the indices that a site sums over: of a convolution, the window's and the input channels of a group."""
     return (*flat(use.window), *use.summed)
 
 
 def feature_groups(use: Use) -> int:
-    """In how many groups a site's features fall, each computed of inputs of its own."""
+    """Counts the groups of a site's features, each computed from inputs of its own."""
     return use.contraction.groups
 
 
 def matrix(use: Use, leaf: Any) -> np.ndarray:
-    """A parameter in float64 as ``[stack x groups, reduction, out]``."""
+    """Reshapes a parameter ``leaf`` of the site ``use`` to ``[stack x groups, reduction, out]``, float64."""
     weight = arranged(use, leaf, (reduction(use), use.free))
     stack, size, _ = weight.shape
     split = weight.reshape(stack, size, feature_groups(use), -1)
@@ -47,7 +53,7 @@ def matrix(use: Use, leaf: Any) -> np.ndarray:
 
 
 def unmatrix(use: Use, weight: Any, shape: Sequence[int]) -> np.ndarray:
-    """The inverse of :func:`matrix`: of the parameter's own shape, in the matrix's dtype."""
+    """Inverts :func:`matrix`: a ``weight`` of the site ``use`` gets the parameter's ``shape``, in its own dtype."""
     groups, size = feature_groups(use), weight.shape[1]
     joined = np.asarray(weight).reshape(-1, groups, size, weight.shape[2]).swapaxes(1, 2)
     names = (*use.stack, *reduction(use), *use.free)
@@ -56,7 +62,7 @@ def unmatrix(use: Use, weight: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def output_rows(use: Use, result: Any) -> jax.Array:
-    """A site's result as ``[batch of the matmul, places, features]``, in float32 or wider."""
+    """Reshapes the ``result`` of a site ``use`` to ``[matmul batch, positions, features]``, float32 or wider."""
     result = replicated(result)
     result = result.astype(wide(result.dtype))
     axes = use.contraction
@@ -65,10 +71,15 @@ def output_rows(use: Use, result: Any) -> jax.Array:
 
 
 def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
-    """What a site reads beside the parameter, float32 or wider: ``[batch of the matmul x groups, places, reduction]``.
+    """Arranges a site's inputs as rows, float32 or wider: ``[matmul batch x groups, positions, reduction]``.
 
-    Of a convolution these are the patches under its window, one a place of its result; if each result has more than
-    ``places`` of those, every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
+    Of a convolution these are the patches under its window, one for each position of its result; of more than
+    ``places`` every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
+
+    Args:
+      use: the site.
+      x: its operand beside the parameter.
+      places: positions of each result that count at most; None: all.
     """
     x = replicated(x)
     x = x.astype(wide(x.dtype))
@@ -82,7 +93,7 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
 
 
 def reading(use: Use) -> Any:
-    """What :func:`input_rows`, and the site's factor, are of: hashable, and equal of sites that read alike."""
+    """Returns what determines :func:`input_rows` and the factor: hashable, and equal for sites that read alike."""
     shapes = [value.shape for value in (*use.node.ins, *use.node.outs)]
     sizes = [use.size(reduction(use)), use.size(use.stack[len(use.scans) :]), *map(use.size, use.window)]
     return use.node.op, use.side, str((shapes, sizes, use.node.params, np.asarray(use.factor).tolist()))

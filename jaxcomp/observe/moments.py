@@ -31,7 +31,7 @@ End = Literal["inputs", "outputs"]
 
 
 class Moments(NamedTuple):
-    """What data say of parameters.
+    """Statistics of parameters on data.
 
     Attributes:
       of: the second moments, summed over all places and examples, by path: of results
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
     missing: Mapping[str, str]
 
     def why_not(self, path: str) -> str:
-        """Why a parameter has none; empty if it has."""
+        """Says why a parameter has no moments; empty if it has."""
         return "" if path in self.of else self.missing.get(path, "no site reads it on the data")
 
 
@@ -55,7 +55,7 @@ def second_moments(
     places: int | None = None,
     select: Select | None = None,
 ) -> Moments:
-    """Second moments at each parameter's sites, summed over batches.
+    """Sums the second moments at each parameter's sites over batches.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``.
@@ -125,7 +125,7 @@ def observer(
     join: Any = jnp.add,
     power: int = 2,
 ) -> Callable[[list[Any]], list[Any]]:
-    """A function of a program's leaves: the second moment at each site, ``[stack (x groups), n, n]``.
+    """Makes a function from a program's leaves to the second moment at each site, ``[stack (x groups), n, n]``.
 
     Several sites may read one value; it is observed once. Where a parameter is multiplied by a number before its site
     reads it, the site's inputs are multiplied by that number in its stead.
@@ -171,7 +171,7 @@ def observer(
 def seen_at(
     program: Program, sites: list[Use], batches: Sequence[list[Any]], examples: Sequence[Examples], places: int | None
 ) -> list[Seen]:
-    """What flows into sites, over batches, apart for the examples to fit to and for those that are held out.
+    """Sums what flows into sites over batches, the examples to fit to and those held out apart.
 
     Args:
       program: what is run.
@@ -205,7 +205,15 @@ SMALLEST, LARGEST = 1e-24, 1e30
 def summed(
     program: Program, sites: list[Use], of: End, places: int | None = None, sums: Sums | None = None
 ) -> Callable[[list[Any]], list[np.ndarray]]:
-    """As :func:`observer`, sums of squares in float64 and of any size: if float32 does not hold them, in a unit."""
+    """Makes an :func:`observer` of sums of squares, float64 of any size: in a unit, if float32 does not hold them.
+
+    Args:
+      program: a traced function.
+      sites: where to observe.
+      of: ``"inputs"`` or ``"outputs"`` of the sites.
+      places: positions of each convolution's result that count at most; None: all.
+      sums: what to accumulate at a site from rows ``[batch, positions, n]``; None: their Gram matrix.
+    """
     plain = compiled(observer(program, sites, of, places, sums))
     largest = lambda use, rows: jnp.max(jnp.abs(rows), axis=1, keepdims=True, initial=0).max(-1, keepdims=True)  # noqa: E731
     reach = compiled(observer(program, sites, of, places, largest, join=jnp.maximum, power=0))
@@ -231,7 +239,14 @@ def _held(own: np.ndarray) -> bool:
 
 
 def unseen(uses: Uses, program: Program, of: End, widest: float | None = None) -> str:
-    """Why a parameter that sites read has no moments; empty if it has."""
+    """Says why a parameter that sites read has no moments; empty if it has.
+
+    Args:
+      uses: of the parameter.
+      program: a traced function.
+      of: ``"inputs"`` or ``"outputs"`` of the sites.
+      widest: the largest size of a moment that is made; None: any.
+    """
     first, widest = uses.sites[0], WIDEST if widest is None else widest
     if any(_reading(use, of) != _reading(first, of) for use in uses.sites):
         return f"its sites {'compute' if of == 'outputs' else 'sum over'} different features"

@@ -11,7 +11,7 @@ from jaxcomp.core.units import host_unit
 
 
 class Lack(NamedTuple):
-    """What a layer's results lack, with its weights W as they were: of inputs x now and x' before, (x' - x) W.
+    """The lack of a layer's results, with its weights W as they were: of inputs x now and x' before, (x' - x) W.
 
     It is summed up as such, since differences of second moments would cancel where inputs have hardly changed.
 
@@ -45,7 +45,9 @@ class Moment(NamedTuple):
 
     @classmethod
     def of(cls, rows: np.ndarray, lacking: np.ndarray, units: tuple[float, float]) -> "Moment":
-        """That of rows ``[groups, places, n]`` and of what results lack, ``[groups, places, out]``; overwrites both.
+        """Computes the moments of rows ``[groups, positions, n]`` and what results lack ``[groups, positions, out]``.
+
+        Both arrays are overwritten.
 
         Args:
           rows, lacking: in units.
@@ -60,19 +62,19 @@ class Moment(NamedTuple):
 
     @classmethod
     def about_zero(cls, rows: int, now: np.ndarray) -> "Moment":
-        """That of rows whose means are not known, of their second moments in float64, whatever their size."""
+        """Makes a moment of ``rows`` rows of unknown means from their second moments ``now``, float64 of any size."""
         size = host_unit(math.sqrt(np.max(np.abs(now)))) if now.any() else 0.0
         return cls(rows, (size, 0.0), None, (now / (size * size or 1.0)).astype(np.float32))
 
     def squares(self) -> np.ndarray:
-        """The sums of the squares of the inputs, float64."""
+        """Returns the sums of the squares of the inputs, float64."""
         own = np.diagonal(self.now, axis1=-2, axis2=-1).astype(np.float64)
         if self.mean is not None:
             own = own + self.rows * np.square(self.mean.astype(np.float64))
         return own * self.units[0] ** 2
 
     def merged(self, other: "Moment") -> "Moment":
-        """Those of the rows of both (Chan's formula: nothing cancels)."""
+        """Merges the moments of the rows of both, by Chan's formula: nothing cancels."""
         if not self.rows or not other.rows:
             return self if self.rows else other
         units = max(self.units[0], other.units[0]), max(self.units[1], other.units[1])
@@ -104,7 +106,7 @@ class Moment(NamedTuple):
 
 
 def ratios(some: tuple[float, float], others: tuple[float, float]) -> list[float]:
-    """What numbers in some units are multiplied by to be in others."""
+    """Returns the factors from numbers in units ``some`` to numbers in units ``others``."""
     return [own / size if size else 0.0 for own, size in zip(some, others, strict=True)]
 
 
@@ -112,11 +114,18 @@ ROWS = 64
 """Rows of a matrix that are worked on together: whole matrices would not stay in the cache."""
 
 NOTHING = Moment(0, (0.0, 0.0), None, None)
-"""Of no rows."""
+"""The moment of no rows."""
 
 
 def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
-    """A matrix ``[groups, n, m]``, which is changed in place, and some products ``[groups, n]`` of ``[groups, m]``."""
+    """Adds outer products to a matrix, in place.
+
+    Args:
+      matrix: ``[groups, n, m]``.
+      by: a factor of the products.
+      one: ``[groups, n]``.
+      other: ``[groups, m]``.
+    """
     for own, left, right in zip(matrix, one * by, other, strict=True):
         for first in range(0, len(left), ROWS):
             rows = slice(first, first + ROWS)
@@ -127,16 +136,16 @@ def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
 def moments_of(
     rows: Sequence[np.ndarray], changes: Sequence[np.ndarray], weight: np.ndarray, takes: Sequence[Sequence[np.ndarray]]
 ) -> list[Moment]:
-    """Those of some of a layer's rows, and of others.
+    """Computes the moments of several selections of a layer's rows.
 
-    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels. They are
-    summed up where they will be factored, on the host: BLAS takes one triangle, and compiles nothing.
+    A common factor and the mean are taken out before anything is squared: else float32 overflows, or cancels. Sums are
+    taken where they will be factored, on the host: BLAS computes one triangle, and compiles nothing.
 
     Args:
-      rows: of each batch ``[groups, places, n]``, as they are now.
-      changes: how they were, less that.
-      weight: that of the layer, ``[groups, n, out]``, float64.
-      takes: for each of the results, which of each batch's places.
+      rows: of each batch ``[groups, positions, n]``, as they are now.
+      changes: the rows as they were, less the rows as they are.
+      weight: of the layer, ``[groups, n, out]``, float64.
+      takes: for each of the results, the positions of each batch that it selects.
     """
     with np.errstate(all="ignore"):  # what is not finite stays so, and is named where it is used
         unit, size, by = _unit([weight]), _unit(rows), _unit(changes)
@@ -167,7 +176,15 @@ def _centered(rows: np.ndarray) -> np.ndarray:
 
 
 def gram(rows: Any, others: Any = None) -> Any:
-    """Sums over places of the products of features ``[batch, n, m]``, with those of other rows if they are given."""
+    """Sums products of features over positions: ``rows^T rows``, or ``rows^T others``.
+
+    Args:
+      rows: ``[batch, positions, n]``.
+      others: ``[batch, positions, m]``; None: ``rows``.
+
+    Returns:
+      ``[batch, n, m]``.
+    """
     others = rows if others is None else others
     if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast
         return jnp.einsum("pi,pj->ij", rows[0], others[0], precision="highest")[None]

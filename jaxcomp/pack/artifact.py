@@ -147,7 +147,7 @@ def _check_structure(leaves: list[layout.Leaf]) -> None:
 
 
 def fetch(leaf: layout.Leaf) -> np.ndarray:
-    """The array of a leaf as it is stored: on the host, in this machine's byte order.
+    """Fetches the array of a leaf as it is stored: to the host, in this machine's byte order.
 
     Raises:
       ArgumentError: if it is no concrete array of numbers, or not all of it is here.
@@ -207,7 +207,13 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
 
 
 def decoded(path: Path, held: stored.Stored, like: Params | None) -> tuple[Params, dict[str, Any]]:
-    """The tree and the metadata of a file that was read; see :func:`load`."""
+    """Decodes the tree and the metadata of a file that was read; see :func:`load`.
+
+    Args:
+      path: of the file, for errors.
+      held: its contents.
+      like: a tree to put the leaves into; None: dicts and lists.
+    """
     try:
         leaves = [(t.keys, coding.decode(t.coded, t.shape, t.dtype)) for t in held.tensors]
         arrays = {t.name: array for t, (_, array) in zip(held.tensors, leaves, strict=True)}
@@ -227,7 +233,13 @@ def _nbytes(like: Params) -> int:
 
 
 def put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
-    """Arrays by path as the leaves of a tree of the same paths, shapes and types; errors name the file."""
+    """Puts arrays into a tree of the same paths, shapes and dtypes; errors name the file.
+
+    Args:
+      path: of the file.
+      arrays: by path.
+      like: the tree.
+    """
     wanted = {leaf.name: _shape_and_dtype(leaf.value) for leaf in layout.rows(like) if not leaf.empty}
     wrong = [
         *(f"{name!r} is needed and not in the file" for name in wanted if name not in arrays),

@@ -32,7 +32,15 @@ class BitFields:
 
     @classmethod
     def of(cls, array: np.ndarray, fields: tuple[int, tuple[int, ...]]) -> "BitFields | None":
-        """Those of an array, of codes of so many bits and of a shape; None if it does not hold such ones."""
+        """Views an array as codes of several to a byte.
+
+        Args:
+          array: ``[bytes]``.
+          fields: bits of a code, and the shape of the codes.
+
+        Returns:
+          The codes; None if the array does not hold such ones.
+        """
         per_byte = codes_per_byte(fields[0])
         if array.dtype != np.uint8 or array.ndim != 1 or per_byte == 1 or 0 in fields[1]:
             return None
@@ -47,13 +55,13 @@ class BitFields:
         return -(-self.count // self.per_byte)
 
     def codes(self, flat: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The codes at positions, int64."""
+        """Returns the codes of ``flat`` at ``positions``, int64."""
         fields = flat[positions // self.per_byte] >> (positions % self.per_byte * self.width).astype(np.uint8)
         fields = (fields & (2**self.width - 1)).astype(np.int64)
         return fields - (fields >> (self.width - 1) << self.width)
 
     def ends(self, flat: np.ndarray) -> tuple[int, int]:
-        """The least and the greatest code."""
+        """Returns the least and the greatest code."""
 
         def ends(piece: tuple[int, int]) -> tuple[int, int]:
             codes = self.codes(flat, np.arange(*piece))
@@ -63,7 +71,12 @@ class BitFields:
         return min(low for low, _ in every), max(high for _, high in every)
 
     def place(self, flat: np.ndarray, pieces: Iterator[tuple[np.ndarray, np.ndarray]], low: int, high: int) -> None:
-        """Puts codes, piece by piece, into bytes of 0.
+        """Puts codes into bytes of 0.
+
+        Args:
+          flat: ``[bytes]`` uint8.
+          pieces: positions, and the codes there.
+          low, high: the least and the greatest code.
 
         Raises:
           ValueError: if bytes are of another number, or codes of more bits.

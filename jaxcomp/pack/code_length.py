@@ -43,7 +43,7 @@ class Places(NamedTuple):
 
 
 def places(w: Array, view: Array, node: Any) -> Places | None:
-    """The places of a tensor by the state of the compressor that shows it; None for a state that has none.
+    """Returns the places of a tensor by the state of the compressor that shows it; None for a state that has none.
 
     Args:
       w: ``[...]``, what is shown.
@@ -102,7 +102,7 @@ def _in_codebook(w: Array, view: Array, centres: Array) -> Places:
 
 
 def activity(codes: Array) -> Array:
-    """``[...]``, the log of how active a weight's input and output are, beside the mean: 0 of a vector.
+    """Returns the log of how active a weight's input and output are, over the mean: ``[...]``; 0 of a vector.
 
     Axes are those of Flax kernels ``[..., in, out]``; a channel leans on the mean as if it had four codes more.
 
@@ -125,7 +125,7 @@ def activity(codes: Array) -> Array:
 
 
 def fitted(codes: Array) -> Array:
-    """``[4]``, a model to begin with: the frequency of 0, the mean size of the others, and what is active is likelier.
+    """Fits a model to begin with, ``[4]``: the odds of nonzeros, a slope of 1 by activity, and their mean size.
 
     Example:
       >>> fitted(jnp.array([0.0, 0.0, 1.0, -1.0])).round(2)
@@ -139,7 +139,7 @@ def fitted(codes: Array) -> Array:
 
 
 def code_length(at: Places, model: Array) -> Array:
-    """The bits of all codes together: a scalar.
+    """Counts the bits of all codes together: a scalar.
 
     Gradients reach the model as of the codes. They reach the weights as of the mean over uniform noise of one step's
     width, which is the straight line between the lengths of the codes on either side.
@@ -172,6 +172,12 @@ def code_length(at: Places, model: Array) -> Array:
 
 
 def start(w: Array, view: Array, node: Any) -> Learned | None:
-    """The model that a tensor begins with; None for a state without places."""
+    """Returns the model that a tensor begins with; None for a state without places.
+
+    Args:
+      w: ``[...]``, what is shown.
+      view: ``[...]``, as it is shown.
+      node: the state, as of :func:`places`.
+    """
     at = places(w, view, node)
     return None if at is None else Learned(stop_gradient(fitted(at.codes)))

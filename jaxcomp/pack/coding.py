@@ -69,7 +69,11 @@ class Coded(NamedTuple):
 
 
 def dtype_named(name: str) -> np.dtype:
-    """The dtype of that name among those that JAX knows; a ValueError for any other."""
+    """Returns the dtype of a name among those that JAX knows.
+
+    Raises:
+      ValueError: for any other.
+    """
     if not isinstance(name, str):
         raise ValueError(f"a dtype is called by its name, not {name!r}")
     if name in _NUMPY:
@@ -88,7 +92,7 @@ def encode(
     ranges: bool = False,
     fields: tuple[int, tuple[int, ...]] | None = None,
 ) -> Coded:
-    """Codes a tensor in the smallest form that gives back its very bits.
+    """Encodes a tensor in the smallest form that gives back its very bits.
 
     With a grid, the codes of the levels nearest to ``array / scale``, kept only if ``level * scale``, in float32
     (float64 for float64) and cast to the tensor's dtype, is the tensor again. Of values that lie on another grid of the
@@ -136,7 +140,7 @@ def _tabled(held: palette.Palette, ranges: bool) -> Coded:
 
 
 def untabled(coded: Coded) -> tuple[Coded, np.dtype]:
-    """Of a tensor in a table, how its places are coded, and their dtype."""
+    """Returns how the places of a tensor in a table are coded, and their dtype."""
     numbers, *args = coded.args
     if type(numbers) is not list or len(numbers) != 3 or numbers[2] not in (1, 2) or len(coded.streams) < 2:
         raise ValueError(f"a table has three numbers and two streams, not {numbers!r:.60} and {len(coded.streams)}")
@@ -214,12 +218,12 @@ def _pattern(array: np.ndarray) -> tuple[list[int], bytearray]:
 
 
 def mean_of(codes: np.ndarray) -> int:
-    """The mean magnitude of codes, in 16ths, that tables begin with."""
+    """Returns the mean magnitude of codes, in 16ths, that tables begin with."""
     return UNIT * int(np.abs(codes).sum()) // codes.size + 1
 
 
 def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The tensor that :func:`encode` was given.
+    """Decodes the tensor that :func:`encode` was given.
 
     Args:
       coded: its streams.
@@ -303,7 +307,7 @@ class Ranged(NamedTuple):
 
 
 def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
-    """What of a tensor is range-coded, decoded."""
+    """Decodes the range-coded part of a tensor of ``shape`` from its streams, ``coded``."""
     if coded.kind.startswith(palette.PREFIX):
         coded, _ = untabled(coded)
     pattern = coded.kind.endswith("+pattern")
@@ -316,7 +320,7 @@ def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
 
 
 def _kept(size: int, bits: np.ndarray | None) -> Iterator[tuple[slice, Any, int]]:
-    """Of each piece: where it is, which of its items are stored, and how many."""
+    """Yields of each piece where it is, which of its items are stored, and how many."""
     for begin, end in pieces.ranges(size):
         if bits is None:
             yield slice(begin, end), slice(None), end - begin

@@ -38,11 +38,11 @@ _LIKELY = (
     )
     + b'{"coder":"range2"}'
 )
-"""What deflate may refer to before a header begins: part of the format."""
+"""Bytes that deflate may refer to before a header begins: part of the format."""
 _ANEW = "get the file again, or save it anew"
 
 FORGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
-"""What reading a file can end in whose checksums hold although jaxcomp did not write it."""
+"""Exceptions in which reading a file can end whose checksums hold although jaxcomp did not write it."""
 
 MAX_HEADER = 2**24
 """Bytes of a header that are read unless a caller allows for more: some 200,000 tensors."""
@@ -159,7 +159,7 @@ def _read(data: memoryview, max_header: int) -> tuple[dict[str, Any], list[Any],
 
 
 def foreign(path: str | os.PathLike[str], error: Exception) -> ArtifactError:
-    """The error for a file whose checksums hold and whose contents do not."""
+    """Makes the error for the file at ``path`` whose checksums hold and whose contents raised ``error``."""
     return ArtifactError(
         f"{path}: its checksums hold but its contents do not make a tree of arrays ({error}): it was not written by "
         "this jaxcomp; upgrade, or save it anew"

@@ -1,4 +1,4 @@
-"""What a file holds, and how many bytes each tensor of it takes."""
+"""Contents of a file, and how many bytes each tensor of it takes."""
 
 import os
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jaxcomp.pack import coding, container, entropy, stored
 
 
 class TensorInfo(NamedTuple):
-    """What a file holds of one tensor.
+    """One tensor of a file.
 
     Attributes:
       path: path string.
@@ -38,7 +38,7 @@ class TensorInfo(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a file holds; printed, one row a tensor.
+    """The contents of a file; printed, one row a tensor.
 
     Attributes:
       tensors: in the order of the saved tree.
@@ -76,7 +76,7 @@ class Contents(NamedTuple):
 
 
 def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None, measured: bool = False) -> Contents:
-    """What a file holds: one row a tensor, with its form and its size.
+    """Lists what a file holds: one row a tensor, with its form and its size.
 
     Args:
       path: the file.

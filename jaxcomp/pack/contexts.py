@@ -1,4 +1,4 @@
-r"""What a code is likely to be, from those that came before it: tables of whole numbers, alike on every machine.
+r"""The probabilities of codes, from those that came before: tables of whole numbers, alike on every machine.
 
 A tensor is taken row by row (a row: one position and one input, all outputs) in slices. What a code's magnitude should
 be follows from the mean magnitude of its column, of its row's input and of the same weight at earlier positions, all in
@@ -24,7 +24,7 @@ WIDEST = 1 << 10
 """The most symbols of a table."""
 
 UNIT = 16
-"""What magnitude 1 is as an expectation."""
+"""The expectation that magnitude 1 counts as."""
 
 _FIRST, _TURN, _MOST = 1 << 6, 1 << 10, 1 << 18
 """Codes in the first slice, at least in what comes again at the next position, and in a slice at most."""
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> "Layout":
-        """That of a shape: the last axis is the columns', the one before it the inputs'.
+        """Lays a shape out in rows and columns: the last axis is the columns', the one before it the inputs'.
 
         Example:
           >>> Layout.of((3, 3, 16, 32)), Layout.of((10,))
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
         return cls(splits * rows, columns // splits, rows, splits)
 
     def slices(self, first_version: bool = False) -> Iterator[tuple[int, int]]:
-        """Rows that are coded together, growing: what is known of the first is little.
+        """Yields runs of rows that are coded together, growing: little is known of the first.
 
         Args:
           first_version: as files of the first version have them: each group of columns but the first at once.
@@ -90,7 +90,7 @@ class Layout(NamedTuple):
             begin = end
 
     def positions(self, begin: int, end: int) -> np.ndarray:
-        """Where the codes of some rows are in the flat tensor."""
+        """Returns the positions in the flat tensor of the codes of rows ``begin`` to ``end``."""
         if self.splits == 1:
             return np.arange(begin * self.columns, end * self.columns)
         group, row = np.divmod(np.arange(begin, end), self.period)
@@ -129,7 +129,11 @@ class Contexts:
         self._done = 0
 
     def of(self, begin: int, end: int) -> np.ndarray:
-        """Which table is that of each code of a slice: ``[rows, columns]`` uint8, once all before it were seen."""
+        """Returns the table of each code of a slice: ``[rows, columns]`` uint8, once all before it were seen.
+
+        Args:
+          begin, end: its rows.
+        """
         columns = self.layout.columns
         if not self._done:
             return np.full((end - begin, columns), self._mean, np.uint8)
@@ -149,7 +153,7 @@ class Contexts:
         return np.searchsorted(self._edges, expected.reshape(-1), "right").astype(np.uint8).reshape(expected.shape)
 
     def tables(self) -> np.ndarray:
-        """Every table: ``[tables, symbols]`` int64, each at least 1 and of sum TOTAL."""
+        """Returns every table: ``[tables, symbols]`` int64, each at least 1 and of sum TOTAL."""
         leaning = self.symbols * self._shapes // 2 + (8 + self.symbols // 2) * self._of_all()
         weights = (self._counts << _SHIFT) + leaning
         tables = 1 + weights * (TOTAL - self.symbols) // weights.sum(axis=1, keepdims=True)
@@ -170,7 +174,13 @@ class Contexts:
         return (counts << _SHIFT) // int(counts.sum())
 
     def see(self, begin: int, codes: np.ndarray, tables: np.ndarray) -> None:
-        """Learns from a slice: ``[rows, columns]`` codes, and which table was that of each."""
+        """Learns from a slice.
+
+        Args:
+          begin: its first row.
+          codes: ``[rows, columns]``.
+          tables: ``[rows, columns]``, the table of each.
+        """
         flat = tables.reshape(-1).astype(np.int64) * self.symbols + (codes.reshape(-1) - self.low)
         self._counts += np.bincount(flat, minlength=self._counts.size).reshape(self._counts.shape)
         size = np.abs(codes)

@@ -17,7 +17,7 @@ _GREATEST = 1 << 15
 
 
 class Numbers(NamedTuple):
-    """What a reader needs to know beside the stream.
+    """Numbers that a reader needs beside the stream.
 
     Attributes:
       low, high: the least and the greatest code.
@@ -34,7 +34,15 @@ class Numbers(NamedTuple):
 
     @classmethod
     def checked(cls, given: Any, first_version: bool = False) -> "Numbers":
-        """Those of a file, or a ValueError."""
+        """Checks the numbers of a file.
+
+        Args:
+          given: as read.
+          first_version: whether the file is of the first version.
+
+        Raises:
+          ValueError: for others than :func:`encode` gives.
+        """
         low, high, mean, *ends = given
         if not all(type(number) is int for number in given) or not 0 < high - low < WIDEST:
             raise ValueError(f"codes go from a least to a greatest, less than {WIDEST} more, not as {given!r:.60}")
@@ -49,24 +57,24 @@ class Numbers(NamedTuple):
 
     @property
     def contexts(self) -> tuple[int, int, int]:
-        """What the tables go by."""
+        """The numbers that the tables depend on: the least and the greatest code, and their mean magnitude."""
         return self[:3]
 
 
 def installed() -> bool:
-    """Whether the range coder is there."""
+    """Returns whether the range coder is installed."""
     return importlib.util.find_spec("constriction") is not None
 
 
 def codable(held: Span | None) -> bool:
-    """Whether codes of that span have tables."""
+    """Returns whether codes of a span have tables."""
     return held is not None and 0 < held.high - held.low < WIDEST and max(abs(held.low), abs(held.high)) < _GREATEST
 
 
 def encode(
     shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers
 ) -> tuple[Numbers, bytearray]:
-    """The stream of a tensor of codes, and the numbers that go with it.
+    """Encodes a tensor of codes to a stream, and the numbers that go with it.
 
     Args:
       shape: its shape.
@@ -99,7 +107,12 @@ def encode(
 
 
 def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions in the flat tensor and the codes there, piece by piece: the inverse of :func:`encode`.
+    """Yields positions in the flat tensor and the codes there, piece by piece: the inverse of :func:`encode`.
+
+    Args:
+      stream: of the tensor.
+      shape: its shape.
+      numbers: those that went with the stream.
 
     Raises:
       MissingExtraError: without constriction.
@@ -129,7 +142,11 @@ def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tu
 
 
 def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers) -> float:
-    """The model's own code length: what the tables give, without the coder's loss."""
+    """Computes the model's own code length in bytes: what the tables give, without the coder's loss.
+
+    Args:
+      shape, codes, numbers: as of :func:`encode`.
+    """
     bits = 0.0
     for part in _sliced(shape, codes, numbers):
         chosen = part.tables[part.which.reshape(-1), part.codes.reshape(-1) - numbers.low]
@@ -140,7 +157,7 @@ def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray
 def modelled(
     shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Positions in the flat tensor, slice by slice, which table is that of each, and all tables once these were seen.
+    """Yields positions in the flat tensor, slice by slice, the table of each, and all tables once these were seen.
 
     Args:
       shape, codes, numbers: as of :func:`encode`.
@@ -210,7 +227,11 @@ def _words(stream: Any) -> np.ndarray:
 
 
 def constriction() -> Any:
-    """The package, or a MissingExtraError that says which extra brings it."""
+    """Imports the package of the range coder.
+
+    Raises:
+      MissingExtraError: without it, with the extra that brings it.
+    """
     try:
         import constriction as package
     except ImportError as error:

@@ -12,7 +12,7 @@ _SIP = 1 << 16
 
 
 class Span(NamedTuple):
-    """What integers span.
+    """The span of integers.
 
     Attributes:
       low, high: the least and the greatest.
@@ -24,7 +24,7 @@ class Span(NamedTuple):
     holes: bool = False
 
     def joined(self, other: "Span") -> "Span":
-        """That of both together."""
+        """Returns the span of both together."""
         low, high = min(self.low, other.low), max(self.high, other.high)
         own = [span for span in (self, other) if (span.low, span.high) != (low, high)]
         ends = all(span.holes or span.low == span.high for span in (self, other))
@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
 
 def span(values: np.ndarray) -> Span | None:
-    """The span of integers, None if there are none.
+    """Returns the span of integers, None if there are none.
 
     Example:
       >>> span(np.array([1, -1])), span(np.array([1])).joined(span(np.array([2])))
@@ -45,7 +45,7 @@ def span(values: np.ndarray) -> Span | None:
 
 
 def packings(held: Span | None) -> list[list[int]]:
-    """The ways to store integers as bits: ``[least, bits]``, and a step of 2 for two values 2 apart.
+    """Lists the ways to store integers as bits: ``[least, bits]``, and a step of 2 for two values 2 apart.
 
     Whole bytes, and just enough bits where these are fewer; none where they span 2**32 or more.
 
@@ -63,7 +63,12 @@ def packings(held: Span | None) -> list[list[int]]:
 
 
 def narrowed(values: np.ndarray, packing: list[int]) -> np.ndarray:
-    """Integers over the least, in one byte or four: ``[n]``, what :func:`laid` takes."""
+    """Subtracts the least from integers, in one byte or four: ``[n]``, what :func:`laid` takes.
+
+    Args:
+      values: ``[n]``.
+      packing: one of :func:`packings`.
+    """
     low, width, *stride = packing
     over = values - low
     if stride:
@@ -72,7 +77,12 @@ def narrowed(values: np.ndarray, packing: list[int]) -> np.ndarray:
 
 
 def laid(over: np.ndarray, packing: list[int]) -> np.ndarray:
-    """Integers as bytes: ``[n, bits / 8]`` uint8, or ``[ceil(n * bits / 8), 1]`` where bits are no whole bytes."""
+    """Packs integers into bytes: ``[n, bits / 8]`` uint8, or ``[ceil(n * bits / 8), 1]`` where bits are no whole bytes.
+
+    Args:
+      over: ``[n]``, of :func:`narrowed`.
+      packing: one of :func:`packings`.
+    """
     width = packing[1]
     if width == 0:
         return np.zeros((0, 1), np.uint8)
@@ -84,12 +94,12 @@ def laid(over: np.ndarray, packing: list[int]) -> np.ndarray:
 
 
 def to_fields(values: np.ndarray, packing: list[int]) -> np.ndarray:
-    """Integers as the bytes of their stream: :func:`laid`, once :func:`narrowed`."""
+    """Packs integers ``values`` into the bytes of a stream by a ``packing``: :func:`laid`, once :func:`narrowed`."""
     return laid(narrowed(values, packing), packing)
 
 
 def itemsize(packing: list[int]) -> int:
-    """Bytes of an item of :func:`to_fields`."""
+    """Returns the bytes of an item of :func:`to_fields`."""
     return packing[1] // 8 if packing[1] % 8 == 0 and packing[1] else 1
 
 
@@ -118,7 +128,7 @@ class Integers:
             self._reader = Reader(stream, -(-count * width // 8))
 
     def take(self, count: int) -> np.ndarray:
-        """The next integers, int64.
+        """Returns the next integers, int64.
 
         Raises:
           ValueError: if the stream does not hold them, or they are no int64.
@@ -194,12 +204,12 @@ class Gaps:
 
 
 def bits_of(mask: np.ndarray) -> np.ndarray:
-    """A mask as packed bits: ``[n]`` bool to ``[ceil(n / 8)]`` uint8."""
+    """Packs a mask into bits: ``[n]`` bool to ``[ceil(n / 8)]`` uint8."""
     return np.packbits(mask)
 
 
 def unpack_mask(kind: str, stream: Any, size: int) -> tuple[np.ndarray, int]:
-    """The packed bits of a mask, and how many are True.
+    """Returns the packed bits of a mask, and how many are True.
 
     Args:
       kind: ``mask`` or ``gaps``, as it is stored.

@@ -29,7 +29,7 @@ class TooLargeError(Exception):
 
 
 def read(data: memoryview, max_header: int) -> tuple[dict[str, Any], list[Any], memoryview]:
-    """The header, what it says of blocks, and the bytes of these, one after the other.
+    """Reads the header, what it says of blocks, and the bytes of these, one after the other.
 
     Args:
       data: the file.
@@ -62,7 +62,11 @@ def read(data: memoryview, max_header: int) -> tuple[dict[str, Any], list[Any], 
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict of JSON whose keys differ, or a ValueError."""
+    """Makes a dict of JSON's pairs, whose keys must differ.
+
+    Raises:
+      ValueError: if two are equal.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError(f"two of the keys {[key for key, _ in pairs]} are the same in JSON")

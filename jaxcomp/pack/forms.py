@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What decides which forms a tensor can have.
+    """Facts that decide which forms a tensor can have.
 
     Attributes:
       zeros: whether some items are +0.0, of all-zero bits.
@@ -71,7 +71,7 @@ class Found(NamedTuple):
     facts: Facts
 
     def codes(self, flat: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Positions to codes."""
+        """Returns a function from positions of ``flat`` to codes."""
 
         def codes(positions: np.ndarray) -> np.ndarray:
             steps = self.lattice.steps(flat[positions], positions)
@@ -82,7 +82,13 @@ class Found(NamedTuple):
 
 
 def find(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
-    """The grid that the values lie on: the one that was told, or another of the same granularity and format."""
+    """Finds the grid that the values lie on: the one that was told, or another of the same granularity and format.
+
+    Args:
+      array: ``[...]``.
+      grid: that was told.
+      format: the name of the codes' format; None: integers.
+    """
     first = _checked(array, grid, format)
     scale = np.asarray(grid.scale)
     placed = (1,) * (array.ndim - scale.ndim) + scale.shape
@@ -114,7 +120,7 @@ def _checked(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
 
 
 def facts_of(flat: np.ndarray) -> Facts:
-    """The facts of a tensor on no grid."""
+    """Returns the facts of a tensor on no grid."""
     integers = _are_integers(flat.dtype)
 
     def facts(piece: tuple[int, int]) -> Facts:
@@ -141,7 +147,14 @@ def _are_integers(dtype: np.dtype) -> bool:
 
 
 def forms_of(flat: np.ndarray, found: Found | None, facts: Facts, ndim: int) -> list[Form]:
-    """The forms that give back a tensor's bits."""
+    """Lists the forms that give back a tensor's bits.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      found: its grid; None: it is on none.
+      facts: of the tensor.
+      ndim: its number of axes.
+    """
     forms = []
     args, before = lattice.described(found.lattice, found.grid, ndim) if found else ([], [])
     few = (
@@ -181,14 +194,20 @@ def _bytes_of(values: np.ndarray) -> np.ndarray:
 
 
 def set_bits(flat: np.ndarray) -> np.ndarray:
-    """True where an item is anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
+    """Marks the items that are anything but all-zero bits: -0.0 and NaN are stored, +0.0 is not."""
     word = math.gcd(flat.itemsize, 8)
     words = flat.view(f"u{word}")
     return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
 
 
 def streams_at(flat: np.ndarray, form: Form, where: np.ndarray) -> list[Any]:
-    """The streams of a tensor at some positions, as if these were all."""
+    """Encodes a tensor at some positions, as if these were all.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      form: in which.
+      where: positions.
+    """
     positions, streams = where, []
     if form.where:
         stored = set_bits(flat[where])
@@ -200,7 +219,13 @@ def streams_at(flat: np.ndarray, form: Form, where: np.ndarray) -> list[Any]:
 
 
 def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
-    """The forms that a glance at the tensor does not rule out, and what takes at most so many bytes likewise."""
+    """Drops forms that, at a glance at the tensor, take much more than the best of them, or than ``most`` bytes.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      forms: to choose from.
+      most: bytes.
+    """
     where = pieces.sample(flat.size, _GLANCE)
     if 2 * where.size >= flat.size:
         return forms
@@ -212,7 +237,13 @@ def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
 
 
 def without_matches(flat: np.ndarray, form: Form, size: int) -> bool:
-    """Whether so many bytes are what a tensor takes by its frequencies, and it has no matches, deflate's strength."""
+    """Returns whether a tensor takes as many bytes as its frequencies say, and has no matches, deflate's strength.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      form: in which.
+      size: bytes.
+    """
     raw = form.convert(form.values(pieces.sample(flat.size, _GLANCE)))
     counts = np.bincount(raw.reshape(-1), minlength=256)
     shares = counts[counts > 0] / raw.size
@@ -221,7 +252,14 @@ def without_matches(flat: np.ndarray, form: Form, size: int) -> bool:
 
 
 def in_pieces(flat: np.ndarray, form: Form, tried: list[Any], positions: bool) -> list[Any]:
-    """The streams of a large tensor, in the form, and each in the way, that was best for a sample."""
+    """Encodes a large tensor in the form, and each stream in the way, that was best for a sample.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      form: in which.
+      tried: the streams of the sample.
+      positions: whether the form stores positions.
+    """
     positions = positions and bool(form.where)
 
     def prepared(piece: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ class Lattice(NamedTuple):
     shifts: np.ndarray | None = None
 
     def steps(self, flat: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
-        """Codes less zero points of values at positions, int64; None if any value's bits would differ."""
+        """Returns the codes less zero points of ``flat`` at ``positions``, int64; None if any bits would differ."""
         full = self._of(self.scale, positions)
         with np.errstate(all="ignore"):
             steps = nearest(flat.astype(np.float64) / full.astype(np.float64), self.format)
@@ -43,11 +43,16 @@ class Lattice(NamedTuple):
         return steps if (same | ((steps == 0) & (flat == 0))).all() else None
 
     def codes(self, steps: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Steps and zero points."""
+        """Adds the zero points at ``positions`` to ``steps``."""
         return steps if self.shifts is None else steps + self._of(self.shifts, positions)
 
     def values(self, codes: np.ndarray, positions: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of codes at positions.
+        """Returns steps and values of codes.
+
+        Args:
+          codes: integers.
+          positions: of each.
+          dtype: of the values.
 
         Raises:
           ValueError: for codes that the format does not have.
@@ -61,18 +66,24 @@ class Lattice(NamedTuple):
 
 
 def working_dtype(dtype: np.dtype) -> np.dtype:
-    """In which levels are multiplied by scales."""
+    """Returns the dtype in which levels are multiplied by scales."""
     return np.dtype("<f8" if dtype == np.float64 else "<f4")
 
 
 def values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Levels times scales, in the arithmetic of the fake quantizer: one product, then one cast."""
+    """Multiplies ``levels`` by a ``scale`` as the fake quantizer does: one product, then one cast to ``dtype``."""
     with np.errstate(all="ignore"):
         return (levels.astype(scale.dtype) * scale).astype(dtype)
 
 
 def lattice_of(array: np.ndarray, grid: Grid, format: str | None) -> Lattice | None:
-    """The lattice of a grid, whether or not the values lie on it; None if it can be none of the tensor."""
+    """Makes the lattice of a grid, whether or not the values lie on it; None if it can be none of the tensor.
+
+    Args:
+      array: ``[...]``, the tensor.
+      grid: scale and zero point that broadcast against it, in blocks or not.
+      format: the name of the codes' format; None: integers.
+    """
     if format is not None and named(format).kind in ("integer", "sign"):
         format = None  # codes that are their own levels
     scale = np.asarray(grid.scale).astype(working_dtype(array.dtype))
@@ -88,12 +99,18 @@ def lattice_of(array: np.ndarray, grid: Grid, format: str | None) -> Lattice | N
 
 
 def is_real(array: np.ndarray) -> bool:
-    """Whether values could lie on a grid."""
+    """Returns whether values could lie on a grid."""
     return bool(array.size) and jax.dtypes.issubdtype(array.dtype, np.floating)
 
 
 def described(lattice: Lattice, grid: Grid, ndim: int) -> tuple[list[Any], list[Any]]:
-    """A lattice as numbers and streams: ``[axes, how zero points are packed, format, size and axes of blocks]``."""
+    """Describes a lattice as numbers and streams: ``[axes, packing of zero points, format, size and axes of blocks]``.
+
+    Args:
+      lattice: of the tensor.
+      grid: it was made of.
+      ndim: the tensor's number of axes.
+    """
     shape = np.shape(grid.scale)
     axes = [axis for axis, size in enumerate((1,) * (ndim - len(shape)) + shape) if size != 1]
     streams = [squeeze(lattice.scale.tobytes(), lattice.scale.itemsize)]
@@ -109,7 +126,11 @@ def described(lattice: Lattice, grid: Grid, ndim: int) -> tuple[list[Any], list[
 
 
 def again(args: list[Any], streams: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> Lattice:
-    """The lattice that was described, checked.
+    """Makes the lattice that was described, checked.
+
+    Args:
+      args, streams: of :func:`described`.
+      shape, dtype: of the tensor.
 
     Raises:
       ValueError: for what :func:`described` does not give.

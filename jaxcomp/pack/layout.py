@@ -17,7 +17,7 @@ DEPTH = 512
 """The most keys of a leaf: JAX itself cannot flatten trees that are much deeper."""
 
 EMPTY: tuple[Any, ...] = ({}, [], None)
-"""What an empty subtree is stored as."""
+"""Empty subtrees that are stored."""
 
 
 class Leaf(NamedTuple):
@@ -39,7 +39,7 @@ class Leaf(NamedTuple):
 
 
 def rows(tree: Any) -> list[Leaf]:
-    """The leaves and empty subtrees of a tree, in the tree's own order.
+    """Lists the leaves and empty subtrees of a tree, in the tree's own order.
 
     Args:
       tree: any pytree.
@@ -67,7 +67,7 @@ def rows(tree: Any) -> list[Leaf]:
 
 
 def bit_fields(tree: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Which leaves hold several codes to a byte: their bits and their shape, by the leaf's name.
+    """Finds the leaves that hold several codes to a byte: their bits and their shape, by the leaf's name.
 
     A node says so of its child ``codes``, by an attribute ``fields``, ``(bits, shape)``, as those of
     :func:`jaxcomp.rewrite.quantize` do.
@@ -100,7 +100,7 @@ def _check_depth(tree: Any) -> None:
 
 
 def names(rows: Sequence[Any]) -> list[str]:
-    """The path strings of all rows of a tree, once their keys are found to be those of a tree.
+    """Returns the path strings of all rows of a tree, once their keys are found to be those of a tree.
 
     Args:
       rows: the keys of each leaf and empty subtree.
@@ -139,7 +139,7 @@ def _is_key(key: Any) -> bool:
 
 
 def spell(keys: list[Any]) -> str:
-    """The path string of a row's keys.
+    """Spells the path string of a row's keys.
 
     Args:
       keys: strings and integers; a list holds the key first, then of which kind it is.
@@ -172,7 +172,7 @@ def _key(step: Any) -> Any:
 
 
 def rebuild(leaves: Sequence[tuple[list[Any], Any]]) -> Any:
-    """A tree of dicts and lists, from the keys and values of its leaves.
+    """Rebuilds a tree of dicts and lists from the keys and values of its leaves.
 
     Args:
       leaves: ``(keys, value)``, siblings in their order.

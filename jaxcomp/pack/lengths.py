@@ -22,12 +22,12 @@ class Lengths(NamedTuple):
     bits: np.ndarray
 
     def of(self, codes: np.ndarray) -> np.ndarray:
-        """The bits of other codes in the same places, ``[...]`` float32."""
+        """Returns the bits of other codes in the same places, ``[...]`` float32."""
         return self.bits[self.which, codes - self.low]
 
 
 def code_lengths(codes: np.ndarray, low: int, high: int) -> Lengths:
-    """The model that a file has of a tensor's codes when it has seen all of them.
+    """Fits the model that a file has of a tensor's codes when it has seen all of them.
 
     Args:
       codes: ``[...]`` whole numbers, of the shape that is stored.

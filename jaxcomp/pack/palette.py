@@ -34,7 +34,7 @@ class Palette(NamedTuple):
 
 
 def of(array: np.ndarray) -> Palette | None:
-    """A floating-point tensor as places in a table; None where it has more than 256 values, or hardly any repeat.
+    """Codes a floating-point tensor as places in a table; None where it has more than 256 values, or hardly any repeat.
 
     Example:
       >>> found = of(np.tile(np.float32([0.5, 0.0, -2.0, 0.5]), 40))
@@ -65,7 +65,16 @@ def of(array: np.ndarray) -> Palette | None:
 
 
 def table_of(count: int, stream: object, dtype: np.dtype) -> np.ndarray:
-    """The values of a table; a ValueError for one that :func:`of` does not make."""
+    """Reads the values of a table.
+
+    Args:
+      count: of values.
+      stream: of them.
+      dtype: of the tensor.
+
+    Raises:
+      ValueError: for a table that :func:`of` does not make.
+    """
     if type(count) is not int or not 1 <= count <= MOST:
         raise ValueError(f"a table has 1 to {MOST} values, not {count!r}")
     table = np.zeros(count, dtype)
@@ -74,7 +83,16 @@ def table_of(count: int, stream: object, dtype: np.dtype) -> np.ndarray:
 
 
 def shown(places: np.ndarray, origin: int, table: np.ndarray) -> np.ndarray:
-    """The tensor of places; a ValueError for a place that the table has not."""
+    """Looks places up in a table.
+
+    Args:
+      places: ``[n]``, counted from ``origin``.
+      origin: the index of place 0 in the table.
+      table: ``[values]``.
+
+    Raises:
+      ValueError: for a place that the table has not.
+    """
     if type(origin) is not int or not 0 <= origin < len(table):
         raise ValueError(f"places are counted from one of {len(table)} values, not from {origin!r}")
     if places.size and not -origin <= places.min() <= places.max() < len(table) - origin:

@@ -24,7 +24,7 @@ S = TypeVar("S")
 
 
 def ranges(size: int) -> Iterator[tuple[int, int]]:
-    """The pieces of so many items, as ``(begin, end)``.
+    """Yields the pieces of so many items, as ``(begin, end)``.
 
     Example:
       >>> list(ranges(PIECE + 5)) == [(0, PIECE), (PIECE, PIECE + 5)]
@@ -34,7 +34,7 @@ def ranges(size: int) -> Iterator[tuple[int, int]]:
 
 
 def sample(size: int, most: int = SAMPLE) -> np.ndarray:
-    """Positions that stand for all: every one of a small tensor, windows over one of more than ``most``.
+    """Returns positions that stand for all of ``size``: every one, or windows over more than ``most``.
 
     Example:
       >>> sample(3).tolist(), sample(10**6).shape == (SAMPLE,)
@@ -47,12 +47,19 @@ def sample(size: int, most: int = SAMPLE) -> np.ndarray:
 
 
 def workers() -> ThreadPoolExecutor:
-    """Threads to code pieces in: NumPy and zlib let go of Python's lock while they work."""
+    """Starts threads to code pieces in: NumPy and zlib release Python's lock while they work."""
     return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pack")
 
 
 def in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], ahead: int = 8) -> Iterator[T]:
-    """What a function gives for each item, in their order, worked out in threads and at most some items ahead."""
+    """Maps a function over items in threads, and yields the results in order.
+
+    Args:
+      pool: of threads.
+      function: of an item.
+      items: any.
+      ahead: items that are worked on at most before their results are taken.
+    """
     waiting: deque[Any] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -63,7 +70,7 @@ def in_order(pool: Executor, function: Callable[[S], T], items: Iterable[S], ahe
 
 
 def each(function: Callable[[tuple[int, int]], T], size: int) -> Iterator[T]:
-    """What a function gives for each piece of so many items, in their order.
+    """Maps ``function`` over the pieces ``(begin, end)`` of ``size`` items, and yields the results in order.
 
     Example:
       >>> list(each(lambda piece: piece[1] - piece[0], PIECE + 5)) == [PIECE, 5]
@@ -119,7 +126,7 @@ class Owners:
 
 
 def fits(shape: tuple[int, ...], numbers: tuple[int, ...], block: Block | None) -> bool:
-    """Whether a grid's numbers are of a shape that suits a tensor's."""
+    """Returns whether a grid's ``numbers``, a shape, suit a tensor of ``shape``, cut into a ``block`` or not."""
     if len(numbers) != len(shape):
         return False
     if block is not None:

@@ -127,7 +127,7 @@ def _bits(w: Array, shown: Array, node: Any, model: Array) -> Array:
 
 
 def rate(recipe: Compressor, params: Params, state: State) -> Array:
-    """The bits that the codes of a recipe's view take, all rated tensors together: a penalty for the loss.
+    """Counts the bits that the codes of a recipe's view take, all rated tensors together: a penalty for the loss.
 
     What a file adds, scales and its header, does not count. ``recipe.bits(params, state)`` tells of each tensor.
 

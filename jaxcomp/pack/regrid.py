@@ -17,7 +17,7 @@ _TRIED = 64
 
 
 def nearest(x: np.ndarray, format: str | None) -> np.ndarray:
-    """Codes of the nearest levels; which of two equally near ones is checked, not chosen, by the caller."""
+    """Returns the codes of a ``format`` nearest to ``x``; of two equally near ones the caller checks which."""
     if format is None:
         return np.rint(x)
     found = named(format)
@@ -26,7 +26,7 @@ def nearest(x: np.ndarray, format: str | None) -> np.ndarray:
 
 
 def levels_of(steps: np.ndarray, format: str | None) -> np.ndarray:
-    """The levels of codes less zero points."""
+    """Returns the levels of codes less zero points, ``steps``, in a ``format``."""
     if format is None:
         return steps
     found = named(format)
@@ -34,7 +34,7 @@ def levels_of(steps: np.ndarray, format: str | None) -> np.ndarray:
 
 
 def regrid(array: np.ndarray, grid: Grid, format: str | None, dtype: np.dtype) -> Grid | None:
-    r"""The grid of some granularity and format that a tensor's values lie on, if there is one.
+    r"""Finds the grid of some granularity and format that a tensor's values lie on, if there is one.
 
     Per scale s: some level L is that of the largest value, so :math:`s \approx \max|v| / L`, which gives each value its
     level l, and s lies in the intersection of what rounds to v: :math:`(v \pm \mathrm{ulp}/2) / l`.
@@ -92,7 +92,7 @@ class _Values(NamedTuple):
     format: str | None
 
     def of(self, chosen: np.ndarray) -> "_Values":
-        """Those of some of the scales, a mask of all."""
+        """The values of some of the scales, a mask of all."""
         own = chosen[self.owner]
         place = np.cumsum(chosen) - 1
         return _Values(self.values[own], place[self.owner[own]], self.halves[own], self.format)
@@ -145,7 +145,7 @@ def _scales(held: _Values, count: int, format: Format | None) -> np.ndarray | No
 
 
 def _levels_of_peaks(held: _Values, peaks: np.ndarray, format: Format | None) -> Iterator[np.ndarray]:
-    """What level may be the largest value's, likeliest first: the format's last; if affine, what spans all codes."""
+    """Levels that may be the largest value's, likeliest first: the format's last; if affine, what spans all codes."""
     last = {abs(level) for level in format.levels} - {0.0} if format else set(map(float, range(1, _WIDEST + 1)))
     if format is not None and format.affine:
         least, greatest = np.zeros(len(peaks)), np.zeros(len(peaks))

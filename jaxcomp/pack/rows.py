@@ -1,4 +1,4 @@
-r"""What a header says of each tensor, in few bytes: numbers of a byte where JSON has a text of them.
+r"""Rows of a header, one a tensor, in few bytes: numbers of a byte where JSON has a text of them.
 
 A value is one byte and what it announces: ``0-127`` the whole number 32 less, ``128-159`` a list of so many values,
 ``160-190`` one of WORDS, then a number of any size, a text, a value as JSON. Of a tensor that is coded as most are, on
@@ -16,7 +16,7 @@ WORDS = (
 """Texts that have a number: the order is part of the format."""
 
 USUAL = {191: ("codes+range", 3), 195: ("codes", 2)}
-"""What begins the numbers of a float32 tensor of this kind, and how many it has beside the size of its stream."""
+"""Numbers that begin a float32 tensor of this kind, and how many it has beside the size of its stream."""
 _LEAST, _LISTS, _WORDS = -32, 128, 160
 _NUMBER, _TEXT, _JSON = 192, 193, 194
 _OWN_PLACE = 0
@@ -26,7 +26,7 @@ _SCALE = 3
 
 
 def write(rows: list[list[Any]]) -> bytes:
-    """The bytes of rows ``[keys, shape, dtype, kind, args, bytes of each stream]``, or of any JSON-able lists.
+    """Writes rows ``[keys, shape, dtype, kind, args, bytes of each stream]``, or any JSON-able lists, to bytes.
 
     Example:
       >>> rows = [[[[0]], [28, 6], "float32", "codes+range", [[-3, 3, 12], []], [3, 90]]]
@@ -58,7 +58,7 @@ def _usual(row: list[Any]) -> tuple[int | None, list[int]]:
 
 
 def read(raw: bytes) -> list[list[Any]]:
-    """The rows of :func:`write`.
+    """Reads the rows of :func:`write`.
 
     Raises:
       ValueError: for bytes that it does not write, and IndexError where they end too early.
@@ -100,7 +100,7 @@ def _put(out: bytearray, value: Any) -> None:
 
 
 def varint(number: int) -> bytes:
-    """A number of any size: seven bits a byte, the low ones first."""
+    """Writes a number of any size: seven bits a byte, the low ones first."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -120,7 +120,7 @@ class Reader:
         self.raw, self.place = raw, place
 
     def varint(self) -> int:
-        """The next number, of 64 bits at most."""
+        """Reads the next number, of 64 bits at most."""
         number = 0
         for shift in range(0, 70, 7):
             byte = self.raw[self.place]
@@ -131,7 +131,7 @@ class Reader:
         raise ValueError("a number goes beyond 64 bits")
 
     def value(self) -> Any:
-        """The next value."""
+        """Reads the next value."""
         tag = self.raw[self.place]
         self.place += 1
         if tag < _LISTS:

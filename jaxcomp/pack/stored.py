@@ -1,4 +1,4 @@
-"""What the header of a file says of its tensors, checked: the one door to a file, for those who decode it and who look.
+"""The header of a file, checked: the one door to a file, for those who decode it and who look.
 
 Checksums tell what was altered; they do not tell a file that somebody else made. So every field is checked here before
 anything is allocated, and what would unfold into more memory than a limit is refused.
@@ -19,8 +19,8 @@ TIMES_THE_FILE = 1000
 
 
 CODER, FIRST_CODER = "range2", "range"
-"""What the header of a file names whose codes were range-coded, today and in files of the first version; a file without
-it needs no extra to be read."""
+"""The coder that a header names if codes are range-coded, today and in files of the first version; a file without it
+needs no extra to be read."""
 
 
 class Tensor(NamedTuple):
@@ -47,7 +47,7 @@ class Tensor(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
       tensors: in the order of the saved tree.

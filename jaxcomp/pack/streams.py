@@ -44,7 +44,7 @@ _SIP = 1 << 16
 
 
 def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
-    """Codes bytes as the smallest stream at hand: as they are, deflated, or deflated plane by plane.
+    """Squeezes bytes to the smallest stream at hand: as they are, deflated, or deflated plane by plane.
 
     A plane holds one byte of every item: signs and exponents repeat where whole floats never do.
 
@@ -85,7 +85,7 @@ def _hopeful(raw: bytes, itemsize: int, way: _Way, best: int) -> bool:
 
 
 def matches(raw: bytes) -> bool:
-    """Whether parts of some bytes are like earlier ones, so that they take less than by their frequencies alone.
+    """Returns whether parts of some bytes repeat earlier ones, so that they take less than by their frequencies.
 
     Example:
       >>> matches(bytes(range(100)) * 9), matches(np.random.default_rng(0).bytes(900))
@@ -103,7 +103,7 @@ def _code(raw: bytes, itemsize: int, way: _Way, level: int = 9) -> bytes:
 
 
 def deflate(raw: bytes, likely: bytes = b"") -> bytes:
-    """Bare deflate (RFC 1951, without a header), at its smallest; it may refer to ``likely`` as if that came before.
+    """Deflates ``raw`` (RFC 1951, without a header) at its smallest; it may refer to ``likely`` before it.
 
     Example:
       >>> len(deflate(bytes(1000))), inflate(deflate(b"abc"), 3)
@@ -127,7 +127,11 @@ def _deflate(parts: list[bytes], strategy: int, level: int = 9) -> bytes:
 
 
 def inflate(body: bytes, limit: int, likely: bytes = b"") -> bytes:
-    """The inverse of :func:`deflate`: at most ``limit`` bytes, or a ValueError."""
+    """Inflates the ``body`` of :func:`deflate`, which may refer to ``likely``.
+
+    Raises:
+      ValueError: if it gives more than ``limit`` bytes.
+    """
     inflater = zlib.decompressobj(_BARE, likely) if likely else zlib.decompressobj(_BARE)
     try:
         raw = inflater.decompress(body, limit + 1)
@@ -165,7 +169,7 @@ class Squeezer:
             self._count = len(whole) - _PART
 
     def finish(self) -> bytearray:
-        """The stream."""
+        """Returns the stream."""
         self._submit(np.concatenate(self._held)) if self._count else None
         self._collect(0)
         out, *planes = self._coded  # the first grows, and what it takes up goes
@@ -222,7 +226,11 @@ class Reader:
         self._tail = b""
 
     def read(self, size: int) -> bytes:
-        """The next bytes: fewer where the stream ends; a ValueError if it is not well formed."""
+        """Reads the next ``size`` bytes: fewer where the stream ends.
+
+        Raises:
+          ValueError: if it is not well formed.
+        """
         size = min(size, self._left)
         if self._inflater is None:
             piece = bytes(self._body[:size])
@@ -260,7 +268,7 @@ class Reader:
 
 
 def expand(stream: Any, limit: int, itemsize: int = 1) -> bytes:
-    """The bytes of a stream.
+    """Expands a stream to its bytes.
 
     Args:
       stream: of :func:`squeeze`.
@@ -289,7 +297,11 @@ def expand(stream: Any, limit: int, itemsize: int = 1) -> bytes:
 
 
 def expand_into(stream: Any, items: np.ndarray) -> None:
-    """Fills ``[n, itemsize]`` bytes with those of a stream, or raises a ValueError."""
+    """Fills ``items``, ``[n, itemsize]`` uint8, with the bytes of a ``stream``.
+
+    Raises:
+      ValueError: if it does not hold as many.
+    """
     count, itemsize = items.shape
     reader = Reader(stream, items.size)
     if reader.way == HALVES:

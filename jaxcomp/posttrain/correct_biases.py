@@ -171,7 +171,7 @@ def _input_means(
 
 
 def _to_fit(means: Sequence[np.ndarray], examples: Sequence[Examples]) -> np.ndarray:
-    """Those of all batches, of few examples without those that are held out."""
+    """Means over all batches; of few examples without those that are held out."""
     held = np.concatenate([own.held_means(len(each)) for own, each in zip(examples, means, strict=True)])
     whole = np.concatenate(means)
     return whole[~held] if len(whole) < ENOUGH and not held.all() else whole

@@ -30,7 +30,7 @@ from jaxcomp.trace.uses import uses_of
 
 
 class EqualRow(NamedTuple):
-    """What became of the channels of one weight, or of a norm's scale.
+    """The treatment of the channels of one weight, or of a norm's scale.
 
     Attributes:
       path: what makes them.
@@ -50,7 +50,7 @@ class EqualRow(NamedTuple):
 
 @dataclass(frozen=True)
 class EqualReport:
-    """What became of the channels of every weight and scale; prints as a table.
+    """The treatment of the channels of every weight and scale; prints as a table.
 
     Attributes:
       rows: one a weight or scale.
@@ -89,7 +89,7 @@ class Equalized(NamedTuple):
 def equalize(
     apply_fn: Callable[..., Any], params: Params, *example: Any, rounds: int = 20, scheme: Schemes = INT8
 ) -> Equalized:
-    r"""Cross-layer equalization: gives the channels between two layers ranges alike in both; the function stays.
+    r"""Equalizes the channel ranges of consecutive layers (cross-layer equalization); the function stays.
 
     Channel by channel :math:`s = \sqrt{r_1 / r_2}`, :math:`r_1` the largest weight that makes it and :math:`r_2` the
     largest that reads it; what makes it, and its bias, are divided by s, what reads it is multiplied. Between them only
@@ -150,7 +150,7 @@ def smooth(
     scheme: Schemes = INT8,
     select: Select | None = None,
 ) -> Equalized:
-    r"""SmoothQuant: moves the ranges of what layers read into their weights; the function stays.
+    r"""Moves the ranges of layer inputs into the weights that read them (SmoothQuant); the function stays.
 
     Channel by channel :math:`s = \max|x|^\alpha / \max|w|^{1 - \alpha}`, x what the layers that read the channel are
     given on data, w their weights: these are multiplied by s, and what makes the channel is divided: a norm's scale and
@@ -260,7 +260,7 @@ def _reaches(
 
 
 def _operand(reader: Reader) -> tuple[Any, int]:
-    """What a reader reads, and along which axis the channels are."""
+    """The weight that a reader reads, and along which axis the channels are."""
     (axis,) = reader.use.input.met
     return reader.use.node.ins[1 - reader.use.side], axis
 

@@ -57,11 +57,15 @@ class _Scaled:
 
 
 def find_links(program: Program, uses: Mapping[str, Uses]) -> tuple[list[Link], dict[str, str]]:
-    """The links of a program outside of loops, and why other weights and scales make none.
+    """Finds the equalization pairs of a program outside of loops, and says why other weights and scales make none.
 
     Between where channels are made and where they are read every primitive must be positively homogeneous: f(s x) =
     s f(x), channel by channel. That is tried, on random numbers of all magnitudes: so it holds of relu and its kin, of
     pooling, padding, reshapes, sums and products with others, and does not of relu6 or gelu.
+
+    Args:
+      program: a traced function.
+      uses: of its parameters, by path.
     """
     search = _Search(program, uses)
     links, skipped = [], {}
@@ -114,7 +118,7 @@ class _Search:
         return found
 
     def follow(self, path: str, use: Use | None, value: Value, axis: int) -> Link | Skipped:
-        """What becomes of channels, if they can be scaled."""
+        """Follows channels to where they are read, if they can be scaled."""
         size = value.shape[axis]
         scaled = {value: _Scaled(axis, np.arange(size))}
         biases, readers = list[str](), list[Reader]()
@@ -206,7 +210,7 @@ class _Search:
         return np.asarray(result, np.float64)
 
     def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Of both signs and all magnitudes."""
+        """Random numbers of both signs and all magnitudes."""
         return self._rng.standard_normal(shape) * 10.0 ** self._rng.integers(-3, 4, shape)
 
 
@@ -223,5 +227,5 @@ def _along(numbers: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 
 
 def groups_of(reader: Reader) -> np.ndarray:
-    """The channels that a reader sums over, ``[groups, inputs of a group]``."""
+    """Returns the channels that a reader sums over, ``[groups, inputs of a group]``."""
     return reader.channels.reshape(feature_groups(reader.use), -1)

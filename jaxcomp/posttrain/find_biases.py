@@ -32,7 +32,7 @@ class Bias(NamedTuple):
 
 
 class Biases(NamedTuple):
-    """What can be done about the means of sites' results.
+    """The biases by which the means of sites' results can be corrected.
 
     Attributes:
       of: by weight, the biases of all its sites.
@@ -44,9 +44,13 @@ class Biases(NamedTuple):
 
 
 def find_biases(program: Program, uses: Mapping[str, Uses]) -> Biases:
-    """The bias of each site: what is first added to its result, or subtracted, as a batch norm's mean is.
+    """Finds the bias of each site: what is first added to its result, or subtracted, as a batch norm's mean is.
 
     It must be a parameter that nothing else reads, with a number for each feature, outside of loops.
+
+    Args:
+      program: a traced function.
+      uses: of its parameters, by path.
     """
     sides = {use.node: use.side for own in uses.values() for use in own.sites}
     found = {chain.node: chain for chain in chains(program, Origins(program), sides)}

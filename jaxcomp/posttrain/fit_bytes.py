@@ -22,19 +22,19 @@ class _Tried(NamedTuple):
 
 
 def file_size(params: Params, notes: Mapping[str, Note]) -> int:
-    """The bytes of the file that :func:`jaxcomp.pack.save` writes."""
+    """Counts the bytes of the file that :func:`jaxcomp.pack.save` writes of ``params`` and their ``notes``."""
     with tempfile.TemporaryDirectory() as folder:
         return save(f"{folder}/tried.jcz", params, notes=notes)
 
 
 def within(budget: int, first: float, solve: Callable[[float], T], size: Callable[[T], int]) -> T:
-    """What is found at the lowest rate whose file takes no more than a budget, and not much less.
+    """Searches for the lowest rate whose result takes no more than a budget, and not much less.
 
     Args:
       budget: bytes.
       first: the rate to try first.
-      solve: of a rate.
-      size: the bytes of what it finds.
+      solve: from a rate to its result.
+      size: from a result to its bytes.
 
     Raises:
       ArgumentError: if no rate gives so small a file; it says what the smallest takes.
@@ -92,7 +92,7 @@ def _next(tried: list[_Tried], budget: int) -> float | None:
 
 
 def first_rate(budget: int, sizes: Mapping[str, Any]) -> float:
-    r"""A rate to try first: of what an error of :math:`4^{-R}` of a layer falls by for a bit more, R bits a weight.
+    r"""Guesses a rate to try first: the slope at R bits a weight of an error :math:`4^{-R}` of each layer.
 
     Args:
       budget: bytes.

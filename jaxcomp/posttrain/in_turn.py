@@ -24,7 +24,7 @@ from jaxcomp.trace.uses import Use, Uses
 
 
 class Solution(Protocol):
-    """What becomes of a weight.
+    """The solution of a weight.
 
     Attributes:
       leaf: of its own shape and dtype.
@@ -150,10 +150,10 @@ class InTurn:
     def report(
         self, named: Mapping[str, Any], methods: Mapping[str, tuple[str, str]], skipped: Mapping[str, str]
     ) -> RoundReport:
-        """What became of each weight.
+        """Reports what became of each weight.
 
         Args:
-          named: all leaves.
+          named: all leaves, by path.
           methods: the format and the method of each that was solved.
           skipped: why others were not.
         """

@@ -31,7 +31,7 @@ from jaxcomp.trace.ir import trace
 
 @dataclass(frozen=True)
 class PostReport:
-    """What was done to each weight; prints as tables.
+    """The treatment of each weight; prints as tables.
 
     Attributes:
       computed: which weights, computed of parameters, became parameters; None if there were none.
@@ -158,7 +158,7 @@ def ptq(
 def _folded(
     fold: Callable[..., tuple[Folded, Params]], apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Params, FoldReport | None]:
-    """What a fold makes of a function, and its report; the function and None where there is nothing to fold."""
+    """Folds a function, and returns the report; the function and None where there is nothing to fold."""
     new, changed = fold(apply_fn, params, *example)
     return (apply_fn, params, None) if new.report.is_empty else (new, changed, new.report)
 
@@ -166,7 +166,7 @@ def _folded(
 def _with_ends(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], scheme: Schemes, end_bits: int | None
 ) -> Schemes:
-    """What is given; or one scheme for all by paths, if the first and the last layers have more bits than it."""
+    """The scheme as given; or by path, if the first and the last layers have more bits than it."""
     if end_bits is not None and not 1 <= end_bits <= 8:
         raise ArgumentError(f"end_bits must be 1 to 8, or None, got {end_bits!r}")
     if end_bits is None or not isinstance(scheme, Scheme):

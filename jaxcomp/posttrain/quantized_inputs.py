@@ -1,4 +1,4 @@
-"""What sites read, as it will be once their inputs are quantized."""
+"""Layer inputs as they will be once they are quantized."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -25,9 +25,14 @@ Altered = Callable[[Any, Examples], Any]
 
 
 def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]) -> dict[Node, Altered]:
-    """For each site whose inputs are to be quantized, what becomes of them; not inside of scans.
+    """Returns how the inputs of each site are quantized; not inside of scans.
 
     Examples that are held out are quantized by grids that they had no part in, if those are known: so unseen ones are.
+
+    Args:
+      targets: what is quantized.
+      uses: of the parameters, by path.
+      ranges: of static inputs, by path.
 
     Raises:
       ArgumentError: for static inputs without a range; the weight is named.
@@ -58,7 +63,7 @@ def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) 
 
 @functools.lru_cache(256)
 def _either(format: Format, rows: tuple[int, ...] | None) -> Any:
-    """What becomes of inputs on one of some grids; dynamic: of what these axes share, on that which fits them."""
+    """Rounds inputs on one of some grids; dynamic ones on that which fits what these axes share."""
 
     def quantized(x: Any, grid: Grid | None) -> Any:
         if not jnp.issubdtype(x.dtype, jnp.floating):

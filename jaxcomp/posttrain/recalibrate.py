@@ -88,7 +88,7 @@ def _widened(update: Callable[[Any, Any], Any], stats: Any, batch: Any) -> Any:
 def _moved(
     update: Callable[[Any, Any], Any], stats: Any, batch: Any, start: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    """What the real leaves move to in one step from the numbers that they are filled with; 0 if none is given."""
+    """The values that real leaves move to in one step from those that they are filled with; 0 if none is given."""
 
     def filled(path: Any, leaf: Any) -> Any:
         return jnp.full_like(leaf, start.get(path_string(path), 0.0)) if is_real(leaf) else leaf

@@ -38,7 +38,7 @@ def refit(
     places: int | None = None,
     select: Select | None = None,
 ) -> Params:
-    r"""Parameters whose cut channels are 0, as of :func:`mask`, and whose others make up for them, layer by layer.
+    r"""Zeroes cut channels, as :func:`mask`, and refits the other weights to make up for them, layer by layer.
 
     Each layer W is fitted, in the order of the computation, to what it gave before any cut, x, on what it is fed now,
     x', by least squares over the inputs S that are left:

@@ -61,14 +61,19 @@ class Solution(NamedTuple):
 
 
 def nearest(target: Target, leaf: Any, given: Grid | None) -> Solution:
-    """A weight rounded to the nearest, on a given grid or on one that the scheme fits to it."""
+    """Rounds a weight ``leaf`` to the nearest, on a ``given`` grid or on the one that the ``target`` fits."""
     if given is None:
         (given,) = fitted([target], [leaf])
     return Solution(_on_grid(leaf, leaf, given, target.scheme.format), given)
 
 
 def fitted(targets: Sequence[Target], leaves: Sequence[Any]) -> list[Grid]:
-    """The grids that schemes fit to weights, by one program for all of them."""
+    """Fits the grids of weights by their schemes, in one program for all of them.
+
+    Args:
+      targets: how each is quantized.
+      leaves: the weights.
+    """
     leaves = [replicated(jnp.asarray(leaf)) for leaf in leaves]
     kinds: dict[Any, list[int]] = {}
     for i, (target, leaf) in enumerate(zip(targets, leaves, strict=True)):
@@ -96,7 +101,13 @@ def fitted(targets: Sequence[Target], leaves: Sequence[Any]) -> list[Grid]:
 
 
 def least_squares(target: Target, given: Grid | None, method: RoundMethod) -> Target:
-    """The target whose nearest is what a method has to be better than: where it may choose a grid, a fitted one."""
+    """Returns the target whose nearest a method has to beat: on a fitted grid where it may choose one.
+
+    Args:
+      target: how a weight is quantized.
+      given: its grid; None: the method chooses.
+      method: by which it is rounded.
+    """
     return (
         dataclasses.replace(target, scheme=target.scheme._replace(fit=mse()))
         if _searches(target, given, method)
@@ -113,12 +124,18 @@ def _searches(target: Target, given: Grid | None, method: RoundMethod) -> bool:
 def rounded(
     target: Target, use: Use, leaf: Any, known: Evidence, whole: Grid, settings: Settings, plain: Solution
 ) -> Solution:
-    """A weight rounded so that, on what flows into its sites, their results stay near what they were.
+    """Rounds a weight so that its sites' results change least.
 
     What is found on the examples to fit to is kept where it is better than ``plain`` on those that are held out.
 
     Args:
+      target: how it is quantized.
+      use: the site that reads it.
+      leaf: the weight.
+      known: what flows into its sites.
       whole: the grid, or where its reach is searched for, the largest that is tried.
+      settings: of the methods.
+      plain: the weight rounded to the nearest.
     """
     if known.other is None or not known.reaches:
         return plain
@@ -236,7 +253,7 @@ def _own_axes(target: Target, grid: Grid) -> tuple[int, ...]:
 
 
 def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid: Grid) -> np.ndarray:
-    """What each output's scales are multiplied by, ``[groups, 1, out]``, as it broadcasts against a grid."""
+    """Factors of each output's scales, ``[groups, 1, out]``, as they broadcast against a grid."""
     own = _own_axes(target, grid)
     whole = _spread(use, ratio, shape)
     return whole[tuple(slice(None) if i in own else slice(0, 1) for i in range(len(shape)))]
@@ -255,7 +272,7 @@ def _searched(
     ratio = np.ones(best.shape, np.float32)
 
     def tried(some: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What methods make of each part of the range, side by side, and their errors."""
+        """The methods' results at each part of the range, side by side, and their errors."""
         old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
         own[0] = own[0] * np.repeat(some, outs)
         plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)

@@ -31,7 +31,7 @@ FELT = 0.05
 
 
 class Rate(NamedTuple):
-    """What a bit is worth.
+    """The price of a bit.
 
     Attributes:
       value: in parts of a layer's squared results; with ``fisher`` in parts of what the loss feels of a mean layer's.
@@ -42,10 +42,16 @@ class Rate(NamedTuple):
     fisher: Any
 
     def prices(self, path: str, use: Use, old: np.ndarray, known: Evidence) -> np.ndarray:
-        r"""What a bit may cost in each output's mean squared error, ``[groups, 1, out]``, in units of the evidence.
+        r"""Returns the price of a bit in each output's squared error, ``[groups, 1, out]``, in the evidence's units.
 
         The Fisher information of an output's weights is about the moment of the inputs times
-        :math:`\gamma = \operatorname{tr} F / \operatorname{tr} H`, which is what the loss feels of its squared error.
+        :math:`\gamma = \operatorname{tr} F / \operatorname{tr} H`: the loss per squared error of the output.
+
+        Args:
+          path: of the weight.
+          use: the site that reads it.
+          old: the weight, ``[groups, n, out]``.
+          known: what flows into it.
         """
         power, felt = known.power(old), np.zeros((len(old), 1, old.shape[2]))
         if path in self.fisher:
@@ -55,7 +61,14 @@ class Rate(NamedTuple):
 
 
 def rate_of(value: float | None, fisher: Params | None, method: str, weights: Mapping[str, Any]) -> Rate | None:
-    """What a bit is worth in the errors of some weights, checked; None: nothing."""
+    """Checks what a bit is worth in the errors of some weights; None: nothing.
+
+    Args:
+      value: the rate, or None.
+      fisher: the Fisher diagonal of the parameters, or None.
+      method: by which weights are rounded.
+      weights: by path.
+    """
     if value is None:
         if fisher is not None:
             raise ArgumentError("fisher says what errors are worth beside bits: give rate= with it")
@@ -89,20 +102,20 @@ class Coder:
         self._middles = (self.levels[1:] + self.levels[:-1]) / 2
 
     def codes(self, values: np.ndarray) -> np.ndarray:
-        """Of a matrix in units of scales, the codes of the nearest levels, of the weight's own shape."""
+        """Returns the codes of the nearest levels of a matrix in units of scales, in the weight's own shape."""
         found = np.searchsorted(self._middles, values).astype(np.int64) + self.bottom
         return unmatrix(self._use, found, self._shape)
 
     def lengths(self, values: np.ndarray) -> Lengths:
-        """The file's model of them."""
+        """Fits the file's model of the codes."""
         return code_lengths(self.codes(values), self.bottom, self.bottom + len(self.levels) - 1)
 
     def bits(self, values: np.ndarray, lengths: Lengths) -> np.ndarray:
-        """What each output takes, ``[groups, 1, out]`` float64."""
+        """Counts the bits of each output by a model ``lengths`` of ``values``, ``[groups, 1, out]`` float64."""
         return matrix(self._use, lengths.of(self.codes(values))).sum(1, keepdims=True)
 
     def choices(self, lengths: Lengths, price: np.ndarray) -> Choices:
-        """What weights can become, and at what cost, by such a model."""
+        """Returns the levels that weights can take, and their cost by a model ``lengths`` and a ``price`` of a bit."""
         which = matrix(self._use, lengths.which).astype(np.int32)
         return Choices(self.levels, lengths.bits, which, price.astype(np.float32))
 
@@ -132,7 +145,7 @@ def priced(
     sweeps: int,
     apart: bool | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The values of least cost, and the ratio of their scales to the given ones.
+    """Finds the values of least cost, and the ratio of their scales to the given ones.
 
     Args:
       aim: ``[groups, n, out]``.

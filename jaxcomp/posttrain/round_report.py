@@ -7,11 +7,11 @@ from typing import NamedTuple
 from jaxcomp.core.tables import dims, table, with_left_out
 
 ALL_AT_ONCE = "in a loop, a branch or a shard_map: layers there are rounded all at once, their errors not measured"
-"""What is not as elsewhere with weights there."""
+"""The remark on the weights of such layers."""
 
 
 class RoundRow(NamedTuple):
-    """What became of one weight.
+    """The treatment of one weight.
 
     Attributes:
       path: the weight.
@@ -44,7 +44,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
+    """The treatment of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
 
     Attributes:
       rows: one a weight.

@@ -42,7 +42,7 @@ class Rounded(NamedTuple):
 
     @property
     def notes(self) -> dict[str, Note]:
-        """What :func:`jaxcomp.pack.save` needs to know to store codes."""
+        """The notes by which :func:`jaxcomp.pack.save` stores codes."""
         formats = {row.path: row.format for row in self.report.rows}
         return {path: Note(grid=grid, format=formats[path]) for path, grid in self.grids.items()}
 
@@ -70,7 +70,7 @@ def round_weights(
     select: Select | None = None,
     progress: Progress = None,
 ) -> Rounded:
-    r"""Rounds weights layer by layer so that, on data, the layers' outputs stay what they were; nothing is trained.
+    r"""Rounds weights layer by layer so that, on data, the layers' outputs change least; nothing is trained.
 
     Of a layer with weights W and inputs x :math:`\sum |W^\top x - W'^\top x'|^2 + \lambda |W - W'|^2` is kept small,
     x' being what the layers before it now give, quantized if the scheme has it so. ``gptq``: input after input,

@@ -28,7 +28,7 @@ from jaxcomp.trace.uses import Use
 ROUNDS = 4
 """Times that centres and places are found in turn."""
 TABLE_BITS = 24
-"""What a centre takes in a file, about."""
+"""The bits of a center in a file, about."""
 FEWER = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of centres that are tried where bits count."""
 
@@ -55,7 +55,7 @@ class Shared(NamedTuple):
 
 
 def nearest(leaf: Any, k: int) -> Shared:
-    """A weight at the nearest of the centres of its least squared error; 0 stays 0."""
+    """Replaces each number of ``leaf`` by the nearest of the ``k`` centers of least squared error; 0 stays 0."""
     values = np.asarray(leaf, np.float64)
     return _shown(leaf, values, optimal(values, k, zero=bool((values == 0).any())))
 
@@ -68,10 +68,19 @@ def _shown(leaf: Any, values: np.ndarray, centres: np.ndarray, back: float = 1.0
 
 
 def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Settings, plain: Shared) -> Shared:
-    """A weight with at most k values such that its sites' results stay near what they were.
+    """Replaces a weight by one of at most k values, so that its sites' results change least.
 
     What is found on the examples to fit to is kept where it costs less than ``plain`` on those that are held out: in
     errors, and in bits where these count.
+
+    Args:
+      path: of the weight.
+      use: the site that reads it.
+      leaf: the weight.
+      known: what flows into its sites.
+      k: values, 0 included.
+      settings: of the method.
+      plain: the weight by :func:`nearest`.
     """
     if known.other is None or not known.reaches:
         return plain
@@ -169,7 +178,7 @@ class _Layer(NamedTuple):
         return TABLE_BITS * len(centres) + float(coder.bits(values, coder.lengths(values)).sum())
 
     def judged(self, new: Any, leaf: Any, known: Evidence, unit: float) -> tuple[float, float]:
-        """What a weight costs on the examples that are held out, and on the others."""
+        """The costs of a weight on the examples that are held out, and on the others."""
         values, old = matrix(self.use, new), matrix(self.use, leaf)
         bits, price = self._bits(values / unit, np.unique(values / unit)), self.price[:, 0] * unit**2
         held, fit = (float((known.error(values, old, each) / price).sum()) for each in (True, False))

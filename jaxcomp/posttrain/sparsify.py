@@ -205,7 +205,7 @@ def sparsify(
 
 
 def _shape(use: Use, leaf: Any) -> tuple[int, int, int]:
-    """That of a parameter's matrix, ``[groups, reduction, out]``."""
+    """The shape of a parameter's matrix, ``[groups, reduction, out]``."""
     groups, size = use.size(use.stack) * feature_groups(use), use.size(reduction(use))
     return groups, size, leaf.size // max(groups * size, 1)
 
@@ -237,7 +237,7 @@ def _factor(uses: Uses) -> Any:
 def _dense(
     program: Program, uses: Mapping[str, Any], params: Any, given: Any, examples: Any, places: int | None
 ) -> dict[str, Seen]:
-    """What flows into each parameter's sites in the dense network."""
+    """Sums of what flows into each parameter's sites in the dense network."""
     sites = [(path, use) for path, own in uses.items() for use in own]
     leaves = [jax.tree.leaves((params, *batch)) for batch in given]
     found: dict[str, Seen] = {}
@@ -251,7 +251,7 @@ def _dense(
 def _better(
     program: Program, params: Params, given: Any, found: dict[str, Pruned], refits: bool, walk: Walk
 ) -> tuple[dict[str, Pruned], str]:
-    """What was found, if the function's results where it is held out bear out what was decided layer by layer.
+    """The outcome, if the function's results where it is held out bear out what was decided layer by layer.
 
     What was fitted has to be better than the plain method, and so have masks alone that few examples judge; of more,
     masks are no more than 2 % worse, as in each layer.
@@ -306,7 +306,7 @@ def _counts(
 
 
 def _goals(sparsity: Any, pattern: Any, candidates: list[str]) -> dict[str, Any]:
-    """What is asked of each parameter, a fraction or a pattern; without those that stay dense."""
+    """The sparsity or pattern asked of each parameter; without those that stay dense."""
     if (sparsity is None) == (pattern is None):
         raise ArgumentError("sparsify needs exactly one of sparsity= and pattern=")
     asked = pattern if sparsity is None else sparsity

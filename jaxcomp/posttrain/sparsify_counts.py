@@ -15,14 +15,23 @@ from jaxcomp.prune.reconstruct import keep_of_layer
 
 
 def uniform(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict[str, int]:
-    """Each layer as sparse as it is asked to be."""
+    """Counts the weights that each layer keeps if it is as sparse as asked.
+
+    Args:
+      shapes: of the layers, by path.
+      asked: the sparsity of each.
+    """
     return {path: kept_count(asked[path], math.prod(shape)) for path, shape in shapes.items()}
 
 
 def erk(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict[str, int]:
-    r"""Erdős-Rényi-kernel: the density of a layer in proportion to :math:`\sum_i d_i / \prod_i d_i` of its shape d.
+    r"""Counts the kept weights of layers at densities proportional to :math:`\sum_i d_i / \prod_i d_i` of a shape d.
 
     Layers that would have to keep more than they have are kept whole, and the others share the rest.
+
+    Args:
+      shapes: of the layers, by path.
+      asked: the sparsity of each.
 
     Example:
       >>> erk({"a": (10, 10), "b": (100, 100)}, {"a": 0.8, "b": 0.8})
@@ -37,7 +46,7 @@ def erk(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> dict
 
 
 def globally(costs: Mapping[str, Costs], keep: int, maximum: float) -> dict[str, int]:
-    """The largest costs of all layers together are kept, but of each layer at least its largest few.
+    """Counts the weights that each layer keeps if the largest costs of all together are kept.
 
     Args:
       costs: of each layer's weights.

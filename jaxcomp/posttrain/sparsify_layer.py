@@ -57,7 +57,15 @@ class Recipe:
         return self.pruner.needs == "moment" or bool(self.refit)
 
     def layer(self, path: str, use: Use, leaf: Any, known: Evidence | None, moment: Any = None) -> LayerMatrix:
-        """A parameter as its sites read it."""
+        """Arranges a parameter as its sites read it.
+
+        Args:
+          path: of the parameter.
+          use: the site.
+          leaf: its value.
+          known: what flows into its sites; None: nothing is known.
+          moment: of its inputs, if that is known in place of ``known``.
+        """
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
             moment = known.inputs
@@ -75,7 +83,15 @@ class Recipe:
         )
 
     def solve(self, path: str, use: Use, leaf: Any, known: Evidence | None, goal: Any) -> Pruned:
-        """Prunes one parameter, to a count of weights or to a pattern."""
+        """Prunes one parameter.
+
+        Args:
+          path: of the parameter.
+          use: the site that reads it.
+          leaf: its value.
+          known: what flows into its sites; None: nothing is known.
+          goal: a count of weights that are kept, or a pattern.
+        """
         old = matrix(use, leaf)
         if known is None:
             own = _Matrix(*self._pruned(self.layer(path, use, leaf, None), old, None, goal))
@@ -92,7 +108,7 @@ class Recipe:
         return shaped(own)
 
     def _judged(self, path: str, use: Use, leaf: Any, old: np.ndarray, known: Evidence, goal: Any) -> "_Matrix":
-        """What the method makes of all examples, if that is better than the plain one where it is held out.
+        """The method's result on all examples, if that is better than the plain one where it is held out.
 
         Else what it makes of correlations as far as they are not due to chance, taken as far as serves the examples
         that are held out; if that is no better either, the plain one: the smallest weights go, or none is refitted.
@@ -166,5 +182,5 @@ def _keep(goal: Any) -> tuple[int, Any]:
 
 
 def _squares(moment: Any) -> np.ndarray:
-    """Of each input, ``[groups, reduction]``, float32."""
+    """The squares of each input, the diagonal of their moments: ``[groups, reduction]`` float32."""
     return np.maximum(np.diagonal(moment, axis1=1, axis2=2), 0).astype(np.float32)

@@ -16,7 +16,7 @@ from jaxcomp.prune.sparsegpt import sparsegpt
 
 
 class LayerMatrix(NamedTuple):
-    r"""What is known of one parameter, as a matrix, in units in which squares neither underflow nor overflow.
+    r"""One parameter and its inputs, as a matrix, in units in which squares neither underflow nor overflow.
 
     Attributes:
       weight: ``[groups, reduction, out]``, float32, over ``unit``; on the host.
@@ -38,7 +38,7 @@ class LayerMatrix(NamedTuple):
 
     @property
     def moment(self) -> Any:
-        """That of its inputs, ``[groups, reduction, reduction]``, damped; they have to be known."""
+        """The second moment of its inputs, ``[groups, reduction, reduction]``, damped; they have to be known."""
         return self._known.moment
 
     @property
@@ -53,7 +53,7 @@ class LayerMatrix(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What it costs to lose each weight, in an order in which the largest are kept.
+    """The cost of losing each weight, in an order in which the largest are kept.
 
     Attributes:
       costs: of any shape.
@@ -120,7 +120,7 @@ AUTO_SECONDS = 5.0
 
 
 def obc_seconds(shape: Sequence[int]) -> float:
-    """About what OBC takes for a layer ``[groups, reduction, out]``, on two cores.
+    """Estimates the seconds that OBC takes for a layer ``[groups, reduction, out]``, on two cores.
 
     Example:
       >>> round(obc_seconds((1, 576, 64)), 1), round(obc_seconds((1, 2304, 256)))
@@ -131,7 +131,7 @@ def obc_seconds(shape: Sequence[int]) -> float:
 
 
 def _instead(shape: Sequence[int]) -> str:
-    """What ``"auto"`` prunes a layer by that is too large for OBC."""
+    """The method by which ``"auto"`` prunes a layer that is too large for OBC."""
     return "sparsegpt" if obc_seconds(shape) > AUTO_SECONDS else ""
 
 

@@ -8,7 +8,7 @@ from jaxcomp.core.tables import table, with_left_out
 
 
 class SparseRow(NamedTuple):
-    """What became of one weight.
+    """The treatment of one weight.
 
     Attributes:
       path: the parameter.
@@ -37,7 +37,7 @@ BACK = "pruned by: what was done where the method asked for was no better, or wo
 
 @dataclass(frozen=True)
 class SparseReport:
-    """What became of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
+    """The treatment of every weight that a matmul or convolution reads, in order of the leaves; prints as a table.
 
     Attributes:
       rows: one a weight.

@@ -9,7 +9,7 @@ STRETCH = "stretch"
 
 
 def merged(frame: Frame, data: set[Value], stops: Callable[[Node], bool], opens: Callable[[Node], bool]) -> Frame:
-    """A frame whose nodes that depend on data, and at which there is nothing to do, are merged.
+    """Merges the nodes of a frame that depend on data, and at which there is nothing to do.
 
     Args:
       frame: a body.

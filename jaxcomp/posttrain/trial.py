@@ -23,7 +23,7 @@ from jaxcomp.trace.uses import uses_of
 def quantizes_better(
     program: Program, apply_fn: Callable[..., Any], params: Params, changed: Params, given: Batches, scheme: Any
 ) -> bool:
-    """Whether a function of other parameters, quantized by a scheme, comes nearer to the float one by more than chance.
+    """Returns whether a function of other parameters, once quantized, is nearer to the float one by more than chance.
 
     Args:
       program: the function, traced.

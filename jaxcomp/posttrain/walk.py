@@ -135,7 +135,7 @@ class Walk(Interpreter):
         batches: Sequence[Sequence[Any]],
         start: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
-        """The new value of each parameter whose sites were all reached.
+        """Returns the new value of each parameter whose sites were all reached.
 
         Args:
           params: the leaves of the parameters.
@@ -158,7 +158,7 @@ class Walk(Interpreter):
         return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
 
     def lost_with(self, new: Mapping[str, Any]) -> np.ndarray:
-        """What is ``lost`` with other values of the parameters that were replaced, by the programs that there are."""
+        """Returns ``lost`` with other values of the parameters that were replaced, by the programs that there are."""
         now = dict(zip(self._program.paths, (self._known[0][leaf][0] for leaf in self._leaves), strict=True))
         if all(len(self._uses[path]) == 1 and now[path] is leaf for path, leaf in new.items()):
             return self.lost  # of parameters with more sites, all but the last were computed with the old ones
@@ -213,7 +213,7 @@ class Walk(Interpreter):
         return outs
 
     def _applied(self, frame: Frame, operands: list[Any], streams: int | None = None) -> list[Any]:
-        """What a stretch of nodes gives for every batch, of parameters as they are now and as they were.
+        """Runs a stretch of nodes on every batch, with parameters as they are now and as they were.
 
         Args:
           frame: the nodes.
@@ -332,7 +332,7 @@ class Walk(Interpreter):
         return seen_at(alone, uses, batches, self.examples, self._places)
 
     def _lost(self, outs: Sequence[Any]) -> np.ndarray:
-        """Of each example that is held out, the squared errors of all results over the mean of their squares."""
+        """The squared errors of all results over the mean of their squares, of each example that is held out."""
         if sum(own.size for own in self.examples) < 2:
             return np.zeros(0)
         total: Any = 0.0
@@ -356,7 +356,15 @@ class Walk(Interpreter):
 def lost(
     program: Program, params: Any, changed: Any, batches: Sequence[Any], inputs: Mapping[Node, Any] | None = None
 ) -> np.ndarray:
-    """The squared errors of a program's results with other parameters over their squares, of examples held out."""
+    """Measures the squared errors of a program's results over their squares, of each example that is held out.
+
+    Args:
+      program: a traced function.
+      params: the leaves of its parameters.
+      changed: the leaves of other parameters.
+      batches: the leaves of the other arguments, one list a batch.
+      inputs: how sites' inputs are altered.
+    """
     walk = Walk(program, {}, lambda *_: None, None, inputs)
     now = leaves_of(changed, program.paths, "the changed parameters")
     walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)

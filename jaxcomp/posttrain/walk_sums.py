@@ -1,4 +1,4 @@
-"""What a walk sums up over its batches, on the host: moments of what a site reads, and the squares of errors."""
+"""Sums of a walk over its batches, on the host: moments of layer inputs, and the squares of errors."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ TOGETHER = 2**24
 def seen_by(
     use: Use, places: int | None, examples: Sequence[Examples], inputs: Iterable[tuple[Any, Any]], weight: np.ndarray
 ) -> Seen:
-    """What flows into a site, apart for the examples to fit to and for those that are held out.
+    """Sums what flows into a site, the examples to fit to and those held out apart.
 
     Args:
       use: the site.
-      places: of each result of a convolution, how many count at most; None: all.
+      places: positions of each result of a convolution that count at most; None: all.
       examples: those of each batch.
-      inputs: what the site reads of each batch, as it is now and as it was.
-      weight: that of the layer, ``[groups, n, out]``, float64.
+      inputs: of the site, for each batch, as they are now and as they were.
+      weight: of the layer, ``[groups, n, out]``, float64.
     """
     read, found = _rows_of(use, places), []
     some: list[tuple[np.ndarray, np.ndarray, Split]] = []
@@ -58,7 +58,7 @@ def _rows_of(use: Use, places: int | None) -> Callable[[Any, Any], tuple[Any, An
 
 
 def squares_of(examples: Examples, new: Any, old: Any, leak: Any) -> np.ndarray:
-    """The squares of a value's change and of what it was, of each example that is held out: ``[2, examples]``, float64.
+    """Sums the squares of a value's change and of the old value over each held-out example: ``[2, examples]``, float64.
 
     Args:
       examples: of the batch.

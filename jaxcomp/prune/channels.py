@@ -25,7 +25,7 @@ Scope = Literal["group", "global"]
 
 
 def channel_masks(scores: Sequence[Array], fraction: Any, scope: Scope, least: Sequence[int]) -> list[Array]:
-    """Masks that keep the channels of highest score; True = kept.
+    """Makes masks that keep the channels of highest score; True = kept.
 
     Args:
       scores: ``[size]`` of each group; NaN is highest. Of equal scores the first is kept.
@@ -202,7 +202,7 @@ def _scored(
 
 
 def _in_units(groups: ChannelGroups, score: str, of: Sources, combine: Combine, normalize: Normalize) -> list[Sources]:
-    """What each group is scored by: squares of 1e-20 are 0 in float32, of 1e20 infinite.
+    """Arrays that each group is scored by, in a unit: squares of 1e-20 are 0 in float32, of 1e20 infinite.
 
     What is normalized has a unit a group, the rest one for all; products of several numbers as of one member do not
     compare in any. Weights times gradients have the loss's unit, whatever the weights' is.
@@ -250,7 +250,7 @@ def _single(tree: Params | None) -> dict[str, Array]:
 
 
 def _notes(params: Params, places: Places, rates: np.ndarray) -> dict[str, Note]:
-    """What is asked of each leaf, given how many of each channel are to go (a fraction)."""
+    """The note of each leaf, given the fraction of each channel's entries that go."""
     notes = {}
     for path, leaf in named_leaves(params).items():
         kept = [1 - rates[owner].mean() for _, owner in places.get(path, [])]

@@ -75,7 +75,7 @@ class Distribution(NamedTuple):
 
 
 def uniform() -> Distribution:
-    """Every layer reaches the sparsity; dense layers are not made up for.
+    """Prunes every layer to the sparsity; the others do not make up for layers that stay dense.
 
     Example:
       >>> import jaxcomp as jc
@@ -93,7 +93,7 @@ def uniform() -> Distribution:
 
 
 def together(scale: Callable[[Array], Array] | None = None, name: str = "global") -> Distribution:
-    """All units of all layers are ranked as one, exactly, over shards too; dense layers count and are made up for.
+    """Ranks all units of all layers together, exactly, over shards too; the others make up for dense layers.
 
     Args:
       scale: ``scores [...] -> scores``, layer by layer, that can be compared between layers; None: as they are.
@@ -116,7 +116,7 @@ def together(scale: Callable[[Array], Array] | None = None, name: str = "global"
 
 
 def lamp() -> Distribution:
-    r"""Global, by :math:`s_u^2 / \sum_{v \ge u} s_v^2`: each score's square over those that would outlive it.
+    r"""Ranks globally by :math:`s_u^2 / \sum_{v \ge u} s_v^2`: each score's square over those that would outlive it.
 
     The sum is over the units of a layer that are not smaller. Made for magnitudes. It sorts, as few distributions do:
     25 million weights take seconds on a CPU.
@@ -134,7 +134,7 @@ def lamp() -> Distribution:
 
 
 def per_output(axes: Axes = None) -> Distribution:
-    """Every output of every layer reaches the sparsity: the published form of Wanda. Sorts, as :func:`lamp` does.
+    """Prunes every output of every layer to the sparsity: the published form of Wanda. Sorts, as :func:`lamp` does.
 
     Where the outputs of a layer cannot all keep as many, those of the next higher scores keep one more.
 
@@ -159,7 +159,7 @@ def per_output(axes: Axes = None) -> Distribution:
 
 
 def erk(power: float = 1.0) -> Distribution:
-    r"""Erdős-Rényi-kernel: densities proportional to :math:`\sum_i d_i / \prod_i d_i` of each layer's dimensions d.
+    r"""Makes densities proportional to :math:`\sum_i d_i / \prod_i d_i` of a layer's dimensions d (Erdős-Rényi-kernel).
 
     Layers whose density would exceed 1 are dense, and the others make up for it: the sum over all layers is exactly
     what the sparsity asks for. As it rises, no layer's count rises.
@@ -236,7 +236,11 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
 
 
 def kept_of(sparsity: Any, layer: Layer) -> Any:
-    """How many units of a layer a sparsity keeps.
+    """Counts the units of a layer that a sparsity keeps.
+
+    Args:
+      sparsity: a number in [0, 1), or an array, which may be traced.
+      layer: the tensor.
 
     Raises:
       ArgumentError: for a sparsity, given as a number, that whole units cannot express, with the nearest that they can.
@@ -291,7 +295,7 @@ def _total(sparsity: Any, layers: Sequence[Layer], name: str) -> Any:
 
 
 def fill(total: Any, slopes: Sequence[float], least: Sequence[int], most: Sequence[int]) -> Array:
-    r"""Counts :math:`k_l = \mathrm{clip}(\mathrm{round}(\epsilon a_l), least, most)` whose sum is exactly the total.
+    r"""Finds counts :math:`k_l = \mathrm{clip}(\mathrm{round}(\epsilon a_l), least, most)` that sum to the total.
 
     Where the quotas' nearest integers have that sum, they are the counts. What one :math:`\epsilon` leaves over goes to
     the first layers that the next larger one would serve. So no count falls when the total rises, which rounding by
@@ -340,7 +344,7 @@ def _fill(total: Array, slopes: Array, least: Array, most: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="axes")
 def output_by_output(scores: Array, axes: tuple[int, ...]) -> Array:
-    """Scores anew: higher than all others the best of each output, then the second of each; among these as they were.
+    """Scores units anew by their rank within an output: the best of each output first, then the second of each.
 
     Args:
       scores: of any shape.

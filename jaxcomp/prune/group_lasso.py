@@ -12,7 +12,7 @@ from jaxcomp.prune.saliency import Sources, floating, saliency
 
 
 def group_lasso(groups: ChannelGroups, params: Params) -> Array:
-    r"""The sum of all channels' norms, :math:`\sum_c \sqrt{n_c} \lVert w_c \rVert_2`.
+    r"""Sums the norms of all channels, :math:`\sum_c \sqrt{n_c} \lVert w_c \rVert_2`.
 
     :math:`w_c`: the :math:`n_c` entries that a channel owns in all kernels of its group, those that read it included;
     an entry between two groups counts in both. Add it to the loss, times a small number. Where a channel is 0 its

@@ -16,7 +16,7 @@ from jaxcomp.core.types import Compressor, Learned, Note, Params, State, Step
 
 @printed
 def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compressor:
-    r"""STR: prunes weights below a threshold that is trained, :math:`w \mapsto w \cdot [|w| > \sigma(s)]`.
+    r"""Prunes weights below a threshold that is trained, :math:`w \mapsto w \cdot [|w| > \sigma(s)]` (STR).
 
     Gradients, to the weights that are kept and to s, are those of the soft threshold,
     :math:`\mathrm{sign}(w) \max(|w| - \sigma(s), 0)`. Weight decay on s, towards a threshold of 1/2, sets the pace. The

@@ -14,7 +14,7 @@ LimitRule = str | tuple[str, float]
 def least_kept(
     groups: ChannelGroups, rules: Sequence[LimitRule] = (), minimum: int = 1, maximum: float = 1.0
 ) -> dict[str, int]:
-    """How many channels each group keeps at least.
+    """Counts the channels that each group keeps at least.
 
     Args:
       groups: of :func:`jaxcomp.trace.groups`.

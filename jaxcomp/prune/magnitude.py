@@ -14,7 +14,7 @@ from jaxcomp.prune.pruner import prune
 
 
 def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer", "global"] = "layer") -> list[Array]:
-    """Masks that keep the weights of largest magnitude; True = kept.
+    """Makes masks that keep the weights of largest magnitude; True = kept.
 
     Args:
       weights: floating-point arrays of any shapes, real or complex.

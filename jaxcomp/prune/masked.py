@@ -1,4 +1,4 @@
-"""What optimizers do to pruned weights: nothing, or a decay that lets them come back."""
+"""Optimizers and pruned weights: they leave them alone, or decay them and let them come back."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ ROW = ("all weights in a row",)
 
 
 def kept(compressor: Compressor, params: Params, state: State) -> Params:
-    """Which weights a recipe keeps: those that none of its members prunes, whatever another rounds or fills in.
+    """Finds which weights a recipe keeps: those that none of its members prunes, whatever another rounds or fills in.
 
     Args:
       compressor: any: pruners say what they keep, combinators what their members do; of one of your own without a
@@ -42,7 +42,7 @@ def kept(compressor: Compressor, params: Params, state: State) -> Params:
 
 
 def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
-    r"""Soft pruning: :math:`w \mapsto w` where kept, :math:`f w` elsewhere; what grows again may come back.
+    r"""Multiplies pruned weights by a factor :math:`f` (soft pruning); what grows again may come back.
 
     After the optimizer's step, with a recipe inside :func:`jaxcomp.straight_through` or without one in the loss.
 
@@ -74,7 +74,7 @@ def decay_pruned(params: Params, masks: Params, factor: float) -> Params:
 
 
 def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that leaves pruned weights alone: no momentum of theirs is kept, no decay moves them.
+    """Wraps an optimizer to leave pruned weights alone: it keeps no momentum of theirs, and no decay moves them.
 
     ``tx.update(grads, opt_state, params, masks=jc.prune.kept(recipe, params, state))``: where a mask is False the
     update is 0, and so is what the optimizer holds of that weight. A zero stays zero, and a weight that grows begins
@@ -126,7 +126,7 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
 
 
 def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> list[KeyPath | None]:
-    """Which leaves of a tree hold a number for each weight of a parameter.
+    """Finds which leaves of a tree hold a number for each weight of a parameter.
 
     A copy of the parameters is a subtree, the outermost possible, all of whose leaves have paths of parameters; leaves
     of it that have another shape than theirs are none of the weights'.
@@ -156,7 +156,7 @@ def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> 
 
 
 def _that_follow(init: Callable[..., Any], params: Params, owners: list[Any]) -> list[Any]:
-    """Of owners those whose leaf takes the shape of a parameter that is the whole tree, whatever that shape is.
+    """Owners whose leaf takes the shape of a parameter that is the whole tree, whatever that shape is.
 
     Such a parameter has no path by which to know its copies, and a memory of ten steps may be as long as ten weights.
     """

@@ -113,7 +113,7 @@ def _eliminate_some(
 
 
 def costs(found: Elimination) -> Array:
-    """What it costs to come as far as each step, latest steps first; made to rise, so that outputs can be compared.
+    """Returns the cost of eliminating as far as each step, latest first; made to rise, to compare outputs.
 
     Returns:
       ``[groups, steps, out]``.
@@ -122,7 +122,15 @@ def costs(found: Elimination) -> Array:
 
 
 def keep_after(found: Elimination, kept: Array) -> Array:
-    """The mask of those that are left, given which of :func:`costs` are not paid."""
+    """Makes a mask of the weights that are left after an elimination, given which of :func:`costs` are not paid.
+
+    Args:
+      found: the elimination.
+      kept: ``[groups, steps, out]`` bool, True for steps that are not taken.
+
+    Returns:
+      ``[groups, reduction, out]`` bool.
+    """
     return found.rank >= jnp.sum(~kept, axis=1, keepdims=True, dtype=jnp.int32)
 
 

@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 class Units(NamedTuple):
-    """What a pattern makes of one tensor.
+    """The units into which a pattern cuts one tensor.
 
     Attributes:
       number: of its units.
@@ -60,7 +60,7 @@ class Pattern(NamedTuple):
     at: Callable[[str], "Pattern"] | None = None
 
     def of(self, path: str) -> "Pattern":
-        """That of the tensor at a path."""
+        """Returns the pattern of the tensor at a path."""
         return self if self.at is None else self.at(path)
 
     def __repr__(self) -> str:
@@ -72,7 +72,12 @@ Axes = Sequence[int] | Mapping[str, Sequence[int]] | None
 
 
 def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
-    """The units of one tensor.
+    """Returns the units into which a pattern cuts one tensor.
+
+    Args:
+      pattern: any.
+      path: of the tensor, for the error.
+      shape: of the tensor.
 
     Raises:
       ArgumentError: if the pattern does not fit it, naming the path.
@@ -87,7 +92,7 @@ def fitted(pattern: Pattern, path: str, shape: Shape) -> Units:
 
 
 def unstructured() -> Pattern:
-    """Every weight by itself.
+    """Prunes every weight by itself.
 
     Example:
       >>> import jaxcomp as jc
@@ -98,7 +103,7 @@ def unstructured() -> Pattern:
 
 
 def nm(n: int, m: int, axes: Axes = None) -> Pattern:
-    """N:M: of each m consecutive weights along the reduction axis at most n are kept.
+    """Keeps at most n of each m consecutive weights along the reduction axis (N:M).
 
     The reduction axes are all but the last: ``in`` of a matrix ``[in, out]``; of a convolution's kernel
     ``[h, w, in, out]``, grouped and depthwise ones too, h, w and in flattened, as hardware contracts them. If m does
@@ -153,7 +158,7 @@ def nm(n: int, m: int, axes: Axes = None) -> Pattern:
 
 
 def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
-    """Blocks along the last axes, scored by their mean; those at the edges may be smaller. (8, 128): TPU tiles.
+    """Prunes blocks along the last axes, scored by their mean; those at the edges may be smaller. (8, 128): TPU tiles.
 
     A convolution's kernel ``[h, w, in, out]`` has ``(in, out)`` blocks of its own at each h and w.
 
@@ -185,7 +190,7 @@ def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
 
 
 def kernels() -> Pattern:
-    """The whole spatial kernel between an input and an output channel: all but the last two axes of ``[..., in, out]``.
+    """Prunes spatial kernels, one for each input and output channel: all but the last two axes of ``[..., in, out]``.
 
     Example:
       >>> import jaxcomp as jc
@@ -205,7 +210,7 @@ def kernels() -> Pattern:
 
 
 def filters(axis: int = -1) -> Pattern:
-    """All weights of one index along an axis: by the last axis those that make one output, in this tensor alone.
+    """Prunes all weights of one index along an axis: by the last axis those that make one output, in this tensor alone.
 
     What depends on that output stays as it is: :func:`jaxcomp.prune.channels` prunes all of it together.
 
@@ -280,14 +285,25 @@ def _by_path(pattern: Pattern, known: Mapping[str, Pattern]) -> Pattern:
 
 
 def reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
-    """The axes that make up one output: all but the last, unless others are given; none where those do not exist."""
+    """Returns the axes that make up one output of a tensor.
+
+    Args:
+      ndim: number of its axes.
+      axes: if given; those beyond ``ndim`` make it none. None: all but the last.
+    """
     if axes is None:
         return tuple(range(ndim - 1))
     return tuple(axis % ndim for axis in axes) if ndim and all(-ndim <= axis < ndim for axis in axes) else ()
 
 
 def best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Array:
-    """Masks the n best of each m consecutive ones along the axes, flattened; of equals the first."""
+    """Makes a mask of the n best of each m consecutive scores along the axes, flattened; of equals the first.
+
+    Args:
+      scores: ``[...]``.
+      n, m: 1 <= n < m.
+      axes: along which scores are consecutive.
+    """
     order = (*axes, *(axis for axis in range(scores.ndim) if axis not in axes))
     turned = replicated(scores).transpose(order)
     length = math.prod(turned.shape[: len(axes)])

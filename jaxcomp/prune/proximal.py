@@ -27,7 +27,7 @@ class ProximalState(NamedTuple):
 
 
 def proximal_l1(strength: float, learning_rate: float | Schedule) -> optax.GradientTransformation:
-    r"""Soft-thresholds what the optimizer arrives at: :math:`w \mapsto \mathrm{sign}(w) \max(|w| - \eta \lambda, 0)`.
+    r"""Shrinks weights after the optimizer's step: :math:`w \mapsto \mathrm{sign}(w) \max(|w| - \eta \lambda, 0)`.
 
     The exact step for a penalty :math:`\lambda \sum |w|`, where a gradient step would only circle around zero. Last in
     the chain: ``optax.chain(optax.sgd(0.1), proximal_l1(1e-4, 0.1))``; for kernels alone,
@@ -106,7 +106,7 @@ def proximal_group_lasso(
 
 
 def _root_mean_square(pattern: Pattern, values: Array) -> Array:
-    """Of each unit, whatever the weights' own unit: a square of 1e-20 is 0 in float32, one of 1e20 infinite."""
+    """Norms of units, whatever the weights' own unit: a square of 1e-20 is 0 in float32, one of 1e20 infinite."""
     assert pattern.pool is not None
     common = unit(jnp.max(jnp.abs(values), initial=0))
     scaled = values / common

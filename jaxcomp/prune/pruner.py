@@ -133,7 +133,12 @@ def prune(
 
 
 def apply_masks(params: Params, state: State) -> Params:
-    """The view of a pruner: the parameters, with zeros where the state's mask is False."""
+    """Zeroes the parameters where a mask is False.
+
+    Args:
+      params: parameters.
+      state: of a pruner, which holds masks.
+    """
     return leaves.map_view(_masked, params, _masks(state))
 
 
@@ -194,7 +199,7 @@ class _Pruner(NamedTuple):
         return mask if self.score.init is None else Scored(mask, _by_leaf(memory, params))
 
     def describe(self, params: Params, state: State, step: Step) -> dict[str, Note]:
-        """What is asked of each tensor, and what is odd about it."""
+        """Returns the sparsity asked of each tensor, and remarks."""
         del state
         named = named_leaves(params)
         layers = self.layers({path: leaf for path, leaf in named.items() if self._ranks(leaf)})
@@ -215,7 +220,7 @@ class _Pruner(NamedTuple):
         return leaves.is_real(leaf) if follows else leaves.is_inexact(leaf)
 
     def _evidence(self, params: Params, step: Step, grads: Params | None, statistics: Any) -> dict[str, Evidence]:
-        """What is known of every tensor that is ranked, by path."""
+        """The evidence on every tensor that is ranked, by path."""
         slopes = {} if grads is None else named_leaves(grads)
         given = {} if statistics is None else named_leaves(statistics)
         return {
@@ -259,7 +264,7 @@ class _Pruner(NamedTuple):
         return old, {path: spread_like(held[path], weight) if held else () for path, weight in weights.items()}
 
     def _gathered(self, memory: Any, own: Evidence) -> Any:
-        """What a score remembers after an update: what it did, where the gradient is not finite."""
+        """The score's memory after an update: the old one, where the gradient is not finite."""
         new = self.score.gather(memory, own)
         if self.score.init is None or own.grad is None:
             return new
@@ -320,7 +325,7 @@ class _Pruner(NamedTuple):
 
 
 def _by_leaf(named: _Named, params: Params) -> State:
-    """What there is of each leaf, ``optax.MaskedNode()`` in place of the others."""
+    """A tree of what is known of each leaf, ``optax.MaskedNode()`` in place of the others."""
     return jax.tree_util.tree_map_with_path(lambda path, _: named.get(path_string(path), optax.MaskedNode()), params)
 
 

@@ -41,7 +41,7 @@ class Ranking(NamedTuple):
         shares: Shares,
         floors: Sequence[int],
     ) -> list[Array]:
-        """Masks of the units of each tensor: exactly as many as its group's share, those that score highest.
+        """Makes masks that keep the units of each tensor that score highest: exactly as many as its group's share.
 
         Args:
           own: what is known of each tensor.
@@ -97,7 +97,7 @@ class Ranking(NamedTuple):
         return threshold.keep_largest(values, _stacked(keep), group, score=of)
 
     def _in_units(self, raw: Sequence[Array]) -> Sequence[Array]:
-        """What is squared, so that it neither underflows nor overflows; of tensors that are compared in one unit."""
+        """Evidence scaled so that squares neither underflow nor overflow; of tensors that are compared in one unit."""
         if self.score.of is not jnp.square:
             return raw
         wider = [value.astype(leaves.wide(value.dtype)) for value in raw]

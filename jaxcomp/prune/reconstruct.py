@@ -25,7 +25,7 @@ NofM = tuple[int, int]
 
 
 def norms_of(moment: Array) -> Array:
-    r"""The norm of each input, :math:`\sqrt{H_{ii}}`: ``[groups, reduction, 1]``.
+    r"""Returns the norm of each input, :math:`\sqrt{H_{ii}}`: ``[groups, reduction, 1]``.
 
     Example:
       >>> norms_of(jnp.diag(jnp.array([1.0, 9.0]))[None]).ravel().tolist()
@@ -35,7 +35,7 @@ def norms_of(moment: Array) -> Array:
 
 
 def wanda_scores(weight: Array, norms: Array) -> Array:
-    r"""Wanda's scores: :math:`|w_{io}| \lVert x_i \rVert_2`, a weight times the norm of what it is multiplied by.
+    r"""Scores weights by Wanda: :math:`|w_{io}| \lVert x_i \rVert_2`, magnitude times the norm of the input.
 
     Args:
       weight: of any shape, ``[groups, reduction, out]`` for one.
@@ -47,7 +47,7 @@ def wanda_scores(weight: Array, norms: Array) -> Array:
 
 
 def obs_scores(weight: Array, moment: Array) -> Array:
-    r"""What the outputs lose with each weight alone, all others making up for it: :math:`w_{io}^2 / [H^{-1}]_{ii}`.
+    r"""Scores weights by the loss of each alone, all others making up for it: :math:`w_{io}^2 / [H^{-1}]_{ii}`.
 
     Args:
       weight: ``[groups, reduction, out]``.
@@ -59,7 +59,7 @@ def obs_scores(weight: Array, moment: Array) -> Array:
 
 
 def keep_of_layer(scores: Any, keep: int | Array) -> Any:
-    """A mask of the ``keep`` largest scores of a layer, ties in favor of the lower index; True = kept.
+    """Makes a mask of the ``keep`` largest scores of a layer, ties in favor of the lower index; True = kept.
 
     Outside of ``jit`` it is found on the host: a search is compiled anew for each shape, and takes longer to.
 
@@ -79,7 +79,7 @@ def keep_of_layer(scores: Any, keep: int | Array) -> Any:
 
 
 def keep_per_output(scores: Array, keep: int) -> Array:
-    """A mask of ``keep`` weights, the largest scores of each output; where it does not divide, some keep one more.
+    """Makes a mask of ``keep`` weights, the largest scores of each output; some keep one more if need be.
 
     Args:
       scores: ``[groups, reduction, out]``.
@@ -92,7 +92,7 @@ def keep_per_output(scores: Array, keep: int) -> Array:
 
 
 def keep_pattern(scores: Array, pattern: NofM) -> Array:
-    """A mask of the n largest scores of every m in a row along the reduction; a last, shorter row counts as padded.
+    """Makes a mask of the n largest of every m consecutive scores along the reduction; the last m may be padded.
 
     Args:
       scores: ``[groups, reduction, out]``, at least 0.
@@ -106,7 +106,7 @@ def keep_pattern(scores: Array, pattern: NofM) -> Array:
 
 
 def least_squares(weight: Any, moment: Any, mask: Any) -> np.ndarray:
-    r"""The weights of a mask whose outputs are nearest: for each output, :math:`v_S = H_{SS}^{-1} (H w)_S`.
+    r"""Fits the kept weights to the outputs of all: for each output, :math:`v_S = H_{SS}^{-1} (H w)_S`.
 
     Args:
       weight: w ``[groups, reduction, out]``.

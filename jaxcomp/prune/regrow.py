@@ -31,7 +31,7 @@ class Regrow(NamedTuple):
 
 
 def random_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score | None = None) -> Regrow:
-    """SET: those that score least go, and random others come.
+    """Exchanges the units that score least for random others (SET).
 
     What comes follows from the seed, the path and the step: no random key is stored.
 
@@ -55,7 +55,7 @@ def random_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score |
 
 
 def gradient_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score | None = None) -> Regrow:
-    r"""RigL: those that score least go, and those of largest gradient :math:`|g|` come.
+    r"""Exchanges the units that score least for those of largest gradient :math:`|g|` (RigL).
 
     The gradients must be dense: taken at the view, ``jax.grad(loss)(recipe.apply(params, state))``, or through
     :func:`jaxcomp.straight_through`. Through the view itself all that is pruned has a gradient of 0.

@@ -18,7 +18,7 @@ Normalize = Literal["mean", "max", "gaussian", "lamp", "none"]
 
 
 class Sources(NamedTuple):
-    """What channels are scored by, each ``{path: array}``; a leaf without a gradient has no say in a score of them."""
+    """Arrays that channels are scored by, each ``{path: array}``; a leaf without a gradient is left out."""
 
     weights: Mapping[str, Any]
     grads: Mapping[str, Any] = {}
@@ -89,10 +89,10 @@ _NORMALIZE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def check(score: str, combine: str, normalize: str | None) -> None:
-    """Refuses names that mean nothing.
+    """Refuses a ``score``, ``combine`` or ``normalize`` of an unknown name.
 
     Raises:
-      ArgumentError: with the names that do.
+      ArgumentError: with the names that there are.
     """
     known = {"score": (score, NAMES), "combine": (combine, _COMBINE), "normalize": (normalize or "none", _NORMALIZE)}
     for what, (given, names) in known.items():
@@ -129,17 +129,28 @@ def saliency(group: Group, weights: frozenset[str], score: str, of: Sources, com
 
 
 def normalized(scores: Any, score: str, normalize: Normalize | None = None, xp: Any = jnp) -> Any:
-    """Makes a group's scores comparable with other groups'; as befits the score where the caller does not say."""
+    """Makes a group's scores comparable with those of other groups.
+
+    Args:
+      scores: ``[size]``.
+      score: by which they were found.
+      normalize: the way; None: as befits the score.
+      xp: ``numpy`` or ``jax.numpy``, as the array is.
+    """
     return _NORMALIZE[normalize or usual(score)](xp, scores)
 
 
 def usual(score: str) -> Normalize:
-    """How a score is made comparable where the caller does not say."""
+    """Returns how a ``score`` is made comparable between groups where the caller does not say."""
     return SCORES[score].normalize if score in SCORES else "mean"
 
 
 def floating(groups: ChannelGroups, named: Mapping[str, Any]) -> frozenset[str]:
-    """Which of the weights that groups go through vote by their sizes: those of floating-point numbers, and no masks.
+    """Finds the weights of groups that rank channels by their sizes: floating-point ones, and no masks.
+
+    Args:
+      groups: of the function.
+      named: the parameters, by path.
 
     Raises:
       ArgumentError: for one that holds other integers.

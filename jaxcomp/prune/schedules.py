@@ -11,7 +11,7 @@ from jaxcomp.core.types import Schedule, Step
 
 
 def one_shot(sparsity: float, at: int) -> Schedule:
-    """Dense before a step, and at the sparsity from it on.
+    """Prunes all at once: dense before a step, and at the sparsity from it on.
 
     Args:
       sparsity: the fraction of zeros, in [0, 1).
@@ -29,7 +29,7 @@ def one_shot(sparsity: float, at: int) -> Schedule:
 
 
 def alternating(sparsity: float, dense: int, sparse: int, *, begin: int = 0, end: int | None = None) -> Schedule:
-    """AC/DC: compressed and decompressed phases in turn. Masks do not nest: each compressed phase ranks anew.
+    """Alternates compressed and decompressed phases (AC/DC). Masks do not nest: each compressed phase ranks anew.
 
     What comes back in a decompressed phase has the value that it had behind the view; it starts from 0, as in the
     paper, if the view is applied after the optimizer's step (``params = recipe.apply(params, state)``).
@@ -81,7 +81,7 @@ def check_never_falls(schedule: Schedule) -> None:
 
 
 def check_rising(schedule: Schedule, step: Step, now: Any) -> None:
-    """Refuses a schedule that is lower than a step before, where both are concrete.
+    """Refuses a schedule that is at ``step`` lower, ``now``, than a step before, where both are concrete.
 
     Raises:
       ArgumentError: naming the step.

@@ -18,11 +18,11 @@ from jaxcomp.core.units import unit
 from jaxcomp.prune.reconstruct import wanda_scores
 
 Memory = Any
-"""What a score remembers of one weight tensor from step to step: an array of its shape."""
+"""A score's memory of one weight tensor from step to step: an array of its shape."""
 
 
 class Evidence(NamedTuple):
-    """What is known of one weight tensor at one step.
+    """The evidence on one weight tensor at one step.
 
     Attributes:
       path: its path string.
@@ -39,12 +39,12 @@ class Evidence(NamedTuple):
     statistic: Array | None = None
 
     def slope(self, reader: str) -> Array:
-        """Weight times gradient, in float32 or wider; an error that names the path if there is no gradient."""
+        """Returns weight times gradient, float32 or wider; without one an error names path and ``reader``."""
         grad = self.gradient(reader)
         return self.weight.astype(grad.dtype) * grad
 
     def gradient(self, reader: str) -> Array:
-        """The gradient, in float32 or wider; an error that names the path if there is none."""
+        """Returns the gradient, float32 or wider; without one an error names path and ``reader``."""
         if self.grad is None:
             raise ArgumentError(
                 f"{reader} needs the gradient of {self.path!r}, which update was not given: "
@@ -58,7 +58,7 @@ class Evidence(NamedTuple):
         return spread_like(self.grad.astype(wide(self.weight.dtype)), self.weight)
 
     def norms(self, reader: str) -> Array:
-        """The statistic, broadcast to the weight's shape; an error that names the path if there is none."""
+        """Returns the statistic in the weight's shape; without one an error names path and ``reader``."""
         shape = self.weight.shape
         if self.statistic is None:
             raise ArgumentError(
@@ -109,7 +109,7 @@ class Score(NamedTuple):
 
 
 def magnitude_score(order: Literal[1, 2] = 1) -> Score:
-    """:math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.
+    """Scores by :math:`|w|`, or :math:`w^2`, which differ where a pattern sums over units.
 
     Args:
       order: 1 or 2.
@@ -127,7 +127,7 @@ def magnitude_score(order: Literal[1, 2] = 1) -> Score:
 
 
 def random_score(seed: int = 0) -> Score:
-    """One random order of the weights, the same at every step: masks nest, and follow from the seed and the paths.
+    """Scores by one random order of the weights, the same at every step: masks nest, and follow from seed and path.
 
     Args:
       seed: another is another order.
@@ -141,7 +141,7 @@ def random_score(seed: int = 0) -> Score:
 
 
 def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
-    r""":math:`|w g|` or :math:`(w g)^2`: the change of the loss when a weight goes, to first order.
+    r"""Scores by :math:`|w g|` or :math:`(w g)^2`: the change of the loss when a weight goes, to first order.
 
     Args:
       order: 1 or 2.
@@ -173,7 +173,7 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
 
 
 def snip() -> Score:
-    """:math:`|w g|` of the first gradients that ``update`` is given (of step 0 above all), for good.
+    """Scores by :math:`|w g|` of the first gradients that ``update`` is given (of step 0 above all), for good.
 
     Example:
       >>> import jaxcomp as jc
@@ -194,7 +194,7 @@ def snip() -> Score:
 
 
 def movement() -> Score:
-    r""":math:`-\sum_t w_t g_t`, signed: weights that training moves away from zero are kept.
+    r"""Scores by :math:`-\sum_t w_t g_t`, signed: weights that training moves away from zero are kept.
 
     Example:
       >>> import jaxcomp as jc
@@ -214,7 +214,7 @@ def movement() -> Score:
 
 
 def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
-    r""":math:`|w| \, \sqrt[r]{\overline{g^2}}`; r = 2 ranks as :math:`F w^2` does, the loss's gain when a weight goes.
+    r"""Scores by :math:`|w| \, \sqrt[r]{\overline{g^2}}`; r = 2 ranks as :math:`F w^2`, the loss of pruning a weight.
 
     F, the diagonal of the Fisher information, is estimated by the squared gradients of batches. For r = 4 this is
     midway to magnitude, which alone leaves too little to the layers next to the output, whose weights are few and
@@ -247,7 +247,7 @@ def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
 
 
 def wanda(norms: Mapping[str, Any] | None = None) -> Score:
-    r""":math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
+    r"""Scores by :math:`|w_{ij}| \cdot \lVert x_i \rVert_2`: magnitude times the norm of the input that a weight reads.
 
     The paper prunes every output alike: ``prune(0.5, wanda(norms), distribution="per_output")``, which is what
     :func:`jaxcomp.posttrain.sparsify` does on the inputs of the dense network.
@@ -287,7 +287,13 @@ SCORES: dict[str, Callable[[], Score]] = {
 
 
 def uniform(evidence: Evidence, seed: int, *more: Any) -> Array:
-    """Random numbers in [0, 1) that follow from a seed, the weight's path, and more integers, which may be traced."""
+    """Draws random numbers in [0, 1) of the weight's shape.
+
+    Args:
+      evidence: of the weight, whose path they follow from.
+      seed: they follow from.
+      *more: integers that they follow from, which may be traced.
+    """
     key = jax.random.key(seed)
     for number in (zlib.crc32(evidence.path.encode()), *more):
         key = jax.random.fold_in(key, number)

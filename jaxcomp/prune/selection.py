@@ -12,12 +12,17 @@ Arrays = Sequence[Array]
 
 
 def all_finite(arrays: Iterable[Array]) -> Array:
-    """Whether no number of them is infinite or NaN."""
+    """Returns whether no number of several arrays is infinite or NaN."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
 
 
 def scores_of(values: Arrays, of: Callable[[Array], Array]) -> list[Array]:
-    """Scores in which NaN is infinite, in a type that holds infinity."""
+    """Scores arrays, NaN as infinity, in a dtype that holds infinity.
+
+    Args:
+      values: arrays.
+      of: from an array to its scores.
+    """
     found = [of(value) for value in values]
     found = [own.astype(jnp.bfloat16) if own.dtype.itemsize == 1 else own for own in found]
     return [jnp.where(jnp.isnan(own), jnp.inf, own) for own in found]

@@ -25,7 +25,7 @@ def adaround(
     learning_rate: float = 0.03,
     strength: float = 1.0,
 ) -> Array:
-    r"""Rounds a layer up or down so that its outputs stay near what they were, by gradient descent.
+    r"""Rounds a layer up or down so that its outputs change least, by gradient descent.
 
     :math:`\min_v \operatorname{tr} (W - W')^\top H (W - W') + \lambda \sum (1 - |2 h(v) - 1|^\beta)` with
     :math:`W' = \lfloor W \rfloor + h(v) (\lceil W \rceil - \lfloor W \rfloor)`, h a stretched sigmoid in [0, 1], and

@@ -20,7 +20,7 @@ from jaxcomp.quant.ranges import grid_between, mean_of
 
 
 def clipped(x: Array) -> Array:
-    r"""1 for :math:`|x| \le 1`, else 0: the slope of the clipped straight-through estimator.
+    r"""Returns 1 for :math:`|x| \le 1`, else 0: the slope of the clipped straight-through estimator.
 
     Reference: Hubara et al., Binarized neural networks, 2016.
     """
@@ -28,7 +28,7 @@ def clipped(x: Array) -> Array:
 
 
 def approximate_sign(x: Array) -> Array:
-    r""":math:`2 - 2|x|` for :math:`|x| \le 1`, else 0: the slope of a piecewise parabola that is nearer to the sign.
+    r"""Returns :math:`2 - 2|x|` for :math:`|x| \le 1`, else 0: the slope of a piecewise parabola near the sign.
 
     Reference: Liu et al., Bi-Real Net, 2018.
     """
@@ -36,7 +36,7 @@ def approximate_sign(x: Array) -> Array:
 
 
 def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
-    r"""IR-Net's slope, which nears the sign's as training goes on: :math:`k t (1 - \tanh^2(t x))`, k = max(1/t, 1).
+    r"""Returns IR-Net's slope, which nears the sign's in training: :math:`k t (1 - \tanh^2(t x))`, k = max(1/t, 1).
 
     t rises from ``first`` to ``last`` by equal factors: at first every weight learns, at last those about 0 alone.
 
@@ -62,7 +62,11 @@ def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
 
 
 def sign(x: Array, slope: Slope = clipped) -> Array:
-    """The sign, 0 of 0, with the slope of an estimator. Also for activations.
+    """Takes the sign, 0 of 0, with the slope of an estimator. Also for activations.
+
+    Args:
+      x: ``[...]`` floating point.
+      slope: from x to the slope that gradients are multiplied by.
 
     Example:
       >>> import jax

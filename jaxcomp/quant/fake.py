@@ -19,7 +19,11 @@ from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
 
 
 def code_range(bits: int | str | Format, symmetric: bool = True) -> tuple[int, int]:
-    """The least and the greatest code of a format; of integers without the least of two's complement if symmetric.
+    """Returns the least and the greatest code of a format.
+
+    Args:
+      bits: a format, its name, or bits of integers, 1 to 8.
+      symmetric: of integers: without the least code of two's complement.
 
     Example:
       >>> code_range(8, symmetric=True), code_range(8, symmetric=False)
@@ -38,7 +42,7 @@ def fit_grid(
     block: int | None = None,
     fit: Fit | None = None,
 ) -> Grid:
-    """The grid that spans a tensor, and always goes through 0: see :func:`jaxcomp.quant.grid_between`.
+    """Fits the grid that spans a tensor, and always goes through 0: see :func:`jaxcomp.quant.grid_between`.
 
     Args:
       w: ``[...]`` floating point.
@@ -65,12 +69,18 @@ def fit_grid(
 
 
 def default_fit(format: Format) -> Fit:
-    """The fit that is meant where none is given: the mean size of signs, or all that there is."""
+    """Returns the fit of a format where none is given: :func:`mean_size` for one bit, else :func:`min_max`."""
     return mean_size() if format.kind == "sign" else min_max()
 
 
 def placed(grid: Grid, shape: tuple[int, ...], block: Block | None) -> Grid:
-    """A grid of :func:`groups`, ``[groups, 1, ...]``, laid out as :class:`Grid` has it for a tensor of that shape."""
+    """Lays a grid of :func:`groups` out as :class:`Grid` has it for a tensor.
+
+    Args:
+      grid: scale and zero point ``[groups, 1, ...]``.
+      shape: of the tensor.
+      block: how it is cut; None: it is not.
+    """
     return Grid(place(grid.scale, shape, block), place(grid.zero_point, shape, block), block)
 
 
@@ -99,7 +109,7 @@ def quantize(w: Array, grid: Grid, bits: int | str | Format, symmetric: bool = T
 
 
 def dequantize(codes: Array, grid: Grid, dtype: Any = jnp.float32, bits: int | str | Format = 8) -> Array:
-    """The numbers that codes stand for: ``level(code - zero_point) * scale``, rounded once to ``dtype``.
+    """Computes the numbers that codes stand for: ``level(code - zero_point) * scale``, rounded once to ``dtype``.
 
     Args:
       codes: ``[...]`` integers.
@@ -205,7 +215,7 @@ def fake(
 
 
 def note_of(grid: Grid, format: Format) -> Note:
-    """What :meth:`Compressor.describe` says of a tensor on a grid."""
+    """Makes the note of a tensor on a ``grid`` with codes of a ``format``."""
     return Note(bits=format.bits, grid=grid, format=format.name)
 
 

@@ -58,7 +58,7 @@ class Format(NamedTuple):
 
 
 def integer(bits: int, symmetric: bool = True) -> Format:
-    """int1 ... int8: whole numbers in two's complement.
+    """Returns the format of int1 ... int8: integers in two's complement.
 
     One bit is -1 and 1. Two bits, symmetric, are ternary: -1, 0, 1.
 
@@ -87,7 +87,7 @@ def integer(bits: int, symmetric: bool = True) -> Format:
 
 
 def one_bit() -> Format:
-    """-1 and 1, the sign of a weight. A weight of exactly 0 is a pruned one and stays 0: stored as a mask beside bits.
+    """Returns the format of -1 and 1. A weight of exactly 0 is a pruned one and stays 0: stored as a mask beside bits.
 
     Example:
       >>> encode(jnp.array([-0.1, 0.0, 7.0]), one_bit()).tolist()
@@ -97,7 +97,7 @@ def one_bit() -> Format:
 
 
 def power_of_two(bits: int) -> Format:
-    """0 and powers of two of both signs, 1 to ``2**(2**(bits - 1) - 2)``: products are shifts.
+    """Returns the format of 0 and powers of two of both signs, 1 to ``2**(2**(bits - 1) - 2)``: products are shifts.
 
     Args:
       bits: 2 to 5. Up to 4 they have an integer form.
@@ -113,7 +113,7 @@ def power_of_two(bits: int) -> Format:
 
 
 def apot(bits: int) -> Format:
-    """Additive powers of two: sums of a few powers of two, one of four (or of two) from each of some sets, as integers.
+    """Returns the format of additive powers of two: sums of powers of two, one from each of some sets.
 
     Denser where weights are many than :func:`integer`, without the emptiness of :func:`power_of_two` at the ends.
 
@@ -137,7 +137,7 @@ def apot(bits: int) -> Format:
 
 
 def fp8(exponent: int = 4) -> Format:
-    """Floats of 8 bits: e4m3 (``float8_e4m3fn``, up to 448) or e5m2 (up to 57344); beyond, the largest, never infinite.
+    """Returns a format of 8-bit floats: e4m3 (``float8_e4m3fn``, up to 448) or e5m2 (up to 57344); it saturates.
 
     Args:
       exponent: bits of the exponent, 4 or 5.
@@ -154,7 +154,9 @@ def fp8(exponent: int = 4) -> Format:
 
 
 def fp4() -> Format:
-    """Floats of 4 bits, e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 of both signs. In blocks: ``fake(fp4(), block=32)``.
+    """Returns the format of 4-bit floats, e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 of both signs.
+
+    In blocks: ``fake(fp4(), block=32)``.
 
     Reference: Rouhani et al., Microscaling data formats for deep learning, 2023.
     """
@@ -162,7 +164,9 @@ def fp4() -> Format:
 
 
 def nf4() -> Format:
-    """Normal floats: 16 levels in [-1, 1] at quantiles of a normal distribution. In blocks: ``fake(nf4(), block=64)``.
+    """Returns the format of normal floats: 16 levels in [-1, 1] at quantiles of a normal distribution.
+
+    In blocks: ``fake(nf4(), block=64)``.
 
     Reference: Dettmers et al., QLoRA, 2023.
     """
@@ -175,7 +179,7 @@ def nf4() -> Format:
 
 @functools.cache
 def every_format() -> dict[str, Format]:
-    """All formats, by name."""
+    """Returns all formats, by name."""
     made = [one_bit(), fp8(4), fp8(5), fp4(), nf4()]
     made += [integer(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)]
     made += [*map(power_of_two, range(2, 6)), *map(apot, range(3, 7))]
@@ -183,7 +187,10 @@ def every_format() -> dict[str, Format]:
 
 
 def named(name: str) -> Format:
-    """The format of that name.
+    """Returns the format of a name.
+
+    Raises:
+      ArgumentError: for a name that no format has.
 
     Example:
       >>> named("fp8_e4m3").bits
@@ -198,7 +205,7 @@ def named(name: str) -> Format:
 
 
 def as_format(bits: int | str | Format, symmetric: bool = True) -> Format:
-    """The format that is meant by bits, a name, or itself.
+    """Returns the format that is meant by bits, by a name, or by itself.
 
     Args:
       bits: 1 to 8 bits of integers, the name of a format, or one.
@@ -220,7 +227,7 @@ def as_format(bits: int | str | Format, symmetric: bool = True) -> Format:
 
 
 def encode(x: Array, format: Format) -> Array:
-    """The codes of the levels nearest to x, as floats; numbers beyond the ends have codes beyond the ends.
+    """Encodes numbers: the codes of the nearest levels, as floats; numbers beyond the ends have codes beyond the ends.
 
     Args:
       x: ``[...]`` float32 or float64, in units of the scale.
@@ -241,7 +248,7 @@ def encode(x: Array, format: Format) -> Array:
 
 
 def decode(codes: Array, format: Format, dtype: Any = jnp.float32) -> Array:
-    """The levels of codes within the ends.
+    """Decodes codes within the ends to levels.
 
     Args:
       codes: ``[...]`` integers, or floats that are whole.
@@ -262,7 +269,7 @@ def decode(codes: Array, format: Format, dtype: Any = jnp.float32) -> Array:
 
 
 def to_integers(codes: Array, grid: Grid, format: Format) -> tuple[Array, Grid]:
-    """Codes of any format with an integer form as int8 that a matmul can read, and their grid.
+    """Converts codes of any format with an integer form to int8 that a matmul can read, and their grid.
 
     Args:
       codes: ``[...]`` int8.
@@ -287,7 +294,7 @@ def to_integers(codes: Array, grid: Grid, format: Format) -> tuple[Array, Grid]:
 
 
 def check_integer_form(format: Format) -> float:
-    """The format's unit.
+    """Returns the unit of a format's integer form.
 
     Raises:
       ArgumentError: for one without an integer form.
@@ -317,7 +324,7 @@ def _float(name: str, bits: int, mantissa: int, least: int, top: int) -> Format:
 
 
 def _least_exponent(format: Format) -> int:
-    """Of the normal numbers: the smallest level is the last bit of the mantissa there."""
+    """The least exponent of normal numbers: the smallest level is the last bit of the mantissa there."""
     return int(np.log2(format.levels[format.top + 1])) + format.mantissa
 
 
@@ -348,7 +355,7 @@ def _anatomy(dtype: Any) -> tuple[int, int, Any]:
 
 
 def two_to_the(exponent: Array, dtype: Any) -> Array:
-    """``2 ** exponent`` of int32 ``[...]`` in a floating-point type, exactly: ``exp2`` may be off by a bit."""
+    """Computes ``2 ** exponent``, int32 ``[...]``, exactly in a floating ``dtype``: ``exp2`` may be off by a bit."""
     shift, bias, integers = _anatomy(dtype)
     return lax.bitcast_convert_type((exponent + bias).astype(integers) << shift, dtype)
 

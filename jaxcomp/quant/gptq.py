@@ -49,7 +49,14 @@ class Choices(NamedTuple):
     price: Any
 
     def cheapest(self, wanted: Array, scale: Array, which: Array, share: Array) -> Array:
-        r"""What weights become: :math:`\arg\min_l (w - l)^2 + s\, p\, b(l)`, errors of outputs being those over s."""
+        r"""Chooses for each weight :math:`\arg\min_l (w - l)^2 + s\, p\, b(l)`, errors of outputs being those over s.
+
+        Args:
+          wanted: w ``[...]``.
+          scale: of each weight.
+          which: the table of bits of each weight.
+          share: s.
+        """
         values = self.levels[None, None] * scale[..., None]
         costs = jnp.square(wanted[..., None] - values) + (self.price[:, 0] * share)[..., None] * self.bits[which]
         return jnp.take_along_axis(values, jnp.argmin(costs, -1)[..., None], -1)[..., 0]
@@ -65,7 +72,7 @@ def gptq(
     act_order: bool = True,
     block: int = BLOCK,
 ) -> np.ndarray:
-    r"""Rounds a layer so that its outputs stay near what they were: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
+    r"""Rounds a layer so that its outputs change least: :math:`\operatorname{tr} (W - W')^\top H (W - W')`.
 
     Row after row is rounded to the nearest, and its error taken from the rows that follow. Costs reduction^3 +
     reduction^2 x out.
@@ -103,7 +110,7 @@ def fixed(
     block: int = BLOCK,
     choices: Choices | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`gptq`, of a moment that is factored.
+    """Rounds a layer as :func:`gptq` does, by a moment that is factored.
 
     Args:
       weight: ``[groups, n, out]``.
@@ -179,7 +186,15 @@ def descended(
     block: int = BLOCK,
     choices: Choices | None = None,
 ) -> np.ndarray:
-    """As :func:`descend`; ``numbers``, ``format`` and ``choices`` as of :func:`fixed`."""
+    """Rounds a layer as :func:`descend` does, on the host.
+
+    Args:
+      weight: W ``[groups, n, out]``.
+      start: where to begin, likewise, on the grid.
+      moment: H ``[groups, n, n]``.
+      numbers, format, block, choices: as of :func:`fixed`.
+      sweeps: over all rows.
+    """
     lines, new = _padded_lines(moment, block), np.empty_like(start)
     for part in _parts([start, weight], numbers, block, choices):
         now, aim = part.values
@@ -224,7 +239,7 @@ class _Part(NamedTuple):
     choices: Choices | None
 
     def own(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """What is not padding."""
+        """Returns what is not padding."""
         return x[: len(weight), : weight.shape[1], : self.some.stop - self.some.start]
 
     def rounded(

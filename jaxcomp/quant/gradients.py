@@ -28,9 +28,9 @@ def rounded_levels(
     slope: Slope | None = None,
     by_inverse: bool = False,
 ) -> tuple[Array, Grid]:
-    r"""Levels l and a grid of constants, of which :math:`(l - z) s` is the rounded x, with its gradients all in l.
+    r"""Rounds to levels l and a constant grid: :math:`(l - z) s` is the rounded x, with all its gradients in l.
 
-    So what computes with levels and scales its result, as integers do, need pass nothing on to the grid.
+    So a product of levels whose result is scaled, as integers are run, need pass no gradient on to the grid.
 
     Args:
       x: ``[...]``.
@@ -73,12 +73,12 @@ def rounded_levels(
 
 
 def members(x: Any, grid: Grid) -> int:
-    """How many numbers of a tensor share a scale."""
+    """Counts the numbers of a tensor ``x`` that share a scale of ``grid``."""
     return max(x.size // max(grid.scale.size, 1), 1)
 
 
 def settled(grid: Grid, format: Format) -> Grid:
-    """A grid that learns, as the constant one that it has come to."""
+    """Freezes a ``grid`` that learns: the constant one, for codes of ``format``, that it has come to."""
     if not jnp.issubdtype(grid.zero_point.dtype, jnp.floating):
         return grid
     codes = jnp.clip(jnp.round(-grid.zero_point / grid.scale), format.bottom, format.top)

@@ -29,10 +29,19 @@ class ScaleGroups(NamedTuple):
 
 
 def block_of(shape: Shape, axis: Axes, size: int | None) -> Block | None:
-    """How a tensor is cut: None without a size. Blocks lie along all axes but the own ones, -1 unless others are given.
+    """Describes how a tensor is cut into blocks, along all axes but those with scales of their own.
+
+    Args:
+      shape: of the tensor.
+      axis: the axis or axes with scales of their own; None: -1.
+      size: weights of a block; None: no blocks.
 
     Raises:
       ArgumentError: if no axis is left to cut, or the size is no whole number of at least 1.
+
+    Example:
+      >>> block_of((3, 8, 4), -1, 16), block_of((8, 4), None, None)
+      (Block(size=16, axes=(2,)), None)
     """
     if size is None:
         return None
@@ -53,7 +62,7 @@ def check_block(size: Any) -> None:
 
 
 def groups(w: Array, axis: Axes = None, block: Block | None = None) -> ScaleGroups:
-    """A tensor by what shares a scale.
+    """Groups the numbers of a tensor by the scale that they share.
 
     Args:
       w: ``[...]``.
@@ -78,7 +87,12 @@ def groups(w: Array, axis: Axes = None, block: Block | None = None) -> ScaleGrou
 
 
 def all_zero(w: Array, axis: Axes = None, block: int | None = None) -> Array:
-    """Where all weights that share a scale are 0, in the layout of a grid.
+    """Marks the scales all of whose weights are 0, in the layout of a grid.
+
+    Args:
+      w: ``[...]``.
+      axis: the axis or axes with scales of their own.
+      block: weights of a block; None: no blocks.
 
     Example:
       >>> all_zero(jnp.array([[0.0, 1.0], [0.0, 0.0]]), axis=-1).tolist()
@@ -90,7 +104,7 @@ def all_zero(w: Array, axis: Axes = None, block: int | None = None) -> Array:
 
 
 def grid_shape(shape: Shape, block: Block) -> Shape:
-    """The shape of the scales of a tensor in blocks: a scale a block along the axis that is cut, else shared.
+    """Returns the shape of the scales of a tensor of ``shape``: one for each ``block`` along the cut axis, else 1.
 
     Example:
       >>> grid_shape((3, 5), Block(2, (1,)))
@@ -101,7 +115,13 @@ def grid_shape(shape: Shape, block: Block) -> Shape:
 
 
 def place(numbers: Array, shape: Shape, block: Block | None) -> Array:
-    """Numbers of groups, 1 along the shared axes, in the layout of a grid."""
+    """Lays numbers of groups out as a grid.
+
+    Args:
+      numbers: ``[groups, 1, ...]``, or 1 along the shared axes without blocks.
+      shape: of the tensor.
+      block: how it is cut; None: it is not.
+    """
     if block is None:
         return numbers
     first = (_cut(shape, block).shared[-1], *block.axes)
@@ -109,7 +129,12 @@ def place(numbers: Array, shape: Shape, block: Block | None) -> Array:
 
 
 def spread(numbers: Any, shape: Shape, block: Block | None) -> Any:
-    """A grid's numbers (of JAX or of NumPy) so that they broadcast against the tensor.
+    """Spreads a grid's numbers so that they broadcast against the tensor.
+
+    Args:
+      numbers: scales or zero points, of JAX or NumPy.
+      shape: of the tensor.
+      block: how it is cut; None: it is not.
 
     Example:
       >>> spread(np.array([[1, 2], [3, 4]]), (3, 2), Block(2, (1,))).tolist()
@@ -125,7 +150,7 @@ def spread(numbers: Any, shape: Shape, block: Block | None) -> Any:
 
 
 def numbers_for(w: Array, grid: Grid) -> tuple[Array, Array]:
-    """Scale and zero point (in the scale's float) as they broadcast against a tensor."""
+    """Returns scale and zero point of ``grid``, in the scale's float, as they broadcast against ``w``."""
     scale, zero_point = grid.scale, grid.zero_point.astype(grid.scale.dtype)
     if grid.block is None:
         return along(scale, w), along(zero_point, w)

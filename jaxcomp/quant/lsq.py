@@ -75,7 +75,7 @@ def lsq(
     start: Fit | None = None,
     stacked: Stacked | None = None,
 ) -> Compressor:
-    r"""LSQ and LSQ+: quantized weights whose step sizes are trained: :func:`learned_quantize`.
+    r"""Quantizes weights with trained step sizes (LSQ and LSQ+): :func:`learned_quantize`.
 
     Gradients to the scale are multiplied by :math:`1/\sqrt{N p}`, N weights that share it and p the largest level. How
     to train it: :func:`jaxcomp.learned`. ``update`` leaves the grids alone, but for those of weights that began as 0
@@ -107,7 +107,15 @@ def lsq(
 
 
 def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, view: Callable[..., Array]) -> Compressor:
-    """A compressor with learned grids; ``view(w, grid, format, gradient_scale=...)`` shows a tensor on its grid."""
+    """Makes a compressor with learned grids.
+
+    Args:
+      format: of the codes.
+      axis: the axis or axes with scales of their own.
+      block: weights of a block; None: no blocks.
+      start: where ranges begin.
+      view: ``(w, grid, format, gradient_scale=...)`` to the tensor on its grid.
+    """
     check_block(block)
 
     def fitted(w: Array, fit: Fit) -> Steps:
@@ -151,7 +159,7 @@ def _in_place_of_zeros(steps: Steps, fitted: Steps) -> Steps:
 
 
 def learning_grid(steps: Steps) -> Grid:
-    """The grid that gradients reach; its zero point, if it learns, is in the tensor's units."""
+    """Returns the grid that gradients reach; its zero point, if it learns, is in the tensor's units."""
     size = jnp.abs(steps.scale.value)
     scale = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
     learned = isinstance(steps.offset, Learned)
@@ -159,7 +167,7 @@ def learning_grid(steps: Steps) -> Grid:
 
 
 def grid_of(steps: Steps, bits: int | str | Format) -> Grid:
-    """The grid that learned steps have come to, for :func:`jaxcomp.rewrite.quantize`.
+    """Returns the grid that learned steps have come to, for :func:`jaxcomp.rewrite.quantize`.
 
     Args:
       steps: the state of a tensor.

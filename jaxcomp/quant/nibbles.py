@@ -10,7 +10,7 @@ from jaxcomp.core.meshes import replicated
 
 
 def codes_per_byte(bits: int) -> int:
-    """How many codes a byte holds: fields of 2, 4 or 8 bits, whatever their codes use of them.
+    """Counts the codes that a byte holds: fields of 2, 4 or 8 bits, whatever their codes use of them.
 
     Example:
       >>> [codes_per_byte(bits) for bits in (2, 3, 4, 5, 8)]
@@ -20,7 +20,7 @@ def codes_per_byte(bits: int) -> int:
 
 
 def to_bytes(codes: Array, bits: int) -> Array:
-    """Codes in a row, those of one byte from its low bits to its high ones; the last byte is filled up with 0.
+    """Packs codes into bytes, from the low bits of each to its high ones; the last byte is padded with 0.
 
     Args:
       codes: ``[...]`` int8, in two's complement of ``bits``.
@@ -43,7 +43,7 @@ def to_bytes(codes: Array, bits: int) -> Array:
 
 
 def from_bytes(whole: Array, bits: int, shape: Sequence[int]) -> Array:
-    """The inverse of :func:`to_bytes`.
+    """Unpacks the codes of :func:`to_bytes`.
 
     Args:
       whole: ``[bytes]`` uint8.

@@ -50,7 +50,7 @@ def pact(
     start: Fit | None = None,
     stacked: Stacked | None = None,
 ) -> Compressor:
-    """Quantized weights whose clip is trained: :func:`clip_quantize`.
+    """Quantizes weights with a trained clip: :func:`clip_quantize`.
 
     Published with weight decay on the clip. How to train it: :func:`jaxcomp.learned`; ``update`` leaves it alone, as
     :func:`lsq` does.

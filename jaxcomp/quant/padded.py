@@ -15,7 +15,13 @@ LENGTHS = (2**12, 2**16, 2**20)
 
 
 def on_grid(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, format: Format) -> np.ndarray:
-    """Numbers rounded to the nearest, each with a scale and a zero point of its own."""
+    """Rounds numbers to the nearest on a grid, on the host.
+
+    Args:
+      values: ``[...]``.
+      scale, zero_point: one for each of the values.
+      format: of the codes.
+    """
     parts = [np.ravel(x) for x in (values, scale, zero_point)]
     total = values.size
     length, found = common(total, LENGTHS), np.empty(total, values.dtype)
@@ -32,12 +38,17 @@ def _on_grid(values: Any, scale: Any, zero_point: Any, format: Format) -> Any:
 
 
 def common(size: int, sizes: tuple[int, ...]) -> int:
-    """The least of some sizes that is not less than one; the largest, of which it takes several, if all are less."""
+    """Returns the least of ``sizes`` that is not less than ``size``; the largest if all are less.
+
+    Example:
+      >>> common(3, (2, 4, 8)), common(9, (2, 4, 8))
+      (4, 8)
+    """
     return next((each for each in sizes if size <= each), sizes[-1])
 
 
 def power(size: int) -> int:
-    """The least power of two that is not less than a size.
+    """Returns the least power of two that is not less than a size.
 
     Example:
       >>> power(3), power(4)
@@ -47,7 +58,7 @@ def power(size: int) -> int:
 
 
 def padded(x: np.ndarray, shape: tuple[int, ...], value: Any = 0) -> np.ndarray:
-    """An array with so many more entries of a value at the end of each axis that it has a shape; a copy."""
+    """Pads ``x`` at the end of each axis with ``value`` up to ``shape``; a copy."""
     found = np.full(shape, value, x.dtype)
     found[tuple(map(slice, x.shape))] = x
     return found

@@ -66,7 +66,7 @@ def _by_name(maker: Callable[..., Fit]) -> Callable[..., Fit]:
 
 
 def fit_named(name: str, options: Mapping[str, Any]) -> Fit:
-    """The fit of a name and options, as a :class:`NamedFit` has them.
+    """Makes the fit of a ``name`` and ``options``, those of a :class:`NamedFit`.
 
     Raises:
       ArgumentError: for a name that none of them has, and as the function of that name.
@@ -82,7 +82,7 @@ def fit_named(name: str, options: Mapping[str, Any]) -> Fit:
 
 @_by_name
 def min_max() -> Fit:
-    """From the smallest to the largest value.
+    """Fits a range from the smallest to the largest value.
 
     Example:
       >>> [end.item() for end in min_max()(ScaleGroups(jnp.array([-1.0, 3.0]), (0,)), None)]
@@ -100,7 +100,7 @@ def min_max() -> Fit:
 
 @_by_name
 def mse(steps: int = 100) -> Fit:
-    r"""The shrunk range of least squared error: :math:`\arg\min_r \sum (w - \hat w_r)^2`, r = 1/steps, 2/steps, ..., 1.
+    r"""Fits the range of least squared error: :math:`\arg\min_r \sum (w - \hat w_r)^2`, r = 1/steps, ..., 1.
 
     A few large values no longer decide how coarse all others are: the fit for 4 bits and fewer.
 
@@ -140,7 +140,7 @@ def _least_squares(
 
 @_by_name
 def entropy(steps: int = 100) -> Fit:
-    r"""The shrunk range whose levels tell most: least :math:`\mathrm{KL}(p \| q)`, for histograms alone.
+    r"""Fits the shrunk range of least :math:`\mathrm{KL}(p \| q)` between histogram and levels; for histograms alone.
 
     p is the histogram, with what lies beyond the range counted to the bins at its ends; q shares out evenly, among its
     bins that are not empty, what each level holds of the histogram within. What q lacks counts as 1e-4 of a bin.
@@ -191,7 +191,7 @@ def entropy(steps: int = 100) -> Fit:
 
 @_by_name
 def percentile(fraction: float = 0.999) -> Fit:
-    """The smallest range in which at least that fraction of the values lies; of affine formats, below each end.
+    """Fits the smallest range that holds at least a fraction of the values; of affine formats, below each end.
 
     Found by counting, without a sort.
 
@@ -216,7 +216,7 @@ def percentile(fraction: float = 0.999) -> Fit:
 
 @_by_name
 def mean_size(factor: float = 1.0) -> Fit:
-    """A multiple of the mean of ``abs(w)`` over what is not 0: for binary weights the range of least squared error.
+    """Fits a multiple of the mean of ``abs(w)`` over nonzeros: for binary weights the range of least squared error.
 
     Reference: Rastegari et al., XNOR-Net, 2016.
     """
@@ -231,7 +231,7 @@ def mean_size(factor: float = 1.0) -> Fit:
 
 @_by_name
 def deviations(number: float = 3.0) -> Fit:
-    """So many standard deviations from the mean, on the farther side: where LSQ+ begins with symmetric weights.
+    """Fits a range of standard deviations from the mean, on the farther side: LSQ+'s start of symmetric weights.
 
     Reference: Bhalgat et al., LSQ+, 2020.
     """
@@ -250,13 +250,19 @@ def deviations(number: float = 3.0) -> Fit:
 
 
 def mean_of(values: Array, groups: ScaleGroups, where: Array) -> Array:
-    """The mean over each group of what is chosen, 0 of nothing; of the same bits on every device."""
+    """Averages the chosen values of each group, 0 of none; the same bits on every device.
+
+    Args:
+      values: in the layout of ``groups``.
+      groups: of a tensor.
+      where: bool, the values that count.
+    """
     chosen = _weighted(where.astype(values.dtype), groups)
     return steady_sum(values * chosen, groups.shared) / jnp.maximum(steady_sum(chosen, groups.shared), 1)
 
 
 def grid_between(low: Array, high: Array, format: Format, idle: float = 1.0) -> Grid:
-    """The grid whose levels reach from low to high, and always through 0.
+    """Makes the grid whose levels reach from low to high, and always through 0.
 
     Symmetric: ``scale = max(high, -low) / largest level``, ``zero_point = 0``. Affine: ``scale = (high - low) /
     (top - bottom)``, ``zero_point`` the code nearest to ``bottom - low / scale``. Where both ends are 0 any grid holds
@@ -292,7 +298,7 @@ def grid_between(low: Array, high: Array, format: Format, idle: float = 1.0) -> 
 
 
 def histogram(edges: Array, counts: Array) -> ScaleGroups:
-    """A histogram as values with weights, for any fit: ``fit(histogram(edges, counts), format)``.
+    """Makes values with weights of a histogram, for any fit: ``fit(histogram(edges, counts), format)``.
 
     Args:
       edges: ``[bins + 1]``, ascending.
@@ -307,7 +313,13 @@ def histogram(edges: Array, counts: Array) -> ScaleGroups:
 
 
 def quantized(values: Array, grid: Grid, format: Format) -> Array:
-    """Values rounded to a grid that broadcasts against them, in the scale's float; no gradient, no cast."""
+    """Rounds values to a grid, in the scale's float; no gradient, no cast.
+
+    Args:
+      values: ``[...]``.
+      grid: whose numbers broadcast against the values.
+      format: of the codes.
+    """
     shift = grid.zero_point.astype(grid.scale.dtype)
     codes = jnp.clip(encode(values / grid.scale, format) + shift, format.bottom, format.top)
     return decode(codes - shift, format, grid.scale.dtype) * grid.scale

@@ -33,7 +33,7 @@ class Thirds(NamedTuple):
 
 @printed
 def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0.7) -> Compressor:
-    r"""TWN: shows weights as :math:`s\,\mathrm{sign}(w)` where :math:`|w| > \Delta`, else 0.
+    r"""Shows weights as :math:`s\,\mathrm{sign}(w)` where :math:`|w| > \Delta`, else 0 (TWN).
 
     :math:`\Delta = 0.7\,\mathrm{mean}|w|`, s the mean of :math:`|w|` beyond it: near the least squared error for normal
     weights. Each update fits both; gradients pass straight through. ``fake(2, fit=mse())`` has the same levels, and

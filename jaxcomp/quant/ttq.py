@@ -32,7 +32,7 @@ class Levels(NamedTuple):
 
 @printed
 def ttq(threshold: float = 0.05) -> Compressor:
-    r"""TTQ: shows weights as p where :math:`w > \Delta`, -n where :math:`w < -\Delta`, else 0; p and n are trained.
+    r"""Shows weights as p where :math:`w > \Delta`, -n where :math:`w < -\Delta`, else 0; p and n are trained (TTQ).
 
     :math:`\Delta = t \max|w|`, at each update. Gradients reach w times p, 1 or n, and p and n by the weights that show
     them. A level is never below 1.01 :math:`\Delta`, so that a view's view is itself. How to train them:

@@ -18,11 +18,11 @@ from jaxcomp.rewrite.quant.scheme import Scheme
 
 
 def to_json(value: Any, where: str) -> Any:
-    """A value as JSON can hold it; whatever is more than a number or a string as ``[kind, ...]``.
+    """Converts a value to JSON; anything but a number or a string becomes ``[kind, ...]``.
 
     Args:
       value: a decision, or part of one.
-      where: what it is, for the error.
+      where: its name, for the error.
 
     Raises:
       ArgumentError: for what cannot be stored: a function, a format or a fit of one's own, an object.
@@ -61,7 +61,7 @@ def to_json(value: Any, where: str) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What :func:`to_json` made it of.
+    """Converts the JSON of :func:`to_json` back to the value.
 
     Raises:
       ValueError, TypeError, KeyError: if it was made by something else.

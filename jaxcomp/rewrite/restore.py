@@ -47,7 +47,7 @@ RESTORERS: dict[str, Restorer] = {
     "fake_quantize": lambda apply_fn, params, example, data: quantize.fake_quantize(apply_fn, params, *example, **data),
     "qat": qat.restored,
 }
-"""What makes each rewrite's function again: function, shapes, example and decision in, function and new shapes out."""
+"""Functions that make a rewritten function again: from function, shapes, example and decision, to it and new shapes."""
 
 
 def restore(

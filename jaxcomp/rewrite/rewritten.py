@@ -24,7 +24,7 @@ Plan = TypeVar("Plan")
 
 
 class Decision(NamedTuple):
-    """What one rewrite decided: with it and shapes the same function is made again.
+    """The decision of one rewrite: with it and shapes the same function is made again.
 
     Attributes:
       name: of the rewrite, ``"shrink"``.
@@ -38,7 +38,7 @@ class Decision(NamedTuple):
 
 
 class Born(NamedTuple):
-    """What a rewrite has traced already: the plan for its example.
+    """The trace that a rewrite has made already: the plan for its example.
 
     Attributes:
       example: the inputs.
@@ -117,7 +117,7 @@ class Rewritten(Generic[Plan]):
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """What all rewrites decided, from the original function on: :func:`jaxcomp.rewrite.restore` takes them."""
+        """The decisions of all rewrites, from the original function on: :func:`jaxcomp.rewrite.restore` takes them."""
         before = rewritten(self.__wrapped__)
         return (*(() if before is None else before.decisions), self.decision)
 
@@ -128,7 +128,11 @@ class Rewritten(Generic[Plan]):
         return self.__wrapped__ if before is None else before.original
 
     def marked(self, choose: Callable[[Program], Mapping[Value, str]]) -> "Rewritten[Plan]":
-        """The same function, in whose traces some values of the original have names: ``choose(the original)``."""
+        """Returns the same function, in whose traces some values of the original have names.
+
+        Args:
+          choose: from the program of the original to ``{value: name}``.
+        """
         marked = copy.copy(self)
         marked._marks = choose
         return marked
@@ -142,15 +146,15 @@ class Rewritten(Generic[Plan]):
         return f"<{getattr(self.original, '__name__', type(self.original).__name__)} -> {steps}>"
 
     def plan(self, program: Program) -> Plan:
-        """What is to be known of a program to run it, found once for each shape of its inputs."""
+        """Plans the run of a program, once for each shape of its inputs."""
         return None  # type: ignore[return-value]
 
     def interpreter(self, program: Program, plan: Plan) -> Interpreter:
-        """What runs the program."""
+        """Returns the interpreter that runs ``program`` by its ``plan``."""
         raise NotImplementedError
 
     def leaves(self, params: Params) -> list[Any]:
-        """What stands for each leaf of the original's parameters, of the new ones, which are checked."""
+        """Returns a leaf of the new parameters, which are checked, for each of the original's."""
         return checked_leaves(params, self._needed, self.name)
 
     def check(self, params: Params) -> None:
@@ -158,15 +162,22 @@ class Rewritten(Generic[Plan]):
         self.leaves(params)
 
     def operands(self, leaves: list[Any]) -> list[Any]:
-        """The leaves as the interpreter takes them."""
+        """Returns the leaves as the interpreter takes them."""
         return leaves
 
     def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
-        """The results of a run, of which some are still to be made what a caller takes."""
+        """Returns the results of a run as the caller takes them.
+
+        Args:
+          program: that was run.
+          plan: of the program.
+          run: the interpreter.
+          outs: its results.
+        """
         return outs
 
     def run_whole(self, *operands: Any) -> Any:
-        """As :meth:`run`, outside of any transformation compiled whole: not each primitive for each of its shapes."""
+        """Runs as :meth:`run`; outside of transformations compiled whole, not primitive by primitive."""
         traced = any(map(compat.is_tracer, jax.tree.leaves(operands)))
         return (self.run if traced else self._compiled)(*operands)
 
@@ -178,7 +189,14 @@ class Rewritten(Generic[Plan]):
     def run_with(
         self, run: Interpreter, program: Program, plan: Plan, leaves: list[Any], inputs: tuple[Any, ...]
     ) -> Any:
-        """Runs a program by an interpreter."""
+        """Runs a program by an interpreter.
+
+        Args:
+          run: the interpreter.
+          program, plan: as of :meth:`plan`.
+          leaves: of the parameters, as of :meth:`leaves`.
+          inputs: the other arguments.
+        """
         if self._marks is not None:
             run = copy.copy(run)
             run.mark(program.frame, self._marks(program))
@@ -199,33 +217,33 @@ class RewrittenPacked(Rewritten[Plan]):
         self._structure = jax.tree.structure(self._small)
 
     def interpreter(self, program: Program, plan: Plan) -> PackedInterpreter:
-        """What runs the function."""
+        """Returns the interpreter that runs ``program`` by its ``plan``."""
         return PackedInterpreter()
 
     def leaves(self, params: Params) -> list[Any]:
-        """The leaves of the parameters, some of them packed."""
+        """Returns the leaves of the parameters, some of them packed."""
         leaves: list[Any] = []
         whole = jax.tree.unflatten(self._structure, super().leaves(params))
         jax.tree.map(lambda _, leaf: leaves.append(leaf), self.full, whole)  # a packed leaf is one
         return leaves
 
     def operands(self, leaves: list[Any]) -> list[Any]:
-        """Packed leaves in full on every device: under Explicit axes, what they stand for was traced so."""
+        """Replicates packed leaves: under Explicit axes, their values were traced so."""
         return everywhere(leaves)
 
     def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
-        """The values."""
+        """Multiplies out packed leaves among the results ``outs`` of ``run``; ``program`` and ``plan`` are not read."""
         return [run.dense(out, None) for out in outs]
 
 
 def leaf_data(leaf: Packed) -> dict[str, Any]:
-    """What a packed leaf is but for its numbers: plain data, of which :func:`leaf_from` makes one of shapes."""
+    """Describes a packed leaf without its numbers, as plain data: :func:`leaf_from` makes one of shapes from it."""
     static = leaf.tree_flatten_with_keys()[1]
     return {"static": static, "parts": {key: [list(x.shape), np.dtype(x.dtype).name] for key, x in leaf.parts.items()}}
 
 
 def leaf_from(data: Mapping[str, Any], kind: type[Packed]) -> Packed:
-    """A packed leaf of shapes, as :func:`leaf_data` tells of it."""
+    """Makes a packed leaf of class ``kind``, of shapes, from the ``data`` of :func:`leaf_data`."""
     parts = [jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype)) for shape, dtype in data["parts"].values()]
     return kind.tree_unflatten(_tuples(data["static"]), parts)
 
@@ -235,18 +253,18 @@ def _tuples(value: Any) -> Any:
 
 
 def everywhere(leaves: list[Any]) -> list[Any]:
-    """Leaves of which the packed ones are held in full by every device of a mesh with Explicit axes."""
+    """Replicates packed leaves on their mesh with Explicit axes; the others stay."""
     return [jax.tree.map(replicated, leaf) if isinstance(leaf, Packed) else leaf for leaf in leaves]
 
 
 def run_packed(program: Program, run: PackedInterpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
-    """Runs a program on the leaves of its parameters, some of them packed, and on its other arguments."""
+    """Runs a ``program`` by ``run`` on the ``leaves`` of its parameters, some of them packed, and on ``inputs``."""
     outs = run.body(program.frame, [*everywhere(leaves), *jax.tree.leaves(inputs)])
     return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
 
 
 def rewritten(function: Any) -> Rewritten | None:
-    """The rewritten function that a function is, be it jitted; None if it is none.
+    """Returns a function as the rewritten function that it is, jitted or not; None if it is none.
 
     Example:
       >>> rewritten(abs) is None
@@ -257,7 +275,12 @@ def rewritten(function: Any) -> Rewritten | None:
 
 
 def checked_leaves(params: Any, needed: Mapping[str, tuple[int, ...]], maker: str) -> list[Any]:
-    """The leaves of a new function's parameters, in the order of ``needed``, whatever tree of those paths they come in.
+    """Returns the leaves of a new function's parameters in order, whatever tree of those paths they come in.
+
+    Args:
+      params: a tree.
+      needed: ``{path: shape}`` of the leaves, in their order.
+      maker: the rewrite, for the error.
 
     Raises:
       ArgumentError: if they are not those that the function was made with; names the first leaf that differs.

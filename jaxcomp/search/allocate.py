@@ -75,7 +75,7 @@ def allocate(
         return sum(float(getattr(row, name)) for row in rows)
 
     def whole(rows: Iterable[SensitivityRow]) -> float:
-        """What the budget is of: what the weights cost, or the file."""
+        """The unit of the budget: what the weights cost, or the file."""
         in_file = name == "file_bytes" and found.size_of is not None
         return found.size_of({row.path: row.scheme for row in rows}) if in_file else spent(rows)  # type: ignore[misc]
 

@@ -23,7 +23,7 @@ Metric = Callable[[Callable[..., Any], Params], float]
 
 
 class Fallback(NamedTuple):
-    """What was given back.
+    """The layers that were given back.
 
     Attributes:
       scheme: ``{path: Scheme or None}`` for :func:`jaxcomp.rewrite.quantize`.

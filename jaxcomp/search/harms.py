@@ -18,10 +18,14 @@ Harm = Callable[[Any, Any], Any]
 
 
 def divergence(before: Any, after: Any) -> Any:
-    r"""The mean :math:`\mathrm{KL}(p \| q)` of the softmax of logits ``[..., classes]``, the outputs' only array.
+    r"""Computes the mean :math:`\mathrm{KL}(p \| q)` of softmaxes of logits ``[..., classes]``, the only output.
 
-    A class that is ruled out before (a logit of -inf) adds nothing; where only what comes after rules one out, or is no
-    number, the harm is infinite.
+    A class that is ruled out before (a logit of -inf) adds nothing; where only the outputs after rule one out, or are
+    NaN, the harm is infinite.
+
+    Args:
+      before: the outputs of the original function.
+      after: likewise, of the compressed one.
     """
     pair = [_logits(leaf) for tree in (before, after) for leaf in jax.tree.leaves(tree)]
     p, q = (jax.nn.log_softmax(logits, axis=-1) for logits in pair)
@@ -32,10 +36,14 @@ def divergence(before: Any, after: Any) -> Any:
 
 
 def squared_error(before: Any, after: Any) -> Any:
-    """Squared differences of all outputs over their squares, of any types and in any unit.
+    """Computes the squared differences of all outputs over their squares, of any dtypes and in any unit.
 
     Infinities that stay what they were are no harm, and count for nothing; others harm without limit, as does any
     difference of outputs that were all 0.
+
+    Args:
+      before: the outputs of the original function, a tree of arrays.
+      after: likewise, of the compressed one.
     """
     sides = [[_plain(leaf) for leaf in jax.tree.leaves(tree)] for tree in (before, after)]
     pairs = list(zip(*sides, strict=True))
@@ -55,13 +63,13 @@ HARMS: dict[str, Harm] = {"kl": divergence, "error": squared_error}
 
 
 def usual_harm(outputs: Any) -> str:
-    """The measure for outputs of these shapes: ``"kl"`` of one array of logits, else ``"error"``."""
+    """Chooses the measure for outputs of these shapes: ``"kl"`` for one array of logits, else ``"error"``."""
     leaves = jax.tree.leaves(outputs)
     return "kl" if len(leaves) == 1 and leaves[0].ndim and jnp.issubdtype(leaves[0].dtype, jnp.floating) else "error"
 
 
 def check_outputs(outputs: Any, measure: Harm) -> None:
-    """Refuses outputs, of a function as it is, that nothing can be compared with.
+    """Refuses outputs of the original function that nothing can be compared with by ``measure``.
 
     Raises:
       ArgumentError: for NaN, with the output's path and how many there are; for a divergence, for what is no logits.

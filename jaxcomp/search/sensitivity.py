@@ -37,7 +37,7 @@ from jaxcomp.trace.sites import sites
 
 
 class SensitivityRow(NamedTuple):
-    """What one choice for one weight costs.
+    """The cost of one choice for one weight.
 
     Attributes:
       path: the weight.
@@ -81,7 +81,7 @@ class Sensitivity:
         return tuple(dict.fromkeys(row.option for row in self.rows))
 
     def of(self, option: str) -> dict[str, SensitivityRow]:
-        """The rows of one choice, by path, the most harmful first.
+        """Returns the rows of one choice, by path, the most harmful first.
 
         Raises:
           ArgumentError: for a choice of another name.
@@ -224,7 +224,7 @@ def _mean(harms: list[Any]) -> float:
 
 
 def _curvatures(curvature: Params, params: Params, paths: Iterable[str]) -> dict[str, np.ndarray]:
-    """That of each weight, whatever container it comes in."""
+    """The curvature of each weight, whatever container it comes in."""
     given, named = named_leaves(curvature), named_leaves(params)
     for path in paths:
         shape = np.shape(given[path]) if path in given else None

@@ -56,7 +56,7 @@ class Switched(RewrittenPacked[None]):
         super().__init__(apply_fn, params, {}, born=Born(example, self._program, None))
 
     def targets(self, scheme: Schemes) -> Targets:
-        """What a scheme, or rules, would quantize."""
+        """Finds what a scheme, or rules, would quantize."""
         return find_targets(self._program, scheme, self.full)
 
     def __call__(self, params: Params, switches: Mapping[str, Switch], *inputs: Any) -> Any:
@@ -71,7 +71,7 @@ class Switched(RewrittenPacked[None]):
         return self.run_with(_Rounding(), program, plan, leaves, inputs)
 
     def off(self) -> dict[str, Switch]:
-        """Nothing is rounded."""
+        """Returns switches by which nothing is rounded."""
         named, switches = named_leaves(self.full), {}
         for path, target in self._base.weights.items():
             shape = tuple(named[path].shape[i] for i in target.stack)
@@ -82,7 +82,13 @@ class Switched(RewrittenPacked[None]):
     def switched(
         self, switches: Mapping[str, Switch], targets: Targets, ranges: Mapping[str, Grid]
     ) -> dict[str, Switch]:
-        """With what these weights' sites read rounded, where their scheme's inputs are static."""
+        """Turns on the rounding of layer inputs, where their scheme's inputs are static.
+
+        Args:
+          switches: as of :meth:`off`.
+          targets: weights whose sites' inputs are rounded.
+          ranges: of inputs, by path.
+        """
         changed = dict(switches)
         for path, target in targets.weights.items():
             format = target.scheme.input_format
@@ -103,7 +109,13 @@ class Switched(RewrittenPacked[None]):
         return changed
 
     def rounded(self, params: Params, targets: Targets, grids: Mapping[str, Grid]) -> Params:
-        """Parameters with these weights on their grids, or on those that are fitted to them."""
+        """Rounds weights of the parameters.
+
+        Args:
+          params: parameters.
+          targets: the weights.
+          grids: of weights, by path; the others are fitted.
+        """
         named = named_leaves(params)
         new = {path: _round(named[path], target, grids.get(path)) for path, target in targets.weights.items()}
         return replace_leaves(params, new)

@@ -17,7 +17,7 @@ from jaxcomp.share.histogram import Histogram, histogram, moved, place_of_zero, 
 from jaxcomp.share.starts import Start
 
 ROUNDS = 12
-"""Of Lloyd's algorithm, after the start."""
+"""Rounds of Lloyd's algorithm, after the start."""
 CHAINED = 32
 """Up to so many centres are compared with one after another; among more, a weight's is searched for by halves."""
 
@@ -34,7 +34,14 @@ class Codebook(NamedTuple):
 
 
 def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None = None) -> Array:
-    """``[..., k]``, the codebooks of a tensor, each in order; with how much each weight counts, if they differ in that.
+    """Fits the codebooks of a tensor, each in order: ``[..., k]``.
+
+    Args:
+      w: ``[...]``.
+      k: centers.
+      axis: the axis or axes along which each index has a codebook of its own.
+      start: from a histogram to the first centers.
+      importance: ``[...]``, how much each weight counts; None: all alike.
 
     Raises:
       ArgumentError: if fewer than k weights share one, or one is not finite.
@@ -71,7 +78,15 @@ def check(centres: Array) -> Array:
 def of_tensors(
     tensors: list[Array], k: int, start: Start, usual: float, importance: list[Array] | None = None
 ) -> Array:
-    """``[k]``, the codebook of flat tensors together, in order."""
+    """Fits one codebook of flat tensors together, in order: ``[k]``.
+
+    Args:
+      tensors: each ``[n]``.
+      k: centers.
+      start: from a histogram to the first centers.
+      usual: the size of weights of which all are 0.
+      importance: of each ``[n]``, how much a weight counts; None: all alike.
+    """
     found = histogram(tensors, importance)
     centres = start(found, k)
     nearest = jnp.argmin(jnp.abs(centres - place_of_zero(found)))
@@ -91,7 +106,7 @@ def _spread(k: int, usual: float, dtype: Any) -> Array:
 
 
 def shown(w: Array, centres: Array) -> Array:
-    """A tensor by the nearest of its centres, the lower one of two that are equally near; 0 stays 0.
+    """Shows a tensor by the nearest of its centers, the lower one of two that are equally near; 0 stays 0.
 
     Gradients reach the weights straight through, and each centre as the sum over the weights that it stands for. What
     is not a number stays.
@@ -143,11 +158,11 @@ def _middle(low: Array, high: Array) -> Array:
 
 
 def note_of(centres: Array) -> Note:
-    """What :meth:`jaxcomp.Compressor.describe` says of a tensor with that codebook."""
+    """Makes the note of a tensor with a codebook."""
     k = centres.shape[-1]
     return Note(bits=max(1, (k - 1).bit_length()), remark=f"{k} centres" if centres.size == k else f"{k} centres each")
 
 
 def held(centres: Any) -> Array:
-    """The centres, trained or not."""
+    """Returns the centers as an array, trained or not."""
     return centres.value if isinstance(centres, Learned) else jax.lax.stop_gradient(centres)

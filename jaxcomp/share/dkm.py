@@ -22,7 +22,7 @@ from jaxcomp.share.starts import named
 def dkm(
     k: int = 16, *, temperature: float = 0.1, rounds: int = 2, axis: Axes = None, stacked: Stacked | None = None
 ) -> Compressor:
-    r"""DKM: shows each weight as the nearest of k centres, with the gradients of a soft choice among them.
+    r"""Shows each weight as the nearest of k centers, with the gradients of a soft choice among them (DKM).
 
     Backward, the view is :math:`\sum_j a_j c_j` with :math:`a = \mathrm{softmax}(-(w - c)^2 / (T d^2))`, d the mean gap
     of the centres, and these are rounds of soft k-means of the weights, :math:`c_j \leftarrow \sum_i a_{ij} w_i /

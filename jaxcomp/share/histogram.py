@@ -9,7 +9,7 @@ from jaxcomp.core.reproducible import rounded, steady_sum
 
 BINS = 4096
 PARTS = 64
-"""Of a bin, in which it is counted where in it weights lie: 32 million of them have a sum in int32."""
+"""Parts of a bin, in which its weights' place is counted: 32 million of them have a sum in int32."""
 LEVELS = 10
 """Bits of each of the two whole numbers that importance is counted in: a millionth of the greatest counts."""
 
@@ -74,7 +74,7 @@ def histogram(tensors: list[Array], importance: list[Array] | None = None) -> Hi
 
 
 def _digits(tensors: list[Array], importance: list[Array] | None) -> list[list[Array]]:
-    """Of each tensor that has weights, how much they count: 1, or whole numbers, the low one first."""
+    """The counts of each tensor that has weights: 1, or whole numbers, the low one first."""
     if importance is None:
         return [[jnp.ones(each.shape, jnp.int32)] for each in tensors if each.size]
     held = [each.astype(jnp.float32) for each in importance if each.size]
@@ -88,12 +88,12 @@ def _digits(tensors: list[Array], importance: list[Array] | None) -> list[list[A
 
 
 def place_of_zero(found: Histogram) -> Array:
-    """Where 0 lies, in bins."""
+    """Returns where 0 lies, in bins."""
     return (-found.low / jnp.where(found.width > 0, found.width, 1)).astype(jnp.float32)
 
 
 def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array:
-    """Lloyd's algorithm: each bin goes to the nearest centre, each centre to the mean of its bins.
+    """Runs Lloyd's algorithm: each bin goes to the nearest center, each center to the mean of its bins.
 
     Args:
       found: the weights.
@@ -115,14 +115,20 @@ def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array
 
 
 def members(found: Histogram, centres: Array) -> Array:
-    """``[k, bins]`` bool: which bins are nearest to which of the centres, which are in order."""
+    """Marks the bins of ``found`` that are nearest to each of the ordered ``centres``: ``[k, bins]`` bool."""
     above = found.positions[None] > ((centres[1:] + centres[:-1]) / 2)[:, None]
     all_ = jnp.ones((1, BINS), bool)
     return jnp.concatenate([all_, above]) & ~jnp.concatenate([above, ~all_])
 
 
 def values(found: Histogram, centres: Array, pinned: Array) -> Array:
-    """The weights that centres stand for: a centre of equal weights is that weight, a pinned one is 0."""
+    """Returns the weights that centers stand for: a center of equal weights is that weight, a pinned one is 0.
+
+    Args:
+      found: the weights.
+      centres: ``[k]`` positions, in order.
+      pinned: ``[k]`` bool.
+    """
     own = members(found, centres)
     least = jnp.min(jnp.where(own, found.least[None], jnp.inf), axis=1)
     greatest = jnp.max(jnp.where(own, found.greatest[None], -jnp.inf), axis=1)

@@ -10,15 +10,15 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.share.cluster import check_count
 
 GROUPS = 512
-"""Of each kind, between which the weights are cut at first; then ever finer about these cuts."""
+"""Groups of each kind, between which the weights are cut at first; then ever finer about these cuts."""
 FINER = 64
 """Candidates about a cut."""
 
 
 def optimal(values: Any, k: int, *, importance: Any = None, zero: bool = False) -> np.ndarray:
-    r"""The k centres of the least :math:`\sum_i f_i \min_j (w_i - c_j)^2`.
+    r"""Finds the k centers of the least :math:`\sum_i f_i \min_j (w_i - c_j)^2`.
 
-    By dynamic programming over the weights in order, in float64: the best of all cuts between groups of neighbours,
+    By dynamic programming over the weights in order, in float64: the best of all cuts between groups of neighbors,
     then the best of ever finer ones about those, as long as any moves. Up to 512 distinct weights that is exact; of
     more, no cut can be moved by itself or with others nearby for a smaller sum.
 

@@ -97,7 +97,14 @@ def _costs(weights: Array, positions: Array, pin: Array) -> tuple[Array, Array]:
 
 
 def means(weights: Array, positions: Array, cut: Cut, pin: Array) -> Array:
-    """``[k]``, the centres of a cut; that of an empty segment lies where it is cut."""
+    """Returns the centers of a cut, ``[k]``; that of an empty segment lies where it is cut.
+
+    Args:
+      weights: ``[n]``, how much each counts.
+      positions: ``[n]``, in order.
+      cut: into segments.
+      pin: the position of 0, where the cut has pinned a segment.
+    """
     n = positions.shape[0]
     index = jnp.arange(n)[None]
     ends = jnp.append(cut.starts[1:], n)

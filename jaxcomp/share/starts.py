@@ -19,20 +19,23 @@ COARSE = 256
 
 
 def linear(found: Histogram, k: int) -> Array:
-    """Evenly spaced over the range."""
+    """Spaces ``k`` centers evenly over the range of the histogram ``found``."""
     del found
     return (jnp.arange(k, dtype=jnp.float32) + 0.5) * (BINS / k)
 
 
 def density(found: Histogram, k: int) -> Array:
-    """Each with the same number of weights about it: quantiles."""
+    """Places ``k`` centers at quantiles of the histogram ``found``: each with as many weights about it."""
     below = jnp.cumsum(found.counts)
     parts = (jnp.arange(k, dtype=jnp.float32) + 0.5) / k
     return jnp.searchsorted(below, below[-1] * parts).astype(jnp.float32) + 0.5
 
 
 def kmeans_plus_plus(seed: int) -> Start:
-    """Each drawn from the weights, by the square of its distance from those before."""
+    """Returns a start that draws each center from the weights, by the squared distance from those before.
+
+    Reference: Arthur and Vassilvitskii, k-means++: the advantages of careful seeding, 2007.
+    """
 
     def start(found: Histogram, k: int) -> Array:
         x, draws = found.positions, jax.random.uniform(jax.random.key(seed), (k,))
@@ -53,7 +56,7 @@ def kmeans_plus_plus(seed: int) -> Start:
 
 
 def optimal(found: Histogram, k: int) -> Array:
-    """Those of the least squared error that cuts between 256 groups of bins can have."""
+    """Finds the ``k`` centers of least squared error among cuts between 256 groups of bins of ``found``."""
     held = found.counts > 0
     rank = jnp.cumsum(held) - 1
     group = jnp.where(held, rank * COARSE // jnp.maximum(rank[-1] + 1, COARSE), COARSE)
@@ -66,7 +69,11 @@ def optimal(found: Histogram, k: int) -> Array:
 
 
 def named(start: str, seed: int) -> Start:
-    """The start of that name.
+    """Returns the start of a name.
+
+    Args:
+      start: ``"linear"``, ``"density"``, ``"kmeans++"`` or ``"optimal"``.
+      seed: of the one that draws.
 
     Raises:
       ArgumentError: for another name.

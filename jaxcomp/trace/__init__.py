@@ -1,4 +1,4 @@
-"""What a function does with its parameters: sites, channel groups, and the interpreter under every rewrite."""
+"""Facts about a function: sites, channel groups, and the interpreter under every rewrite."""
 
 from jaxcomp.core.channels import Group, Member, Reason
 from jaxcomp.trace.channels.costs import Costs

@@ -14,11 +14,11 @@ BODIES = ("scan", "while", "cond", "shard_map")
 
 
 def left_out(program: Program, told: Collection[str], origins: Origins | None = None) -> dict[str, str]:
-    """What reads each parameter that is not told of.
+    """Says what reads each parameter that a report does not name.
 
     Args:
       program: a traced function.
-      told: the paths of the parameters that a report names otherwise.
+      told: the paths of the parameters that the report names.
       origins: of the program, if they are known.
 
     Returns:
@@ -49,13 +49,21 @@ def _bodies(frame: Frame, op: str = "") -> Iterator[tuple[Node, str]]:
 
 
 def not_entered(node: Node) -> bool:
-    """Whether a node computes something that the program does not show: a kernel, a callback, an unknown body."""
+    """Returns whether a node computes what the program does not show: a kernel, a callback, an unknown body."""
     hidden = node.op.endswith(("callback", "ffi_call", "hi_primitive")) or compat.holds_body(node.equation)
     return hidden and not node.frames
 
 
 def readers(program: Program, origins: Origins) -> dict[str, list[Node]]:
-    """By path, the nodes that first mix a parameter, or what is made of parameters alone, with something else."""
+    """Finds the nodes that first mix a parameter, or a value made of parameters alone, with something else.
+
+    Args:
+      program: a traced function.
+      origins: of the program.
+
+    Returns:
+      ``{path: nodes}``.
+    """
     found: dict[str, list[Node]] = {}
     for node, calls in origins.calls.items():
         for value in _mixed(node, origins) if calls else ():
@@ -100,7 +108,7 @@ def _at(said: str, node: Node) -> str:
 
 
 def _kind(value: Value, at_site: bool) -> str:
-    """What a parameter is, if that says why it is no weight."""
+    """Describes a parameter, if its shape or dtype says why it is no weight."""
     if not jax.dtypes.issubdtype(value.dtype, np.floating):
         return f"of {value.dtype}, not floating-point; "
     if 0 in value.shape:

@@ -17,10 +17,10 @@ from jaxcomp.trace.origins import Origins
 from jaxcomp.trace.variation import Variation
 
 AFFINE = ("add", "sub", "mul", "div", "neg")
-"""What scales or shifts one of its operands by the other."""
+"""Primitives that scale or shift one operand by the other."""
 
 MOVES = ("reshape", "transpose", "squeeze", "copy", "rev")
-"""What moves numbers about and changes none: a range holds before as after."""
+"""Primitives that move numbers and change none: a range holds before as after."""
 
 
 class AffineStep(NamedTuple):
@@ -65,20 +65,20 @@ class Chain(NamedTuple):
 
     @property
     def operands(self) -> list[Value]:
-        """What the steps scale and shift by."""
+        """The operands that the steps scale and shift by."""
         return [step.by for step in (*self.before, *self.after) if step.by is not None]
 
 
 def chains(program: Program, origins: Origins, sides: dict[Node, int]) -> list[Chain]:
-    """The chain of each site of a program, outside of branches, while loops and custom derivatives.
+    """Finds the chain of each site of a program, outside of branches, while loops and custom derivatives.
 
     A step belongs to one chain: to that of the site before it. A chain ends with the last step that reads parameters:
-    constants beyond it, such as the number of places that a mean divides by, often depend on the inputs' shapes.
+    constants beyond it, such as the number of positions that a mean divides by, often depend on the inputs' shapes.
 
     Args:
-      program: the program.
-      origins: its origins.
-      sides: the sites, and which operand of each is the weight.
+      program: a traced function.
+      origins: of the program.
+      sides: ``{site: 0 or 1}``, which operand of each is the weight.
     """
     found: list[Chain] = []
     taken: set[Node] = set()
@@ -99,7 +99,12 @@ def chains(program: Program, origins: Origins, sides: dict[Node, int]) -> list[C
 
 
 def frames(frame: Frame, lengths: tuple[int, ...] = ()) -> Iterator[tuple[Frame, tuple[int, ...]]]:
-    """A body and those inside it that run whenever it does, with the lengths of the scans around each."""
+    """Yields a body and those inside it that run whenever it does, each with the lengths of the scans around it.
+
+    Args:
+      frame: the body.
+      lengths: of the scans around ``frame``, the outermost first.
+    """
     yield frame, lengths
     for node in frame.nodes:
         if node.op == "scan":
@@ -109,7 +114,7 @@ def frames(frame: Frame, lengths: tuple[int, ...] = ()) -> Iterator[tuple[Frame,
 
 
 def images(program: Program) -> dict[Value, tuple[str, tuple[int, ...]]]:
-    """The parameters as they are, in every body: ``{value: (path, lengths of the scans that sliced it)}``."""
+    """Finds the parameters as they are, in every body: ``{value: (path, lengths of the scans that sliced it)}``."""
     known: dict[Value, tuple[str, tuple[int, ...]]] = {value: (p, ()) for p, value in program.parameters().items()}
     for frame, _ in frames(program.frame):
         for node in frame.nodes:

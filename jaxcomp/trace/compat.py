@@ -36,18 +36,18 @@ ENTERED = (*REMAT, *CALLS)
 
 
 def is_literal(atom: Any) -> bool:
-    """Whether an operand of an equation is a literal rather than a variable."""
+    """Returns whether an operand of an equation is a literal rather than a variable."""
     return isinstance(atom, core.Literal)
 
 
 def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    """The bare jaxpr and its constants: open, closed (before JAX 0.12), or both in one (since)."""
+    """Returns the bare jaxpr and its constants: of an open one, a closed one (before JAX 0.12), or both in one."""
     consts = list(getattr(jaxpr, "consts", ()))
     return getattr(jaxpr, "jaxpr", jaxpr), consts
 
 
 def body_of_call(equation: Equation) -> Any:
-    """The jaxpr of one of :data:`CALLS`; None if it does not take the call's operands as they are."""
+    """Returns the jaxpr of one of :data:`CALLS`; None if it does not take the call's operands as they are."""
     for name in CALLS[equation.primitive.name]:
         if name in equation.params:
             jaxpr = equation.params[name]
@@ -57,7 +57,16 @@ def body_of_call(equation: Equation) -> Any:
 
 
 def shards(params: Mapping[str, Any], spec: Any, ndim: int) -> list[int]:
-    """Among how many devices a shard_map shares out each axis of a value."""
+    """Counts the devices among which a shard_map splits each axis of a value.
+
+    Args:
+      params: of the shard_map's equation.
+      spec: of the value.
+      ndim: its number of axes.
+
+    Returns:
+      A number an axis.
+    """
     sizes = dict(params["mesh"].shape)
     entries = [*tuple(spec), *[None] * ndim][:ndim]
     return [math.prod(sizes[name] for name in _names(entry)) for entry in entries]
@@ -68,13 +77,13 @@ def _names(entry: Any) -> tuple[Any, ...]:
 
 
 def devices(params: Mapping[str, Any]) -> int:
-    """On how many devices a shard_map runs its body."""
+    """Counts the devices on which a shard_map, of an equation's ``params``, runs its body."""
     sizes = dict(params["mesh"].shape)
     return math.prod(sizes[name] for name in params["newly_manual_axes"])
 
 
 def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_specs: Any) -> Callable[..., Any]:
-    """``jax.shard_map`` with the settings of its equation, of a function of two results.
+    """Applies ``jax.shard_map`` with the settings of its equation to a function of two results.
 
     Args:
       function: ``(*operands) -> (those of the equation, others)``; the others' first axis is that of the devices.
@@ -99,13 +108,13 @@ def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_spe
 
 
 def holds_body(equation: Equation) -> bool:
-    """Whether a parameter of an equation is a program of its own."""
+    """Returns whether a parameter of an equation is a program of its own."""
     held = [each for value in equation.params.values() for each in (value if isinstance(value, tuple) else (value,))]
     return any(isinstance(each, core.Jaxpr | core.ClosedJaxpr) for each in held)
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan are constants, and how many are carried."""
+    """Returns how many operands of a scan, of an equation's ``params``, are constants, and how many are carried."""
     if "num_carry" in params:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
@@ -113,7 +122,13 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
-    """Applies an equation's primitive to new operands, some of its parameters changed; always a list."""
+    """Applies an equation's primitive to new operands; the result is always a list.
+
+    Args:
+      equation: as traced.
+      args: the operands.
+      **changes: of the primitive's parameters.
+    """
     if len(args) > 1:
         args = [_varying(x, atom.aval) for x, atom in zip(args, equation.invars, strict=False)]
     params = equation.primitive.get_bind_params({**equation.params, **changes})
@@ -122,7 +137,7 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
 
 
 def is_whole(equation: Equation) -> bool:
-    """Whether every device holds an equation's result in full, as its type says."""
+    """Returns whether every device holds an equation's result in full, as its type says."""
     return all(entry is None for entry in layout(equation).spec)
 
 
@@ -136,17 +151,17 @@ def _varying(x: Any, aval: Any) -> Any:
 
 
 def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros of a type, which vary over the devices over which it does."""
+    """Makes zeros of a type, varying over the devices over which it does."""
     return cast(jax.Array, _varying(jax.numpy.zeros(like.shape, like.dtype), like))
 
 
 def layout(equation: Equation) -> NamedSharding:
-    """How an equation's result lies on a mesh, as its type says."""
+    """Returns how an equation's result lies on a mesh, as its type says."""
     return equation.outvars[0].aval.sharding
 
 
 def laid_out(equation: Equation, operands: Sequence[Any]) -> list[jax.Array]:
-    """Concrete operands for an equation, on devices as its types have them under Explicit axes."""
+    """Puts the concrete ``operands`` of an ``equation`` on devices as its types have them under Explicit axes."""
     return [_placed(jax.numpy.asarray(x), atom.aval) for x, atom in zip(operands, equation.invars, strict=True)]
 
 
@@ -159,20 +174,24 @@ def _placed(x: jax.Array, aval: Any) -> jax.Array:
 
 
 def is_inexact(dtype: Any) -> bool:
-    """Whether a dtype has tangents: floating point or complex."""
+    """Returns whether a dtype has tangents: floating point or complex."""
     return jax.dtypes.issubdtype(dtype, np.inexact)
 
 
 def is_number(dtype: Any) -> bool:
-    """Whether NumPy knows a dtype: not that of random keys, nor any other extended one."""
+    """Returns whether NumPy knows a dtype: not that of random keys, nor any other extended one."""
     return jax.dtypes.issubdtype(dtype, np.generic) and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
 
 
 def derivative(equation: Equation, sharded: Mapping[str, Any] | None = None) -> Any:
-    """The jaxpr of a ``custom_jvp`` call's own rule; ``sharded``: the settings of the shard_map that it is in.
+    """Returns the jaxpr of the derivative rule of a ``custom_jvp`` call.
 
     It takes all operands, then the tangents of the inexact ones; it returns all results, then the tangents of
     the inexact ones.
+
+    Args:
+      equation: the call.
+      sharded: the settings of the shard_map around it; None: there is none.
     """
     atoms = [_struct(atom.aval, sharded is None) for atom in equation.invars]
     moving = tuple(i for i, aval in enumerate(atoms) if is_inexact(aval.dtype))
@@ -208,39 +227,39 @@ def _struct(aval: Any, laid: bool = True) -> jax.ShapeDtypeStruct:
 
 
 def scope(equation: Equation) -> str:
-    """The module path in which an equation was traced (Linen gives one, NNX none)."""
+    """Returns the module path in which an equation was traced (Linen gives one, NNX none)."""
     return str(equation.source_info.name_stack)
 
 
 def place(equation: Equation) -> str:
-    """Where an equation was written, ``file.py:line (function)``; empty if JAX does not say."""
+    """Returns where an equation was written, ``file.py:line (function)``; empty if JAX does not say."""
     return source_info_util.summarize(equation.source_info).rsplit("/", 1)[-1]
 
 
 def written_at(equations: Iterable[Equation]) -> Any:
-    """A context in which what is traced counts as written where the first of some equations was that says so.
+    """Returns a context in which traced equations count as written where the first of ``equations`` was that says so.
 
-    So a rewrite of a rewritten function names the lines of who wrote the function, not those of the rewrite.
+    So a rewrite of a rewritten function names the lines of whoever wrote the function, not those of the rewrite.
     """
     known = next((each for each in equations if place(each)), None)
     return nullcontext() if known is None else source_info_util.user_context(known.source_info.traceback)
 
 
 def is_symbolic(size: Any) -> bool:
-    """Whether the size of an axis is a name, in a function that is exported for any such size."""
+    """Returns whether the size of an axis is symbolic, in a function that is exported for any such size."""
     return export.is_symbolic_dim(size)
 
 
 def is_tracer(value: Any) -> bool:
-    """Whether a value is known only while some transformation traces."""
+    """Returns whether a value is known only while some transformation traces."""
     return isinstance(value, jax.core.Tracer)
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value is one array, known or traced."""
+    """Returns whether a value is one array, concrete or traced."""
     return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
 def checkpointed(function: Callable[..., Any], params: Mapping[str, Any]) -> Callable[..., Any]:
-    """``jax.checkpoint`` with the settings of a remat equation."""
+    """Applies ``jax.checkpoint`` to a ``function``, with the settings ``params`` of a remat equation."""
     return jax.checkpoint(function, prevent_cse=params["prevent_cse"], policy=params["policy"])

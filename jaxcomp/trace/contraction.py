@@ -23,22 +23,22 @@ class Axes(NamedTuple):
 
     @property
     def met(self) -> tuple[int, ...]:
-        """Those that have a counterpart in the other operand, ``window`` aside."""
+        """The axes that have a counterpart in the other operand, ``window`` aside."""
         return (*self.batch, *self.contracted)
 
     @property
     def passed(self) -> tuple[int, ...]:
-        """Those that the result has too, ``window`` aside: where they are there is :attr:`Contraction.places`."""
+        """The axes that the result has too, ``window`` aside: where they are there is :attr:`Contraction.places`."""
         return (*self.batch, *self.free)
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Of an input, those that are neither summed nor slid over, in order: each index is a row, or an example."""
+        """The axes of an input that are neither summed nor slid over, in order: each index is a row, or an example."""
         return tuple(sorted(self.passed))
 
     @property
     def summed(self) -> tuple[int, ...]:
-        """Of a weight, those that the result has no more."""
+        """The axes of a weight that the result no longer has."""
         return (*self.contracted, *self.window)
 
 
@@ -87,5 +87,5 @@ class Contraction:
 
     @property
     def places(self) -> tuple[tuple[int, ...], ...]:
-        """Of the result, where the axes that each operand passes on are, in the order of its ``passed``."""
+        """The places in the result of the axes that each operand passes on, in the order of its ``passed``."""
         return tuple((*self.batch, *own) for own in self.free)

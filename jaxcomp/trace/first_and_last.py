@@ -10,7 +10,7 @@ from jaxcomp.trace.uses import uses_of
 
 
 def ends(apply_fn: Callable[..., Any], params: Params, *example: Any) -> tuple[list[str], list[str]]:
-    """The weights of the first and of the last layers, which low bits harm most.
+    """Finds the weights of the first and of the last layers, which low bits harm most.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``.

@@ -17,7 +17,7 @@ from jaxcomp.trace.packed.codes import Codes
 
 
 def quantized_leaves(params: Params) -> dict[str, Codes]:
-    """The quantized leaves of a tree, by the paths of the parameters that they stand for."""
+    """Returns the quantized leaves of a tree, by the paths of the parameters that they stand for."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda node: isinstance(node, Codes))
     return {path_string(path): node for path, node in nodes if isinstance(node, Codes)}
 
@@ -37,6 +37,11 @@ class Rounding:
 def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
     """Refuses parameters that hold codes, and functions that round all of theirs.
 
+    Args:
+      apply_fn: the function.
+      params: its parameters.
+      rewrite: that cannot take them, for the error.
+
     Raises:
       ArgumentError: with the first path, and what to do.
     """
@@ -49,7 +54,7 @@ def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
 
 
 def check_reads_weights(apply_fn: Any, rewrite: str) -> None:
-    """Refuses functions that round all of their weights, so that no site reads one.
+    """Refuses an ``apply_fn`` that rounds all of its weights: no site reads one, as the ``rewrite`` needs.
 
     Raises:
       ArgumentError: with what to call instead.
@@ -145,16 +150,16 @@ def _changes_sums(path: str, leaf: Codes, masks: Mapping[AxisKey, np.ndarray]) -
 
 
 def voting(groups: Groups, named: Mapping[str, Any], read: Mapping[str, Any]) -> frozenset[str]:
-    """Which of the weights rank channels by their sizes.
+    """Finds the weights whose sizes rank channels.
 
     Args:
-      groups: the groups.
+      groups: of the function.
       named: the parameters, by path.
       read: the same as their sites read them: :func:`jaxcomp.rewrite.folding.effective.as_read`.
 
     Returns:
-      Those of ``groups.weights`` that vote: of integers the values that sites make of them, not the scales that they do
-      it with, and no masks.
+      Those of ``groups.weights`` that vote: of integer weights the values that sites make of them, not their scales,
+      and no masks.
 
     Raises:
       ArgumentError: for integers of which no site reads such values.

@@ -86,11 +86,11 @@ class Interpreter:
         self._marked = holders(frame, self._marks)
 
     def altered(self) -> frozenset[Value]:
-        """The values of a program that a run of it has otherwise: none."""
+        """Returns the values of a program that this run computes otherwise: none."""
         return frozenset()
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
-        """Runs a body."""
+        """Runs a body ``frame`` on ``operands``; returns its results."""
         env: dict[Value, Any] = dict(zip(frame.ins, self._named(frame.ins, operands), strict=True))
 
         def read(value: Value) -> Any:
@@ -138,28 +138,28 @@ class Interpreter:
         return last
 
     def reads(self, node: Node) -> list[Value]:
-        """What a node is given."""
+        """Returns the operands that a node is given."""
         return node.ins
 
     def held(self, frame: Frame) -> Iterable[Value]:
-        """The values that :meth:`end` reads."""
+        """Returns the values of a body that :meth:`end` reads."""
         return ()
 
     def end(self, frame: Frame, read: Callable[[Value], Any]) -> None:
-        """Called when a body has run."""
+        """Notes that a body ``frame`` has run; ``read`` returns each of its values that is :meth:`held`."""
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Applies one primitive, as it was traced."""
+        """Applies the primitive of a ``node`` to ``operands`` as it was traced; returns its results."""
         if node in self._marked and node.op in EMIT:
             return self.enter(node, operands)
         return compat.bind(node.equation, operands)
 
     def enter(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Rebuilds a primitive with bodies, one of ``EMIT``, around what :meth:`body` makes of them."""
+        """Rebuilds a ``node`` with bodies, one of ``EMIT``, on ``operands``, by running its bodies."""
         return EMIT[node.op](self, node, operands)
 
     def watched(self, frame: Frame, operands: Sequence[Any]) -> tuple[list[Any], dict[Any, Any]]:
-        """Runs a body; returns what its nodes noted beside its results, for the caller to lead out of a trace."""
+        """Runs a body ``frame`` on ``operands``; returns its results and its nodes' notes, to lead out of a trace."""
         outer, self.seen = self.seen, {}
         try:
             return self.body(frame, operands), self.seen
@@ -167,34 +167,50 @@ class Interpreter:
             self.seen = outer
 
     def note(self, seen: dict[Any, Any], scan: Node | None = None) -> None:
-        """Takes what a body noted; of a scan, stacked along a new first axis."""
+        """Takes what a body noted, ``seen``; of a ``scan``, stacked along a new first axis."""
         self.seen.update(seen)
 
     def unseen(self, frame: Frame, operands: Sequence[Any]) -> dict[Any, Any]:
-        """Zeros for what a body notes that may run once, often, or never; what is noted there is joined with them.
+        """Returns zeros for what a body notes that may run once, often, or never; they are joined with its notes.
 
         By default nothing: what such a body notes is lost.
+
+        Args:
+          frame: the body.
+          operands: what it is given.
         """
         return {}
 
     def keeps(self, value: Value) -> list[AxisMask]:
-        """What is kept of each axis of a value: all."""
+        """Returns what is kept of each axis of a value: all."""
         return [None] * len(value.shape)
 
     def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:
-        """Makes of a value what a loop's carry, or a branch's result, must be: an array."""
+        """Returns an array as a loop's carry, or a branch's result, must be.
+
+        Args:
+          x: what a body returns.
+          value: that it stands for.
+          targets: what is kept of each axis of the carry or the result.
+        """
         return x
 
     def sliced(self, x: Any, scan: Node) -> Any:
-        """What a scan is given to run over."""
+        """Returns what a ``scan`` runs over for its operand ``x``."""
         return x
 
     def shared(self, x: Any, spec: Any, node: Node) -> tuple[Any, Any, Callable[[Any], Any]]:
-        """What a shard_map is given, how that is shared out among devices, and what one of them makes of its part."""
+        """Returns what a shard_map is given, its specs, and a function from a device's part to the operand of its body.
+
+        Args:
+          x: the operand.
+          spec: how the equation splits it over devices.
+          node: the shard_map.
+        """
         return x, spec, lambda part: part
 
     def tangent(self, x: Any, tangent: Any) -> Any:
-        """The tangent of a value, given those of its parts."""
+        """Returns the tangent of a value ``x``, given the ``tangent`` of its parts."""
         return tangent
 
 
@@ -213,7 +229,7 @@ def _joined(run: Interpreter, one: dict[Any, Any], other: dict[Any, Any]) -> dic
 
 
 def emit_scan(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.scan`` over the rebuilt body."""
+    """Emits ``lax.scan`` over the rebuilt body."""
     (first, carried), (body,) = compat.scan_counts(node.params), node.frames
     targets = _keeps(run, [*body.ins[first : first + carried], *body.outs[carried:]])
     carry = slice(first, first + carried)
@@ -233,7 +249,7 @@ def emit_scan(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def emit_while(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.while_loop`` over the rebuilt condition and body."""
+    """Emits ``lax.while_loop`` over the rebuilt condition and body."""
     heads, first = node.params["cond_nconsts"], node.params["body_nconsts"]
     condition, body = node.frames
     start = heads + first
@@ -253,7 +269,7 @@ def emit_while(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def emit_cond(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """``lax.switch`` over the rebuilt branches."""
+    """Emits ``lax.switch`` over the rebuilt branches."""
     targets, unseen = _keeps(run, node.outs), dict[Any, Any]()
     for frame in node.frames:
         unseen |= run.unseen(frame, operands[1:])
@@ -272,21 +288,21 @@ def emit_cond(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def emit_remat(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """``jax.checkpoint`` of the rebuilt body, by the same policy."""
+    """Emits ``jax.checkpoint`` of the rebuilt body, by the same policy."""
     outs, seen = compat.checkpointed(lambda *xs: run.watched(node.frames[0], xs), node.params)(*operands)
     run.note(seen)
     return outs
 
 
 def emit_call(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """The rebuilt body; the call's own way to be batched, partitioned or transposed is that of what it was."""
+    """Emits the rebuilt body; rules by which the call itself was batched, partitioned or transposed are gone."""
     outs, seen = run.watched(node.frames[0], operands)
     run.note(seen)
     return outs
 
 
 def emit_shard_map(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """``jax.shard_map`` of the rebuilt body; what nodes noted comes out with a first axis for the devices."""
+    """Emits ``jax.shard_map`` of the rebuilt body; what nodes noted comes out with a first axis for the devices."""
     (body,) = node.frames
     targets = _keeps(run, body.outs)
     shared = [run.shared(x, spec, node) for x, spec in zip(operands, node.params["in_specs"], strict=True)]
@@ -306,7 +322,7 @@ def emit_shard_map(run: Interpreter, node: Node, operands: list[Any]) -> list[An
 
 
 def emit_custom_jvp(run: Interpreter, node: Node, operands: list[Any]) -> list[Any]:
-    """A ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
+    """Emits a ``jax.custom_jvp`` of the rebuilt function, with the rebuilt derivative."""
     function, rule = node.frames
     targets, count = _keeps(run, node.outs), len(node.outs)
     inexact = [compat.is_inexact(value.dtype) for value in node.outs]

@@ -110,7 +110,7 @@ class Program(NamedTuple):
     out_tree: Any
 
     def parameters(self) -> dict[str, Value]:
-        """The value of each parameter, by path."""
+        """Returns the value of each parameter, by path."""
         return dict(zip(self.paths, self.frame.ins, strict=False))
 
 
@@ -148,7 +148,7 @@ def trace(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Program:
 
 
 def all_nodes(frame: Frame) -> Iterator[Node]:
-    """Every node of a body and of the bodies inside it, the outer one first."""
+    """Yields every node of a body and of the bodies inside it, the outer one first."""
     for node in frame.nodes:
         yield node
         for inner in node.frames:
@@ -156,7 +156,7 @@ def all_nodes(frame: Frame) -> Iterator[Node]:
 
 
 def holders(frame: Frame, values: Collection[Value]) -> frozenset[Node]:
-    """The nodes of a body, and of those inside it, in whose bodies some values are."""
+    """Finds the nodes of a body ``frame``, and of those inside it, whose bodies hold some of ``values``."""
     found = set[Node]()
     for node in frame.nodes:
         inner = [holders(body, values) for body in node.frames]

@@ -9,12 +9,12 @@ Reads = Callable[[Node], Iterable[Value]]
 
 
 def live_values(frame: Frame, roots: Iterable[Value], reads: Reads = lambda node: node.ins) -> set[Value]:
-    """Every value, of a body and of those inside it, that the roots depend on.
+    """Finds every value, of a body and of those inside it, that the roots depend on.
 
     Args:
       frame: the body.
       roots: values of it, or of bodies inside it.
-      reads: what a node without bodies reads, if not all of its operands.
+      reads: from a node without bodies to the operands that it reads; default: all of them.
 
     Returns:
       The values, the roots among them. Nodes with effects are roots too; a while loop is live as a whole or not at all.
@@ -36,13 +36,13 @@ def _back(frame: Frame, live: set[Value], reads: Reads) -> None:
 
 
 def has_effects(node: Node) -> bool:
-    """Whether a node does more than compute its results; that it names an axis of devices is no more."""
+    """Returns whether a node does more than compute its results; naming an axis of devices does not count."""
     effects = [effect for effect in node.equation.effects if type(effect).__name__ != "NamedAxisEffect"]
     return not node.outs or bool(effects)
 
 
 def values_inside(node: Node) -> set[Value]:
-    """Every value in a node's bodies, and in those inside them."""
+    """Returns every value in a node's bodies, and in those inside them."""
     own = {value for body in node.frames for value in (*body.ins, *body.outs)}
     return own | {value for body in node.frames for each in all_nodes(body) for value in (*each.ins, *each.outs)}
 

@@ -90,7 +90,7 @@ class Observer(Interpreter):
 
 
 def observable(frame: Frame) -> set[Value]:
-    """The values of a body and of those inside it that an :class:`Observer` can reach."""
+    """Finds the values of a body and of those inside it that an :class:`Observer` can reach."""
     return _own(frame).union(*(observable(body) for node in frame.nodes for body in _bodies(node)))
 
 

@@ -8,7 +8,7 @@ from jaxcomp.trace.ir import Frame, Node, Program, Value
 
 
 class Origin(NamedTuple):
-    """What a value is computed of.
+    """The parameters and inputs that a value is computed of.
 
     Attributes:
       paths: the parameters that it is computed of; none once the inputs have a part in it.
@@ -88,7 +88,7 @@ class Origins:
 
 
 def moving(node: Node) -> list[int]:
-    """The operands of a node that have tangents."""
+    """Returns the positions of a node's operands that have tangents."""
     return [i for i, value in enumerate(node.ins) if compat.is_inexact(value.dtype)]
 
 

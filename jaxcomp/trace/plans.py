@@ -15,7 +15,7 @@ Plan = TypeVar("Plan")
 
 
 def shapes_of(params: Params) -> Params:
-    """A tree's shapes, in its own containers."""
+    """Replaces the leaves of a tree by their shapes, in its own containers."""
     return jax.eval_shape(lambda tree: tree, params)
 
 
@@ -48,7 +48,7 @@ class Plans(Generic[Plan]):
         return plan
 
     def remember(self, params: Params, inputs: tuple[Any, ...], program: Program, plan: Plan) -> None:
-        """Takes a plan that was made already, of parameters and inputs that are on no mesh with Explicit axes."""
+        """Keeps a ``plan`` made already for a ``program``, if ``params`` and ``inputs`` are on no Explicit mesh."""
         if meshes.explicit_mesh((params, inputs)) is None and not meshes.mesh_is_set():
             self._keep(_key(None, inputs), program, plan)
 

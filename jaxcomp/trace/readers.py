@@ -10,11 +10,11 @@ from jaxcomp.trace.affine import frames, images
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes
 
 SHAPES = ("reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
-"""What leaves a bias in its order."""
+"""Primitives that leave a bias in its order."""
 
 
 class Readers:
-    """Who makes and who reads each value of a program."""
+    """The nodes that make and read each value of a program."""
 
     def __init__(self, program: Program) -> None:
         """Takes the program."""
@@ -26,7 +26,7 @@ class Readers:
             self._count.update(node.ins)
 
     def parameter(self, value: Value) -> tuple[str, Value, bool] | None:
-        """The parameter that a value is, in another shape: its path, itself, and whether nothing else reads it."""
+        """Finds the parameter that a value is, in any shape: its path, itself, and whether nothing else reads it."""
         alone = self._count[value] == 1
         while value not in self._images:
             maker = self._maker.get(value)
@@ -38,7 +38,15 @@ class Readers:
         return path, value, alone and not sliced and self._count[self._params[path]] == 1
 
     def per_channel(self, value: Value, out: Value) -> tuple[str, int] | None:
-        """A parameter that has a number for each index of one axis of what is computed with it, and that axis."""
+        """Finds a parameter that has one number for each index of one axis of a result.
+
+        Args:
+          value: an operand that may be such a parameter.
+          out: the result that it is computed into.
+
+        Returns:
+          The parameter's path, and the axis of ``out``; None if it is none.
+        """
         found = self.parameter(value)
         if found is None or not found[2]:
             return None

@@ -8,7 +8,7 @@ from jaxcomp.trace.uses import Use, uses_of
 
 
 def reduction_axes(apply_fn: Callable[..., Any], params: Any, *example: Any) -> dict[str, tuple[int, ...]]:
-    """The axes of each weight along which its sites sum: of a convolution its window's, then the input channels.
+    """Finds the axes of each weight that its sites sum over: of a convolution its window's, then the input channels.
 
     They say what one output is made of: for ``jaxcomp.prune.nm(2, 4, axes=...)``,
     ``jaxcomp.prune.per_output(axes=...)``. In the order in which hardware contracts them, the channels innermost.

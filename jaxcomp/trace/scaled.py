@@ -57,7 +57,16 @@ def with_factors(program: Program, uses: Mapping[str, Uses], params: Sequence[An
 
 
 def by_factor(use: Use, x: Any, power: int = 1) -> Any:
-    """What is of a site's inputs, ``[stack x ..., ...]``, as if these, and not the weight, were multiplied."""
+    """Multiplies a site's inputs by the scalar factor of its weight.
+
+    Args:
+      use: the site.
+      x: ``[stack x ..., ...]``, from the layer's inputs.
+      power: of the factor.
+
+    Returns:
+      The array as if the inputs, and not the weight, were multiplied.
+    """
     if np.ndim(use.factor) == 0:
         return x if use.factor == 1 else x * float(use.factor) ** power
     each = np.repeat(use.factor, len(x) // len(use.factor)) ** power

@@ -63,7 +63,7 @@ class Sites:
         return sum(site.macs for site in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """The table as plain data: ``{"macs": ..., "bytes": ..., "rows": [{...}], "left_out": {path: reason}}``."""
+        """Returns plain data: ``{"macs": ..., "bytes": ..., "rows": [{...}], "left_out": {path: reason}}``."""
         rows = [asdict(site) for site in self.rows]
         return {"macs": self.macs, "bytes": self.bytes, "rows": rows, "left_out": dict(self.left_out)}
 
@@ -130,7 +130,7 @@ def sites(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Sites:
 
 
 def sites_of(program: Program) -> Sites:
-    """The sites of a traced function: :func:`sites`."""
+    """Lists the sites of a traced function: :func:`sites` of a program."""
     check_reads(program)
     origins = Origins(program)
     found = [node for node, calls in origins.calls.items() if calls and node.op in SITES]
@@ -141,12 +141,20 @@ def sites_of(program: Program) -> Sites:
 
 
 def weight_of(node: Node, origins: Origins) -> Value | None:
-    """The operand of a matmul or convolution that is made of parameters alone, its second one if both are."""
+    """Returns the operand of a site that is made of parameters alone.
+
+    Args:
+      node: a matmul or convolution.
+      origins: of its program.
+
+    Returns:
+      The operand; the second one if both are; None if neither is.
+    """
     return next((value for value in reversed(node.ins[:2]) if origins[value].is_weight), None)
 
 
 def macs(node: Node) -> int:
-    """Multiply-accumulates of one run of a matmul or convolution."""
+    """Counts the multiply-accumulates of one run of a matmul or convolution."""
     lhs, rhs = (value.dims for value in node.ins[:2])
     if node.op == "ragged_dot_general":
         numbers = node.params["ragged_dot_dimension_numbers"]

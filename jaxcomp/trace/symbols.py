@@ -29,7 +29,7 @@ class Numbers:
         self._places: dict[str, int] = {}
 
     def settle(self, sizes: Sequence[Any]) -> None:
-        """Chooses the numbers, given the sizes of all axes that have names."""
+        """Chooses a number for each symbolic size that has none yet."""
         distinct = list({str(size): size for size in sizes}.values())
         for self._scale in SCALES:
             if all(self(size) > 1 for size in distinct):
@@ -40,11 +40,11 @@ class Numbers:
         return self._evaluated(_parsed(str(size))) if compat.is_symbolic(size) else size
 
     def shape(self, sizes: Sequence[Any]) -> tuple[int, ...]:
-        """The numbers of several."""
+        """Replaces symbolic sizes by their numbers."""
         return tuple(map(self, sizes))
 
     def within(self, setting: Any) -> Any:
-        """A primitive's parameter, with numbers for the names in it."""
+        """Replaces symbolic sizes in a primitive's parameter by their numbers."""
         if compat.is_symbolic(setting):
             return self(setting)
         if type(setting) in (tuple, list):
@@ -81,5 +81,5 @@ class Numbers:
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(size: str) -> ast.expr:
-    """What JAX writes for a size: the syntax of ``jax.export.symbolic_shape``."""
+    """Parses what JAX writes for a size: the syntax of ``jax.export.symbolic_shape``."""
     return ast.parse(size.replace("^", "**"), mode="eval").body

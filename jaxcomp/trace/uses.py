@@ -64,7 +64,7 @@ class Use(NamedTuple):
         return self.contraction.operands[1 - self.side]
 
     def size(self, names: Indices) -> int:
-        """How many values indices run over together."""
+        """Counts the values that indices run over together."""
         return math.prod(self.sizes[name] for name in names)
 
 
@@ -83,7 +83,7 @@ class Uses:
     scaled: bool = False
 
     def elsewhere(self) -> str:
-        """What else reads a parameter of which a site's operand is computed, and the remedy; empty if nothing does."""
+        """Says what else reads a parameter that a site reads computed, and the remedy; empty if nothing does."""
         if not self.other:
             return ""
         said = self.other[0] + (f" and {len(self.other) - 1} more" if len(self.other) > 1 else "")
@@ -136,12 +136,12 @@ def _use(node: Node, side: int, weight: Packed, shape: tuple[int, ...]) -> Use:
 
 
 def is_weight(value: Value) -> bool:
-    """Whether a parameter is followed to its sites: floating point, of two or more axes, not empty."""
+    """Returns whether a parameter is followed to its sites: floating point, of two or more axes, not empty."""
     return len(value.shape) > 1 and 0 not in value.shape and bool(jax.dtypes.issubdtype(value.dtype, np.floating))
 
 
 def uses_of(program: Program) -> dict[str, Uses]:
-    """Who reads each floating-point parameter of two or more axes.
+    """Finds what reads each floating-point parameter of two or more axes.
 
     Args:
       program: a traced function.

@@ -29,7 +29,13 @@ class Codebook:
 
 
 def codebook(scale: float, zero_point: int, bottom: int, top: int) -> Codebook:
-    """The grid of int8 codes: of uint8 where they have a zero point of their own, which x86 multiplies fastest."""
+    """Makes the grid of int8 codes, as uint8 where they have a zero point of their own, which x86 multiplies fastest.
+
+    Args:
+      scale: of the codes.
+      zero_point: likewise.
+      bottom, top: the least and the greatest code.
+    """
     reach = None
     if (bottom, top) not in ((-128, 127), (-127, 127)):
         reach = ((bottom - zero_point) * scale, (top - zero_point) * scale)
@@ -39,7 +45,7 @@ def codebook(scale: float, zero_point: int, bottom: int, top: int) -> Codebook:
 
 
 def on_grid(graph: Graph, x: Tensor, book: Codebook) -> Tensor:
-    """A tensor quantized and dequantized, once for all that read it so."""
+    """Quantizes and dequantizes a tensor ``x`` of a ``graph`` on the grid ``book``, once for all that read it so."""
 
     def make() -> str:
         source = x
@@ -93,7 +99,7 @@ MARKS: dict[str, Callable[..., Operand | None]] = {FAKE_QUANT: _fake_quant, DECO
 
 
 def decoded(graph: Graph, x: Coded) -> Tensor:
-    """Codes as the tensor that they stand for."""
+    """Dequantizes codes ``x`` to the tensor of a ``graph`` that they stand for."""
     dtype = file_dtype(graph, x.dtype)
     varying = [axis for axis, n in enumerate(x.scale.shape) if n > 1]
     zero = x.zero_point

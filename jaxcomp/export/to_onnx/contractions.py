@@ -39,7 +39,7 @@ def _checked(graph: Graph, node: Node) -> None:
 
 
 def convolution(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """Conv, or ConvTranspose where the input has gaps (lhs_dilation)."""
+    """Emits Conv, or ConvTranspose where the input has gaps (lhs_dilation)."""
     _checked(graph, node)
     p, numbers = node.params, node.params["dimension_numbers"]
     if p["batch_group_count"] > 1:
@@ -120,7 +120,7 @@ def _transposed(graph: Graph, node: Node, x: Tensor, kernel: Any, out: Sequence[
 
 
 def dot_general(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """MatMul of rows by columns, each operand's axes moved and merged to that."""
+    """Emits MatMul of rows by columns, each operand's axes moved and merged to that."""
     _checked(graph, node)
     site = Contraction(node)
     if isinstance(operands[1], Tensor) and not isinstance(operands[0], Tensor) and not site.batch:

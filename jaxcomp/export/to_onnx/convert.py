@@ -42,7 +42,7 @@ class Converter:
         self._depth = 0
 
     def body(self, frame: Frame, operands: Sequence[Operand]) -> list[Operand]:
-        """Writes a body; gives its results."""
+        """Writes a body; returns its results."""
         env: dict[Value, Operand] = dict(zip(frame.ins, operands, strict=True))
 
         def read(value: Value) -> Operand:
@@ -98,7 +98,7 @@ class Converter:
         return valued(x)
 
     def _folded(self, node: Node, operands: list[Operand]) -> list[Const]:
-        """What a primitive makes of constants."""
+        """The result of a primitive on constants."""
         arrays = [x.array for x in map(valued, operands) if isinstance(x, Const)]
         if node.op in elementwise.RULES:
             arrays = list(np.broadcast_arrays(*arrays)) if len(arrays) > 1 else arrays
@@ -149,7 +149,7 @@ class Converter:
         ]
 
     def _step(self, x: Operand, i: int) -> Operand:
-        """What a step reads of what a loop runs over."""
+        """The slice of an array that a step of a loop reads."""
         x = valued(x)
         if isinstance(x, Const):
             return Const(x.array[i if x.shape[0] > 1 else 0], x.path)
@@ -195,7 +195,7 @@ def _unit(value: Value) -> tuple[int, ...]:
 
 
 def computes(node: Node) -> bool:
-    """Whether a node computes numbers: what moves them, and computes sizes, differs where sizes have names."""
+    """Returns whether a node computes numbers; nodes that move them differ where sizes are symbolic."""
     known = node.op in _COMPUTE or bool(node.frames)
     return known and len(node.outs[0].dims) > 1 and _is_float(node.outs[0].dtype)
 
@@ -208,7 +208,7 @@ def _is_float(dtype: Any) -> bool:
 
 
 def written(graph: Graph, x: Operand, value: Value, name: str) -> str:
-    """Puts a result into the file under its name."""
+    """Puts the result ``x`` of a ``value`` into the file of ``graph`` under a ``name``; returns the name there."""
     whole = graph.whole(valued(x), value.dims)
     made = graph.plain(whole)
     own = graph.emit("Identity", [made], value.dims, file_dtype(graph, value.dtype))

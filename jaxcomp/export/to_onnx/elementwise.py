@@ -14,7 +14,15 @@ Rule = Callable[[Graph, Node, Sequence[Any]], Operand]
 
 
 def apply(graph: Graph, op: str, operands: Sequence[Tensor | Const], dtype: Any, **attributes: Any) -> Tensor:
-    """An operator number by number, its operands in one layout: that of the largest."""
+    """Emits an elementwise operator, its operands in one layout: that of the largest.
+
+    Args:
+      graph: of the file.
+      op: the operator's name.
+      operands: of one shape, or broadcasting.
+      dtype: of the result.
+      **attributes: of the operator.
+    """
     axes = layout(operands)
     laid = [graph.laid(x, axes) for x in operands]
     dims = broadcast([x.dims if isinstance(x, Tensor) else x.shape for x in laid])
@@ -22,13 +30,13 @@ def apply(graph: Graph, op: str, operands: Sequence[Tensor | Const], dtype: Any,
 
 
 def layout(operands: Sequence[Tensor | Const]) -> tuple[int, ...]:
-    """The layout of the tensor that is broadcast the least."""
+    """Returns the layout of the tensor that is broadcast the least."""
     tensors = [x for x in operands if isinstance(x, Tensor)]
     return max(tensors, key=lambda x: sum(compat.is_symbolic(n) or n != 1 for n in x.dims) + len(x.dims) / 100).axes
 
 
 def scalar(x: Any) -> float | None:
-    """The one number of a constant; None if it is none or has several."""
+    """Returns the one number of a constant; None if it is none or has several."""
     return x.array.reshape(()).item() if isinstance(x, Const) and x.array.size == 1 else None
 
 
@@ -48,7 +56,7 @@ def _negated(op: str) -> Rule:
 
 
 def like(x: Any, value: float) -> Const:
-    """A number of an operand's dtype."""
+    """Makes a constant ``value`` of the dtype of an operand ``x``."""
     return Const(np.asarray(value, x.dtype))
 
 
@@ -115,7 +123,7 @@ def _cast(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
 
 
 def cast(graph: Graph, x: Tensor, dtype: Any) -> Tensor:
-    """In another dtype."""
+    """Casts a tensor ``x`` of a ``graph`` to another ``dtype``."""
     target = file_dtype(graph, dtype)
     if target == file_dtype(graph, x.dtype):
         return Tensor(x.name, x.dims, x.axes, np.dtype(dtype))
@@ -123,7 +131,7 @@ def cast(graph: Graph, x: Tensor, dtype: Any) -> Tensor:
 
 
 def file_dtype(graph: Graph, dtype: Any) -> np.dtype:
-    """The dtype in which a file holds another: that of float32 for bfloat16, which runtimes on CPUs do not compute."""
+    """Returns the dtype in which a ``graph`` holds ``dtype``: float32 for bfloat16, which CPU runtimes lack."""
     if np.dtype(dtype).name == "bfloat16":
         graph.notes["bfloat16 is float32"] = None
         return np.dtype(np.float32)
@@ -131,7 +139,7 @@ def file_dtype(graph: Graph, dtype: Any) -> np.dtype:
 
 
 def onnx_dtype(dtype: Any) -> int:
-    """The file's number for a dtype."""
+    """Returns ONNX's number for a dtype."""
     from onnx import helper
 
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -21,19 +21,19 @@ class View:
                 self.readers.setdefault(name, []).append(operator)
 
     def maker(self, name: str, *ops: str) -> Operator | None:
-        """What makes a tensor, if it is one of these and nobody else reads that tensor."""
+        """Returns the operator that makes the tensor ``name``, if it is one of ``ops`` and is read once."""
         made = self.makers.get(name)
         alone = len(self.readers.get(name, ())) == 1 and name not in self.results
         return made if made is not None and made.op in ops and alone else None
 
     def number(self, name: str) -> float | None:
-        """The one number of a constant."""
+        """Returns the one number of a constant."""
         array = self.graph.constants.get(name)
         return None if array is None or array.size != 1 else float(array.reshape(()))
 
 
 def fused(graph: Graph, results: list[str]) -> None:
-    """Fuses what can be, and drops what nothing reads."""
+    """Fuses operators of ``graph`` that can be, and drops those that none of ``results`` needs."""
     for step in (_clips, _means, _biases):
         dropped(graph, results)
         step(View(graph, results))
@@ -41,7 +41,7 @@ def fused(graph: Graph, results: list[str]) -> None:
 
 
 def dropped(graph: Graph, results: list[str]) -> None:
-    """Drops operators and constants that no result needs."""
+    """Drops operators and constants of ``graph`` that none of ``results`` needs."""
     needed, kept = set(results), list[Operator]()
     for operator in reversed(graph.operators):
         if not needed.isdisjoint(operator.outs):
@@ -86,7 +86,7 @@ def _means(view: View) -> None:
 
 
 def _biases(view: View) -> None:
-    """What is added to each channel of a convolution or to each column of a matrix product is its bias."""
+    """Makes what is added to each channel of a convolution, or column of a matrix product, its bias."""
     for operator in view.graph.operators:
         if operator.op != "Add":
             continue
@@ -120,7 +120,7 @@ def _fuse_bias(view: View, operator: Operator, source: Operator, bias: np.ndarra
 
 
 def _integer_bias(view: View, source: Operator, bias: np.ndarray) -> str | None:
-    """Of a site of integers: int32 on the grid of its sums, as runtimes want it; None if it has no place there."""
+    """The bias of an integer site: int32 on the grid of its sums, as runtimes want it; None if it does not fit."""
     if source.op == "ConvTranspose" or not _of_codes(view, source):
         return None
     graph, (x, w) = view.graph, (view.makers[name] for name in source.ins)

@@ -12,7 +12,7 @@ from jaxcomp.export.to_onnx.operands import Coded, Const, Dims, Operand, Tensor
 from jaxcomp.trace import compat
 
 OPSET, IR_VERSION = 21, 10
-"""Of the file: the first with codes of 4 bits and with scales in blocks."""
+"""The opset of the file: the first with codes of 4 bits and with scales in blocks."""
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class Operator:
 
 
 class Graph:
-    """What is written, as it grows.
+    """The graph of the file, as it grows.
 
     Attributes:
       operators: in the order in which they run.
@@ -61,7 +61,7 @@ class Graph:
         self._known: dict[Any, Any] = {}
 
     def fresh(self, hint: str) -> str:
-        """A name that nothing has yet."""
+        """Returns a name that nothing has yet."""
         name, count = hint, 0
         while name in self._names:
             count += 1
@@ -94,7 +94,7 @@ class Graph:
         return Tensor(name, tuple(dims), tuple(range(len(dims))) if axes is None else axes, np.dtype(dtype))
 
     def name(self, x: Operand | np.ndarray | None) -> str:
-        """The name of an operand as it lies in the file; constants are put into it."""
+        """Returns the name of an operand as it lies in the file; constants are put into it."""
         if x is None:
             return ""
         if isinstance(x, Tensor):
@@ -104,7 +104,13 @@ class Graph:
         return self.constant(array, path)
 
     def constant(self, array: np.ndarray, hint: str = "", nibble: bool = False) -> str:
-        """The name of a constant, one for all that are alike."""
+        """Adds a constant, one for all that are alike, and returns its name.
+
+        Args:
+          array: its value.
+          hint: what its name begins with.
+          nibble: whether it is stored as 4-bit integers.
+        """
         array = np.asarray(array)
         key = array.dtype.name, array.shape, nibble, array.tobytes() if array.size <= 4096 else id(array)
         if key not in self._known:
@@ -116,13 +122,13 @@ class Graph:
         return self._known[key][0]
 
     def once(self, key: Any, make: Any) -> Any:
-        """What ``make`` gives, made once for a key."""
+        """Returns the result of ``make``, called once for a ``key``."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]
 
     def laid(self, x: Tensor | Const, axes: tuple[int, ...]) -> Tensor | Const:
-        """An operand whose axes lie in the file as these, by a Transpose where they do not."""
+        """Lays an operand ``x`` out with its axes in the order ``axes``, by a Transpose where they are not."""
         if isinstance(x, Const):
             return x.transposed(tuple(axes.index(p) for p in range(len(axes)))) if x.array.ndim else x
         if x.axes == axes or not x.dims:
@@ -136,19 +142,19 @@ class Graph:
         return Tensor(made.name, dims, axes, x.dtype)
 
     def tensor(self, x: Tensor | Const) -> Tensor:
-        """An operand as a tensor of the file."""
+        """Returns an operand as a tensor of the file."""
         return x if isinstance(x, Tensor) else Tensor(self.name(x), x.shape, tuple(range(len(x.shape))), x.dtype)
 
     def whole(self, x: Tensor | Const, dims: Dims) -> Tensor:
-        """An operand as a tensor that is broadcast to its whole shape."""
+        """Broadcasts an operand ``x`` to its whole shape ``dims``, as a tensor."""
         return self.tensor(self.full(x, dims))
 
     def plain(self, x: Tensor | Const) -> Tensor | Const:
-        """An operand whose axes lie in the file as in the value."""
+        """Lays an operand out with its axes in the value's order."""
         return self.laid(x, tuple(range(len(x.shape))))
 
     def full(self, x: Tensor | Const, dims: Dims) -> Tensor | Const:
-        """An operand that is broadcast to its whole shape."""
+        """Broadcasts an operand ``x`` to its whole shape ``dims``."""
         if all(own == size for own, size in zip(x.shape, dims, strict=True)):
             return x
         if isinstance(x, Const):
@@ -160,7 +166,7 @@ class Graph:
         return self.emit("Expand", [x, self.sized(wanted)], whole, x.dtype, x.axes)
 
     def sized(self, dims: Sequence[Any]) -> Operand | np.ndarray:
-        """A shape as an operand: a constant, or computed of the inputs' sizes."""
+        """Returns a shape as an operand: a constant, or computed from the inputs' sizes."""
         if not any(map(compat.is_symbolic, dims)):
             return np.asarray(dims, np.int64)
         parts = [self._size(n) if compat.is_symbolic(n) else np.asarray([n], np.int64) for n in dims]
@@ -175,7 +181,13 @@ class Graph:
         return self.once(("size", name), lambda: self.emit("Shape", [owner], (1,), np.int64, start=axis, end=axis + 1))
 
     def reshaped(self, x: Tensor | Const, dims: Dims, axes: tuple[int, ...] | None = None) -> Tensor | Const:
-        """An operand, as it lies in the file, in another shape."""
+        """Reshapes an operand as it lies in the file.
+
+        Args:
+          x: the operand.
+          dims: afterwards.
+          axes: where each axis lies; None: in order.
+        """
         if isinstance(x, Const):
             return x.reshaped(tuple(dims))
         axes = tuple(range(len(dims))) if axes is None else axes
@@ -192,17 +204,17 @@ class Graph:
         return self.emit("Reshape", [x, self.sized(dims) if target is None else target], dims, x.dtype, axes)
 
     def refused(self, what: str, instead: str) -> ArgumentError:
-        """An error that says what has no place in the file, where it was written, and what to do."""
+        """Makes an error: ``what`` has no place in the file, where it was written, and what to do ``instead``."""
         return ArgumentError(f"{what}{f' (at {self.place})' if self.place else ''}: {instead}")
 
 
 def count(dims: Sequence[Any]) -> Any:
-    """How many numbers a shape holds."""
+    """Counts the numbers that a shape holds."""
     return math.prod(dims)
 
 
 def broadcast(shapes: Sequence[Dims]) -> Dims:
-    """The shape that several broadcast to; scalars fit any."""
+    """Returns the shape that several broadcast to; scalars fit any."""
     rank = max(map(len, shapes))
     columns = zip(*([1] * (rank - len(shape)) + list(shape) for shape in shapes), strict=True)
     return tuple(next((n for n in column if compat.is_symbolic(n) or n != 1), 1) for column in columns)

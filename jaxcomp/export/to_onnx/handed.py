@@ -1,4 +1,4 @@
-"""What layers hand on: on grids too, where a runtime computes in integers only what it may also round.
+"""Values between layers: on grids too, where a runtime computes in integers only what it may also round.
 
 Sites hand on floating point. Of a runtime that has no such convolution (ONNX Runtime), and for sums of branches in
 integers, the results of sites, sums, concatenations and means are quantized: on the grid of who reads them, or where
@@ -15,7 +15,7 @@ from jaxcomp.export.to_onnx.fuse import View
 from jaxcomp.export.to_onnx.graph import Graph, Operator
 
 SITES = ("Conv", "ConvTranspose")
-"""Those that runtimes compute in integers only if their result is quantized; matrix products they need not round."""
+"""Operators that runtimes compute in integers only if their result is quantized; matrix products need no rounding."""
 
 JOINS = ("Add", "Concat", "AveragePool", "ReduceMean", "GlobalAveragePool")
 KEEPS = ("MaxPool", "Transpose", "Reshape", "Slice", "Gather", "Pad")
@@ -23,7 +23,12 @@ _ENDS = ("Relu", "Clip")
 
 
 def ends_of_chains(graph: Graph, results: list[str]) -> list[str]:
-    """The tensors that are to be put on grids, in the order in which they are computed."""
+    """Finds the tensors of a ``graph`` that are to be put on grids, in the order in which they are computed.
+
+    Args:
+      graph: of the file.
+      results: names of its results.
+    """
     view, found, coded = View(graph, results), list[str](), set[str]()
     for operator in graph.operators:
         out = operator.outs[0]
@@ -104,7 +109,7 @@ def _pad_codes(graph: Graph, results: list[str]) -> None:
 
 
 def book_of(least: float, most: float) -> Codebook:
-    """The grid of 8 bits that spans a range and has a 0."""
+    """Makes the grid of 8 bits that spans the range from ``least`` to ``most`` and has a 0."""
     low, high = min(least, 0.0), max(most, 0.0)
     scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))
     return codebook(float(np.float32(scale)), round(-128 - low / scale), -128, 127)

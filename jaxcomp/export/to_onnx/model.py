@@ -12,14 +12,19 @@ from jaxcomp.export.to_onnx.operands import Dims
 from jaxcomp.trace import compat
 
 MOST_BYTES = 2**31 - 2**20
-"""What protocol buffers hold in one message."""
+"""The bytes that a protocol buffer holds in one message."""
 
 Port = tuple[str, Dims, Any]
 """An input or a result: its name, its sizes and its dtype."""
 
 
 def built(graph: Graph, inputs: Sequence[Port], results: Sequence[Port], metadata: Mapping[str, str]) -> Any:
-    """The model of a graph.
+    """Builds the model of a graph.
+
+    Args:
+      graph: of the file.
+      inputs, results: its ports.
+      metadata: strings beside it.
 
     Raises:
       ArgumentError: for parameters of more than 2 GiB; if ONNX refuses the model, which is an error of ours.

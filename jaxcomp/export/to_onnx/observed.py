@@ -15,7 +15,7 @@ from jaxcomp.trace.packed.marked import marking
 def observed(
     fn: Callable[..., Any], params: Any, batches: Sequence[tuple[Any, ...]], program: Program, values: Sequence[Value]
 ) -> list[tuple[float, float]]:
-    """The least and the greatest number of some values of a program on batches.
+    """Measures the least and the greatest number of some values of a program on batches.
 
     Args:
       fn, params: the function.

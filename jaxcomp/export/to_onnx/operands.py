@@ -16,7 +16,7 @@ Dims = tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """What the graph computes.
+    """A tensor that the graph computes.
 
     Attributes:
       name: in the file.
@@ -60,20 +60,20 @@ class Const:
 
     @property
     def shape(self) -> Dims:
-        """Its sizes."""
+        """The sizes."""
         return self.array.shape
 
     @property
     def dtype(self) -> Any:
-        """Its dtype."""
+        """The dtype."""
         return self.array.dtype
 
     def transposed(self, order: tuple[int, ...]) -> "Const":
-        """Its axes in another order."""
+        """Puts the axes into another order."""
         return self if not self.array.ndim else replace(self, array=self.array.transpose(order))
 
     def reshaped(self, shape: tuple[int, ...]) -> "Const":
-        """In another shape."""
+        """Reshapes the constant."""
         return replace(self, array=self.array.reshape(shape))
 
 
@@ -101,7 +101,7 @@ class Coded:
 
     @property
     def shape(self) -> Dims:
-        """That of the value."""
+        """The value's dtype."""
         return self.codes.shape
 
     @property
@@ -113,14 +113,14 @@ class Coded:
         return Const((codes * scale).astype(self.dtype), self.path)
 
     def spread(self, part: np.ndarray) -> np.ndarray:
-        """Scales or zero points so that they broadcast."""
+        """Spreads scales or zero points so that they broadcast."""
         if self.block is None:
             return part
         axis, size = self.block
         return part.repeat(size, axis).take(range(self.codes.shape[axis]), axis)
 
     def transposed(self, order: tuple[int, ...]) -> "Coded":
-        """Its axes in another order."""
+        """Puts the axes into another order."""
         zero = None if self.zero_point is None else self.zero_point.transpose(order)
         block = None if self.block is None else (order.index(self.block[0]), self.block[1])
         return replace(
@@ -128,7 +128,7 @@ class Coded:
         )
 
     def reshaped(self, shape: tuple[int, ...]) -> "Coded | Const":
-        """In another shape; its numbers, if its blocks cannot be told then."""
+        """Reshapes the codes; to their numbers, if blocks cannot be told in the new shape."""
         if tuple(shape) == self.codes.shape:
             return self
         if self.block is not None:
@@ -147,7 +147,7 @@ Operand = Tensor | Const | Coded
 
 
 def shrunk(part: np.ndarray) -> np.ndarray:
-    """With size 1 along every axis along which it does not vary."""
+    """Shrinks an array to size 1 along every axis along which it does not vary."""
     for axis in range(part.ndim):
         first = part.take([0], axis)
         part = first if (part == first).all() else part
@@ -155,10 +155,10 @@ def shrunk(part: np.ndarray) -> np.ndarray:
 
 
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """The transposition that undoes one."""
+    """Inverts a transposition."""
     return tuple(order.index(axis) for axis in range(len(order)))
 
 
 def valued(x: Operand) -> Tensor | Const:
-    """An operand as numbers, whatever they are held as."""
+    """Returns an operand as numbers, whatever they are held as."""
     return x.value if isinstance(x, Coded) else x

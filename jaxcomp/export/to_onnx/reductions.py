@@ -12,7 +12,16 @@ from jaxcomp.trace.ir import Node
 
 
 def reduced(graph: Graph, op: str, x: Tensor, axes: Sequence[int], dtype: Any = None, **attributes: Any) -> Tensor:
-    """A reduction along axes of the value, which go."""
+    """Emits a reduction along axes of the value, which go.
+
+    Args:
+      graph: of the file.
+      op: the operator's name.
+      x: the operand.
+      axes: of the value.
+      dtype: of the result; None: of the operand.
+      **attributes: of the operator.
+    """
     gone = sorted(x.axes[i] for i in axes)
     laid = [p for p in range(len(x.dims)) if p not in gone]
     kept = tuple(laid.index(x.axes[i]) for i in range(len(x.axes)) if i not in axes)
@@ -63,7 +72,14 @@ def _window(op: str) -> Callable[[Graph, Node, Sequence[Any]], Operand]:
 
 
 def pooled(graph: Graph, node: Node, x: Tensor, op: str) -> Tensor:
-    """MaxPool or, for sums, AveragePool times the size of the window."""
+    """Emits MaxPool or, for sums, AveragePool times the size of the window.
+
+    Args:
+      graph: of the file.
+      node: the pool.
+      x: its operand.
+      op: the operator's name.
+    """
     p, rank = node.params, len(x.dims)
     if any(by != 1 for by in p["base_dilation"]):
         raise graph.refused("a window over an input with gaps (base_dilation) has no operator", "leave the gaps out")

@@ -38,7 +38,7 @@ _SITES = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """What was written; prints as a table.
+    """The file that was written; prints as a table.
 
     Attributes:
       bytes: the size of the file.

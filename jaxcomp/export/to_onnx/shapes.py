@@ -16,7 +16,7 @@ Group = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def transposed(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """Axes in another order, which is no work yet."""
+    """Reorders the axes, which is no work yet."""
     (x,), order = operands, tuple(node.params["permutation"])
     if not isinstance(x, Tensor):
         return x.transposed(order)
@@ -24,7 +24,7 @@ def transposed(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
 
 
 def broadcast_in_dim(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """New axes of size 1; what is broadcast along them is said by the shape alone."""
+    """Adds axes of size 1; the shape alone says how far they are broadcast."""
     x, places = operands[0], node.params["broadcast_dimensions"]
     shape = [1] * len(node.outs[0].dims)
     for size, place in zip(x.shape, places, strict=True):
@@ -35,7 +35,7 @@ def broadcast_in_dim(graph: Graph, node: Node, operands: Sequence[Any]) -> Opera
 
 
 def reshape(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """Another shape; of a tensor without a Transpose if no axes are merged that lie apart in the file."""
+    """Reshapes; without a Transpose if no axes are merged that lie apart in the file."""
     x, (before,), (after,) = operands[0], node.ins[:1], node.outs
     if not isinstance(x, Tensor):
         if tuple(x.shape) == tuple(before.dims):
@@ -76,7 +76,12 @@ def _unit_shape(own: Dims, before: Dims, after: Dims) -> tuple[int, ...] | None:
 
 
 def split_groups(before: Dims, after: Dims) -> list[Group]:
-    """The runs of axes that become each other: as short as can be; axes of size 1 become nothing."""
+    """Splits two shapes of the same elements into the shortest runs of axes that become each other.
+
+    Args:
+      before: the shape that is reshaped.
+      after: the shape of the result; axes of size 1 are in no run.
+    """
     groups: list[Group] = []
     i = j = 0
     while i < len(before) or j < len(after):
@@ -124,7 +129,14 @@ def _together(x: Tensor, dims: Dims, own: Sequence[int]) -> bool:
 
 
 def regrouped(graph: Graph, x: Tensor, shape: Dims, groups: Sequence[Group]) -> Tensor:
-    """A tensor in another shape, run of axes by run, each where it lies."""
+    """Reshapes a tensor run of axes by run, each where it lies.
+
+    Args:
+      graph: of the file.
+      x: the tensor.
+      shape: afterwards.
+      groups: of :func:`split_groups`.
+    """
     made = {own[0]: new for own, new in groups if own}
     laid = [axis for logical in x.order for axis in made.get(logical, ())]
     for axis in range(len(shape)):
@@ -137,7 +149,7 @@ def regrouped(graph: Graph, x: Tensor, shape: Dims, groups: Sequence[Group]) -> 
 
 
 def concatenate(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
-    """Concat along one axis."""
+    """Emits Concat along one axis."""
     parts = [graph.full(x, value.dims) for x, value in zip(operands, node.ins, strict=True)]
     tensors = [x for x in parts if isinstance(x, Tensor)]
     axes = max(tensors, key=lambda x: not x.is_plain).axes
@@ -178,7 +190,14 @@ def _tile(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
 def sliced(
     graph: Graph, x: Tensor, starts: Sequence[Any], ends: Sequence[Any], steps: Sequence[int], shape: Dims
 ) -> Tensor:
-    """A Slice, by the value's axes."""
+    """Emits a Slice, by the value's axes.
+
+    Args:
+      graph: of the file.
+      x: the tensor.
+      starts, ends, steps: for each axis.
+      shape: of the result.
+    """
     cut = [i for i, size in enumerate(x.shape) if (starts[i], steps[i]) != (0, 1) or not bool(ends[i] == size)]
     if not cut:
         return x
@@ -220,7 +239,14 @@ def _rev(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
 
 
 def padded(graph: Graph, x: Tensor, low: Sequence[int], high: Sequence[int], value: Any) -> Tensor:
-    """A Pad, and a Slice for what is taken away, by the value's axes."""
+    """Emits a Pad, and a Slice for what is taken away, by the value's axes.
+
+    Args:
+      graph: of the file.
+      x: the tensor.
+      low, high: for each axis; negative takes away.
+      value: that is padded with.
+    """
     before = [max(n, 0) for n in low]
     after = [max(n, 0) for n in high]
     if any(before) or any(after):

@@ -22,7 +22,7 @@ _BUDGET = 0.3
 
 
 def cheapest_cut(groups: Groups, ranking: Ranking, name: str, target: float) -> int:
-    """The fewest cuts after which a cost is no more than the target.
+    """Finds the fewest cuts after which a cost is no more than the target.
 
     Args:
       groups: what is cut.
@@ -54,7 +54,7 @@ def cheapest_cut(groups: Groups, ranking: Ranking, name: str, target: float) -> 
 
 
 def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, target: float, trials: int) -> KeepMasks:
-    """Of a few timed candidates the one with most channels that is fast enough.
+    """Finds, among a few timed candidates, the one with most channels that is fast enough.
 
     The multiply-accumulates that may be left are bisected, between the whole and all that may be cut. Each candidate is
     timed in turns with the whole function, so that a drift of the machine's speed meets both.

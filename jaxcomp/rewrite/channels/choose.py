@@ -35,7 +35,7 @@ def choose(
     trials: int = 6,
     **options: Any,
 ) -> Callable[[Groups, Params], KeepMasks]:
-    """A choice for :func:`shrink`: cuts the least important channels, as many as asked or as a target takes.
+    """Makes a choice for :func:`shrink`: cuts the least important channels, as many as asked or as a target takes.
 
     Exactly one of ``fraction`` (what is *cut*) and the targets (what may be *left*) is given. For a target, channels
     are cut in the order of their importance until it is met and no further: what each cut saves is counted anew, for

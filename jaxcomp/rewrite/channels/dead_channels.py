@@ -58,7 +58,7 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
 
 
 def alive(groups: Groups, params: Params) -> dict[str, np.ndarray]:
-    """Which channels change a result: ``{group: bool [channels]}`` for the groups with dead ones.
+    """Finds the channels that change a result: ``{group: bool [channels]}`` for the groups with dead ones.
 
     Args:
       groups: of :func:`jaxcomp.trace.groups` with ``lenient=True``.

@@ -36,7 +36,7 @@ def importance(
     seed: int = 0,
     select: Select | None = None,
 ) -> Scores:
-    """Scores every channel that can be cut; a low score says that it matters little.
+    r"""Scores every channel that can be cut; a channel of low score matters little.
 
     A weight counts as its matmul or convolution reads it: multiplied by a number, masked, standardized.
 
@@ -44,18 +44,18 @@ def importance(
     and the real part of w g):
 
     ==================  ===========================================================================================
-    ``l1``              sum of \\|w\\|
+    ``l1``              sum of \|w\|
     ``l2``              root of the sum of w**2
     ``lamp``            sum of w**2, over the same sum of all channels of the group that are not smaller
     ``fpgm``            sum of the Euclidean distances from w to the w of every other channel: the least is nearest to
                         the geometric median, and the others can replace it
-    ``norm_scale``      \\|scale\\| of the norms that the channel goes through; l1 for a group without any
-    ``taylor``          \\|sum of w g\\|: what cutting costs, to first order
+    ``norm_scale``      \|scale\| of the norms that the channel goes through; l1 for a group without any
+    ``taylor``          \|sum of w g\|: what cutting costs, to first order
     ``taylor_squared``  (sum of w g)**2: Molchanov's group contribution
-    ``taylor_abs``      sum of \\|w g\\|: every entry by itself, as Torch-Pruning does unless told
+    ``taylor_abs``      sum of \|w g\|: every entry by itself, as Torch-Pruning does unless told
     ``hessian``         sum of h w**2 / 2: what cutting costs to second order at a minimum; 0 if that is negative.
                         With :func:`fisher_diagonal` as h it is half Molchanov's sum over single entries, (w g)**2
-    ``activation``      mean of \\|a\\|, a being what the group's readers are fed
+    ``activation``      mean of \|a\|, a being what the group's readers are fed
     ``apoz``            the fraction of a that is not 0: one minus the average percentage of zeros
     ``random``          uniform
     ==================  ===========================================================================================

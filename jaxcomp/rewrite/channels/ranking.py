@@ -64,12 +64,12 @@ class Ranking:
         self.length = len(self._cuts)
 
     def keep(self, cuts: int) -> KeepMasks:
-        """What is kept after the first ``cuts`` cuts, rounded up."""
+        """Returns what is kept after the first ``cuts`` cuts, rounded up."""
         gone = np.bincount(self._cuts[:cuts], minlength=len(self._names))
         return self.top({name: len(self._order[name]) - int(n) for name, n in zip(self._names, gone, strict=True)})
 
     def top(self, counts: Mapping[str, int]) -> KeepMasks:
-        """The most important channels, so many of each group or the least that it keeps, rounded up."""
+        """Keeps the most important channels, ``counts`` of each group or the least that it keeps, rounded up."""
         kept = {}
         for name, order in self._order.items():
             count = -(-max(counts[name], self._least[name]) // self._multiple) * self._multiple

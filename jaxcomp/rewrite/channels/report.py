@@ -1,4 +1,4 @@
-"""What became of every channel group when a function was shrunk."""
+"""The report of shrinking a function: the treatment of every channel group."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxcomp.trace.channels.groups import Groups
 
 
 class ShrinkRow(NamedTuple):
-    """What became of one group.
+    """The treatment of one group.
 
     Attributes:
       group: its name.
@@ -30,7 +30,7 @@ class ShrinkRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ShrinkReport:
-    """What became of every group; prints as a table.
+    """The treatment of every group; prints as a table.
 
     Attributes:
       rows: one a group, those that can be cut first.
@@ -47,7 +47,7 @@ class ShrinkReport:
 
 
 def report_of(groups: Groups, keep: Mapping[str, Any]) -> ShrinkReport:
-    """The report of what is kept of groups, by their own names."""
+    """Makes the report of what ``keep`` keeps of ``groups``, by their own names."""
     kept = {name: int(np.count_nonzero(mask)) for name, mask in keep.items()}
     rows = [
         ShrinkRow(

@@ -75,7 +75,12 @@ def shrink(
 
 
 def decided(keep: Keep, groups: Groups, params: Params) -> Mapping[str, Any]:
-    """Which channels stay, as given or as a function of groups and parameters chooses.
+    """Returns which channels stay, as given or as chosen.
+
+    Args:
+      keep: ``{group: bool [size]}``, or a function from groups and parameters to it.
+      groups: of the function.
+      params: the parameters that they are groups of.
 
     Raises:
       ArgumentError: for what is neither a mapping nor such a function.
@@ -98,7 +103,7 @@ def _by_name(found: Groups, chosen: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def mask(groups: Groups, params: Params, keep: Keep) -> Params:
-    """The parameters of full size that compute what :func:`shrink` computes: what is cut is 0.
+    """Zeroes the channels that :func:`shrink` cuts: parameters of full size with which the function computes the same.
 
     A strict mask zeroes whatever produces a channel (kernels' outputs, biases, norms' scales and biases, statistics); a
     lenient one (of groups found with ``lenient=True``) also the weights that read it.
@@ -148,11 +153,11 @@ def _own(masks: Mapping[AxisKey, np.ndarray], path: Any) -> dict[int, np.ndarray
 
 
 def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
-    """A tree of parameters (gradients, moments of an optimizer) without what masks leave out.
+    """Cuts a tree of parameters (or gradients, or an optimizer's moments) to what masks keep.
 
     Args:
       params: arrays or ``ShapeDtypeStruct``.
-      masks: ``{(path, axis): bool [size of the axis]}``, as of :meth:`Groups.masks`.
+      masks: ``{(path, axis): bool [size of the axis]}``, from :meth:`Groups.masks`.
 
     Returns:
       The tree of smaller leaves.
@@ -171,17 +176,17 @@ def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
 
 
 class Plan(NamedTuple):
-    """What is coupled with what in a program, and what runs it at the sizes that are kept."""
+    """The coupling of a program, and what runs it at the sizes that are kept."""
 
     coupling: Coupling
     emitter: Emitter
 
     def run(self, leaves: list[Any]) -> list[Any]:
-        """The results for the leaves of all arguments."""
+        """Returns the results for the leaves of all arguments."""
         return self.fitted(self.emitter.body(self.coupling.program.frame, leaves))
 
     def fitted(self, outs: list[Any]) -> list[Any]:
-        """Results of which new states are as small as the parameters that they are of."""
+        """Cuts new states among the results to the size of the parameters that they update."""
         program, params = self.coupling.program, self.coupling.program.parameters()
         for i, (owner, value) in enumerate(zip(self.coupling.states, program.frame.outs, strict=True)):
             if owner is not None:
@@ -224,16 +229,16 @@ class Shrunk(Rewritten[Plan]):
         )
 
     def plan(self, program: Program) -> Plan:
-        """What is coupled in a program, cut by the masks."""
+        """Plans a program: what is coupled in it, cut by the masks."""
         coupling = couple(program, self._lenient, self._readers)
         return Plan(coupling, Emitter(coupling.cut(self.masks)))
 
     def interpreter(self, program: Program, plan: Plan) -> Interpreter:
-        """What runs at the sizes that are kept."""
+        """Returns the interpreter that runs ``program`` by its ``plan``, at the sizes that are kept."""
         return plan.emitter
 
     def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
-        """New states as small as the parameters that they are of."""
+        """Cuts new states among the results ``outs`` by the ``plan``; ``program`` and ``run`` are not read."""
         return plan.fitted(outs)
 
     def cut(self, tree: Any) -> Any:

@@ -71,14 +71,14 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
 
 
 def evaluated(function: Callable[..., Any], leaves: list[Any]) -> Any:
-    """What a function makes of leaves, compiled; its shapes if one of the leaves is a shape."""
+    """Evaluates a function of ``leaves``, compiled; to shapes if one of the leaves is a shape."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         return jax.eval_shape(function, leaves)
     return compiled(function)(leaves)
 
 
 class Found(Protocol):
-    """What was found to fold in a program."""
+    """The folds found in a program."""
 
     @property
     def rows(self) -> tuple[FoldRow, ...]:
@@ -90,7 +90,7 @@ class Found(Protocol):
 
     @property
     def changes(self) -> Changes:
-        """What is changed."""
+        """The changes to the program."""
 
     @property
     def made(self) -> Any:
@@ -123,13 +123,13 @@ class Folded(Rewritten[Found]):
         )
 
     def leaves(self, params: Params) -> list[Any]:
-        """The leaves of the parameters, None for those that are gone."""
+        """Returns the leaves of the parameters, None for those that are gone."""
         super().leaves(params)
         named = named_leaves(as_arrays(params))
         return [named.get(path) for path in self._paths]
 
     def plan(self, program: Program) -> Found:
-        """What is folded in a program, which has to be what was folded for the example."""
+        """Finds what is folded in a program, which has to be what was folded for the example."""
         found = self._find(program)
         if found.made != self._made:
             raise ArgumentError(
@@ -139,7 +139,7 @@ class Folded(Rewritten[Found]):
         return found
 
     def interpreter(self, program: Program, plan: Found) -> FoldedRun:
-        """What leaves out what was folded."""
+        """Returns the interpreter that runs ``program`` without what the ``plan`` folds."""
         return FoldedRun(program, plan.changes, plan.live)
 
 

@@ -57,7 +57,7 @@ class Computed(NamedTuple):
         return tuple(n if own else 1 for n, own in zip(self.value.shape, self.varies, strict=True))
 
     def once(self, weight: Any) -> Any:
-        """What is kept of it; of a stack of weights, whose axes come first, of each."""
+        """Returns what is kept of a weight; of a stack of weights, whose axes come first, of each."""
         axes = [slice(None) if own else slice(0, 1) for own in self.varies]
         return weight[(..., *axes)]
 
@@ -81,7 +81,7 @@ class Bodies:
     stacked: dict[Value, frozenset[Node]] = field(default_factory=dict)
 
     def scans(self, *values: Value) -> frozenset[Node]:
-        """The scans on whose step values depend."""
+        """Finds the scans on whose step values depend."""
         return frozenset[Node]().union(*(self.stacked[value] for value in values if value in self.stacked))
 
 
@@ -146,7 +146,7 @@ def candidates(program: Program) -> Candidates:
 
 
 def _maker(value: Value, bodies: Bodies) -> Node | None:
-    """What computes a weight, before it is moved about, cast and scaled by a number; None if that is a parameter."""
+    """The node that computes a weight, before it is moved, cast and scaled by a number; None if that is a parameter."""
     while True:
         node = bodies.maker.get(value)
         if node is None:
@@ -166,20 +166,32 @@ PASSED = frozenset({*MOVES, *_PLACED, "convert_element_type", "broadcast_in_dim"
 
 
 def recipe(program: Program, values: list[Value]) -> tuple[Any, ...]:
-    """What values are computed of besides parameters, and by which operations: comparable between programs."""
+    """Lists the operations and constants that values are computed of: comparable between programs.
+
+    Args:
+      program: a traced function.
+      values: of it.
+    """
     live = live_values(program.frame, values)
     nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
     return constants_of(program, values), tuple(node.op for node in nodes if node.op not in _SPREADS)
 
 
 _SPREADS = frozenset({"broadcast_in_dim", "tile", "reshape", "squeeze"})
-"""What a value is repeated by, or not, as the sizes of inputs are."""
+"""Primitives that repeat a value, or not, as the sizes of inputs are."""
 
 
 def of_these_sizes(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], found: Candidates
 ) -> frozenset[Key]:
-    """Which weights depend on the sizes of the inputs: another batch is traced, in doubt other sizes too."""
+    """Finds weights that depend on the sizes of the inputs: traces another batch, in doubt other sizes too.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      params: its parameters.
+      example: the other arguments.
+      found: the weights that are computed.
+    """
     program, weights = found.bodies.program, found.weights
     known = {key: _signature(program, each) for key, each in weights.items()}
     sized = {key for key, each in weights.items() if _is_of_inputs(each)}
@@ -219,7 +231,7 @@ _SIZED = frozenset({
 
 
 def _signature(program: Program, each: Computed) -> Any:
-    """What a weight is, comparable between programs."""
+    """The recipe of a weight, comparable between programs."""
     settings = tuple((node.op, _plain(node)) for node in _nodes(program, each) if node.op not in _SPREADS)
     return each.shape, each.value.dtype, settings, constants_of(program, [each.value])
 

@@ -1,4 +1,4 @@
-"""What sites read of each weight: its values times numbers, masked, standardized, in the weight's own layout."""
+"""Weights as sites read them: multiplied, masked, standardized, in the weight's own layout."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,15 +16,15 @@ from jaxcomp.trace.uses import Use, Uses, uses_of
 
 
 def as_read(program: Program, named: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as their sites read them.
+    """Evaluates the parameters as their sites read them.
 
     Args:
       program: a traced function.
       named: its parameters, by path.
 
     Returns:
-      ``{path: array}`` of the same shapes: of a weight that is computed of parameters of its shape, or multiplied by a
-      number, what becomes of it; of all others what they are.
+      ``{path: array}`` of the same shapes: a weight that is computed from parameters of its shape, or multiplied by a
+      number, as the site reads it; all others as they are.
 
     Example:
       >>> import jax.numpy as jnp

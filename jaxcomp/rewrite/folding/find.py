@@ -1,4 +1,4 @@
-"""What can be folded in a program, and where the new biases go."""
+"""Search for what can be folded in a program, and where the new biases go."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class Fold(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """What is folded in one program.
+    """The folds of one program.
 
     Attributes:
       folds: the sites that take something in.
@@ -66,7 +66,7 @@ class Folds(NamedTuple):
 
     @property
     def changes(self) -> "Changes":
-        """What they change."""
+        """The changes to the program."""
         return Changes(self.folds)
 
     @property
@@ -102,7 +102,10 @@ def find_folds(program: Program) -> Folds:
 
 
 def constants_of(program: Program, wanted: Sequence[Value]) -> tuple[Any, ...]:
-    """The constants that values are computed of, in order, as bytes: they may depend on the inputs' shapes."""
+    """Lists the constants that ``wanted`` values of a ``program`` are computed of, in order, as bytes.
+
+    They may depend on the inputs' shapes.
+    """
     live = live_values(program.frame, {value for value in wanted if value.const is None})
     nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
     values = [*wanted, *(value for node in nodes for value in node.ins)]
@@ -217,7 +220,7 @@ class Changes:
                 self.adds[last.node if last else fold.use.node] = fold, axes
 
     def reads(self, node: Node) -> list[Value]:
-        """What a node needs."""
+        """Returns the operands that a node needs."""
         if node in self.stands:
             return [value for value in (self.stands[node],) if value is not None]
         own = [node.ins[self.passes[node]]] if node in self.passes else list(node.ins)

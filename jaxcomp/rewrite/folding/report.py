@@ -1,4 +1,4 @@
-"""What folding did to every kernel, as a table."""
+"""The report of folding, as a table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from jaxcomp.core.tables import table, with_left_out
 
 
 class FoldRow(NamedTuple):
-    """What became of one kernel.
+    """The treatment of one kernel.
 
     Attributes:
       path: the kernel.
@@ -28,7 +28,7 @@ LEGEND = "bias: where the shift is now; taken in: parameters that are gone, as t
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What became of every kernel that a matmul or convolution reads; prints as a table.
+    """The treatment of every kernel that a matmul or convolution reads; prints as a table.
 
     Attributes:
       rows: one a kernel.

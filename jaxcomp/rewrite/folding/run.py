@@ -37,7 +37,7 @@ class FoldedRun(Interpreter):
         return self._changes.reads(node)
 
     def altered(self) -> frozenset[Value]:
-        """What lies between a site and the steps that were folded into it."""
+        """Returns the values between a site and the steps that were folded into it."""
         return frozenset(value for fold in self._changes.folds for value in _between(fold))
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
@@ -157,14 +157,20 @@ def _per_feature(by: Any, axes: Sequence[int]) -> Any:
 
 
 def _through(use: Use, weight: Any, offset: Any) -> Any:
-    """What a shift of a site's input adds to its result: ``[features]``."""
+    """The shift of a site's result by a shift of its input: ``[features]``."""
     own = use.weight
     sums = (weight * _spread(offset, own.met, weight.ndim)).sum(own.summed)
     return jnp.transpose(sums, [sorted(own.passed).index(i) for i in own.passed])
 
 
 def folded_values(program: Program, folds: Folds, leaves: Sequence[Any]) -> dict[str, Any]:
-    """The new kernels and biases, by path."""
+    """Computes the new kernels and biases, by path.
+
+    Args:
+      program: a traced function.
+      folds: what is folded in it.
+      leaves: of its parameters.
+    """
     rest = [None] * (len(program.frame.ins) - len(leaves))
     _, seen = _Composition(program, folds.folds).watched(program.frame, [*leaves, *rest])
     named = dict(zip(program.paths, leaves, strict=True))

@@ -101,7 +101,7 @@ class FoundWeights(NamedTuple):
 
     @property
     def changes(self) -> Changes:
-        """What they change."""
+        """The changes to the program."""
         return Changes((), {each.node: each.carrier for each in self.weights})
 
 
@@ -201,7 +201,13 @@ class _Weights(Evaluation):
 
 
 def weight_values(program: Program, weights: Sequence[Computed], leaves: Sequence[Any]) -> Mapping[str, Any]:
-    """The weights, by path; of those that scans compute again and again, one."""
+    """Computes the weights, by path; of those that scans compute again and again, one.
+
+    Args:
+      program: a traced function.
+      weights: that are computed in it.
+      leaves: of its parameters.
+    """
     rest = [None] * (len(program.frame.ins) - len(leaves))
     _, seen = _Weights(program, weights).watched(program.frame, [*leaves, *rest])
     return {each.owner: seen[each.owner][_one(each)] for each in weights}

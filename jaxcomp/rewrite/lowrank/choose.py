@@ -34,7 +34,10 @@ class Criterion(NamedTuple):
 
     @classmethod
     def of(cls, rank: Any, energy: Any, macs: Any, bytes: Any) -> "Criterion":
-        """The one that is given.
+        """Makes the one criterion that is given.
+
+        Args:
+          rank, energy, macs, bytes: as of :func:`jaxcomp.rewrite.factorize`; None: not given.
 
         Raises:
           ArgumentError: if none or several are, or a value is out of range.
@@ -51,7 +54,7 @@ class Criterion(NamedTuple):
         return cls(kind, value)
 
     def per_path(self, candidates: Sequence[str]) -> dict[str, Any]:
-        """The value for each path; without those that rules leave dense."""
+        """Returns the value for each path; without those that rules leave dense."""
         return {path: value for path, value in by_rule(self.value, candidates).items() if value is not None}
 
 
@@ -98,7 +101,16 @@ def choose_factors(
     moments: Moments | None,
     cheaper: bool,
 ) -> Factors:
-    """Decides for every weight; see :func:`jaxcomp.rewrite.factorize`."""
+    """Chooses the rank and the method of every weight; see :func:`jaxcomp.rewrite.factorize`.
+
+    Args:
+      program: a traced function.
+      named: its parameters, by path.
+      criterion: by which ranks are chosen.
+      methods: one of ``METHODS``, rules, or by path.
+      moments: of the sites' results; None: the error is the weight's.
+      cheaper: whether a weight stays dense unless its factors cost less.
+    """
     weights = _weights(program, named)
     candidates = [weight.path for weight in weights]
     wanted, chosen = criterion.per_path(candidates), by_rule(methods, candidates)

@@ -148,7 +148,10 @@ class Factorized(RewrittenPacked[None]):
 def restored(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
 ) -> tuple[Factorized, Params]:
-    """The function that a decision was made for, and the shapes of its parameters."""
+    """Makes the function of a decision ``data`` again, and the shapes of its parameters.
+
+    ``apply_fn`` is the original, ``params`` its parameters or their shapes, ``example`` the other arguments.
+    """
     program = trace(apply_fn, params, *example)
     packed = {path: leaf_from(leaf, Packed) for path, leaf in data["leaves"].items()}
     rows = tuple(FactorRow(path, method, tuple(rank), *rest) for path, method, rank, *rest in data["rows"])

@@ -46,21 +46,21 @@ class Factorization(NamedTuple):
     pack: Callable[[Rank], Packed]
 
     def place(self, rank: Rank) -> int:
-        """The place of a rank in the arrays."""
+        """Returns the index of a rank in the arrays."""
         return int(np.ravel_multi_index([r - 1 for r in rank], self.full))
 
 
 def factorization(
     name: str, path: str, leaf: Any, calls: Sequence[Call], moment: np.ndarray | None
 ) -> Factorization | Skipped:
-    """A parameter's factorization by a method, if its sites allow it.
+    """Factors a parameter by a method, if its sites allow it.
 
     Args:
       name: one of ``METHODS``.
       path: the parameter's.
       leaf: its value.
       calls: the sites that read it, alike.
-      moment: the second moment of the sites' results, ``[..., out, out]``, if the error of those is to be least.
+      moment: the second moment of the sites' results, ``[..., out, out]``, to minimize their error; None: the weight's.
     """
     use = calls[0].use
     wide = [axis for axis in use.window if axis]
@@ -108,7 +108,7 @@ def _svd_macs(use: Use) -> int:
 
 
 def _spatial_macs(use: Use) -> int:
-    """Those of a convolution along the first axis of the window, and one along the others."""
+    """The multiply-accumulates of a convolution along the first axis of the window, and of one along the others."""
     lhs, out, axes = use.node.ins[0].shape, use.node.outs[0].shape, use.contraction
     batch, places = math.prod(out[i] for i in axes.free[0]), math.prod(out) // use.size(use.free)
     axis = next(i for i, group in enumerate(use.window) if group)
@@ -140,7 +140,7 @@ def _tucker(path: str, leaf: Any, calls: Sequence[Call]) -> Factorization:
 
 
 def _tucker_macs(use: Use, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Those of channels in, the convolution between, channels out."""
+    """The multiply-accumulates of channels in, the convolution between, and channels out."""
     before = math.prod(use.node.ins[0].shape)
     places = math.prod(use.node.outs[0].shape) // use.size(use.free)
     return before * a + places * (use.size(flat(use.window)) * a * b + b * use.size(use.free))

@@ -1,4 +1,4 @@
-"""What factorizing did to every weight, as a table."""
+"""The report of a factorization, as a table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from jaxcomp.rewrite.lowrank.methods import Rank
 
 @dataclass(frozen=True)
 class FactorRow:
-    """What became of one weight.
+    """The treatment of one weight.
 
     Attributes:
       path: the parameter.
@@ -37,7 +37,7 @@ class FactorRow:
 
 @dataclass(frozen=True)
 class FactorReport:
-    """What became of every weight that a matmul or convolution reads; prints as a table.
+    """The treatment of every weight that a matmul or convolution reads; prints as a table.
 
     Attributes:
       rows: one a weight, in order of the tree's leaves.

@@ -75,7 +75,7 @@ def calibrate(
     zeros: bool = False,
     progress: Progress = None,
 ) -> Ranges:
-    """The grids of what quantized sites read, from the ranges that it takes on data.
+    """Measures the grids of the inputs of quantized sites, from their ranges on data.
 
     Sites that read one tensor share its grid, and so do all sites of one weight; layers stacked in a scan have a grid
     each. Ranges always take in 0.

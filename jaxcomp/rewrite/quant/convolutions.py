@@ -35,7 +35,7 @@ class Window(NamedTuple):
     groups: int
 
     def sizes(self, x: Array, w: Array) -> tuple[int, ...]:
-        """The spatial shape of the result."""
+        """Returns the spatial shape of the result for an input ``x`` and a kernel ``w``."""
         reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, w.shape[:-2], strict=True)]
         return tuple((n - r) // s + 1 for n, r, s in zip(x.shape[1:-1], reach, self.strides, strict=True))
 
@@ -46,12 +46,12 @@ int8, the convolution in int32."""
 
 
 def fastest(channels: int, shape: tuple[int, ...], window: Window) -> Form | None:
-    """The form that suits a convolution; None if that is its own.
+    """Chooses the lowering that suits a convolution; None if that is its own.
 
     Args:
       channels: of its input.
-      shape: that of its kernel.
-      window: how that slides over the input.
+      shape: of its kernel.
+      window: how the kernel slides over the input.
     """
     if window.groups > 1:
         return by_taps if window.groups == channels else None
@@ -69,7 +69,7 @@ def _together(channels: int, features: int) -> int:
 
 
 def by_taps(x: Array, w: Array, window: Window) -> Array:
-    """A depthwise convolution as a sum of shifted products, which fuse into one pass.
+    """Computes a depthwise convolution as a sum of shifted products, which fuse into one pass.
 
     Args:
       x, w, window: as of a :data:`Form`, a group for each channel.
@@ -83,7 +83,7 @@ def by_taps(x: Array, w: Array, window: Window) -> Array:
 
 
 def pointwise(x: Array, w: Array, window: Window) -> Array:
-    """A convolution whose window is a single pixel, as a matmul."""
+    """Computes a convolution of one pixel's window as a matmul; ``x``, ``w``, ``window`` as of a :data:`Form`."""
     seen = _seen(x, window, (0,) * (x.ndim - 2), window.sizes(x, w))
     return lax.dot_general(
         seen, w.reshape(w.shape[-2:]), (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32
@@ -91,7 +91,7 @@ def pointwise(x: Array, w: Array, window: Window) -> Array:
 
 
 def by_neighbors(x: Array, w: Array, window: Window, together: int) -> Array:
-    """A convolution that takes neighbors along the last spatial axis for channels of one pixel.
+    """Computes a convolution with neighbors along the last spatial axis as channels of one pixel.
 
     Args:
       x, w, window: as of a :data:`Form`, one group.
@@ -119,7 +119,7 @@ def by_neighbors(x: Array, w: Array, window: Window, together: int) -> Array:
 
 
 def convolution(x: Array, w: Array, window: Window) -> Array:
-    """The convolution as it is."""
+    """Computes the convolution as it is; ``x``, ``w``, ``window`` as of a :data:`Form`."""
     last = x.ndim - 1
     numbers = lax.ConvDimensionNumbers(
         (0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last))
@@ -144,7 +144,7 @@ def _places(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _seen(x: Array, window: Window, place: tuple[int, ...], sizes: tuple[int, ...]) -> Array:
-    """What one tap of the window sees."""
+    """The slice of the input that one tap of the window sees."""
     starts = [0, *(d * i for d, i in zip(window.dilation, place, strict=True)), 0]
     strides = [1, *window.strides, 1]
     ends = [start + s * (n - 1) + 1 for start, s, n in zip(starts[1:-1], window.strides, sizes, strict=True)]

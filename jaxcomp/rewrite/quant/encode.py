@@ -23,13 +23,13 @@ Grids = Mapping[str, Grid]
 
 
 def encode(target: Target, leaf: Any, grids: Grids, ranges: Grids) -> Codes:
-    """A parameter as codes.
+    """Encodes a parameter.
 
     Args:
-      target: how.
+      target: how it is quantized.
       leaf: the parameter.
-      grids: by path, that on which it is to stand; where there is none it is fitted.
-      ranges: by path, the grid of what its sites read.
+      grids: by path, the grid of a parameter; where there is none it is fitted.
+      ranges: by path, the grid of its sites' inputs.
 
     Raises:
       ArgumentError: for a grid of another shape; names the parameter.
@@ -57,7 +57,7 @@ def encode_to_train(
     inputs: Estimator | None = None,
     slope: Slope | None = None,
 ) -> Any:
-    """A parameter as :func:`encode` would hold it, with gradients to it where codes are not clipped.
+    """Encodes a parameter as :func:`encode`, with gradients to it where codes are not clipped.
 
     Its codes are floating-point numbers: whole ones where the format has an integer form.
 

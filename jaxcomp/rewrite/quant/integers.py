@@ -81,12 +81,19 @@ class QuantizedRun(PackedInterpreter):
 
 
 def sites_in(program: Program) -> frozenset[Node]:
-    """The sites of a program: not products of weights with each other, whose ranges no data show."""
+    """Finds the sites of a program, without products of weights with each other, whose ranges no data show."""
     return frozenset(use.node for own in uses_of(program).values() for use in own.sites)
 
 
 def why_not(node: Node, weight: Codes, x: Any, side: int) -> str:
-    """Why a site cannot compute with codes; empty if it can."""
+    """Says why a site cannot compute with codes; empty if it can.
+
+    Args:
+      node: the site.
+      weight: its quantized operand.
+      x: the other operand.
+      side: which operand the weight is, 0 or 1.
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return f"its other operand is {x.dtype}"
     if node.params.get("batch_group_count", 1) > 1:
@@ -130,15 +137,15 @@ class _Pool(NamedTuple):
 def multiplied(
     node: Node, x: Any, weight: Codes, side: int, slope: Slope | None = None, pool: _Pool | None = None
 ) -> Any:
-    """A site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``.
+    """Computes a site's result: ``sum((x code - x zero_point) (w code - w zero_point)) * x scale * w scale``.
 
     Args:
       node: the site.
       x: its input.
-      weight: the other operand.
-      side: which of the primitive's operands the weight is.
+      weight: its quantized operand.
+      side: which operand the weight is, 0 or 1.
       slope: as of :class:`QuantizedRun`.
-      pool: what computed the input. Static ranges round one by one and never the other way round, so the code of a
+      pool: the max pool that made the input. Static ranges round number by number and monotonically, so the code of a
         maximum is the maximum of codes, which are a quarter as wide.
     """
     spec = weight.inputs
@@ -170,7 +177,7 @@ def _as_marked(node: Node, x: Any, weight: Codes, side: int) -> Any:
 
 
 def static_values(weight: Codes) -> Callable[..., Any]:
-    """``(x, scale, zero_point) -> x`` on a static grid of the weight's inputs."""
+    """Returns ``(x, scale, zero_point) -> x`` on a static grid of the weight's inputs."""
     assert weight.inputs is not None
     format = weight.inputs.format
 
@@ -182,7 +189,14 @@ def static_values(weight: Codes) -> Callable[..., Any]:
 
 
 def total(node: Node, inputs: "_Quantized", weight: Codes, side: int) -> Any:
-    """A site's sums, whole numbers in the scale's floating-point type."""
+    """Sums a site's products of codes: whole numbers in the scale's floating-point dtype.
+
+    Args:
+      node: the site.
+      inputs: its quantized input.
+      weight: its quantized operand.
+      side: which operand the weight is, 0 or 1.
+    """
     real = weight.parts["scale"].dtype
     if _in_int8(weight):
         return _integer_total(node, inputs, weight, side).astype(real)
@@ -246,7 +260,14 @@ def _learning(x: Any, grid: Grid, format: Format, estimator: Estimator, slope: S
 
 
 def input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None) -> Any:
-    """Whole numbers in the scale's floating-point type, halves rounded to even, with straight-through gradients."""
+    """Rounds inputs to codes in the scale's floating-point dtype, halves to even, with straight-through gradients.
+
+    Args:
+      x: ``[...]``.
+      grid: whose numbers broadcast against ``x``.
+      format: of the codes.
+      slope: as of :class:`QuantizedRun`.
+    """
     unit = check_integer_form(format)
     # Of a scale that a compiler knows it makes this product of a quotient, and of others not: codes would differ.
     quotient = x.astype(grid.scale.dtype) * lax.stop_gradient(1 / grid.scale)
@@ -277,7 +298,7 @@ def _integer_total(node: Node, inputs: _Quantized, weight: Codes, side: int) -> 
 
 
 def _sums_of(node: Node, weight: Codes, side: int) -> Any:
-    """What each result sums over, of the weight alone, of the weight's rank."""
+    """Sums of the weight alone over each result's terms, of the weight's rank."""
     summed, known = Contraction(node).operands[side].summed, weight.part("sums")
     if known is not None and known.shape == tuple(1 if i in summed else n for i, n in enumerate(weight.shape)):
         return known
@@ -285,7 +306,7 @@ def _sums_of(node: Node, weight: Codes, side: int) -> Any:
 
 
 def _sums_of_inputs(node: Node, codes: list[Any], side: int, zero: Any) -> Any:
-    """What each result sums over, of the input alone: the site with weights of 1, once for all features of a group."""
+    """Sums of the input alone: the site with weights of 1, once for all features of a group."""
     axes = Contraction(node)
     groups, free = axes.groups, axes.operands[side].free
     shape = [1 if i in free else n for i, n in enumerate(codes[1].shape)]
@@ -364,7 +385,7 @@ def _count(node: Node, shape: tuple[int, ...], side: int) -> int:
 
 
 def _spread(node: Node, side: int, array: Any) -> Any:
-    """What varies along the axes that an operand passes on, with those at their places in the result."""
+    """Numbers along the axes that an operand passes on, with those at their places in the result."""
     axes = Contraction(node)
     own, shape = axes.operands[side], [1] * len(node.outs[0].shape)
     for i, place in zip(own.passed, axes.places[side], strict=True):

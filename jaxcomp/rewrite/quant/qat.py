@@ -48,7 +48,7 @@ def qat(
     select: Select | None = None,
     progress: Progress = None,
 ) -> tuple["QuantizedTraining", dict[str, Any]]:
-    r"""Rounds weights, and what their sites read, as integers will, in a function to be trained.
+    r"""Rounds weights and layer inputs as integers will, in a function to be trained.
 
     The new parameters are ``{"params": params, "steps": ..., "ranges": ...}``: what an optimizer trains (step sizes
     with the weights, at the same rate: their gradients are scaled as LSQ has it; without weight decay), and what the
@@ -211,7 +211,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         }
 
     def plan(self, program: Program) -> tuple[frozenset[Node], Apart]:
-        """The sites, and the scans whose iterations have ranges of their own."""
+        """Finds the sites, and the scans whose iterations have ranges of their own."""
         return _plan(program, self._method)
 
     def __call__(
@@ -221,7 +221,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         grids: Mapping[str, Grid] | None = None,
         **named: Any,
     ) -> Any:
-        """What the function returns, of rounded weights and inputs.
+        """Calls the function with rounded weights and inputs.
 
         Args:
           *args: the parameters, ``{"params": ..., "steps": ..., "ranges": ...}``, as made by :func:`qat`, then the
@@ -241,10 +241,11 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         grids: Mapping[str, Grid] | None = None,
         **named: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """The same, and the ranges moved towards what sites read in this call: ``params["ranges"]`` of the next.
+        """Calls the function, and moves the ranges towards this call's layer inputs: ``params["ranges"]`` of the next.
 
-        No gradient passes through ranges. Under pmap average them over the devices, as batch statistics; in a sharded
-        jit they are those of the whole batch. What sites in a custom derivative read moves nothing.
+        ``args``, ``slope``, ``grids``, ``named`` are those of a call. No gradient passes through ranges. Under pmap
+        average them over the devices, as batch statistics; in a sharded jit they are those of the whole batch. The
+        inputs of sites in a custom derivative move nothing.
 
         Returns:
           ``(what the function returns, {path: {"low": ..., "high": ...}})``.
@@ -259,24 +260,24 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
         return out, jax.lax.stop_gradient(ranges)
 
     def on(self, apply_fn: Callable[..., Any]) -> "QuantizedTraining":
-        """The same quantizers in another function of the same parameters: that of evaluation beside that of training.
+        """Puts the same quantizers into another function of the same parameters, such as that of evaluation.
 
-        What a weight's sites read there is rounded on the grid that the weight's path has here.
+        The inputs of a weight's sites there are rounded on the grid that the weight's path has here.
         """
         return QuantizedTraining(apply_fn, self._both, self._method, self.report)
 
     def weight_grids(self, params: Params) -> dict[str, Grid]:
-        """The grids that learned weights have come to: ``grids`` of :func:`quantize`. Call it under jit."""
+        """Returns the grids that learned weights have come to: ``grids`` of :func:`quantize`. Call it under jit."""
         targets = self._method.targets.weights
         return {path: settled(grid, targets[path].scheme.format) for path, grid in self._weights(params).items()}
 
     def input_grids(self, params: Params) -> dict[str, Grid]:
-        """The grids of what sites read: ``ranges`` of :func:`quantize`. Call it under jit."""
+        """Returns the grids of layer inputs: ``ranges`` of :func:`quantize`. Call it under jit."""
         formats = {path: target.scheme.input_format for path, target in self._method.targets.weights.items()}
         return {path: settled(grid, formats[path]) for path, grid in self._inputs(params).items()}
 
     def quantized(self, params: Params, *example: Any) -> tuple[Quantized, Params]:
-        """The integer function that computes what this one does, and its parameters: :func:`quantize`.
+        """Makes the integer function that computes what this one does, and its parameters: :func:`quantize`.
 
         Args:
           params: as trained, ``{"params": ..., "steps": ..., "ranges": ...}``.
@@ -361,7 +362,10 @@ def _plan(program: Program, method: Method) -> tuple[frozenset[Node], Apart]:
 def restored(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
 ) -> tuple[QuantizedTraining, dict[str, Any]]:
-    """The function that a decision was made for, and the shapes of its parameters."""
+    """Makes the function of a decision ``data`` again, and the shapes of its parameters.
+
+    ``apply_fn`` is the original, ``params`` its parameters or their shapes, ``example`` the other arguments.
+    """
     program = trace(apply_fn, params, *example)
     targets = find_targets(program, data["scheme"])
     method = Method(

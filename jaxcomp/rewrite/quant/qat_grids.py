@@ -21,20 +21,33 @@ LearnedGrid = dict[str, Any]
 
 
 def step(grid: Grid, offset: bool) -> LearnedGrid:
-    """What is learned of a grid."""
+    """Returns the learned numbers of a ``grid``: scale, and with ``offset`` the zero point in the tensor's units."""
     learned = {"offset": -grid.zero_point.astype(grid.scale.dtype) * grid.scale} if offset else {}
     return {"scale": grid.scale, **learned}
 
 
 def grid(step: Mapping[str, Any], block: Block | None = None, shift: int = 0) -> Grid:
-    """The grid of learned numbers, of which a scale's sign does not count; ``shift`` is a zero point not learned."""
+    """Makes the grid of learned numbers.
+
+    Args:
+      step: scale, of which the sign does not count, and offset, if that is learned.
+      block: how the tensor is cut; None: it is not.
+      shift: the zero point that is not learned.
+    """
     size = jnp.abs(step["scale"])
     scale = jnp.maximum(size, jnp.finfo(size.dtype).tiny)
     return Grid(scale, step["offset"] if "offset" in step else jnp.full(scale.shape, shift, jnp.int32), block)
 
 
 def grid_of_weight(own: LearnedGrid, weight: Any, target: Target, block: Block | None) -> Grid:
-    """That of a weight's step; where this is 0, as of weights that began so, a constant one fitted to them now."""
+    """Makes the grid of a weight's step; where that is 0, as of weights that began so, one fitted to them now.
+
+    Args:
+      own: the step.
+      weight: the tensor.
+      target: how it is quantized.
+      block: how it is cut; None: it is not.
+    """
     format, size = target.scheme.format, target.scheme.block
     now = fit_grid(lax.stop_gradient(weight), format, target.axes, block=size, fit=default_fit(format))
     fitted = lax.stop_gradient(step(now, format.affine))
@@ -42,14 +55,20 @@ def grid_of_weight(own: LearnedGrid, weight: Any, target: Target, block: Block |
 
 
 def reach(grid: Grid, format: Format) -> dict[str, Any]:
-    """The ends of a grid, ``"low"`` and ``"high"``."""
+    """Returns the ends of a ``grid`` with codes of ``format``, ``"low"`` and ``"high"``."""
     zero = grid.zero_point.astype(grid.scale.dtype)
     low, high = ((level - zero) * grid.scale for level in (format.levels[0], format.levels[-1]))
     return {"low": jnp.minimum(low, 0), "high": jnp.maximum(high, 0)}
 
 
 def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str, LearnedGrid]:
-    """The steps with which weights begin."""
+    """Fits the steps with which weights begin.
+
+    Args:
+      targets: the weights.
+      params: parameters.
+      start: where ranges begin; None: by the scheme.
+    """
     named, found = named_leaves(params), {}
     for path, target in targets.weights.items():
         own = target.scheme
@@ -61,7 +80,7 @@ def of_weights(targets: Targets, params: Params, start: Fit | None) -> dict[str,
 
 
 def owners(targets: Targets) -> dict[str, str]:
-    """For each weight with static inputs the path under which their step is held: its group's first of its format."""
+    """Maps each weight with static inputs to the path that holds their step: the first of its group with its format."""
     found = {}
     for group in targets.shared:
         first: dict[Format, str] = {}
@@ -71,7 +90,12 @@ def owners(targets: Targets) -> dict[str, str]:
 
 
 def unsigned(targets: Targets, grids: Mapping[str, Grid]) -> dict[str, int]:
-    """Zero points at the end of their codes: such a range keeps to one side of 0, however its step moves."""
+    """Returns the zero points at the end of their codes: such a range keeps to one side of 0, however its step moves.
+
+    Args:
+      targets: the weights.
+      grids: of their inputs, by path.
+    """
     formats = {path: targets.weights[path].scheme.input_format for path in grids}
     fixed = {path: 0 for path, format in formats.items() if not format.affine}
     ends = {path: format.bottom for path, format in formats.items() if format.affine}
@@ -85,5 +109,5 @@ def _fitted(w: Any, format: Format, axes: tuple[int, ...], block: int | None, fi
 
 @functools.cache
 def _least_error(format: Format) -> Fit:
-    """Of 8 bits and more the whole range."""
+    """The least squared error; of 8 bits and more the whole range."""
     return default_fit(format) if format.kind == "sign" or format.bits >= 8 else mse()

@@ -20,7 +20,13 @@ Apart = Mapping[str, Collection[Node]]
 
 
 def scans_apart(program: Program, scheme: Schemes, owners: Mapping[str, str]) -> tuple[frozenset[Node], Apart]:
-    """A program's sites, and its scans over stacked layers."""
+    """Finds a program's sites, and its scans over stacked layers.
+
+    Args:
+      program: a traced function.
+      scheme: as of :func:`jaxcomp.rewrite.quantize`.
+      owners: of weights' input steps, by path.
+    """
     shared = find_targets(program, scheme).shared
     return sites_in(program), {owners[path]: group.scans for group in shared for path in group.paths if path in owners}
 

@@ -135,22 +135,25 @@ class Quantized(RewrittenPacked[frozenset[Node]]):
         super().__init__(apply_fn, params, packed, report=report, decision=decision, said=said, born=born)
 
     def plan(self, program: Program) -> frozenset[Node]:
-        """The sites."""
+        """Finds the sites."""
         return sites_in(program)
 
     def interpreter(self, program: Program, plan: frozenset[Node]) -> QuantizedRun:
-        """What runs the function."""
+        """Returns the interpreter that runs ``program`` by its ``plan``."""
         return QuantizedRun(plan)
 
     def operands(self, leaves: list[Any]) -> list[Any]:
-        """The leaves, a whole number to a byte."""
+        """Unpacks the codes of the leaves, one to a byte."""
         return super().operands([leaf.opened() if isinstance(leaf, Codes) else leaf for leaf in leaves])
 
 
 def restored(
     apply_fn: Callable[..., Any], params: Params, example: tuple[Any, ...], data: Mapping[str, Any]
 ) -> tuple[Quantized, Params]:
-    """The function that a decision was made for, and the shapes of its parameters."""
+    """Makes the function of a decision ``data`` again, and the shapes of its parameters.
+
+    ``apply_fn`` is the original, ``params`` its parameters or their shapes, ``example`` the other arguments.
+    """
     program = trace(apply_fn, params, *example)
     packed: dict[str, Any] = {path: leaf_from(leaf, Codes) for path, leaf in data["leaves"].items()}
     rows = tuple(QuantRow(path, tuple(shape), *rest) for path, shape, *rest in data["rows"])
@@ -245,7 +248,14 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
         ranges: Mapping[str, Grid] | None = None,
         grids: Mapping[str, Grid] | None = None,
     ) -> Any:
-        """Runs the function, rounded on these grids; where it is compiled they are arguments."""
+        """Runs the function, rounded on grids; where it is compiled they are arguments.
+
+        Args:
+          leaves: of its parameters, as of :meth:`leaves`.
+          inputs: its other arguments.
+          ranges: grids of inputs, by path; None: its own.
+          grids: of weights, by path; None: its own.
+        """
         weights = self._targets.weights
         given = [replicated(leaf) if path in weights else leaf for path, leaf in zip(self._paths, leaves, strict=True)]
         program, sites = self._plans(given, inputs)
@@ -257,7 +267,7 @@ class FakeQuantized(RewrittenPacked[frozenset[Node]], Rounding):
         return self.run_with(QuantizedRun(sites), program, sites, rounded, inputs)
 
     def plan(self, program: Program) -> frozenset[Node]:
-        """The sites."""
+        """Finds the sites."""
         return sites_in(program)
 
 

@@ -1,4 +1,4 @@
-"""What became of weights that were quantized."""
+"""The report of quantization, as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from jaxcomp.trace.uses import uses_of
 
 
 class QuantRow(NamedTuple):
-    """What became of one weight that a matmul or convolution reads.
+    """The treatment of one weight that a matmul or convolution reads.
 
     Attributes:
       path: the weight.
@@ -50,7 +50,7 @@ def _sizes(rows: Sequence[QuantRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class QuantReport:
-    """What became of every weight that a matmul or convolution reads; prints as a table.
+    """The treatment of every weight that a matmul or convolution reads; prints as a table.
 
     Attributes:
       rows: one a weight, in order of the tree's leaves.
@@ -75,7 +75,15 @@ class QuantReport:
 def report_of(
     program: Program, inputs: tuple[Any, ...], packed: Mapping[str, Codes], targets: Targets, named: Mapping[str, Any]
 ) -> QuantReport:
-    """What a run on inputs of these shapes does."""
+    """Reports what a run on inputs of these shapes does.
+
+    Args:
+      program: a traced function.
+      inputs: its arguments beside the parameters, or their shapes.
+      packed: the quantized parameters, by path.
+      targets: what is quantized.
+      named: all parameters, by path.
+    """
     run = QuantizedRun(sites_in(program))
 
     def go(packed: Mapping[str, Codes], named: Mapping[str, Any], inputs: Any) -> Any:

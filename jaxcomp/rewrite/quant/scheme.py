@@ -43,12 +43,12 @@ class Scheme(NamedTuple):
 
     @property
     def format(self) -> Format:
-        """That of the weight's codes."""
+        """The format of the weight's codes."""
         return as_format(self.bits, self.symmetric)
 
     @property
     def input_format(self) -> Format:
-        """That of the inputs' codes."""
+        """The format of the inputs' codes."""
         bits = self.input_bits
         if isinstance(bits, Integral) and bits > 1:
             return as_format(bits, self.input_symmetric)
@@ -56,7 +56,7 @@ class Scheme(NamedTuple):
 
     @property
     def site(self) -> Inputs | None:
-        """What sites need to know of it."""
+        """The treatment of inputs, as sites need it."""
         return None if self.inputs is None else Inputs(self.inputs, self.input_format.name)
 
 

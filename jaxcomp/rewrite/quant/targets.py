@@ -52,7 +52,7 @@ class Shared(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What is quantized in a program.
+    """The weights that are quantized in a program.
 
     Attributes:
       weights: by path.
@@ -66,7 +66,7 @@ class Targets(NamedTuple):
 
 
 def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Targets:
-    """What a scheme, or ordered rules of schemes, quantizes in a program.
+    """Finds what a scheme, or ordered rules of schemes, quantizes in a program.
 
     Args:
       program: a traced function.
@@ -101,7 +101,7 @@ def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Ta
 
 
 def reached(targets: Targets, ranges: Mapping[str, Grid] | None) -> Targets:
-    """What is quantized, without weights whose inputs have no range as they are 0 on the data."""
+    """Drops the weights of ``targets`` that have no range in ``ranges`` because their inputs are 0 on the data."""
     skipped = getattr(ranges, "skipped", {})
     gone = {path: why for path, why in skipped.items() if _is_static(targets, path) or path in targets.skipped}
     weights = {path: target for path, target in targets.weights.items() if path not in gone}
@@ -114,7 +114,13 @@ def _is_static(targets: Targets, path: str) -> bool:
 
 
 def schemes_without(scheme: Schemes, program: Program, skipped: Mapping[str, str]) -> Schemes:
-    """What is given, or by path, if some weights are to stay as they are."""
+    """Leaves weights as they are: the scheme itself, or one for each path if some are skipped.
+
+    Args:
+      scheme: as of :func:`jaxcomp.rewrite.quantize`.
+      program: a traced function.
+      skipped: ``{path: reason}``.
+    """
     if not skipped:
         return scheme
     chosen = by_rule(scheme, [path for path, own in uses_of(program).items() if own.sites])

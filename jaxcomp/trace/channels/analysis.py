@@ -17,7 +17,7 @@ Offer = tuple[Node, int]
 
 
 class Cost(NamedTuple):
-    """What a site costs: multiply-accumulates = ``calls`` times what is kept of each of ``axes``.
+    """The cost of a site: multiply-accumulates = ``calls`` times what is kept of each of ``axes``.
 
     Attributes:
       calls: how often it runs.
@@ -79,11 +79,11 @@ class Analysis:
         return known
 
     def rule(self, node: Node) -> Rule:
-        """The rule of a node's primitive; that of the opaque ones if it has none."""
+        """Returns the rule of a node's primitive; that of the opaque ones if it has none."""
         return self._rules.get(node.op, self._opaque)
 
     def body(self, frame: Frame, ins: Sequence[Facts]) -> list[Facts]:
-        """Labels a body, given the facts of its operands; returns those of its results."""
+        """Labels a body ``frame``, given the facts ``ins`` of its operands; returns those of its results."""
         self._facts.update(zip(frame.ins, ins, strict=True))
         for node in frame.nodes:
             outs = self.rule(node).label(self, node)
@@ -93,18 +93,33 @@ class Analysis:
         return [self[value] for value in frame.outs]
 
     def freeze(self, node: Node, axis: Axis, text: str, where: Any = True, window: bool = False) -> None:
-        """Keeps an axis (or its indices ``where``) whole for a node's sake."""
+        """Keeps an axis whole for a node's sake.
+
+        Args:
+          node: which needs it.
+          axis: of its operand or result.
+          text: the reason.
+          where: ``[size]`` bool, the indices that are kept; True: all.
+          window: whether the reason is a window over the axis.
+        """
         if axis.labels is not None:
             kept = axis.labels[np.broadcast_to(where, axis.labels.shape)]
             self.labels.freeze(kept, Reason(node.op, node.place, text, window))
 
     def freeze_all(self, node: Node, value: Value, text: str) -> None:
-        """Keeps a value whole for a node's sake."""
+        """Keeps all axes of a ``value`` whole for a ``node``'s sake; ``text`` says why."""
         for axis in self[value].axes:
             self.freeze(node, axis, text)
 
     def need_zero(self, node: Node, axis: Axis, dead: Dead, source: Axis) -> None:
-        """Keeps the indices of an axis that is summed over whose dead values, read from ``source``, are not 0."""
+        """Keeps the indices of an axis that is summed over at which the cut value is not 0.
+
+        Args:
+          node: which sums.
+          axis: of its operand.
+          dead: the cut value.
+          source: the axis from which that is read.
+        """
         off = ~np.equal(dead, 0)
         if axis.labels is not None and axis.labels.size and np.any(off):
             found = np.broadcast_to(dead, axis.labels.shape)[np.broadcast_to(off, axis.labels.shape)][0]
@@ -116,7 +131,14 @@ class Analysis:
             self.freeze(node, axis, text, off)
 
     def tie(self, axes: Sequence[Axis]) -> Labels | None:
-        """Ties the labels of axes that run in step; returns those of the first, None if all are whole."""
+        """Ties the labels of axes whose indices must be kept or cut together.
+
+        Args:
+          axes: of one size.
+
+        Returns:
+          The labels of the first axis that has any; None if all are whole.
+        """
         labeled = [axis.labels for axis in axes if axis.labels is not None]
         for other in labeled[1:]:
             self.labels.tie(labeled[0], other)

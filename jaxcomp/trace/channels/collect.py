@@ -12,7 +12,7 @@ from jaxcomp.trace.ir import Value
 
 
 def collect(coupling: Coupling) -> list[Group]:
-    """The groups of a coupling, in order of the tree's leaves; those without a site are left out.
+    """Collects the groups of a coupling, in order of the tree's leaves; those without a site are left out.
 
     Channels with the same member axes, and equally free or frozen, are a group. Of readings after the first, the groups
     that can be cut and that are new come last.

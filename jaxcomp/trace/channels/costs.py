@@ -1,4 +1,4 @@
-"""What a choice of channels costs: counted from the labels, without tracing anew."""
+"""Costs of a choice of channels: counted from the labels, without tracing anew."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from jaxcomp.trace.channels.labels import Labels
 
 
 class Costs(NamedTuple):
-    """What a function costs.
+    """The costs of a function.
 
     Attributes:
       macs: multiply-accumulates of all sites, for the example batch.
@@ -42,7 +42,7 @@ class Prices:
         owners = _owners(coupling, groups)
 
         def term(fixed: int, axes: Iterable[tuple[int, Sequence[Labels | None]]]) -> _Term:
-            """Of axes, each with its labels in every reading."""
+            """Counts axes, each with its labels in every reading."""
             cut = []
             for size, labels in axes:
                 own = [owner[each] for owner, each in zip(owners, labels, strict=True) if each is not None]

@@ -39,7 +39,7 @@ class Reading(NamedTuple):
     frozen: Mapping[int, Reason]
 
     def kept(self, masks: Mapping[AxisKey, np.ndarray]) -> np.ndarray:
-        """What is kept of all labels: of those of one root all, if one is kept or must be."""
+        """Returns what is kept of all labels: of those of one root all, if one is kept or must be."""
         kept = np.ones(self.analysis.labels.count, bool)
         for key in masks:
             kept[self.roots[self.labels[key]]] = False
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 
 
 class Coupling(NamedTuple):
-    """What one program ties together.
+    """The axes that one program ties together.
 
     Attributes:
       program: the program.
@@ -71,7 +71,10 @@ class Coupling(NamedTuple):
         return self.readings[0].analysis
 
     def cut(self, masks: Mapping[AxisKey, np.ndarray]) -> list[tuple[Analysis, np.ndarray]]:
-        """For each reading, its analysis and what is kept of its labels, given what is kept of parameters' axes.
+        """Returns for each reading its analysis and what is kept of its labels, given what is kept of parameters' axes.
+
+        Args:
+          masks: ``{(path, axis): bool [size]}``.
 
         Raises:
           ArgumentError: if the masks cut what must be kept, or cut tied indices apart.
@@ -96,7 +99,7 @@ class Coupling(NamedTuple):
         return parts
 
     def where(self, zeros: Mapping[AxisKey, np.ndarray]) -> list[Reading]:
-        """The readings, frozen by what parameters are rather than by what a mask would make of them.
+        """Returns the readings, frozen by the parameters' zeros rather than by what a mask would make of them.
 
         Args:
           zeros: ``{(path, axis): bool [size]}``, at which indices a parameter is 0 throughout; elsewhere, and of the
@@ -117,7 +120,7 @@ class Coupling(NamedTuple):
 
 
 def couple(program: Program, lenient: bool = False, readers: frozenset[AxisKey] = frozenset()) -> Coupling:
-    """Labels a program until nothing more is learnt.
+    """Labels a program until nothing more is learned.
 
     The first pass takes every masked parameter for 0, but for axes that plainly do no more than read (a strict mask
     leaves them as they are); later ones know all that do, and let each reshape that led to a frozen group follow
@@ -205,7 +208,12 @@ def _state_of(params: Mapping[str, Value], path: str, value: Value) -> str | Non
 
 
 def only_read(analysis: Analysis, labels: Mapping[AxisKey, Labels]) -> frozenset[AxisKey]:
-    """The axes of weights that are summed over against an activation and do nothing else."""
+    """Finds the axes of weights that are summed over against an activation and do nothing else.
+
+    Args:
+      analysis: of the program.
+      labels: of parameters' axes.
+    """
     read, made = (np.zeros(analysis.labels.count, bool) for _ in range(2))
     for marked, marks in ((read, analysis.reads), (made, analysis.makes)):
         for each in marks:

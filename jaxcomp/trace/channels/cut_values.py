@@ -22,7 +22,12 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def join(*deads: Dead) -> Dead:
-    """What is known whichever of several values is found: the value they agree on."""
+    """Joins what is known of several values, any of which may be found: the value they agree on.
+
+    Example:
+      >>> join(0.0, 0.0), join(0.0, 1.0) is UNKNOWN
+      (0.0, True)
+    """
     first = deads[0]
     for other in deads[1:]:
         if first is not other:
@@ -31,7 +36,7 @@ def join(*deads: Dead) -> Dead:
 
 
 def zero_if(*deads: Dead) -> Dead:
-    """The sum of products of which these are factors: 0 if one of them is, else unknown."""
+    """Returns the sum of products of which these are factors: 0 if one of them is, else unknown."""
     if all(isinstance(dead, float) for dead in deads):
         return 0.0 if 0.0 in deads else UNKNOWN
     zero = np.any(np.broadcast_arrays(*(np.equal(dead, 0) for dead in deads)), axis=0)
@@ -39,19 +44,19 @@ def zero_if(*deads: Dead) -> Dead:
 
 
 def times(count: Any, dead: Dead) -> Dead:
-    """The sum of ``count`` equal values; of a count with a name, only zeros have a known one."""
+    """Returns the sum of ``count`` equal values ``dead``; of a symbolic count only zeros have a known one."""
     if compat.is_symbolic(count):
         return zero_if(dead)
     return tidy(np.multiply(dead, float(count)))
 
 
 def same(a: Dead, b: Dead) -> bool:
-    """Whether two values are equal everywhere, unknown counting as equal to unknown."""
+    """Returns whether ``a`` and ``b`` are equal everywhere, unknown counting as equal to unknown."""
     return bool(np.all(np.equal(a, b) | (np.isnan(a) & np.isnan(b))))
 
 
 def constant(value: Any) -> float:
-    """The number that fills an array, unknown if it holds several or is no number."""
+    """Returns the number that fills an array, unknown if it holds several or is no number."""
     if isinstance(value, bool | int | float):
         return float(value)
     dtype = getattr(value, "dtype", None)
@@ -64,7 +69,13 @@ def constant(value: Any) -> float:
 
 
 def elementwise(op: str, params: Mapping[str, Any], deads: Sequence[Dead]) -> Dead:
-    """The result of an elementwise primitive on dead values: its name, its parameters, its operands."""
+    """Evaluates an elementwise primitive on cut values.
+
+    Args:
+      op: the primitive's name.
+      params: its parameters.
+      deads: its operands.
+    """
     setting = params.get("new_dtype") if op == "convert_element_type" else params.get("y")
     if all(isinstance(dead, float) for dead in deads):
         return _remembered(op, setting, *deads)
@@ -77,7 +88,7 @@ def _remembered(op: str, setting: Any, *deads: float) -> Dead:
 
 
 def tidy(dead: Dead) -> Dead:
-    """One number for all as a float, unknown as one object: what a cache can find again."""
+    """Normalizes a cut value for caches: one number for all as a float, unknown as one object."""
     if np.ndim(dead):
         if dead.size == 0 or not same(dead, dead[0]):
             return dead
@@ -115,7 +126,13 @@ def _power(exponent: int) -> Callable[[Dead], Dead]:
 
 
 def undefined(op: str, deads: Sequence[Dead], result: Dead) -> Any:
-    """Where known operands gave no number (0/0 in a norm without epsilon), or none that float32 holds."""
+    """Finds where known operands gave no number (0/0 in a norm without epsilon), or none that float32 holds.
+
+    Args:
+      op: the primitive's name.
+      deads: its operands.
+      result: its result.
+    """
     if op in UNNAMED | STEPS or (isinstance(result, float) and abs(result) < LARGEST):
         return False
     if all(isinstance(dead, float) for dead in deads):

@@ -34,7 +34,7 @@ class Emitter(Interpreter):
         self._of_values: dict[Value, list[AxisMask]] = {}
 
     def keeps(self, value: Value) -> list[AxisMask]:
-        """What is kept of each axis of a value: what every reading keeps."""
+        """Returns what is kept of each axis of a value: what every reading keeps."""
         if value not in self._of_values:
             axes = [[self._keep(axis.labels, kept) for axis in analysis[value].axes] for analysis, kept in self._parts]
             self._of_values[value] = [functools.reduce(both, several) for several in zip(*axes, strict=True)]
@@ -49,7 +49,13 @@ class Emitter(Interpreter):
         return self._of_labels[id(labels)]
 
     def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:
-        """Takes of a value's axes what is kept of the axes that they meet; an axis that broadcasts stays."""
+        """Takes of an array what is kept of the axes that it meets; an axis that broadcasts stays.
+
+        Args:
+          x: the array.
+          value: that it stands for.
+          targets: what is kept of each axis.
+        """
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
             if target is not None and target is not own and len(target) == value.shape[axis]:
                 left = target if own is None else target[own]
@@ -66,14 +72,24 @@ class Emitter(Interpreter):
 
 
 def both(a: AxisMask, b: AxisMask) -> AxisMask:
-    """What two masks keep together."""
+    """Intersects the masks ``a`` and ``b`` of an axis."""
     if a is None or b is None or a is b:
         return b if a is None else a
     return a & b
 
 
 def pick(x: Any, axis: int, index: np.ndarray) -> Any:
-    """The entries of an axis at a fixed index: a slice where they stand side by side."""
+    """Takes the entries of an axis at a fixed index: a slice where they are contiguous.
+
+    Args:
+      x: ``[...]``.
+      axis: the axis.
+      index: ``[kept]`` integers.
+
+    Example:
+      >>> pick(jnp.arange(6).reshape(2, 3), 1, np.array([0, 2])).tolist()
+      [[0, 2], [3, 5]]
+    """
     return automatic(lambda x: _picked(x, axis, index), x, out=layout_of_part(x, axis, index.size))
 
 
@@ -86,7 +102,7 @@ def _picked(x: Any, axis: int, index: np.ndarray) -> Any:
 
 
 def pick_alike(x: Any, axis: int, keep: np.ndarray) -> Any:
-    """The kept entries of an axis whose size has a name: heads merged with a batch, of each example the same.
+    """Takes the kept entries of an axis of symbolic size: heads merged with a batch, of each example the same.
 
     Args:
       x: an array.

@@ -1,4 +1,4 @@
-"""What the analysis knows of a value: for each axis its labels and its dead values."""
+"""Facts of a value: for each axis its labels and its cut values."""
 
 from typing import NamedTuple
 
@@ -21,13 +21,13 @@ class Axis(NamedTuple):
     dead: Dead = UNKNOWN
 
     def take(self, index: np.ndarray | slice) -> "Axis":
-        """The axis of some of its indices."""
+        """Returns the axis of some of its indices."""
         dead = tidy(self.dead[index]) if np.ndim(self.dead) else self.dead
         return Axis(None if self.labels is None else self.labels[index], dead)
 
 
 class Facts(NamedTuple):
-    """What is known of a value.
+    """The facts of a value.
 
     Attributes:
       axes: its axes.
@@ -44,10 +44,10 @@ class Facts(NamedTuple):
 
 
 def whole(value: Value, fill: Dead = UNKNOWN) -> Facts:
-    """The facts of a value that is never cut."""
+    """Returns the facts of a ``value`` that is never cut, of cut value ``fill``."""
     return Facts((Axis(None, fill),) * len(value.shape), fill)
 
 
 def constant_facts(value: Value) -> Facts:
-    """The facts of a constant."""
+    """Returns the facts of a constant."""
     return whole(value, UNKNOWN if value.const is None else constant(value.const))

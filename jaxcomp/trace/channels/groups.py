@@ -48,7 +48,7 @@ class Groups:
         return _find(self, name)
 
     def masks(self, keep: Mapping[str, Any]) -> dict[AxisKey, np.ndarray]:
-        """What is kept of each parameter's axis, given what is kept of groups.
+        """Translates what is kept of groups to what is kept of each parameter's axis.
 
         Args:
           keep: ``{group: bool [size]}``, True for the channels that stay; groups left out stay whole.
@@ -70,7 +70,7 @@ class Groups:
         return {key: mask for key, mask in masks.items() if not mask.all()}
 
     def costs(self, keep: Mapping[str, Any] | None = None) -> Costs:
-        """Multiply-accumulates, parameters and bytes that are left once groups are cut; exact.
+        """Counts the multiply-accumulates, parameters and bytes that are left once groups are cut; exact.
 
         Args:
           keep: as for :meth:`masks`; without it, the costs of the whole.
@@ -85,11 +85,11 @@ class Groups:
         return self._prices()(np.concatenate([np.zeros(0, bool), *kept.values()]))
 
     def macs(self, keep: Mapping[str, Any] | None = None) -> int:
-        """Multiply-accumulates of all sites once groups are cut, for the example batch."""
+        """Counts the multiply-accumulates of all sites once groups are cut, for the example batch."""
         return self.costs(keep).macs
 
     def report(self, keep: Mapping[str, Any]) -> str:
-        """What is kept of each group, what cutting it alone saves, and what all cuts together save: a table."""
+        """Tabulates what is kept of each group, what cutting it alone saves, and what all cuts together save."""
         whole, left = self.costs(), self.costs(keep)
         rows = []
         for group in self.free:
@@ -127,11 +127,11 @@ class Groups:
         return frozenset().union(*(origins[value].paths for value in operands if origins[value].is_weight))
 
     def produces(self, member: Member) -> bool:
-        """Whether a member has a part in making the channels, rather than only reads them."""
+        """Returns whether a member is an axis of output channels, rather than of inputs that read them."""
         return (member.path, member.axis) not in self._readers
 
     def zeroes(self, member: Member) -> bool:
-        """Whether a mask zeroes a member: a strict one what makes the channels, a lenient one also what reads them."""
+        """Returns whether a mask zeroes a member: a strict one output channels, a lenient one their readers too."""
         return (member.path, member.axis) not in self.coupling.readers
 
     @functools.cached_property
@@ -146,7 +146,7 @@ class Groups:
         return with_left_out("\n".join([*lines, *self.notes()]), self.left_out)
 
     def notes(self) -> list[str]:
-        """What the table has no room for, in lines: the further members of groups, and the groups that are frozen."""
+        """Lists what the table has no room for: the further members of groups, and the groups that are frozen."""
         more = [(g, g.members[3:]) for g in self.free if g.members[3:]]
         lines = [f"also in {g.name}: {_listing(members, len(members))}" for g, members in more]
         for group in self.frozen:

@@ -17,22 +17,22 @@ class LabelSet:
         self._frozen: list[tuple[Labels, Reason]] = []
 
     def fresh(self, size: int) -> Labels:
-        """Labels that no other index has."""
+        """Makes ``size`` labels that no other index has."""
         self.count += size
         return np.arange(self.count - size, self.count)
 
     def tie(self, a: Labels, b: Labels) -> None:
-        """Indices at the same position go together; ``b`` is broadcast to ``a``."""
+        """Ties indices at the same position of ``a`` and ``b``: they go together; ``b`` is broadcast to ``a``."""
         if a is not b:
             self._ties.append((a, np.broadcast_to(b, a.shape)))
 
     def freeze(self, labels: Labels, reason: Reason) -> None:
-        """These indices must be kept."""
+        """Keeps the indices that have ``labels``, for a ``reason``."""
         if labels.size:
             self._frozen.append((labels, reason))
 
     def resolve(self) -> tuple[np.ndarray, dict[int, Reason]]:
-        """The root of every label (the smallest that it is tied to), and the first reason of each frozen root."""
+        """Returns each label's root (the smallest that it is tied to), and the first reason of each frozen root."""
         roots = np.arange(self.count)
         if self._ties:
             a, b = (np.concatenate([tie[i].ravel() for tie in self._ties]) for i in (0, 1))

@@ -15,12 +15,12 @@ from jaxcomp.trace.packed.leaf import Indices, Packed
 
 
 def apply(node: Node, x: Any, weight: Packed, side: int) -> Any:
-    """A site's result, computed part by part.
+    """Computes a site's result part by part.
 
     Args:
       node: the ``dot_general`` or ``conv_general_dilated``.
       x: its other operand.
-      weight: the packed one.
+      weight: the packed operand.
       side: which operand the weight is, 0 or 1.
 
     Returns:
@@ -48,7 +48,13 @@ class AxisNames(NamedTuple):
 
 
 def axis_names(node: Node, weight: Packed, side: int) -> AxisNames:
-    """Names the axes of a site's weight."""
+    """Names the axes of a site's weight.
+
+    Args:
+      node: the ``dot_general`` or ``conv_general_dilated``.
+      weight: the packed operand.
+      side: which operand the weight is, 0 or 1.
+    """
     own = Contraction(node).operands[side]
     batch, contracted, free = (_names(weight, axes) for axes in (own.batch, own.contracted, own.free))
     return AxisNames(batch, contracted, free, tuple(weight.axes[i] for i in own.window))

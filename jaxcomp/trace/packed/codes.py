@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
     @property
     def format(self) -> Format:
-        """That of their codes."""
+        """The format of the inputs' codes."""
         return named(self.name)
 
 
@@ -90,7 +90,13 @@ class Codes(Packed):
         return {name: n for names, shape in pairs for name, n in zip(names, shape, strict=True)}
 
     def with_part(self, key: str, part: Any, names: Indices) -> Self:
-        """With another part, whose axes are these."""
+        """Adds a part, or replaces it.
+
+        Args:
+          key: its name.
+          part: its array.
+          names: of its axes.
+        """
         return self._with(parts={**self.parts, key: part}, names=(*self.names, names))
 
     def _shareable(self, name: int, count: int) -> Self | None:
@@ -98,14 +104,14 @@ class Codes(Packed):
         return super()._shareable(name, count) if self.block is None else None
 
     def in_bytes(self, bits: int) -> Self:
-        """With several codes to a byte, if they are of few enough bits."""
+        """Packs several codes of ``bits`` bits to a byte, if they are of few enough."""
         codes = self.parts["codes"]
         if codes_per_byte(bits) == 1:
             return self
         return self._with(parts={**self.parts, "codes": to_bytes(codes, bits)}, fields=(bits, codes.shape))
 
     def unpacked(self) -> Self:
-        """With one code to a number."""
+        """Unpacks the codes, one to a number."""
         if self.fields is None:
             return self
         codes, format = from_bytes(self.parts["codes"], *self.fields), named(self.format)
@@ -113,7 +119,7 @@ class Codes(Packed):
         return self._with(parts={**self.parts, "codes": codes}, fields=None)
 
     def part(self, key: str) -> Any:
-        """A part with the axes of the value, 1 along those that it does not vary along; None if there is none."""
+        """Returns a part with the axes of the value, 1 where it does not vary; None if there is none."""
         if key not in self.parts:
             return None
         array, sizes = self.parts[key], self.sizes
@@ -127,7 +133,7 @@ class Codes(Packed):
         return array.reshape(shape)
 
     def opened(self) -> Any:
-        """As sites read it: one whole number to a byte; the value itself if no numbers of a byte are in proportion."""
+        """Returns the codes as sites read them: an int8 each; the value itself if int8 holds no multiples of it."""
         format, own = named(self.format), self.unpacked()
         if own.block is not None or format.unit is None:
             return own.dense()
@@ -155,7 +161,7 @@ class Codes(Packed):
         return Grid(scale, self.parts.get("input_zero_point", jnp.zeros(scale.shape, jnp.int32)))
 
     def dense(self) -> jax.Array:
-        """The value, rounded once to each dtype that it goes through."""
+        """Returns the value, rounded once to each dtype that it goes through."""
         if self.fields is not None:
             return self.unpacked().dense()
         value = self._marked() if is_marking() and self.parts["codes"].dtype == jnp.int8 else self._value()
@@ -182,11 +188,11 @@ class Codes(Packed):
         return marked(DECODE, decoded, *arrays, size=block.size, axes=tuple(block.axes))
 
     def cast(self, dtype: Any) -> Self:
-        """In another dtype."""
+        """Casts the value to another dtype."""
         return self._with(dtypes=(*self.dtypes, jnp.dtype(dtype).name))
 
     def scaled(self, factor: Any) -> Self:
-        """Times a number."""
+        """Multiplies the value by a number."""
         scale = self.parts["scale"]
         return self._with(parts={**self.parts, "scale": scale * jnp.asarray(factor, scale.dtype)})
 

@@ -50,16 +50,16 @@ class Packed:
     """The arrays that are summed over other indices than they have: of a part of these they are not those."""
 
     _static: ClassVar[tuple[str, ...]] = ("path", "names", "axes", "home", "stack")
-    """What a packed leaf is made of beside its arrays."""
+    """The static data of a packed leaf, beside its arrays."""
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        """The arrays, and everything else."""
+        """Returns the arrays, and everything else."""
         children = tuple((PartKey(key), part) for key, part in self.parts.items())
         return children, (tuple(self.parts), *(getattr(self, name) for name in self._static))
 
     @classmethod
     def tree_unflatten(cls, static: Any, parts: Sequence[Any]) -> Self:
-        """The inverse."""
+        """Makes a leaf of everything else, ``static``, and the arrays, ``parts``."""
         keys, *rest = static
         return cls(parts=dict(zip(keys, parts, strict=True)), **dict(zip(cls._static, rest, strict=True)))
 
@@ -81,7 +81,7 @@ class Packed:
         return jnp.result_type(*self.parts.values())
 
     def dense(self) -> jax.Array:
-        """The value: exact products, whatever the platform's habit."""
+        """Multiplies the parts out, in full precision on every platform."""
         operands: list[Any] = []
         letters = {name: i for i, name in enumerate(self.sizes)}
         for names, part in zip(self.names, self.parts.values(), strict=True):
@@ -94,11 +94,11 @@ class Packed:
         return type(self)(**{**own, **changes})
 
     def transposed(self, order: Sequence[int]) -> Self:
-        """Its axes in another order."""
+        """Puts the axes into another order."""
         return self._with(axes=[self.axes[i] for i in order])
 
     def reshaped(self, shape: Sequence[int]) -> Self | None:
-        """Its axes merged and split; None if an index would have to be torn apart unevenly."""
+        """Merges and splits the axes; None if an index of a part would have to be split unevenly."""
         packed, groups = self, list[Indices]()
         left = [name for axis in self.axes for name in axis]
         for size in shape:
@@ -135,11 +135,16 @@ class Packed:
         ), pair
 
     def squeezed(self, gone: Sequence[int]) -> Self:
-        """Without axes of size 1."""
+        """Drops axes of size 1."""
         return self._with(axes=[axis for i, axis in enumerate(self.axes) if i not in gone])
 
     def expanded(self, shape: Sequence[int], places: Sequence[int]) -> Self | None:
-        """With new axes of size 1; None if any axis is really broadcast."""
+        """Adds axes of size 1; None if any axis is really broadcast.
+
+        Args:
+          shape: afterwards.
+          places: the axes of ``shape`` that the leaf's axes become.
+        """
         if math.prod(shape) != math.prod(self.shape):
             return None
         axes: list[Indices] = [()] * len(shape)
@@ -148,7 +153,7 @@ class Packed:
         return self._with(axes=axes)
 
     def mapped(self, function: Callable[[Any], Any]) -> Self:
-        """With something done to each of its arrays that does not change their shapes."""
+        """Maps a function that keeps shapes over the arrays."""
         return self._with(parts={key: function(part) for key, part in self.parts.items()})
 
     def among(
@@ -201,16 +206,16 @@ class Packed:
         return self._split(name, count)[0] if self.sizes[name] % count == 0 else None
 
     def cast(self, dtype: Any) -> Self:
-        """In another dtype, part by part."""
+        """Casts to another dtype, part by part."""
         return self._with(parts={key: part.astype(dtype) for key, part in self.parts.items()})
 
     def scaled(self, factor: Any) -> Self:
-        """Times a number."""
+        """Multiplies the value by a number."""
         (key, part), *_ = self.parts.items()
         return self._with(parts={**self.parts, key: part * jnp.asarray(factor, part.dtype)})
 
     def sliced(self, scan: Any) -> Self:
-        """What the body of a scan over the first axis reads; its arrays still have that axis, first, for the scan."""
+        """Returns what the body of a scan over the first axis reads; its arrays still have that axis, for the scan."""
         axis, *rest = self.axes  # of one index or, if its size is 1, none
         count = self.sizes[axis[0]] if axis else 1
         parts, names = {}, []
@@ -242,7 +247,11 @@ serializable(Packed)
 
 
 def pack(path: str, array: Any) -> Packed:
-    """A parameter in one part: itself.
+    """Makes a packed leaf of one part, the parameter itself.
+
+    Args:
+      path: of the parameter.
+      array: its value.
 
     Example:
       >>> packed = pack("w", jnp.ones((1, 6, 4)))
@@ -255,12 +264,12 @@ def pack(path: str, array: Any) -> Packed:
 
 
 def is_packed(node: Any) -> bool:
-    """Whether a node of a tree is a packed leaf."""
+    """Returns whether a node of a tree is a packed leaf."""
     return isinstance(node, Packed)
 
 
 def densify(params: Any) -> Any:
-    """The tree with every packed leaf multiplied out: parameters for the function as it was before the rewrite.
+    """Multiplies out every packed leaf of a tree: parameters for the function as it was before the rewrite.
 
     Args:
       params: any tree, as of :func:`jaxcomp.rewrite.factorize`.

@@ -23,7 +23,7 @@ _MARKING = ContextVar("marking", default=False)
 
 @contextlib.contextmanager
 def marking() -> Iterator[None]:
-    """A context in which quantized functions are traced with marks.
+    """Returns a context in which quantized functions are traced with marks.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,19 +44,26 @@ def marking() -> Iterator[None]:
 
 
 def is_marking() -> bool:
-    """Whether a function is being exported."""
+    """Returns whether a function is being exported."""
     return _MARKING.get()
 
 
 def marked(name: str, function: Callable[..., Any], *operands: Any, **attributes: Any) -> Any:
-    """Calls a function of arrays; within :func:`marking` by that name, for who reads the trace."""
+    """Calls a function; within :func:`marking` by a name that whoever reads the trace knows.
+
+    Args:
+      name: of the call.
+      function: of arrays.
+      *operands: arrays.
+      **attributes: that the trace holds.
+    """
     if not is_marking():
         return function(*operands)
     return lax.composite(lambda *xs, **_: function(*xs), name)(*operands, **attributes)
 
 
 def mark_of(node: Any) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes of a node's mark; no name if it is none."""
+    """Returns the name and the attributes of a node's mark; no name if it is none."""
     if node.op != "composite":
         return "", {}
     found = {name: jax.tree.unflatten(tree, leaves) for name, leaves, tree in node.params["attributes"]}

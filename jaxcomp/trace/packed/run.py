@@ -45,11 +45,20 @@ class PackedInterpreter(Interpreter):
         return compat.bind(node.equation, [self.dense(x, node) for x in operands])
 
     def site(self, node: Node, operands: list[Any], side: int) -> Any:
-        """A matmul or convolution by a packed leaf, part by part; None to have it dense."""
+        """Computes a matmul or convolution by a packed leaf, part by part.
+
+        Args:
+          node: the site.
+          operands: one of them packed.
+          side: which one, 0 or 1.
+
+        Returns:
+          The result; None to have the leaf dense.
+        """
         return chain.apply(node, operands[1 - side], operands[side], side)
 
     def dense(self, x: Any, node: Node | None) -> Any:
-        """The value of a packed leaf that a node, or the function's result, needs whole."""
+        """Returns the value of a packed leaf ``x`` that ``node``, or for None the function's result, needs whole."""
         return x.dense() if isinstance(x, Packed) else x
 
     def fit(self, x: Any, value: Value, targets: Sequence[AxisMask]) -> Any:

@@ -16,7 +16,7 @@ REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "do
 SPREADS = ("broadcast_in_dim", "iota")
 HALVES = ("slice", "split")
 STEPS = {*AFFINE, *MOVES, *KEEPS, *SPREADS}
-"""What no curve is made of alone."""
+"""Primitives that alone make no activation."""
 
 
 class Step(NamedTuple):
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
     @property
     def end(self) -> Node:
-        """What computes the next value."""
+        """The node that computes the next value."""
         return self.nodes[-1]
 
     @property
@@ -98,7 +98,7 @@ class Flow:
         self._exits: set[Value] = set()
 
     def readers(self, value: Value) -> list[Node]:
-        """What reads a value in its body, on the way to results."""
+        """Finds the nodes that read a value in its body, on the way to results."""
         return self._of(self.places.home[value])[1].get(value, [])
 
     def _of(self, frame: Frame) -> tuple[dict[Node, Node | None], dict[Value, list[Node]]]:
@@ -118,7 +118,7 @@ class Flow:
         return self._next[frame], self._readers[frame]
 
     def _returned(self, frame: Frame) -> set[Value]:
-        """What a body returns, as far as that is needed."""
+        """The values that a body returns, as far as they are needed."""
         if not (around := self.places.around[frame]):
             return {value for value in frame.outs if value in self.live}
         node = around[-1][0]
@@ -139,13 +139,13 @@ class Flow:
         return first
 
     def meeting(self, nodes: list[Node]) -> Node | None:
-        """The first node of a body through which all flow from some of its nodes passes."""
+        """Finds the first node of a body through which all flow from some of its nodes passes."""
         following = self._of(self.places.frame[nodes[0]])[0]
         live = [node for node in nodes if node in following]
         return self._meeting(following, live) if live else None
 
     def step(self, value: Value) -> Step | None:
-        """The way to the next value; None at the end of a body, or before a node of several results."""
+        """Returns the way to the next value; None at the end of a body, or before a node of several results."""
         following, readers = self._of(self.places.home[value])
         own = readers.get(value, [])
         if not own or value in self._exits:
@@ -165,7 +165,7 @@ class Flow:
         return Step(tuple(nodes), tuple(_inner(nodes)), meets, weights)
 
     def settled(self, value: Value) -> Value:
-        """A value after the cast that ends the code which computes it."""
+        """Follows a value through the cast that ends the code which computes it."""
         maker = self.places.maker.get(value)
         own = self.readers(value)
         if maker is None or len(own) != 1 or value in self._exits:
@@ -175,7 +175,7 @@ class Flow:
         return cast.outs[0] if is_end and _same_code(maker, cast) else value
 
     def normed(self, value: Value) -> Value | str:
-        """What the norm right after a value makes of it, or why there is none."""
+        """Finds the result of the norm right after a value, or says why there is none."""
         found, is_norm, first, step = None, False, value, self.step(value)
         while step is not None and (step.is_affine or step.moves):
             value = step.end.outs[0]
@@ -185,7 +185,7 @@ class Flow:
         return found if found is not None and is_norm else f"no norm follows: {self._next_of(first)}"
 
     def activated(self, value: Value) -> Value | str:
-        """What the activation after a value makes of it, after its norm and a sum with a shortcut, or why none does."""
+        """Finds the result of the activation after a value, its norm and its shortcut, or says why there is none."""
         step = self.step(value)
         while step is not None and not step.is_activation:
             if not (step.is_affine or step.moves or step.is_sum):

@@ -15,13 +15,13 @@ from jaxcomp.trace.taps.flow import Flow
 from jaxcomp.trace.taps.places import Places, bodies
 
 STAGES = ("input", "normed", "activated")
-"""What can be asked for besides what a layer gives."""
+"""Values that can be asked for beside a layer's result."""
 
 Keys = tuple[str, ...]
 
 
 class Named(NamedTuple):
-    """What has a name.
+    """The values that a name means.
 
     Attributes:
       values: what it gives, one a call, or one a result.
@@ -35,7 +35,7 @@ class Named(NamedTuple):
 
 
 class Names:
-    """What values of a program are called.
+    """The names of a program's values.
 
     A module, where the program has its scopes (Linen's, ``jax.named_scope``): what leaves it. Where it has none, the
     parameters below a path: the first value through which all passes that is computed with them. A parameter: what the
@@ -73,7 +73,7 @@ class Names:
         return iter(sorted(names, key=when))
 
     def of(self, name: str) -> Named:
-        """What has a name, spelled in full."""
+        """Returns what has a name, spelled in full."""
         if name not in self._known:
             self._known[name] = self._find[name]()
         return self._known[name]
@@ -101,7 +101,7 @@ class Names:
         return value
 
     def knows(self, spelled: str) -> bool:
-        """Whether one value is meant that can be tapped."""
+        """Returns whether a spelling names exactly one value that can be tapped."""
         try:
             self(spelled)
         except ArgumentError:
@@ -157,7 +157,7 @@ class Names:
         return lambda: self._layer(name)
 
     def _layer(self, name: str) -> Named:
-        """What is computed with the parameters at or below a path."""
+        """The values computed with the parameters at or below a path."""
         own = [path for path in self._program.paths if f"{self.paths[path]}/".startswith(f"{name}/")]
         mixed = {path: nodes for path in own if (nodes := self._mixing(path))}
         if not mixed:
@@ -172,7 +172,7 @@ class Names:
         )
 
     def _mixing(self, path: str) -> list[Node]:
-        """What mixes a parameter with the inputs on the way to results: not the loop around what does."""
+        """The nodes that mix a parameter with the inputs on the way to results: not the loops around them."""
         nodes = [node for node in self._mixers.get(path, []) if node in self.places.frame]
         nodes = [node for node in nodes if any(out in self.flow.live for out in node.outs)]
         outer = {each for node in nodes for each, _ in self.places.around[self.places.frame[node]]}
@@ -190,14 +190,14 @@ class Names:
         return Named((self.flow.settled(end.outs[0]),), tuple(inputs))
 
     def _uncast(self, value: Value) -> Value:
-        """What a site reads, before a cast of its own."""
+        """The input of a site, before a cast of its own."""
         maker = self.places.maker.get(value)
         is_cast = maker is not None and maker.op == "convert_element_type" and len(self.flow.readers(value)) == 1
         return maker.ins[0] if maker is not None and is_cast else value
 
 
 class _Scopes:
-    """What modules give and read, by the scopes in which nodes were traced."""
+    """The inputs and results of modules, by the scopes in which nodes were traced."""
 
     def __init__(self, program: Program, names: Names) -> None:
         self._names, self._program = names, program

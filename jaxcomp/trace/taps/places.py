@@ -50,7 +50,7 @@ class Places:
                 self._walk(body, (*around, (node, body)))
 
     def lifted(self, value: Value) -> Value:
-        """The same value outside of remat, calls and functions with a derivative of their own, where they return it."""
+        """Follows a value out of remat, calls and functions with a derivative of their own, where they return it."""
         while value in self.home and (around := self.around[self.home[value]]):
             node, body = around[-1]
             if not same_outside(node):
@@ -64,17 +64,17 @@ class Places:
         return value
 
     def why_not(self, value: Value) -> str:
-        """Why a value cannot be tapped; empty if it can."""
+        """Says why a value cannot be tapped; empty if it can."""
         nodes = [node for node, _ in self.around[self.home[value]]]
         return next((CLOSED[node.op] for node in nodes if node.op in CLOSED), "")
 
     def shape(self, value: Value) -> tuple[Any, ...]:
-        """A value's shape, after the lengths of the scans around it."""
+        """Returns a value's shape, after the lengths of the scans around it."""
         nodes = [node for node, _ in self.around[self.home[value]]]
         return (*(node.params["length"] for node in nodes if node.op == "scan"), *value.dims)
 
     def common(self, nodes: list[Node]) -> tuple[Frame, list[Node]]:
-        """The innermost body that some nodes are in, or in bodies of, and the node of it that each is (in)."""
+        """Finds the innermost body that holds some nodes, itself or in bodies, and its own node around each."""
         chains = [[*((self.frame[outer], outer) for outer, _ in self._above(node)), (self.frame[node], node)]
                   for node in nodes]  # fmt: skip
         depth = 0
@@ -87,7 +87,7 @@ class Places:
 
 
 def bodies(node: Node) -> Iterator[Frame]:
-    """The bodies of a node whose values are those of its forward run."""
+    """Yields the bodies of a node whose values are those of its forward run."""
     if node.op == "while":
         yield node.frames[1]
     elif node.op == "cond":
@@ -97,5 +97,5 @@ def bodies(node: Node) -> Iterator[Frame]:
 
 
 def same_outside(node: Node) -> bool:
-    """Whether what a node's one body returns is what the node does."""
+    """Returns whether the result of a node's one body is the node's result."""
     return node.op in compat.ENTERED or node.op in ("custom_jvp_call", "custom_vjp_call")

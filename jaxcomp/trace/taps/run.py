@@ -8,7 +8,7 @@ from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Frame, Node, Program, Value, holders
 
 MARK = "jaxcomp.trace.tap "
-"""What the names of values begin with that a rewritten function marks."""
+"""The prefix of values' names that a rewritten function marks."""
 
 
 class TapRun(Interpreter):
@@ -50,5 +50,5 @@ class TapRun(Interpreter):
 
 
 def is_mark(node: Node) -> bool:
-    """Whether a node does nothing but mark a value."""
+    """Returns whether a node does nothing but mark a value."""
     return node.op == "name" and str(node.params["name"]).startswith(MARK)

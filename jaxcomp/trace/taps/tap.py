@@ -31,10 +31,14 @@ class Markable(Protocol):
     __wrapped__: Callable[..., Any]
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """What it computes."""
+        """The function that it computes."""
 
     def marked(self, choose: Callable[[Program], Mapping[Value, str]]) -> Callable[..., Any]:
-        """The same, in whose traces some values of what it was made of have names."""
+        """Returns the same function, in whose traces some values of the original have names.
+
+        Args:
+          choose: from the program of the original to ``{value: name}``.
+        """
 
 
 def tap(apply_fn: Callable[..., Any], params: Any, *example: Any, at: Sequence[str] | Mapping[str, str]) -> "Tapped":
@@ -110,7 +114,7 @@ class Tapped:
         self._compiled = jax.jit(self._run)
 
     def __call__(self, *args: Any, **named: Any) -> tuple[Any, dict[str, Any]]:
-        """What the function returns, and the values."""
+        """Returns the function's results, and the values."""
         params, inputs = arguments(self.__wrapped__, args, named)
         given = (params, *inputs)
         traced = any(map(compat.is_tracer, jax.tree.leaves(given)))
@@ -137,7 +141,16 @@ class Tapped:
 
 
 def program_of(apply_fn: Callable[..., Any], at: Mapping[str, str], given: tuple[Any, ...]) -> tuple[Program, Taps]:
-    """A function's program, and the values of it that are meant, by key."""
+    """Traces a function, and finds the values that are to be tapped.
+
+    Args:
+      apply_fn: ``apply_fn(params, *inputs)``.
+      at: ``{key: name}``, as for :func:`tap`.
+      given: ``(params, *example)``.
+
+    Returns:
+      The program, and its values by key.
+    """
     rewritten = unjitted(apply_fn)
     if isinstance(rewritten, Markable):
         return _marked(rewritten, at, given)
@@ -149,7 +162,7 @@ def program_of(apply_fn: Callable[..., Any], at: Mapping[str, str], given: tuple
 def _marked(
     rewritten: Markable, at: Mapping[str, str], given: tuple[Any, ...], lenient: bool = False
 ) -> tuple[Program, Taps]:
-    """Of a function that a rewrite made: its program, in which the values of the original's program are found.
+    """Traces a rewritten function: its program, in which the values of the original's program are found.
 
     Args:
       rewritten: the function.

@@ -18,7 +18,7 @@ LONGEST = 48
 
 @dataclass(frozen=True)
 class Tappable:
-    """What a layer or a block gives.
+    """The result of a layer or a block.
 
     Attributes:
       name: what :func:`jaxcomp.trace.tap` knows it by.
@@ -35,7 +35,7 @@ class Tappable:
 
 @dataclass(frozen=True)
 class Values:
-    """What can be tapped in a function, in the order in which it is computed; prints as a table.
+    """The values of a function that can be tapped, in the order in which they are computed; prints as a table.
 
     Attributes:
       rows: the layers and blocks.

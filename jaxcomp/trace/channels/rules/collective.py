@@ -20,7 +20,7 @@ from jaxcomp.trace.ir import Node
 
 
 def label_reduce(analysis: Analysis, node: Node) -> list[Facts]:
-    """Numbered axes go: a sum needs zeros there, an extreme all of them; the others pass."""
+    """Drops numbered axes: a sum needs zeros there, an extreme all of them; passes the others on."""
     numbered = [int(axis) for axis in node.params["axes"] if isinstance(axis, int | np.integer)]
     sums = node.op.startswith("psum")
     found = []
@@ -37,7 +37,7 @@ def label_reduce(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def _change(node: Node, count: Any) -> Callable[[Dead], Dead]:
-    """What becomes of a value that is the same along all that is reduced."""
+    """Returns the change of a value that is the same along all that is reduced."""
     if not node.op.startswith("psum"):
         return lambda value: value
     named = any(not isinstance(axis, int | np.integer) for axis in node.params["axes"])
@@ -50,19 +50,19 @@ def _rest(facts: Facts, gone: list[int], change: Callable[[Dead], Dead]) -> Fact
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive, whose parameters name no sizes."""
+    """Applies the same primitive, whose parameters name no sizes."""
     return compat.bind(node.equation, operands)
 
 
 def label_permute(analysis: Analysis, node: Node) -> list[Facts]:
-    """Other devices' values, or zeros where none sends any."""
+    """Passes on other devices' values, or zeros where none sends any."""
     facts = analysis[node.ins[0]]
     axes = tuple(Axis(axis.labels, cut_values.zero_if(axis.dead)) for axis in facts.axes)
     return [Facts(axes, cut_values.zero_if(facts.fill))]
 
 
 def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
-    """All devices' values: tiled, the axis repeats its labels; else a new axis is whole."""
+    """Repeats an axis's labels if all devices' values are tiled along it; else adds a whole axis."""
     along, found = node.params["all_gather_dimension"], []
     for value in node.ins:
         facts = analysis[value]
@@ -76,7 +76,7 @@ def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_scatter(analysis: Analysis, node: Node) -> list[Facts]:
-    """A sum over devices, of which each keeps its part of one axis: the parts run in step, or the axis goes."""
+    """Sums over devices, each of which keeps its part of one axis: ties the parts, or drops the axis."""
     along, found = node.params["scatter_dimension"], []
     for value in node.ins:
         facts = _rest(analysis[value], [], cut_values.zero_if)
@@ -90,7 +90,7 @@ def label_scatter(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_all_to_all(analysis: Analysis, node: Node) -> list[Facts]:
-    """Each device's part of one axis is laid beside the others' along another."""
+    """Ties the parts of one axis, and lays them beside each other along another."""
     (value,), split, along = node.ins, node.params["split_axis"], node.params["concat_axis"]
     facts = analysis[value]
     axes = list(facts.axes)
@@ -104,7 +104,7 @@ def label_all_to_all(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def share(analysis: Analysis, axis: Axis, count: int) -> Axis:
-    """The part of an axis that each of so many devices has: all parts run in step."""
+    """Ties the ``count`` equal parts of an ``axis`` by the ``analysis``; returns the part that each device has."""
     if count == 1:
         return axis
     common = axis.dead
@@ -118,7 +118,7 @@ def share(analysis: Analysis, axis: Axis, count: int) -> Axis:
 
 
 def repeated(axis: Axis, count: int) -> Axis:
-    """An axis, so many times one after the other."""
+    """Repeats an ``axis`` ``count`` times."""
     if count == 1 or (axis.labels is None and not np.ndim(axis.dead)):
         return axis
     size = np.size(axis.dead) if axis.labels is None else len(axis.labels)

@@ -51,7 +51,7 @@ def _cost(analysis: Analysis, node: Node, axes: list[tuple[int, Labels | None]],
 
 
 def label_dot(analysis: Analysis, node: Node) -> list[Facts]:
-    """Ties summed axes and batch axes; the free ones pass."""
+    """Ties summed axes and batch axes; passes the free ones on."""
     left, right = Contraction(node).operands
     lhs, rhs = (analysis[value] for value in node.ins)
     sizes, axes = [], []
@@ -72,7 +72,7 @@ def label_dot(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_dot(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same matmul of what is kept."""
+    """Applies the same matmul to what is kept."""
     left, right = Contraction(node).operands
     targets = [emitter.keeps(value) for value in node.ins]
     for i, j in zip(left.met, right.met, strict=True):
@@ -81,7 +81,7 @@ def emit_dot(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def label_conv(analysis: Analysis, node: Node) -> list[Facts]:
-    """Ties input channels with the kernel's; windows stay whole; a group of channels goes as one."""
+    """Ties input channels with the kernel's; keeps windows whole; cuts a group of channels as one."""
     numbers, groups = node.params["dimension_numbers"], node.params["feature_group_count"]
     lhs, rhs = (analysis[value] for value in node.ins)
     (batch, channel, *space), (out, reads, *window) = numbers.lhs_spec, numbers.rhs_spec
@@ -132,7 +132,7 @@ def _tie_groups(analysis: Analysis, node: Node, channel: Axis, reads: Axis, out:
 
 
 def emit_conv(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same convolution of what is kept, with as many groups as are left."""
+    """Applies the same convolution to what is kept, with as many groups as are left."""
     numbers, groups = node.params["dimension_numbers"], node.params["feature_group_count"]
     (_, channel, *_), (out, reads, *_) = numbers.lhs_spec, numbers.rhs_spec
     targets = [emitter.keeps(value) for value in node.ins]

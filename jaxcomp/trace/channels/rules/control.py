@@ -74,19 +74,19 @@ def label_while(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_cond(analysis: Analysis, node: Node) -> list[Facts]:
-    """The branches' results run in step."""
+    """Ties the branches' results."""
     facts = [analysis[value] for value in node.ins[1:]]
     branches = [analysis.body(frame, facts) for frame in node.frames]
     return [_merge(analysis, several) for several in zip(*branches, strict=True)]
 
 
 def label_remat(analysis: Analysis, node: Node) -> list[Facts]:
-    """What its body is."""
+    """Labels the body."""
     return analysis.body(node.frames[0], [analysis[value] for value in node.ins])
 
 
 def label_custom_jvp(analysis: Analysis, node: Node) -> list[Facts]:
-    """The function and its derivative run in step; the tangent of what is cut is 0."""
+    """Ties the function and its derivative; the tangent of what is cut is 0."""
     function, rule = node.frames
     facts = [analysis[value] for value in node.ins]
     outs = analysis.body(function, facts)
@@ -107,7 +107,7 @@ def _tangent(facts: Facts) -> Facts:
 
 
 def label_shard_map(analysis: Analysis, node: Node) -> list[Facts]:
-    """One device's part: what all devices have of an axis runs in step."""
+    """Labels one device's part: ties what all devices have of an axis."""
     params, (body,) = node.params, node.frames
     facts = []
     for value, spec in zip(node.ins, params["in_specs"], strict=True):

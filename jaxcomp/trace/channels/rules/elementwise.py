@@ -33,19 +33,19 @@ def label(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive on what is kept."""
+    """Applies the same primitive to what is kept."""
     targets = emitter.keeps(node.outs[0])
     pairs = zip(operands, node.ins, strict=True)
     return compat.bind(node.equation, [emitter.fit(x, v, targets) if v.shape else x for x, v in pairs])
 
 
 def label_each(analysis: Analysis, node: Node) -> list[Facts]:
-    """The identity on several operands."""
+    """Passes the labels of several operands on."""
     return [analysis[value] for value in node.ins]
 
 
 def emit_each(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive."""
+    """Applies the same primitive."""
     return compat.bind(node.equation, operands)
 
 

@@ -13,7 +13,7 @@ INDEXED = "it is indexed by them"
 
 
 def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
-    """A table's columns pass, its rows stay whole."""
+    """Passes a table's columns on; keeps its rows whole."""
     (table, indices), (out,) = node.ins, node.outs
     facts, numbers = analysis[table], node.params["dimension_numbers"]
     analysis.freeze_all(node, indices, INDEXED)
@@ -31,7 +31,7 @@ def label_gather(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_dynamic_slice(analysis: Analysis, node: Node) -> list[Facts]:
-    """Axes that are taken whole pass."""
+    """Passes on axes that are taken whole."""
     facts, sizes = analysis[node.ins[0]], node.sized["slice_sizes"]
     axes = []
     for axis, part, size in zip(facts.axes, sizes, node.ins[0].shape, strict=True):
@@ -42,14 +42,14 @@ def label_dynamic_slice(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_sizes(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same slice of what is kept."""
+    """Applies the same slice to what is kept."""
     parts = zip(node.params["slice_sizes"], operands[0].shape, emitter.keeps(node.ins[0]), strict=True)
     sizes = tuple(part if keep is None else size for part, size, keep in parts)
     return compat.bind(node.equation, operands, slice_sizes=sizes)
 
 
 def label_update(analysis: Analysis, node: Node) -> list[Facts]:
-    """Axes that are written whole run in step."""
+    """Ties axes that are written whole."""
     old, new = analysis[node.ins[0]], analysis[node.ins[1]]
     fill, axes = join(old.fill, new.fill), []
     for a, b, size, part in zip(old.axes, new.axes, node.ins[0].shape, node.ins[1].shape, strict=True):
@@ -63,7 +63,7 @@ def label_update(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_update(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same update of what is kept."""
+    """Applies the same update to what is kept."""
     targets = emitter.keeps(node.outs[0])
     fitted = [emitter.fit(x, value, targets) for x, value in zip(operands[:2], node.ins[:2], strict=True)]
     return compat.bind(node.equation, [*fitted, *operands[2:]])

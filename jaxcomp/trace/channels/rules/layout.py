@@ -15,12 +15,12 @@ from jaxcomp.trace.ir import Node
 
 
 def emit_same(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive, whose parameters name no sizes."""
+    """Applies the same primitive, whose parameters name no sizes."""
     return compat.bind(node.equation, operands)
 
 
 def label_broadcast(analysis: Analysis, node: Node) -> list[Facts]:
-    """Axes of the same size pass; new ones are whole."""
+    """Passes on axes of the same size; new ones are whole."""
     facts, value, out = analysis[node.ins[0]], node.ins[0], node.outs[0]
     axes = [Axis(None, facts.fill)] * len(out.shape)
     for i, j in enumerate(node.params["broadcast_dimensions"]):
@@ -30,7 +30,7 @@ def label_broadcast(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_broadcast(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same broadcast to the sizes that are kept."""
+    """Broadcasts to the sizes that are kept."""
     shape = list(node.outs[0].dims)
     for i, j in enumerate(node.params["broadcast_dimensions"]):
         if emitter.keeps(node.outs[0])[j] is not None:
@@ -39,39 +39,39 @@ def emit_broadcast(emitter: Emitter, node: Node, operands: list[Any]) -> list[An
 
 
 def label_transpose(analysis: Analysis, node: Node) -> list[Facts]:
-    """Axes change places."""
+    """Reorders the axes."""
     facts = analysis[node.ins[0]]
     return [Facts(tuple(facts.axes[i] for i in node.params["permutation"]), facts.fill)]
 
 
 def label_squeeze(analysis: Analysis, node: Node) -> list[Facts]:
-    """Axes of size 1 (never cut) go."""
+    """Drops axes of size 1, which are never cut."""
     facts, gone = analysis[node.ins[0]], node.params["dimensions"]
     return [Facts(tuple(axis for i, axis in enumerate(facts.axes) if i not in gone), facts.fill)]
 
 
 def label_rev(analysis: Analysis, node: Node) -> list[Facts]:
-    """Reversed axes have reversed labels."""
+    """Reverses the labels of reversed axes."""
     facts, turned = analysis[node.ins[0]], node.params["dimensions"]
     back = slice(None, None, -1)
     return [Facts(tuple(a.take(back) if i in turned else a for i, a in enumerate(facts.axes)), facts.fill)]
 
 
 def label_tile(analysis: Analysis, node: Node) -> list[Facts]:
-    """Repeated axes have repeated labels."""
+    """Repeats the labels of repeated axes."""
     facts = analysis[node.ins[0]]
     sizes = [np.tile(np.arange(n), times) for n, times in zip(node.ins[0].shape, node.sized["reps"], strict=True)]
     return [Facts(tuple(axis.take(index) for axis, index in zip(facts.axes, sizes, strict=True)), facts.fill)]
 
 
 def label_slice(analysis: Analysis, node: Node) -> list[Facts]:
-    """A part of an axis has its part of the labels."""
+    """Slices the labels as the axes."""
     facts = analysis[node.ins[0]]
     return [Facts(tuple(a.take(part) for a, part in zip(facts.axes, _parts(node), strict=True)), facts.fill)]
 
 
 def emit_slice(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same slice of whole axes; of a cut one, the places at which the kept part of the slice now stands."""
+    """Slices whole axes alike; of a cut one it takes the places at which the kept part of the slice now stands."""
     (x,), params = operands, node.params
     starts, limits = list(params["start_indices"]), list(params["limit_indices"])
     strides = list(params["strides"] or [1] * len(starts))
@@ -100,7 +100,7 @@ def _run_in_step(analysis: Analysis, facts: Sequence[Facts], axis: int) -> Axis:
 
 
 def label_concatenate(analysis: Analysis, node: Node) -> list[Facts]:
-    """Labels are concatenated; the other axes run in step."""
+    """Concatenates the labels; ties the other axes."""
     along, facts = node.params["dimension"], [analysis[value] for value in node.ins]
     fill = join(*(each.fill for each in facts))
     axes = [Axis(None, fill) if i == along else _run_in_step(analysis, facts, i) for i in range(len(facts[0].axes))]
@@ -120,7 +120,7 @@ def _join_pieces(analysis: Analysis, pieces: Sequence[Axis], sizes: Sequence[int
 
 
 def emit_concatenate(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same concatenation of what is kept of each."""
+    """Concatenates what is kept of each operand."""
     along, targets, start = node.params["dimension"], emitter.keeps(node.outs[0]), 0
     whole, fitted = targets[along], []
     for x, value in zip(operands, node.ins, strict=True):
@@ -132,7 +132,7 @@ def emit_concatenate(emitter: Emitter, node: Node, operands: list[Any]) -> list[
 
 
 def label_split(analysis: Analysis, node: Node) -> list[Facts]:
-    """Each part has its part of the labels."""
+    """Splits the labels as the axis."""
     facts, along, start, outs = analysis[node.ins[0]], node.params["axis"], 0, []
     for size in node.sized["sizes"]:
         part = facts.axes[along].take(slice(start, start + size))
@@ -142,7 +142,7 @@ def label_split(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_split(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same split at the sizes that are kept."""
+    """Splits at the sizes that are kept."""
     along = node.params["axis"]
     kept = [emitter.keeps(value)[along] for value in node.outs]
     sizes = (size if keep is None else int(keep.sum()) for size, keep in zip(node.params["sizes"], kept, strict=True))
@@ -150,7 +150,7 @@ def emit_split(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def label_pad(analysis: Analysis, node: Node) -> list[Facts]:
-    """Padding has labels of its own; a cut off edge takes its labels with it."""
+    """Gives padding labels of its own; an edge that is cut off takes its labels with it."""
     facts, padding = (analysis[value] for value in node.ins)
     config = node.sized["padding_config"]
     padded = any(config_i != (0, 0, 0) for config_i in map(tuple, config))
@@ -179,7 +179,7 @@ def _pad_axis(analysis: Analysis, axis: Axis, low: int, high: int, fill: Dead) -
 
 
 def emit_pad(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same padding, as much of it as is kept."""
+    """Pads alike, as much of it as is kept."""
     (x, padding), (value, _), (out,) = operands, node.ins, node.outs
     config, sized = list(map(tuple, node.params["padding_config"])), node.sized["padding_config"]
     kept = zip(emitter.keeps(value), emitter.keeps(out), strict=True)
@@ -198,7 +198,7 @@ def emit_pad(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def label_stack(analysis: Analysis, node: Node) -> list[Facts]:
-    """A new axis, which is whole; the others run in step."""
+    """Adds an axis, which is whole; ties the others."""
     facts, along = [analysis[value] for value in node.ins], node.params["axis"]
     fill = join(*(each.fill for each in facts))
     axes = [_run_in_step(analysis, facts, i) for i in range(len(facts[0].axes))]
@@ -207,7 +207,7 @@ def label_stack(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit_stack(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same stack of what is kept."""
+    """Stacks what is kept."""
     along = node.params["axis"]
     targets: list[AxisMask] = [keep for i, keep in enumerate(emitter.keeps(node.outs[0])) if i != along]
     pairs = zip(operands, node.ins, strict=True)
@@ -215,7 +215,7 @@ def emit_stack(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
 
 
 def label_unstack(analysis: Analysis, node: Node) -> list[Facts]:
-    """The axis that is taken apart stays whole; the others pass."""
+    """Keeps the axis that is taken apart whole; passes the others on."""
     facts, along = analysis[node.ins[0]], node.params["axis"]
     analysis.freeze(node, facts.axes[along], "it takes a single one of them")
     rest = tuple(axis for i, axis in enumerate(facts.axes) if i != along)

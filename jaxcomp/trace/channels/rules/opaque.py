@@ -17,7 +17,7 @@ def label(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive."""
+    """Applies the same primitive."""
     return compat.bind(node.equation, operands)
 
 

@@ -13,7 +13,7 @@ from jaxcomp.trace.ir import Node
 
 
 def label_sum(analysis: Analysis, node: Node) -> list[Facts]:
-    """The other axes pass; a sum of n equal values is n times as large."""
+    """Drops summed axes, at which a cut value must be 0; passes the others on."""
     facts, axes = analysis[node.ins[0]], node.params["axes"]
     count = math.prod(node.ins[0].dims[i] for i in axes)
     for i in axes:
@@ -22,7 +22,7 @@ def label_sum(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_whole(analysis: Analysis, node: Node) -> list[Facts]:
-    """The reduced axes stay whole."""
+    """Keeps the reduced axes whole."""
     facts, axes = analysis[node.ins[0]], node.params["axes"]
     for i in axes:
         analysis.freeze(node, facts.axes[i], "it needs all of them")
@@ -40,7 +40,7 @@ def _unknown(value: Dead) -> Dead:
 
 
 def label_along(analysis: Analysis, node: Node) -> list[Facts]:
-    """A cumulation: its axis stays whole."""
+    """Keeps the axis of a cumulative operation whole."""
     facts, along = analysis[node.ins[0]], node.params["axis"]
     analysis.freeze(node, facts.axes[along], "each depends on those before it")
     change = {"cumsum": zero_if, "cummax": lambda value: value, "cummin": lambda value: value}.get(node.op, _unknown)
@@ -48,7 +48,7 @@ def label_along(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_window(analysis: Analysis, node: Node) -> list[Facts]:
-    """A pool: the axes under the window stay whole."""
+    """Keeps the axes under a pooling window whole."""
     facts, params, out = analysis[node.ins[0]], node.sized, node.outs[0]
     settings = zip(
         params["window_dimensions"], params["window_strides"], params["padding"],
@@ -66,7 +66,7 @@ def label_window(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def label_sort(analysis: Analysis, node: Node) -> list[Facts]:
-    """The sorted axis stays whole; the operands run in step along the others."""
+    """Keeps the sorted axis whole; ties the operands along the others."""
     facts, along = [analysis[value] for value in node.ins], node.params["dimension"]
     for each in facts:
         analysis.freeze(node, each.axes[along], "it needs all of them")
@@ -76,12 +76,12 @@ def label_sort(analysis: Analysis, node: Node) -> list[Facts]:
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same primitive."""
+    """Applies the same primitive."""
     return compat.bind(node.equation, operands)
 
 
 def emit_sort(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same sort of what is kept."""
+    """Sorts what is kept alike."""
     targets = emitter.keeps(node.outs[0])
     return compat.bind(
         node.equation, [emitter.fit(x, value, targets) for x, value in zip(operands, node.ins, strict=True)]

@@ -22,7 +22,11 @@ AxisRuns = tuple[list[int], list[int]]
 
 
 def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[AxisRuns]:
-    """The smallest runs of axes, before and after, that hold the same elements; axes of size 1 are left out.
+    """Yields the smallest runs of axes, before and after, that hold the same elements; axes of size 1 are left out.
+
+    Args:
+      before: the shape that is reshaped.
+      after: the shape of the result.
 
     Example:
       >>> list(blocks((2, 4, 4, 8), (2, 128))), list(blocks((6, 12), (6, 3, 4)))
@@ -85,7 +89,7 @@ def _dead(dead: Dead, sizes: list[int], place: int, parts: list[int], target: in
 
 
 def emit(emitter: Emitter, node: Node, operands: list[Any]) -> list[Any]:
-    """The same reshape to the sizes that are kept."""
+    """Reshapes to the sizes that are kept."""
     value, out, (x,) = node.ins[0], node.outs[0], operands
     keeps = emitter.keeps(out)
     sizes = [n if keep is None else int(keep.sum()) for n, keep in zip(out.dims, keeps, strict=True)]
