@@ -213,7 +213,7 @@ def ship_integers(
     images = [batch["image"] for batch in some_batches(dataset, config)]
     new = jc.posttrain.ptq(student.infer, view, images, jc.rewrite.Scheme(config.student.bits), method="nearest")
     size = jc.rewrite.save(path, new.apply_fn, new.params, metadata=metadata)
-    found = score_in_new_process(path)
+    found = score_in_new_process(path, config.student.model)
     return {**figures_of("integers", found), "integers_bytes": size}
 
 
@@ -243,17 +243,20 @@ def kernel_sparsity(params: Any) -> float:
     return 1 - sum(map(np.count_nonzero, kernels)) / sum(kernel.size for kernel in kernels)
 
 
-def score_in_new_process(artifact: Path) -> dict[str, Any]:
-    """What a fresh interpreter, which has only the file, scores.
+def score_in_new_process(artifact: Path, model: str) -> dict[str, Any]:
+    """What a fresh interpreter, which has only the file and knows its model, scores.
 
     Raises:
       UserError: if it fails; its last words are shown.
     """
     command = [sys.executable, "-m", "train.evaluate", f"--artifact={artifact.absolute()}"]
+    command += [f"--model={model}"] if ":" in model else []
     if command_line.DATA_DIR.value:
         command.append(f"--data_dir={Path(command_line.DATA_DIR.value).absolute()}")
     # This process holds the accelerator, so the other one computes on the CPU.
-    env, root = {**os.environ, "JAX_PLATFORMS": "cpu"}, Path(__file__).parent.parent
+    root, known = Path(__file__).parent.parent, os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([str(Path.cwd()), *filter(None, [known])])  # models of one's own are found from here
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"the artifact could not be scored in a new process:\n{done.stderr[-2000:]}")
@@ -287,7 +290,7 @@ def ship(
     else:
         size = jc.pack.save(path, view, notes=inside, metadata=metadata)
     with waiting("scoring model.jcz in a new process"):
-        there = score_in_new_process(path)
+        there = score_in_new_process(path, config.student.model)
     integers = {}
     if config.student.integers:
         with waiting("making and scoring integers.jcz"):

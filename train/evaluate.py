@@ -35,13 +35,13 @@ class Opened(NamedTuple):
     task: Task
 
 
-def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
+def score_artifact(path: str, data_dir: str | None, model: str = "") -> dict[str, Any]:
     """Loads an artifact and scores it on the data set that its metadata names.
 
     Raises:
       As :func:`opened`; UserError: if outputs are NaN.
     """
-    own = opened(path, data_dir)
+    own = opened(path, data_dir, model)
     try:
         scored = score(own.model, own.variables, own.dataset.test, own.task)
     except (UserError, MemoryError):
@@ -53,7 +53,7 @@ def score_artifact(path: str, data_dir: str | None) -> dict[str, Any]:
     return scored
 
 
-def opened(path: str, data_dir: str | None) -> Opened:
+def opened(path: str, data_dir: str | None, model: str = "") -> Opened:
     """Loads an artifact and the data set that its metadata names.
 
     Raises:
@@ -62,14 +62,14 @@ def opened(path: str, data_dir: str | None) -> Opened:
         of that model, if a number in it is not finite, or if the data set is not there.
     """
     saved, metadata = jc.pack.load(path)
-    about = described_model(path, metadata)
+    about = described_model(path, metadata, model)
     if broken := not_finite(saved):
         raise UserError(f"{path}: {', '.join(broken[:6])}: NaN or infinity, which no score stands for")
     try:
         module = models.create(about["model"], about["classes"], about["options"])
     except UserError as error:
         raise UserError(f"{path}: its metadata name a model that cannot be made: {error}") from error
-    model = network(module, tuple(about["mean"]), tuple(about["std"]))
+    functions = network(module, tuple(about["mean"]), tuple(about["std"]))
     task = TASKS[about["task"]]
     dataset = data.load(about["dataset"], data_dir, about["image_size"] or None, task)
     if dataset.classes != about["classes"]:
@@ -78,7 +78,7 @@ def opened(path: str, data_dir: str | None) -> Opened:
     if channels > 1 and len(about["mean"]) not in (1, channels):  # gray images are read as colored ones
         raise UserError(f"{path} has a mean of {len(about['mean'])} channels, and {dataset.name!r} has {channels}")
     try:
-        return Opened(*_restored(path, model, saved, dataset.test), dataset, task)
+        return Opened(*_restored(path, functions, saved, dataset.test), dataset, task)
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -121,9 +121,9 @@ def main() -> int:
     """Prints the score of ``--artifact``."""
     parser = options.parser(__doc__)
     parser.add_argument("--artifact", required=True, help="the .jcz file")
-    options.add(parser, data_dir=None)
+    options.add(parser, data_dir=None, model="")
     args = parser.parse_args()
-    return exit_status(lambda: print(json.dumps(score_artifact(args.artifact, args.data_dir))))
+    return exit_status(lambda: print(json.dumps(score_artifact(args.artifact, args.data_dir, args.model))))
 
 
 if __name__ == "__main__":

@@ -114,13 +114,15 @@ def _timed(run: Run, image: np.ndarray, times: list[float]) -> np.ndarray:
     return result
 
 
-def job(artifact: str, formats: Sequence[str], data_dir: str | None, calibration: int, count: int) -> dict[str, Any]:
+def job(
+    artifact: str, formats: Sequence[str], data_dir: str | None, calibration: int, count: int, model: str = ""
+) -> dict[str, Any]:
     """Exports an artifact; returns a row for each format.
 
     Raises:
       UserError: as :func:`train.evaluate.opened`; for a task whose files are not compared, and for no image.
     """
-    own = opened(artifact, data_dir)
+    own = opened(artifact, data_dir, model)
     if own.task.name != "classification":
         raise UserError(f"{artifact} is for {own.task.name}: classifiers are what is exported and compared here")
     if calibration < 1 or count < 1:
@@ -158,11 +160,11 @@ def main() -> int:
     parser.add_argument("--to", nargs="+", choices=[*FORMATS], default=[*FORMATS], help="the formats")
     parser.add_argument("--images", type=int, default=1000, help="test images that are compared")
     parser.add_argument("--calibration", type=int, default=512, help="training images from which grids are measured")
-    options.add(parser, data_dir=None)
+    options.add(parser, data_dir=None, model="")
     args = parser.parse_args()
 
     def run() -> None:
-        rows = job(args.artifact, args.to, args.data_dir, args.calibration, args.images)
+        rows = job(args.artifact, args.to, args.data_dir, args.calibration, args.images, args.model)
         print(shown(rows))
         write_atomically(Path(args.artifact).with_name("export.json"), (json.dumps(rows, indent=2) + "\n").encode())
 

@@ -37,6 +37,7 @@ TASKS = ("classification", "segmentation", "detection")
 TASK = flags.DEFINE_enum("task", None, TASKS, "what images are asked")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
 DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
+MODEL = flags.DEFINE_string("model", None, "of teacher and student: a name of train.models, or package.module:function")
 MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts; they find each other on TPU pods and Slurm")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "with --multihost elsewhere: HOST:PORT of process 0")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are")
@@ -196,6 +197,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
         config.dataset = DATASET.value
     if TASK.value:
         config.task = TASK.value
+    if MODEL.value:
+        _take_model(config, MODEL.value, sys.argv[1:])
     _need(config.task in TASKS, "task", config.task, f"one of {', '.join(TASKS)}")
     student = config.student
     _need(0 <= student.sparsity < 1, "student.sparsity", student.sparsity, "a fraction of zeros in [0, 1)")
@@ -230,6 +233,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
             _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
     config.lock()
     return config
+
+
+def _take_model(config: ConfigDict, model: str, argv: list[str]) -> None:
+    """Makes a model that of both phases; options stay where the command line gives them, or the model was that one."""
+    for phase in ("teacher", "student"):
+        given = any(re.match(rf"--?config\.{phase}\.options", argument) for argument in argv)
+        if config[phase].model != model and not given:
+            config[phase].options = ConfigDict()
+        config[phase].model = model
 
 
 def _need(holds: bool, field: str, value: Any, what: str) -> None:
@@ -308,7 +320,18 @@ def help_text(doc: str | None, argv: list[str]) -> str:
     parser.usage = f"{parser.prog} [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     add("--config", metavar="FILE", help="Python file of defaults; without it that of the data set, in train/configs")
-    for holder in (TASK, DATASET, DATA_DIR, WORKDIR, PARALLEL, MULTIHOST, COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+    for holder in (
+        TASK,
+        MODEL,
+        DATASET,
+        DATA_DIR,
+        WORKDIR,
+        PARALLEL,
+        MULTIHOST,
+        COORDINATOR,
+        NUM_PROCESSES,
+        PROCESS_ID,
+    ):
         add(f"--{holder.name}", metavar="VALUE", help=flags.FLAGS[holder.name].help, default=holder.default)
     lines, said = [], descriptions()
     width, rest = 32, max(20, shutil.get_terminal_size().columns - 38)

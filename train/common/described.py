@@ -8,8 +8,13 @@ from train.common.errors import UserError
 from train.tasks import TASKS
 
 
-def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def described_model(path: str, metadata: dict[str, Any], own: str = "") -> dict[str, Any]:
     """What an artifact's metadata say of its model, every field of the right kind.
+
+    Args:
+      path: of the file, for messages.
+      metadata: that it holds.
+      own: the ``package.module:function`` that may be run for it: no file runs one by itself.
 
     Raises:
       UserError: for fields that are missing or cannot be; they are named with what they hold.
@@ -23,6 +28,11 @@ def described_model(path: str, metadata: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"{path}: its metadata are not sound: {field} must be {what}, and is {about[field]!r:.200}")
     if len(about["mean"]) != len(about["std"]):
         raise UserError(f"{path}: its metadata are not sound: mean and std are of different lengths")
+    if ":" in about["model"] and about["model"] != own:
+        raise UserError(
+            f"{path} was made by the function {about['model']}, which this would run: if it is yours, say so with "
+            f"--model={about['model']}"
+        )
     return about
 
 

@@ -15,6 +15,7 @@ SHARED: dict[str, tuple[Any, str]] = {
     ),
     "dataset": (str, "'digits' (embedded), or the name of an image set of TensorFlow Datasets"),
     "data_dir": (str, "folder of prepared TFDS data; without it TFDS_DATA_DIR, or TFDS's own"),
+    "model": (str, "the package.module:function that made the network, if one did: it is run"),
     "workdir": (Path, "run folder; a run found there goes on"),
     "batch_size": (int, "images in a batch"),
     "seed": (int, "of the order and augmentation of images"),

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 import jaxcomp as jc
+from train.models.own import Own
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.task import Batch, Outputs, Task
 
@@ -101,11 +101,11 @@ def of_heads(given: Any, loss: Callable[[Outputs], jax.Array]) -> jax.Array:
     return loss(outputs) + AUXILIARY * sum(map(loss, others))
 
 
-def network(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
-    """The functions of a Flax module, which normalize images first.
+def network(module: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
+    """The functions of a module, which normalize images first.
 
     Args:
-      module: takes ``images, train, valid`` (``train.models``).
+      module: of Flax, which takes ``images, train, valid`` (``train.models``), or :class:`train.models.own.Own`.
       mean: ``[channels]``, of pixels in [0, 1].
       std: likewise.
     """
@@ -119,7 +119,8 @@ def network(module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) 
     def learn(variables: Variables, batch: Batch) -> tuple[Outputs, Variables]:
         stats = [name for name in variables if name != "params"]
         images, valid = normalized(batch["image"]), batch["valid"]
-        return module.apply(variables, images, train=True, valid=valid, mutable=stats)
+        how = {"step": batch.get("step", 0)} if isinstance(module, Own) else {}
+        return module.apply(variables, images, train=True, valid=valid, mutable=stats, **how)
 
     def init(key: jax.Array, images: jax.Array) -> Variables:
         return dict(module.init(key, normalized(images)))
@@ -195,7 +196,7 @@ def make_step(
         return tree if axis is None else jax.lax.psum(tree, axis)
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
-        batch = batch if views is None else views(state.step, batch)
+        batch = {**(batch if views is None else views(state.step, batch)), "step": state.step}
         examples = over_devices(jnp.sum(batch["valid"]))
 
         def minimized(view: Any, learned: Any) -> tuple[jax.Array, Any]:

@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax import nnx
 
 from train.common.errors import UserError
+from train.models import own
 from train.models.alexnet import AlexNet
 from train.models.centernet import CenterNet
 from train.models.cnn import CNN
@@ -76,11 +77,11 @@ DETECTORS: dict[str, Kind] = {
 MODELS = CLASSIFIERS | SEGMENTERS | DETECTORS
 
 
-def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_name: str | None = None) -> nn.Module:
+def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_name: str | None = None) -> Any:
     """Makes a network: ``model.apply(variables, images, train=..., valid=...)`` -> logits.
 
     Args:
-      name: a key of ``MODELS``.
+      name: a key of ``MODELS``, or ``package.module:function`` (:mod:`train.models.own`).
       classes: number of outputs; of ``BACKBONES``, 0 for maps instead.
       options: the module's further attributes, such as ``{"depth": 56}``; of one that stands on a backbone, that one's
         name and options: ``{"backbone": "mobilenet_v2", "backbone_options": {"width": 0.35}}``.
@@ -89,8 +90,12 @@ def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_
     Raises:
       UserError: for an unknown model or option; the known ones are listed.
     """
+    if ":" in name:
+        return own.create(name, classes, options or {}, axis_name)
     if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; the models are: {', '.join(sorted(MODELS))}")
+        raise UserError(
+            f"unknown model {name!r}; the models are: {', '.join(sorted(MODELS))}; one of your own is package.module:function"
+        )
     given = {"self", "classes", "axis_name", "parent", "name", "shape", "rngs"}
     known = set(inspect.signature(MODELS[name].__init__).parameters) - given
     options = {key: _hashable(value) for key, value in (options or {}).items()}

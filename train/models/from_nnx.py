@@ -29,28 +29,28 @@ class FromNNX(nn.Module):
             return self.make(images.shape[1:], rngs=nnx.Rngs(key))
 
         def stats() -> Any:
-            return _tree(nnx.state(fresh(jax.random.key(0)), nnx.BatchStat))
+            return tree(nnx.state(fresh(jax.random.key(0)), nnx.BatchStat))
 
-        params = self.param("network", lambda key: _tree(nnx.state(fresh(key), nnx.Param)))
+        params = self.param("network", lambda key: tree(nnx.state(fresh(key), nnx.Param)))
         graph, _, shapes = nnx.split(nnx.eval_shape(lambda: fresh(jax.random.key(0))), nnx.Param, nnx.BatchStat)
         moved = self.variable("batch_stats", "network", stats) if jax.tree.leaves(shapes) else None
-        own = nnx.State({}) if moved is None else _state(moved.value, nnx.BatchStat)
-        module = nnx.merge(graph, _state(params, nnx.Param), own)
+        own = nnx.State({}) if moved is None else state(moved.value, nnx.BatchStat)
+        module = nnx.merge(graph, state(params, nnx.Param), own)
         out = module(images, Mode(train, valid, self.axis_name))
         if moved is not None and train and not self.is_initializing():
-            moved.value = _tree(nnx.state(module, nnx.BatchStat))
+            moved.value = tree(nnx.state(module, nnx.BatchStat))
         return out
 
 
-def _tree(state: nnx.State) -> Any:
+def tree(state: nnx.State) -> Any:
     """Nested dicts of arrays; the places of a list are named by their numbers."""
 
-    def named(tree: Any) -> Any:
-        return {str(key): named(own) for key, own in tree.items()} if isinstance(tree, dict) else tree
+    def named(own: Any) -> Any:
+        return {str(key): named(inner) for key, inner in own.items()} if isinstance(own, dict) else own
 
     return named(nnx.to_pure_dict(state))
 
 
-def _state(tree: Any, kind: type[nnx.Variable]) -> nnx.State:
+def state(variables: Any, kind: type[nnx.Variable]) -> nnx.State:
     """The state of such dicts."""
-    return nnx.State(jax.tree.map(kind, nnx.restore_int_paths(tree)))
+    return nnx.State(jax.tree.map(kind, nnx.restore_int_paths(variables)))
