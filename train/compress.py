@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common import data, lock, optimizers, report, sealed, teaching, views
+from train.common import data, image_folder, lock, optimizers, report, sealed, teaching, views
 from train.common.cutting import cut
 from train.common.errors import UserError, first_line
 from train.common.loop import Phase, fit
@@ -271,7 +271,7 @@ def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
         "model": config.student.model,
         "options": config.student.options.to_dict(),
         "classes": dataset.classes,
-        "dataset": config.dataset,
+        "dataset": image_folder.absolute(config.dataset),
         "image_size": config.image_size,
         "mean": mean,
         "std": std,
@@ -352,7 +352,9 @@ def main(config: ConfigDict) -> None:
     if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
         jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
     task = named(config.task)
-    dataset = data.load(config.dataset, command_line.DATA_DIR.value, config.image_size or None, task).read_all()
+    reading: dict[str, Any] = {name: config[name] for name in ("random_crop", "corrupt")}
+    where = config.dataset, command_line.DATA_DIR.value, config.image_size or None
+    dataset = data.load(*where, task, **reading).read_all()
     models = {name: make_network(config, name, dataset) for name in ("teacher", "student")}
     teaching.check(config, models["teacher"], models["student"], dataset, make_views(config, dataset))
     workdir = command_line.workdir_of(config)

@@ -36,8 +36,8 @@ def usable(name: str, split: str, found: Any, classes: int, task: Any, learnt: b
         raise UserError(f"{where} has {some.dtype} images of shape {some.shape[1:]}: uint8 and [h, w, c] is needed")
     task.check(where, found.images, found.labels, classes, learnt)
     if learnt:
-        first = found.images[:1]
-        some = (found.images[at : at + 1024] for at in range(0, min(len(found), 2**15), 1024))
+        first, step = found.images[:1], 1024 if isinstance(found.images, np.ndarray) else 64  # those are decoded
+        some = (found.images[at : at + step] for at in range(0, min(len(found), 2**15), step))
         if all((images == first).all() for images in some):
             warn(f"{where}: all {len(found):,} images are the same: there is nothing to learn from them")
     return found

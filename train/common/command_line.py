@@ -71,7 +71,7 @@ def _default_file(argv: list[str]) -> str:
     dataset, task = (_given(argv, "dataset") or "digits").split(":")[0], _given(argv, "task")
     suffix = f"_{task}.py" if task in TASKS[1:] else ".py"
     named = CONFIGS / f"{dataset}{suffix}"
-    return str(named if named.exists() else CONFIGS / f"default{suffix}")
+    return str(named if "/" not in dataset and named.exists() else CONFIGS / f"default{suffix}")
 
 
 def descriptions() -> dict[str, str]:
@@ -224,6 +224,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             f"--config.flip are not: give --config.shift=0 --config.flip=False --config.augment='{same}'"
         )
     _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
+    _need(0 <= config.random_crop < 1, "random_crop", config.random_crop, "a fraction in [0, 1)")
+    _need(config.corrupt in ("stop", "skip"), "corrupt", config.corrupt, "'stop' or 'skip'")
     _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
     _need(config.optimizer in ("adamw", "sgd"), "optimizer", config.optimizer, "'adamw' or 'sgd'")
     for field in ("seed", "image_size", "shift", "weight_decay"):
@@ -290,7 +292,8 @@ def _prepare(workdir: Path, config: ConfigDict | None) -> None:
 def workdir_of(config: ConfigDict) -> Path:
     """The run folder that the command line names."""
     task = "" if config.task == TASKS[0] else f"-{config.task}"
-    return Path(WORKDIR.value or f"runs/{config.dataset.replace(':', '-')}{task}")
+    name = Path(config.dataset).expanduser().absolute().name if "/" in config.dataset else config.dataset
+    return Path(WORKDIR.value or f"runs/{name.replace(':', '-')}{task}")
 
 
 def run(module: str) -> None:

@@ -17,7 +17,8 @@ from jaxcomp.core.paths import named_leaves
 from train.common import data, hosts, lock, sealed
 from train.common.checkpoints import Checkpoints
 from train.common.errors import GO_ON, UserError
-from train.common.parallel import DataParallel
+from train.common.feed import Feed
+from train.common.parallel import DataParallel, own_rows
 from train.common.progress import Progress, waiting
 from train.common.signals import Stopped
 from train.common.step import TrainState
@@ -96,13 +97,12 @@ def fit(
         check_workdir()
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
 
-    with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop:
+    feed = Feed(batches(phase, dataset.train, parallel, beside), at, phase.steps)
+    with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop, feed:
         while at < phase.steps:
-            batch = data.train_batch(
-                dataset.train, at, phase.batch_size, phase.seed, shift=phase.shift, flip=phase.flip
-            )
+            batch = feed.take(shared.step)
             with progress.doing("compiling the step"):  # once; afterwards a call takes no time
-                shared = compiled(shared, frozen, parallel.split(beside(at, batch)))
+                shared = compiled(shared, frozen, batch)
             at += 1
             if at % phase.record_every == 0 or at == phase.steps:
                 state = parallel.get(shared)
@@ -118,9 +118,29 @@ def fit(
                 save(parallel.get(shared))
                 checkpoints.close()
                 raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; {GO_ON}")
+    feed.tell(phase.name)
     with waiting("closing checkpoints"):
         checkpoints.close()
     return parallel.get(shared), before + time.monotonic() - began
+
+
+def batches(
+    phase: Phase,
+    split: data.Split,
+    parallel: DataParallel,
+    beside: Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda step, batch: batch,
+) -> Callable[[int], Any]:
+    """``step -> batch`` on the devices, of which this host reads its own rows alone."""
+    size = min(phase.batch_size, len(split))
+    count = size + -size % parallel.size
+    rows = own_rows(count)
+
+    def make(step: int) -> Any:
+        how: dict[str, Any] = {"shift": phase.shift, "flip": phase.flip, "rows": rows}
+        batch = data.train_batch(split, step, phase.batch_size, phase.seed, **how)
+        return parallel.place(data.fill(beside(step, batch), rows.stop - rows.start))
+
+    return make
 
 
 def _origin(workdir: Path, dataset: data.Dataset) -> dict[str, str]:

@@ -29,8 +29,15 @@ class DataParallel(Protocol):
     def get(self, tree: Any) -> Any:
         """One copy of such a tree, for checkpoints and evaluation."""
 
+    @property
+    def size(self) -> int:
+        """How many devices share a batch."""
+
     def split(self, batch: dict[str, np.ndarray]) -> Any:
         """Spreads a batch over the devices, padded to divide among them; every host passes the same batch."""
+
+    def place(self, rows: dict[str, np.ndarray]) -> Any:
+        """Spreads a batch that divides among the devices; every host passes its own rows (:func:`own_rows`)."""
 
 
 class JitParallel(NamedTuple):
@@ -50,9 +57,18 @@ class JitParallel(NamedTuple):
         return tree
 
     def split(self, batch: dict[str, np.ndarray]) -> Any:
-        batch = pad(batch, self.mesh.size)
-        parts = self._shardings()[1]
-        return {key: jax.make_array_from_process_local_data(parts, _own(x), x.shape) for key, x in batch.items()}
+        return self.place(_own(pad(batch, self.size)))
+
+    @property
+    def size(self) -> int:
+        return self.mesh.size
+
+    def place(self, rows: dict[str, np.ndarray]) -> Any:
+        parts, hosts = self._shardings()[1], jax.process_count()
+        return {
+            key: jax.make_array_from_process_local_data(parts, x, (hosts * len(x), *x.shape[1:]))
+            for key, x in rows.items()
+        }
 
     def _shardings(self) -> tuple[NamedSharding, NamedSharding]:
         return NamedSharding(self.mesh, PartitionSpec()), NamedSharding(self.mesh, PartitionSpec(AXIS))
@@ -77,14 +93,25 @@ class PmapParallel(NamedTuple):
         return jax.tree.map(first, tree)
 
     def split(self, batch: dict[str, np.ndarray]) -> Any:
-        batch = pad(batch, jax.device_count())
-        return {key: _own(x).reshape(jax.local_device_count(), -1, *x.shape[1:]) for key, x in batch.items()}
+        return self.place(_own(pad(batch, self.size)))
+
+    @property
+    def size(self) -> int:
+        return jax.device_count()
+
+    def place(self, rows: dict[str, np.ndarray]) -> Any:
+        return {key: x.reshape(jax.local_device_count(), -1, *x.shape[1:]) for key, x in rows.items()}
 
 
-def _own(x: np.ndarray) -> np.ndarray:
-    """This host's rows of a batch."""
-    rows = len(x) // jax.process_count()
-    return x[jax.process_index() * rows : (jax.process_index() + 1) * rows]
+def own_rows(count: int) -> slice:
+    """Which rows of a batch of so many are this host's."""
+    own = count // jax.process_count()
+    return slice(jax.process_index() * own, (jax.process_index() + 1) * own)
+
+
+def _own(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    rows = own_rows(len(batch["label"]))
+    return {key: x[rows] for key, x in batch.items()}
 
 
 def data_parallel(mode: str, devices: list[jax.Device] | None = None) -> DataParallel:

@@ -13,6 +13,7 @@ import numpy as np
 
 from train.common.checks import ANEW, check_labels, check_shards, readable
 from train.common.errors import UserError, first_line
+from train.common.stored import Reading, Stored, in_memory, several_sizes
 from train.tasks.task import Columns, Task
 
 MEMORY_LIMIT = 4 * 2**30
@@ -30,13 +31,13 @@ class Prepared(NamedTuple):
     read: Callable[[str], tuple[Any, np.ndarray, str]]
 
 
-def open_tfds(name: str, data_dir: str | None, image_size: int | None, task: Task) -> Prepared:
+def open_tfds(name: str, data_dir: str | None, reading: Reading, task: Task) -> Prepared:
     """Finds a set and checks that it is of what a task needs.
 
     Args:
       name: as TFDS has it.
       data_dir: folder of prepared sets; None: the environment's TFDS_DATA_DIR, or TFDS's own.
-      image_size: side of the images that the task makes of those that there are; None: as they are.
+      reading: how images become arrays.
       task: what images are asked.
 
     Raises:
@@ -71,7 +72,8 @@ def open_tfds(name: str, data_dir: str | None, image_size: int | None, task: Tas
     @functools.cache
     def read(split: str) -> tuple[Any, np.ndarray, str]:
         how = _read_classes if task.whole else _read_examples
-        return how(task, builder, columns, image_size, test if split == "test" else split)
+        own = reading if split == "train" else reading._replace(random_crop=0.0, corrupt="stop")
+        return how(task, builder, columns, own, test if split == "test" else split)
 
     # where the set does not say how many classes there are, those that are learnt count
     classes = columns.classes or 1 + int(max(label for label in np.unique(read("train")[1]) if label != 255))
@@ -133,23 +135,28 @@ def _sources(builder: Any, split: str) -> tuple[str, Callable[..., Any]]:
 
 
 def _read_classes(
-    task: Task, builder: Any, columns: Columns, image_size: int | None, split: str
+    task: Task, builder: Any, columns: Columns, reading: Reading, split: str
 ) -> tuple[Any, np.ndarray, str]:
     """Images with a class each, decoded into memory if they fit there, else left on disk and decoded batch by batch."""
     import tensorflow_datasets as tfds
 
     where, open_ = _sources(builder, split)
     keys = columns.image, columns.label
-    labels, digest = _labels(open_(decoders={columns.image: tfds.decode.SkipDecoding()}), keys, where)
+    raw = open_(decoders={columns.image: tfds.decode.SkipDecoding()})
+    labels, digest = _labels(raw, keys, where)
     check_labels(where, labels, columns.classes or 0)
-    images: Any = _Stored(open_(), columns.image, where, lambda image: task.examples(image, 0, image_size)[0][0])
-    if len(labels) and len(labels) * images[:1].nbytes <= MEMORY_LIMIT:
-        images = np.concatenate([images[at : at + _CHUNK] for at in range(0, len(labels), _CHUNK)])
+
+    def fetch(numbers: Sequence[int]) -> list[Any]:
+        return [record[columns.image] for record in _records(raw, numbers, where)]
+
+    channels = builder.info.features[columns.image].shape[-1] or 3
+    stored = Stored(fetch, lambda number: f"record {number}", len(labels), channels, reading, where)
+    images, labels = in_memory(stored, labels, MEMORY_LIMIT)
     return images, task.stacked(labels.tolist()), digest
 
 
 def _read_examples(
-    task: Task, builder: Any, columns: Columns, image_size: int | None, split: str
+    task: Task, builder: Any, columns: Columns, reading: Reading, split: str
 ) -> tuple[Any, np.ndarray, str]:
     """Images with labels that belong to places in them, decoded into memory together."""
     where, open_ = _sources(builder, split)
@@ -161,11 +168,11 @@ def _read_examples(
             if record.get(key) is None:
                 raise UserError(f"{where}: record {number} has no {key}: {ANEW}")
         try:
-            own = task.examples(record[columns.image], record[columns.label], image_size)
+            own = task.examples(record[columns.image], record[columns.label], reading.image_size)
         except ValueError as error:
             raise UserError(f"{where}: record {number}: {error}: mend it, or leave it out") from error
         if found and own[0][0].shape != found[0][0].shape:
-            raise _several_sizes(where, {found[0][0].shape, own[0][0].shape})
+            raise several_sizes(where, {found[0][0].shape, own[0][0].shape})
         found += own
         size += sum(image.nbytes for image, _ in own)
         if size > MEMORY_LIMIT:
@@ -177,14 +184,6 @@ def _read_examples(
         raise UserError(f"{where} is empty: images with labels are needed")
     images, labels = zip(*found, strict=True)
     return np.stack(images), task.stacked(labels), ""
-
-
-def _several_sizes(where: str, shapes: set[Any]) -> UserError:
-    first, last = sorted(shapes)[0], sorted(shapes)[-1]
-    return UserError(
-        f"{where} has images of several sizes ({first}, {last}, ...): name one to which all are brought, with "
-        "--config.image_size=224"
-    )
 
 
 _CHUNK = 1024  # records read at once: one by one costs three times as much
@@ -218,17 +217,3 @@ def _records(source: Any, numbers: Sequence[int], where: str) -> list[dict[str, 
     except Exception:  # whatever ArrayRecord, the decoder or the system says: one by one they say of which record
         one_by_one = (functools.partial(source.__getitems__, [number]) for number in numbers)
         return [readable(f"{where}: record {n}", read)[0] for n, read in zip(numbers, one_by_one, strict=True)]
-
-
-class _Stored:
-    """Images on disk, indexed like an array: decoded, and fitted to the size that is asked, when they are read."""
-
-    def __init__(self, source: Any, key: str, where: str, fit: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.source, self.key, self.where, self.fit = source, key, where, fit
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        records = _records(self.source, np.arange(len(self.source))[index].tolist(), self.where)
-        images = [self.fit(record[self.key]) for record in records]
-        if len(shapes := {image.shape for image in images}) != 1:
-            raise _several_sizes(self.where, shapes)
-        return np.stack(images)

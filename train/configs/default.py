@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
             "task": "classification",  # as --task
             "dataset": "digits",  # as --dataset
             "image_size": 0,  # side to bring images to; 0: as they are
+            "random_crop": 0.0,  # smallest share of an image shown in training, as 0.08; 0: its middle square
+            "corrupt": "stop",  # at an image that cannot be decoded, or "skip" it in training
             "seed": 0,  # of parameters, and of the order and augmentation of images
             "batch_size": 128,  # images in a step, over all devices
             "shift": 2,  # pixels by which training images are moved at random

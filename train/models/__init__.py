@@ -94,7 +94,8 @@ def create(name: str, classes: int, options: dict[str, Any] | None = None, axis_
         return own.create(name, classes, options or {}, axis_name)
     if name not in MODELS:
         raise UserError(
-            f"unknown model {name!r}; the models are: {', '.join(sorted(MODELS))}; one of your own is package.module:function"
+            f"unknown model {name!r}; the models are: {', '.join(sorted(MODELS))}; one of your own is "
+            "package.module:function"
         )
     given = {"self", "classes", "axis_name", "parent", "name", "shape", "rngs"}
     known = set(inspect.signature(MODELS[name].__init__).parameters) - given
