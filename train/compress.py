@@ -28,16 +28,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from jaxcomp.core.paths import named_leaves
-from train import models
-from train.common import data, image_folder, lock, optimizers, report, sealed, teaching, views
+from train.common import data, image_folder, lock, phases, report, sealed, teaching, views
 from train.common.cutting import cut
-from train.common.errors import UserError, first_line
-from train.common.loop import Phase, fit
+from train.common.errors import UserError
+from train.common.loop import fit
 from train.common.parallel import DataParallel, data_parallel
 from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
@@ -47,8 +44,8 @@ from train.common.step import (
     init_state,
     label_loss,
     make_step,
-    network,
     on_outputs,
+    shown,
 )
 from train.common.workdir import sealing
 from train.tasks import named
@@ -57,81 +54,6 @@ COUNTS = ("correct", "undefined", "examples", "predictions")
 """What scores hold beside fractions."""
 SHOWN = 6
 """Test images that are drawn with their answers."""
-
-
-def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
-    """What the student's kernels go through: magnitude pruning on a cubic schedule, then integers per channel.
-
-    Args:
-      config: the job's configuration.
-      steps: the student's training steps.
-
-    Returns:
-      The recipe, a value made of views.
-    """
-    student = config.student
-    # The ranking is renewed every n steps, so the schedule ends on a multiple of n: none of it is missed.
-    rises = int(steps * student.prune_until) // student.prune_every * student.prune_every
-    sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
-    prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
-    return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
-
-
-def make_network(config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None) -> Functions:
-    """The model of a phase; its batch norm, if any, takes its statistics over ``axis`` too.
-
-    Raises:
-      UserError: for an unknown model or option, for options with which it takes no such images, or for one that does
-        not answer what the task asks.
-    """
-    fields = config[name]
-    options = fields.options.to_dict()
-    model = network(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments())
-    images = dataset.train.images[:1]
-    size = "x".join(map(str, images.shape[1:]))
-    refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "
-    try:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-        outputs = jax.eval_shape(model.infer, shapes, images)
-    except Exception as error:  # Flax has many words for what does not fit; the first line says it
-        raise UserError(refusal + first_line(error)) from error
-    empty = [f"{path} would be of shape {leaf.shape}" for path, leaf in named_leaves(shapes).items() if not leaf.size]
-    if empty:  # newer Flax says nothing
-        raise UserError(refusal + empty[0])
-    try:
-        dataset.task.outputs(outputs, images.shape, dataset.classes)
-    except ValueError as error:
-        raise UserError(f"{name} model {fields.model!r} with options {options} does not serve: {error}") from error
-    return model
-
-
-def parameters(model: Functions, dataset: data.Dataset) -> int:
-    """How many numbers a model learns."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-
-
-def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
-    """The steps, the records and the batches of a phase, from epochs."""
-    batch_size = min(config.batch_size, len(dataset.train))
-    per_epoch = len(dataset.train) // batch_size
-    steps = max(1, round(config[name].epochs * per_epoch))
-    seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
-    every = max(1, round(config.record_every * per_epoch))
-    rate = f"--config.{name}.learning_rate"
-    whole = dataset.task.whole  # else boxes and masks move with the images, as views
-    return Phase(name, steps, every, batch_size, seed, whole * config.shift, whole and config.flip, rate)
-
-
-def make_views(config: ConfigDict, dataset: data.Dataset) -> jc.augment.Augmentation | None:
-    """What training images and their labels go through in the step."""
-    moved = config.augment if dataset.task.whole else views.moves(config.augment, config.shift, config.flip)
-    return views.read(moved, dataset)
-
-
-def exact_view(state: TrainState, recipe: jc.Compressor) -> Any:
-    """The variables that ship."""
-    return {"params": recipe.apply(state.params, state.compressor), **state.stats}
 
 
 class Trained(NamedTuple):
@@ -156,33 +78,35 @@ def train_phase(
     config: ConfigDict, name: str, dataset: data.Dataset, parallel: DataParallel, workdir: Path, teacher: Any = None
 ) -> Trained:
     """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
-    fields, phase = config[name], make_phase(config, name, dataset)
-    model = make_network(config, name, dataset)
-    optimizer = optimizers.make(config.optimizer, fields.learning_rate, phase.steps, config.weight_decay)
+    fields, phase = config[name], phases.make_phase(config, name, dataset)
+    model = phases.make_network(config, name, dataset)
+    optimizer = phases.make_optimizer(config, name, phase, len(dataset.train) // phase.batch_size)
     with waiting(f"making the {name}"):
         variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
-    spread, task = make_network(config, name, dataset, parallel.axis), dataset.task
-    per_epoch, view = len(dataset.train) // phase.batch_size, make_views(config, dataset)
+    spread, task = phases.make_network(config, name, dataset, parallel.axis, training=True), dataset.task
+    per_epoch, view = len(dataset.train) // phase.batch_size, phases.make_views(config, dataset)
     recipe, frozen, objective, count, stored = jc.identity(), {}, on_outputs(spread, label_loss(task)), None, {}
     if teacher is not None:
         if fields.from_teacher:
-            variables = inherit(variables, teacher[1])
+            variables = phases.inherit(variables, teacher[1])
         if fields.macs < 1:
             with waiting("cutting channels"):
-                model, variables = cut(
-                    model, variables, some_batches(dataset, config), task, fields.macs, workdir / "cut.jcz"
-                )
+                some, path = phases.some_batches(dataset, config), workdir / "cut.jcz"
+                model, variables = cut(Functions(model.infer, spread.learn), variables, some, task, fields.macs, path)
             spread = model
-        recipe = make_recipe(config, phase.steps)
-        objective = teaching.objective(config, teacher, (model, spread), variables, dataset)
+        recipe = phases.make_recipe(config, phase.steps)
+        asked = phases.make_network(config, "teacher", dataset, training=True), teacher[1]
+        objective = teaching.objective(config, asked, (model, spread), variables, dataset)
         frozen, count = teacher[1], config.distill.views or None
         if count:
             frozen, answers = {}, teaching.answers(config, teacher, dataset, view, phase.seed, workdir)
             stored = {"beside": answers.beside(per_epoch)}
     seen = None if view is None else views.in_step(view, phase.seed, per_epoch, task, count)
-    every, axis = phase.record_every, parallel.axis
-    step = make_step(objective, recipe, optimizer, record_every=every, axis=axis, views=seen, task=task)
-    view_of = jax.jit(lambda state: exact_view(state, recipe))
+    if config.label_smoothing:
+        seen = views.smoothed(seen, config.label_smoothing, dataset.classes)
+    how: dict[str, Any] = {"record_every": phase.record_every, "axis": parallel.axis, "views": seen, "task": task}
+    step = make_step(objective, recipe, optimizer, **how, parts=config.accumulate, ema=config.ema)
+    view_of = jax.jit(lambda state: shown(state, recipe))
 
     def recorded(state: TrainState) -> dict[str, float]:
         view = view_of(state)
@@ -190,17 +114,11 @@ def train_phase(
         return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
 
     learned = objective.init(jax.random.key(phase.seed + 1))
-    start = jax.jit(functools.partial(init_state, recipe=recipe, optimizer=optimizer))(variables, learned=learned)
+    begin = functools.partial(init_state, recipe=recipe, optimizer=optimizer, average=config.ema > 0)
+    start = jax.jit(begin)(variables, learned=learned)
     began = time.monotonic()
     state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded, **stored)
     return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
-
-
-def some_batches(dataset: data.Dataset, config: ConfigDict, count: int = 8) -> list[Any]:
-    """The first training batches, as they are, by which channels are ranked and ranges found."""
-    size = min(config.batch_size, len(dataset.train))
-    batches = (data.train_batch(dataset.train, n, size, config.seed, shift=0, flip=False) for n in range(count))
-    return [data.pad({name: batch[name] for name in ("image", "label")}, 1) for batch in batches]
 
 
 def ship_integers(
@@ -210,7 +128,7 @@ def ship_integers(
 
     Its weights are on their grids already, zeros among them; batch norms are folded, and inputs get static ranges.
     """
-    images = [batch["image"] for batch in some_batches(dataset, config)]
+    images = [batch["image"] for batch in phases.some_batches(dataset, config)]
     new = jc.posttrain.ptq(student.infer, view, images, jc.rewrite.Scheme(config.student.bits), method="nearest")
     size = jc.rewrite.save(path, new.apply_fn, new.params, metadata=metadata)
     found = score_in_new_process(path, config.student.model)
@@ -220,21 +138,6 @@ def ship_integers(
 def figures_of(whose: str, found: dict[str, Any]) -> dict[str, Any]:
     """The fractions among scores, by names that say whose they are."""
     return {f"{whose}_{name}": value for name, value in found.items() if name not in COUNTS}
-
-
-def inherit(variables: Any, teacher: Any) -> Any:
-    """The teacher's variables, if the student has the same ones.
-
-    Raises:
-      UserError: if it has not.
-    """
-    shapes = jax.tree.map(np.shape, variables), jax.tree.map(np.shape, teacher)
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            "the student cannot start from the teacher's weights, its parameters differ: "
-            "give both one model and options, or set --config.student.from_teacher=False"
-        )
-    return teacher
 
 
 def kernel_sparsity(params: Any) -> float:
@@ -303,15 +206,19 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
     began, task = time.monotonic(), dataset.task
     parallel = data_parallel(command_line.PARALLEL.value)
     taught = train_phase(config, "teacher", dataset, parallel, workdir)
-    teacher, frozen = taught.model, jax.device_get({"params": taught.state.params, **taught.state.stats})
+    teacher, frozen = taught.model, jax.device_get(shown(taught.state, taught.recipe))
     compressed = train_phase(config, "student", dataset, parallel, workdir, (teacher, frozen))
     student, recipe, state, _, _ = compressed
     with waiting("fetching the student"):
-        view = jax.device_get(jax.jit(lambda state: exact_view(state, recipe))(state))
+        view = jax.device_get(jax.jit(lambda state: shown(state, recipe))(state))
     if jax.process_index() != 0:
         return
     with waiting("describing the student"):
-        notes = recipe.describe(jax.device_get(state.params), jax.device_get(state.compressor), int(state.step))
+        notes = recipe.describe(
+            jax.device_get((state.average or {"params": state.params})["params"]),
+            jax.device_get(state.compressor),
+            int(state.step),
+        )
     shipped, there = ship(config, dataset, workdir, compressed, view, notes)
     with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
         answers = [predictions(*of, dataset.test, task) for of in ((teacher, frozen), (student, view))]
@@ -355,14 +262,17 @@ def main(config: ConfigDict) -> None:
     reading: dict[str, Any] = {name: config[name] for name in ("random_crop", "corrupt")}
     where = config.dataset, command_line.DATA_DIR.value, config.image_size or None
     dataset = data.load(*where, task, **reading).read_all()
-    models = {name: make_network(config, name, dataset) for name in ("teacher", "student")}
-    teaching.check(config, models["teacher"], models["student"], dataset, make_views(config, dataset))
+    models = {name: phases.make_network(config, name, dataset) for name in ("teacher", "student")}
+    teaching.check(config, models["teacher"], models["student"], dataset, phases.make_views(config, dataset))
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
     report.header(
         workdir,
         dataset,
-        {name: f"{config[name].model}, {parameters(model, dataset):,} parameters" for name, model in models.items()},
-        [make_phase(config, name, dataset) for name in models],
+        {
+            name: f"{config[name].model}, {phases.parameters(model, dataset):,} parameters"
+            for name, model in models.items()
+        },
+        [phases.make_phase(config, name, dataset) for name in models],
     )
     job(config, dataset, workdir)

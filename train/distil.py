@@ -280,7 +280,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--taps", nargs="+", default=[], metavar="STUDENT=TEACHER", help="values compared in place of the last ones")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the students")
     add("--epochs", type=float, default=30, help="of students")
-    add("--optimizer", default="adamw", choices=optimizers.NAMES, help="of teacher and students")
+    add("--optimizer", default="adamw", choices=("adamw", "sgd"), help="of teacher and students")
     options.add(parser, learning_rate=2e-3, weight_decay=1e-2, augment="", views=0, k=5, view_seed=0)
     add("--labels", type=Path, help="folder of train.labels; without it --views are kept in the run folder")
     options.add(parser, record_every=1000, record_test=0)

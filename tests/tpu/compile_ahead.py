@@ -17,8 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxcomp as jc
 from jaxcomp.core.threshold import keep_largest
 from tests.tpu.hlo import aliases, collectives
-from train import compress, models
-from train.common import optimizers
+from train import models
+from train.common import optimizers, phases
 from train.common.distillation import soft_targets, taught
 from train.common.parallel import AXIS, JitParallel
 from train.common.step import TrainState, init_state, make_step, network
@@ -34,7 +34,7 @@ def training_step(kind: str, axis: str | None) -> tuple[Callable[..., TrainState
       axis: of pmap, or None.
     """
     config, options = digits.get_config(), {"widths": (8, 16)}
-    recipe = jc.identity() if kind == "plain" else compress.make_recipe(config, 100)
+    recipe = jc.identity() if kind == "plain" else phases.make_recipe(config, 100)
     if kind == "views":
         recipe = recipe._replace(update=lambda params, state, step, **extra: state)
     optimizer = optimizers.make("adamw", 1e-3, 100, config.weight_decay)

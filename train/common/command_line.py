@@ -34,6 +34,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = ("classification", "segmentation", "detection")
 """Their names, as :mod:`train.tasks` has them, which is not imported here."""
 
+OPTIMIZERS = (
+    *("adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "lamb", "lars", "lion"),
+    *("nadam", "nadamw", "novograd", "radam", "rmsprop", "sgd", "yogi"),
+)
+"""Their names in optax, which is not imported here."""
+
 TASK = flags.DEFINE_enum("task", None, TASKS, "what images are asked")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
 DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
@@ -83,7 +89,7 @@ def descriptions() -> dict[str, str]:
     def fields(tree: ast.Dict, prefix: str) -> Iterator[tuple[str, str]]:
         for key, value in zip(tree.keys, tree.values, strict=True):
             own = ast.literal_eval(key or "")
-            if isinstance(value, ast.Dict) and own != "options":
+            if isinstance(value, ast.Dict) and not own.endswith("options"):
                 yield from fields(value, f"{prefix}{own}.")
             else:
                 yield prefix + own, comments.get(value.lineno, "")
@@ -146,7 +152,7 @@ def _check_fields(file: str, config: Any) -> None:
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
     """Values by field, without the options of the models, which are each model's own."""
-    return {key: value for key, value in folders.flat(config.to_dict()).items() if ".options" not in key}
+    return {key: value for key, value in folders.flat(config.to_dict()).items() if "options" not in key}
 
 
 def _check_overrides(argv: list[str], config: dict[str, Any]) -> None:
@@ -227,8 +233,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _need(0 <= config.random_crop < 1, "random_crop", config.random_crop, "a fraction in [0, 1)")
     _need(config.corrupt in ("stop", "skip"), "corrupt", config.corrupt, "'stop' or 'skip'")
     _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
-    _need(config.optimizer in ("adamw", "sgd"), "optimizer", config.optimizer, "'adamw' or 'sgd'")
-    for field in ("seed", "image_size", "shift", "weight_decay"):
+    _need(config.optimizer in OPTIMIZERS, "optimizer", config.optimizer, f"one of optax's {', '.join(OPTIMIZERS)}")
+    _need(config.precision in ("float32", "bfloat16"), "precision", config.precision, "'float32' or 'bfloat16'")
+    _need(config.accumulate >= 1, "accumulate", config.accumulate, "1 part or more")
+    _need(0 <= config.ema < 1, "ema", config.ema, "a fraction in [0, 1)")
+    _need(0 <= config.label_smoothing < 1, "label_smoothing", config.label_smoothing, "a fraction in [0, 1)")
+    _need(not config.label_smoothing or config.task == TASKS[0], "label_smoothing", config.label_smoothing, "0 here")
+    _need(config.evaluate_every >= 1, "evaluate_every", config.evaluate_every, "1 record or more")
+    _need(0 < config.best_from <= 1, "best_from", config.best_from, "a fraction in (0, 1]")
+    for field in ("seed", "image_size", "shift", "weight_decay", "warmup", "clip"):
         _need(config[field] >= 0, field, config[field], "0 or more")
     for phase in ("teacher", "student"):
         for field in ("epochs", "learning_rate"):

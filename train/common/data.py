@@ -205,7 +205,7 @@ def _augment(
     _, height, width, _ = images.shape
     offsets = rng.integers(0, 2 * shift + 1, size=(count, 2))[rows]
     mirrored = ((rng.random((count, 1, 1, 1)) < 0.5) & flip)[rows]
-    if not shift:
+    if not shift or not len(images):
         return np.where(mirrored, images[:, :, ::-1], images) if flip else images
     padded = np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     moved = np.stack([p[y : y + height, x : x + width] for p, (y, x) in zip(padded, offsets, strict=True)])

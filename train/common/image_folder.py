@@ -191,7 +191,8 @@ def _of_records(where: str, paths: list[Path]) -> Found:
         total.update(f"{path.name} {path.stat().st_size}\n".encode())
     for at in range(0, len(source), 1024):
         numbers = list(range(at, min(at + 1024, len(source))))
-        for number, record in zip(numbers, readable(where, lambda n=numbers: source.__getitems__(n)), strict=True):
+        read = readable(where, functools.partial(source.__getitems__, numbers))
+        for number, record in zip(numbers, read, strict=True):
             labels[number] = _example(record, LABEL_KEYS, f"{where}: record {number}")
     total.update(labels.tobytes())
 

@@ -34,6 +34,9 @@ class Phase:
       record_every: steps from one metrics record, test score and checkpoint to the next.
       batch_size, seed, shift, flip: of :func:`train.common.data.train_batch`.
       rate: the option that sets the learning rate, for those whose training diverges.
+      score_every: records from one score to the next; the last is always scored.
+      best_from: the step from which on the state that is scored best is what the phase ends with; None: the last is.
+      parts: of a batch, computed one after the other.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Phase:
     shift: int
     flip: bool
     rate: str = "--learning_rate"
+    score_every: int = 1
+    best_from: int | None = None
+    parts: int = 1
 
 
 def fit(
@@ -86,6 +92,7 @@ def fit(
         state, before = checkpoints.restore(start)
     at = int(state.step)
     metrics = Metrics(workdir / "metrics.jsonl", phase.name, checkpoints.records)
+    best = Best(phase, workdir / "checkpoints", _origin(workdir, dataset), metrics)
     compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
 
     def check_workdir() -> None:
@@ -108,20 +115,25 @@ def fit(
                 state = parallel.get(shared)
                 _check_finite(state, names, phase, checkpoints)
                 with progress.doing("scoring test images"):
-                    record = _record(state, phase.name) | score(state)
+                    due = at == phase.steps or at // phase.record_every % phase.score_every == 0
+                    record = _record(state, phase.name) | (score(state) if due else {})
                 check_workdir()
+                best.offer(state, record)
                 metrics.append(record)
                 progress.show(record)
                 save(state)
             progress.advance()
             if asked_to_stop():
                 save(parallel.get(shared))
+                best.close()
                 checkpoints.close()
                 raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; {GO_ON}")
     feed.tell(phase.name)
+    end = best.state(parallel.get(shared))
     with waiting("closing checkpoints"):
+        best.close()
         checkpoints.close()
-    return parallel.get(shared), before + time.monotonic() - began
+    return end, before + time.monotonic() - began
 
 
 def batches(
@@ -132,7 +144,7 @@ def batches(
 ) -> Callable[[int], Any]:
     """``step -> batch`` on the devices, of which this host reads its own rows alone."""
     size = min(phase.batch_size, len(split))
-    count = size + -size % parallel.size
+    count = size + -size % (parallel.size * phase.parts)
     rows = own_rows(count)
 
     def make(step: int) -> Any:
@@ -141,6 +153,43 @@ def batches(
         return parallel.place(data.fill(beside(step, batch), rows.stop - rows.start))
 
     return make
+
+
+class Best:
+    """The state of a phase that is scored best from a step on, in a checkpoint of its own.
+
+    Which it is, records tell: a run that goes on finds the same one.
+    """
+
+    def __init__(self, phase: Phase, folder: Path, of: dict[str, str], metrics: "Metrics") -> None:
+        """Opens ``checkpoints/PHASE-best``, unless the last state is what counts."""
+        last = phase.best_from is None or phase.best_from >= phase.steps
+        self._from, self._metrics = phase.best_from or 0, metrics
+        self._kept = None if last else Checkpoints(folder / f"{phase.name}-best", of)
+
+    def offer(self, state: TrainState, record: dict[str, Any]) -> None:
+        """Keeps a state that is scored higher than all before; called before its record is added."""
+        own = self._score(record)
+        if self._kept is not None and own is not None and own > max(map(self._score, self._scored()), default=-1.0):
+            self._kept.save(int(state.step), state, 0.0)
+
+    def _scored(self) -> list[dict[str, Any]]:
+        return [record for record in self._metrics.records if self._score(record) is not None]
+
+    def _score(self, record: dict[str, Any]) -> Any:
+        found = [value for name, value in record.items() if name.startswith("test_")]
+        return found[0] if found and record["step"] >= self._from else None
+
+    def state(self, last: TrainState) -> TrainState:
+        """What the phase ends with."""
+        if self._kept is None or self._kept.latest() is None:
+            return last
+        return self._kept.restore(last)[0]
+
+    def close(self) -> None:
+        """Releases the folder."""
+        if self._kept is not None:
+            self._kept.close()
 
 
 def _origin(workdir: Path, dataset: data.Dataset) -> dict[str, str]:

@@ -61,19 +61,14 @@ def part(encoded: Any, channels: int, size: int, least: float, rng: np.random.Ge
     """
     from PIL import Image
 
-    whole = (encoded.shape[1], encoded.shape[0]) if isinstance(encoded, np.ndarray) else size_of(encoded)
-    box = drawn_box(*whole, least, rng)
-    scale = min((box[2] - box[0]) / size, (box[3] - box[1]) / size)
-    wanted = tuple(max(1, int(side / max(scale, 1))) for side in whole)
-    image = decoded(encoded, channels, (wanted[0], wanted[1]))
-    factors = (image.width / whole[0], image.height / whole[1]) * 2
-    return array(
-        image.resize(
-            (size, size),
-            Image.Resampling.BILINEAR,
-            box=tuple(side * factor for side, factor in zip(box, factors, strict=True)),
-        )
-    )
+    width, height = encoded.shape[1::-1] if isinstance(encoded, np.ndarray) else size_of(encoded)
+    box = drawn_box(width, height, least, rng)
+    scale = max(1, min(box[2] - box[0], box[3] - box[1]) / size)
+    image = decoded(encoded, channels, (max(1, int(width / scale)), max(1, int(height / scale))))
+    factors = (image.width / width, image.height / height) * 2  # 1 where it is decoded whole
+    own = [round(side * factor) for side, factor in zip(box, factors, strict=True)]
+    cut = image.crop((own[0], own[1], max(own[2], own[0] + 1), max(own[3], own[1] + 1)))
+    return array(cut.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def size_of(encoded: Any) -> tuple[int, int]:

@@ -30,6 +30,7 @@ class TrainState(NamedTuple):
       learned: what the objective learns: connectors of features; ``{}`` for most.
       sums: loss, right answers and examples since the last record.
       trouble: int32 ``[1 + parameters]``: 0, or 1 + the first step at which the loss, or a parameter, was not finite.
+      average: of the variables over steps; ``{}`` where none is kept.
     """
 
     step: jax.Array
@@ -40,6 +41,7 @@ class TrainState(NamedTuple):
     learned: Any
     sums: dict[str, jax.Array]
     trouble: jax.Array
+    average: Any
 
 
 AUXILIARY = 0.3
@@ -101,29 +103,40 @@ def of_heads(given: Any, loss: Callable[[Outputs], jax.Array]) -> jax.Array:
     return loss(outputs) + AUXILIARY * sum(map(loss, others))
 
 
-def network(module: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Functions:
+def network(module: Any, mean: tuple[float, ...], std: tuple[float, ...], dtype: Any = None) -> Functions:
     """The functions of a module, which normalize images first.
 
     Args:
       module: of Flax, which takes ``images, train, valid`` (``train.models``), or :class:`train.models.own.Own`.
       mean: ``[channels]``, of pixels in [0, 1].
       std: likewise.
+      dtype: of what is computed with parameters and images; statistics and outputs are float32. None: float32.
     """
 
     def normalized(images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+        images = (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
+        return images if dtype is None else images.astype(dtype)
+
+    def cast(tree: Any, to: Any) -> Any:
+        if dtype is None:
+            return tree
+        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
+
+    def as_computed(variables: Variables) -> Variables:
+        return {**variables, "params": cast(variables["params"], dtype)}
 
     def infer(variables: Variables, images: jax.Array) -> Outputs:
-        return module.apply(variables, normalized(images))
+        return cast(module.apply(as_computed(variables), normalized(images)), jnp.float32)
 
     def learn(variables: Variables, batch: Batch) -> tuple[Outputs, Variables]:
         stats = [name for name in variables if name != "params"]
         images, valid = normalized(batch["image"]), batch["valid"]
         how = {"step": batch.get("step", 0)} if isinstance(module, Own) else {}
-        return module.apply(variables, images, train=True, valid=valid, mutable=stats, **how)
+        given, moved = module.apply(as_computed(variables), images, train=True, valid=valid, mutable=stats, **how)
+        return cast(given, jnp.float32), moved
 
     def init(key: jax.Array, images: jax.Array) -> Variables:
-        return dict(module.init(key, normalized(images)))
+        return dict(module.init(key, normalized(images).astype(jnp.float32)))
 
     return Functions(infer, learn, init)
 
@@ -138,7 +151,11 @@ def shrunk(
 
 
 def init_state(
-    variables: Variables, recipe: jc.Compressor, optimizer: optax.GradientTransformation, learned: Any = None
+    variables: Variables,
+    recipe: jc.Compressor,
+    optimizer: optax.GradientTransformation,
+    learned: Any = None,
+    average: bool = False,
 ) -> TrainState:
     """The state before the first step. The recipe's state is beside the parameters, never inside them.
 
@@ -147,6 +164,7 @@ def init_state(
       recipe: its compression.
       optimizer: of :func:`make_step`.
       learned: what the objective's ``init`` made; None: it learns nothing.
+      average: whether the variables' average is kept (``ema`` of the step).
     """
     params, learned = variables["params"], {} if learned is None else learned
     stats = {name: tree for name, tree in variables.items() if name != "params"}
@@ -154,7 +172,8 @@ def init_state(
     trouble = jnp.zeros(1 + len(jax.tree.leaves(params)), jnp.int32)
     compressor = recipe.init(params)
     opt_state = optimizer.init(_with((params, jc.learned(compressor)), learned))
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, compressor, learned, sums, trouble)
+    kept = jax.tree.map(jnp.copy, dict(variables)) if average else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state, compressor, learned, sums, trouble, kept)
 
 
 def _with(own: tuple[Any, ...], of_objective: Any) -> tuple[Any, ...]:
@@ -172,6 +191,8 @@ def make_step(
     views: Callable[[jax.Array, Batch], Batch] | None = None,
     penalty: Penalty | None = None,
     task: Task = CLASSIFICATION,
+    parts: int = 1,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Any, Batch], TrainState]:
     """Builds ``step(state, frozen, batch) -> state``.
 
@@ -187,6 +208,9 @@ def make_step(
       views: ``(step, batch) -> batch``, what model and teacher see of a batch (``train.common.views``); None: itself.
       penalty: ``(step, parameters, the recipe's state) -> scalar``, beside the loss, which is recorded without it.
       task: says which answers are right.
+      parts: in which a batch is computed, one after the other; they divide it. Gradients are those of the whole batch,
+        batch statistics those of a part.
+      ema: decay of the average of a state that keeps one, less in the first steps: ``(1 + step) / (10 + step)``.
 
     Returns:
       The step, for ``jax.jit`` over any mesh, or ``jax.pmap`` with ``axis_name=axis``.
@@ -196,18 +220,20 @@ def make_step(
         return tree if axis is None else jax.lax.psum(tree, axis)
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> TrainState:
-        batch = {**(batch if views is None else views(state.step, batch)), "step": state.step}
+        batch = batch if views is None else views(state.step, batch)
         examples = over_devices(jnp.sum(batch["valid"]))
 
-        def minimized(view: Any, learned: Any) -> tuple[jax.Array, Any]:
-            loss, outputs, stats = objective.of(learned, {"params": view, **state.stats}, batch, frozen)
+        def minimized(view: Any, learned: Any, stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
+            loss, outputs, stats = objective.of(learned, {"params": view, **stats}, batch, frozen)
             total = jnp.sum(loss * batch["valid"]) / examples
             correct = jnp.sum(task.right(outputs, batch) * batch["valid"])
             return total, (stats, correct)
 
+        slope = jax.value_and_grad(minimized, (0, 1), has_aux=True)
+
         own = state.params, jc.learned(state.compressor)
         view, pull_back = jax.vjp(lambda p, v: recipe.apply(p, jc.with_learned(state.compressor, v)), *own)
-        (total, (stats, correct)), grads = jax.value_and_grad(minimized, (0, 1), has_aux=True)(view, state.learned)
+        (total, (stats, correct)), grads = in_parts(slope, (view, state.learned), state.stats, batch, state.step, parts)
         total, correct, (at_view, of_objective) = over_devices((total, correct, grads))
         slopes = pull_back(at_view)
         if penalty is not None:
@@ -223,9 +249,49 @@ def make_step(
         sums = {name: jnp.where(fresh, 0, state.sums[name]) + value for name, value in now.items()}
         trouble = _first_trouble(state.trouble, state.step, total, params)
         learned = rest[0] if rest else state.learned
-        return TrainState(state.step + 1, params, stats, opt_state, compressor, learned, sums, trouble)
+        average = _averaged(state.average, {"params": params, **stats}, state.step, ema)
+        return TrainState(state.step + 1, params, stats, opt_state, compressor, learned, sums, trouble, average)
 
     return step
+
+
+def in_parts(
+    slope: Callable[..., Any], trained: tuple[Any, Any], stats: Any, batch: Batch, step: jax.Array, parts: int
+) -> Any:
+    """What ``slope(*trained, stats, batch)`` gives, ``(total, (stats, correct)), grads``, summed over parts of a batch.
+
+    A part is every so manieth example: where a batch is spread over devices, so are its parts.
+    """
+    if parts == 1:
+        return slope(*trained, stats, {**batch, "step": step})
+    split = {key: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1) for key, x in batch.items()}
+
+    def part(carry: Any, own: Any) -> Any:
+        stats, total, correct, grads = carry
+        number, examples = own
+        (loss, (stats, right)), slopes = slope(*trained, stats, {**examples, "step": step * parts + number})
+        return (stats, total + loss, correct + right, jax.tree.map(jnp.add, grads, slopes)), None
+
+    zero = jnp.zeros(())
+    start = stats, zero, zero, jax.tree.map(jnp.zeros_like, trained)
+    (stats, total, correct, grads), _ = jax.lax.scan(part, start, (jnp.arange(parts), split))
+    return (total, (stats, correct)), grads
+
+
+def _averaged(average: Any, now: Any, step: jax.Array, ema: float) -> Any:
+    if not average:
+        return average
+    decay = jnp.minimum(ema, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, new: (decay * mean + (1 - decay) * new).astype(mean.dtype), average, dict(now))
+
+
+def shown(state: TrainState, recipe: jc.Compressor) -> Variables:
+    """The variables that are scored and shipped: averages where they are kept, as the recipe shows them.
+
+    What is pruned is 0 in them, whatever was averaged.
+    """
+    own = state.average or {"params": state.params, **state.stats}
+    return {**own, "params": recipe.apply(own["params"], state.compressor)}
 
 
 def _first_trouble(trouble: jax.Array, step: jax.Array, loss: jax.Array, params: Any) -> jax.Array:

@@ -127,7 +127,7 @@ class Stored:
         try:
             return how(number, encoded)
         except Exception as error:  # whatever the decoder says
-            told = f"{self.names(number)} cannot be decoded ({first_line(error)})"
+            told = f"{self.names(number)} cannot be read ({first_line(error)})"
             if self.reading.corrupt != "skip":
                 raise UserError(
                     f"{self.where}: {told}: mend it or leave it out; --config.corrupt=skip leaves out of training what "

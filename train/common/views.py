@@ -81,6 +81,26 @@ def mixes(view: augment.Augmentation, dataset: data.Dataset) -> bool:
     return jax.eval_shape(view.__call__, jax.random.key(0), images, jax.ShapeDtypeStruct((2,), jnp.int32))[1].ndim > 1
 
 
+def smoothed(seen: Views | None, amount: float, classes: int) -> Views:
+    """Batches whose labels are spread: ``(1 - amount) label + amount / classes``, after what else is done to them.
+
+    Args:
+      seen: what else is done; None: nothing.
+      amount: in [0, 1).
+      classes: of the labels.
+
+    Reference: Szegedy et al., Rethinking the Inception architecture, 2016, section 7.
+    """
+
+    def of_batch(step: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        batch = batch if seen is None else seen(step, batch)
+        labels = batch["label"]
+        whole = labels if labels.ndim > 1 else jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+        return {**batch, "label": (1 - amount) * whole + amount / classes}
+
+    return of_batch
+
+
 def key_of(seed: int, number: jax.Array) -> jax.Array:
     """The key from which each image's is folded, of the view of a number."""
     return jax.random.fold_in(jax.random.key(seed), number)

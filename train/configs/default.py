@@ -21,8 +21,18 @@ def get_config() -> ConfigDict:
             "flip": False,  # whether training images are mirrored at random
             "augment": "",  # more of jc.augment that training images go through: "rand_augment(2, 9), mixup(0.2)"
             "record_every": 1.0,  # epochs from one record, test score and checkpoint to the next
-            "optimizer": "adamw",  # "adamw", or "sgd" with a Nesterov momentum of 0.9
+            "evaluate_every": 1,  # records from one test score to the next
+            "best_from": 1.0,  # fraction of a phase from which its best scored state is kept as its end; 1: the last is
+            "optimizer": "adamw",  # a name of optax; "sgd" has a Nesterov momentum of 0.9
+            "optimizer_options": {},  # further arguments of optax's, such as {"b2": 0.95}
             "weight_decay": 1e-4,  # of kernels
+            "undecayed": "",  # regular expression of the paths of kernels that do not decay
+            "warmup": 0.0,  # epochs over which the learning rate rises from 0
+            "clip": 0.0,  # largest norm of all gradients together; 0: any
+            "accumulate": 1,  # parts of a batch that are computed one after the other, where memory is short
+            "precision": "float32",  # of the networks in training, or "bfloat16"; parameters stay float32
+            "ema": 0.0,  # decay of the weights' average over steps, which is scored and shipped; 0: none
+            "label_smoothing": 0.0,  # share of a label that is spread over all classes
             "teacher": {
                 "model": "cnn",  # a name of train.models
                 "options": {"widths": (32, 64, 128)},  # of that model

@@ -77,7 +77,7 @@ def create(name: str, classes: int, options: Mapping[str, Any], axis_name: str |
     """
     function = find(name)
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(_made_by(function)).parameters
     except (TypeError, ValueError) as error:
         _refuse(name, f"it is no function that can be called with classes ({first_line(error)})")
     known = {key for key, own in parameters.items() if own.kind in (own.KEYWORD_ONLY, own.POSITIONAL_OR_KEYWORD)}
@@ -120,6 +120,11 @@ def find(name: str) -> Callable[..., Any]:
         names = [key for key, value in vars(found).items() if callable(value) and _defined_in(value, found)]
         _refuse(name, f"{module} has no function {function!r}; it has: {_listed(function, names)}")
     return own
+
+
+def _made_by(function: Any) -> Callable[..., Any]:
+    """What says which arguments a function takes; a class's own, not those of its metaclass."""
+    return functools.partial(getattr(function, "__init__"), None) if isinstance(function, type) else function  # noqa: B009
 
 
 def _defined_in(value: Any, module: ModuleType) -> bool:

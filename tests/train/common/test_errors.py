@@ -17,7 +17,7 @@ from tests.train.conftest import Cli, assert_same_end, last_checkpoint
 from train import models
 from train.common import data
 from train.common.errors import UserError
-from train.compress import make_network
+from train.common.phases import make_network
 from train.configs.default import get_config
 
 MISTAKES = {

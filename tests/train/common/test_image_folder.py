@@ -125,7 +125,7 @@ def test_torn_images_stop_or_are_left_out(
         split = data.load(str(tmp_path), image_size=8, corrupt=corrupt).train
         return [data.fill(data.train_batch(split, n, 7, 0, shift=0, flip=False), 8) for n in range(4)]
 
-    with pytest.raises(UserError, match=r"(003|005)\.jpeg cannot be decoded .* --config.corrupt=skip leaves out"):
+    with pytest.raises(UserError, match=r"(003|005)\.jpeg cannot be read .* --config.corrupt=skip leaves out"):
         batches("stop")
     shown = batches("skip")
     assert all(batch["valid"][-1] == 0 for batch in shown)  # what was filled up
@@ -136,7 +136,7 @@ def test_torn_images_stop_or_are_left_out(
     sound = {squared(pixels(file), 8).tobytes() for n, file in enumerate(files[:30]) if n not in (18, 20)}
     assert {image.tobytes() for image, own in zip(images, valid, strict=True) if own} <= sound
     assert set(labels) == {0, 1}
-    assert "005.jpeg cannot be decoded" in capsys.readouterr().err
+    assert "005.jpeg cannot be read" in capsys.readouterr().err
     (tmp_path / "val" / "a" / "000.jpeg").write_text("no image")
-    with pytest.raises(UserError, match=r"000\.jpeg cannot be decoded"):  # what is scored is whole
+    with pytest.raises(UserError, match=r"000\.jpeg cannot be read"):  # what is scored is whole
         _ = data.load(str(tmp_path), image_size=8, corrupt="skip").test.images[:]

@@ -1,5 +1,6 @@
 """The loop itself: it records, it stops with an explanation when numbers are no longer finite."""
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -31,9 +32,10 @@ def run(
     workdir: Path,
     optimizer: optax.GradientTransformation,
     score: Callable[[TrainState], dict[str, float]] = lambda state: {},
+    phase: Phase = PHASE,
 ) -> tuple[TrainState, float]:
     step = make_step(on_outputs(MODEL, hard_loss), jc.identity(), optimizer, record_every=PHASE.record_every)
-    return fit(PHASE, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, score)
+    return fit(phase, step, start(optimizer), {}, DATASET, data_parallel("jit"), workdir, score)
 
 
 def start(optimizer: optax.GradientTransformation) -> TrainState:
@@ -66,6 +68,25 @@ def test_records_and_checkpoints(tmp_path: Path) -> None:
     assert before > seconds / 2  # the time of the first run is carried on
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
     assert read_metrics(tmp_path / "metrics.jsonl") == found
+
+
+def test_the_best_scored_state_ends_a_phase_that_asks_for_it(tmp_path: Path) -> None:
+    scores = {2: 0.9, 4: 0.2, 6: 0.5, 8: 0.7, 10: 0.6}
+    asked = []
+
+    def score(state: TrainState) -> dict[str, float]:
+        asked.append(int(state.step))
+        return {"test_accuracy": scores[asked[-1]]}
+
+    phase = dataclasses.replace(PHASE, record_every=2, best_from=3, score_every=1)
+    state, _ = run(tmp_path, optax.sgd(0.1), score, phase)
+    assert (int(state.step), asked) == (8, [2, 4, 6, 8, 10])
+    assert Checkpoints(tmp_path / "checkpoints" / "teacher").latest() == 10
+    shutil.rmtree(tmp_path / "checkpoints" / "teacher" / "10")  # a run that lost its end finds the same
+    assert int(run(tmp_path, optax.sgd(0.1), score, phase)[0].step) == 8
+    asked.clear()
+    run(tmp_path / "seldom", optax.sgd(0.1), score, dataclasses.replace(phase, score_every=2))
+    assert asked == [4, 8, 10]
 
 
 def test_what_is_not_finite_is_named_and_the_last_good_checkpoint_is_kept(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from train import models
 from train.common import data
 from train.common.distillation import soft_targets, taught
 from train.common.parallel import DataParallel, data_parallel
+from train.common.phases import make_recipe
 from train.common.step import Functions, TrainState, init_state, make_step, network
-from train.compress import make_recipe
 from train.configs import default
 
 TOLERANCE = 2e-5  # relative and absolute; 3e-7 was measured in the parameters and statistics, 1e-5 in a loss of 48

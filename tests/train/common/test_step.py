@@ -12,7 +12,8 @@ from flax import linen as nn
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves
 from train import models
-from train.common.step import hard_loss, init_state, make_step, network, on_outputs
+from train.common import views
+from train.common.step import hard_loss, init_state, make_step, network, on_outputs, shown
 
 
 class Net(nn.Module):
@@ -35,9 +36,9 @@ OPTIMIZER = optax.sgd(0.5, momentum=0.9)
 VARIABLES = MODEL.init(jax.random.key(0), BATCH["image"])
 
 
-def trained(recipe: jc.Compressor, steps: int = 4) -> Any:
-    step = jax.jit(make_step(on_outputs(MODEL, hard_loss), recipe, OPTIMIZER, record_every=2))
-    state = init_state(VARIABLES, recipe, OPTIMIZER)
+def trained(recipe: jc.Compressor, steps: int = 4, model: Any = MODEL, **how: Any) -> Any:
+    step = jax.jit(make_step(on_outputs(model, hard_loss), recipe, OPTIMIZER, record_every=2, **how))
+    state = init_state(VARIABLES, recipe, OPTIMIZER, average="ema" in how)
     for _ in range(steps):
         state = step(state, {}, BATCH)
     return state
@@ -119,3 +120,48 @@ def test_heads_beside_the_first_are_taught_at_three_tenths(name: str, options: A
     np.testing.assert_allclose(state.sums["loss"] / 12, lost, rtol=1e-5)
     moved = jax.tree.map(jnp.subtract, fresh["params"], slopes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state.params, moved)
+
+
+def test_a_batch_in_parts_gives_the_whole_batch_s_gradients() -> None:
+    recipe = kernels(jc.prune.magnitude(0.5))
+    whole, parts = (trained(recipe, parts=count) for count in (1, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+def test_averages_are_those_of_a_loop_and_hold_what_is_pruned_at_zero() -> None:
+    recipe, ema = kernels(jc.prune.magnitude(optax.linear_schedule(0.0, 0.6, 4))), 0.3
+    mean = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), VARIABLES["params"])
+    for n in range(4):
+        decay, params = min(ema, (1 + n) / (10 + n)), trained(recipe, n + 1).params
+        mean = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * np.asarray(b, np.float64), mean, params)
+    state = trained(recipe, ema=ema)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.average["params"], mean)
+    found, view = (
+        named_leaves(shown(state, recipe)["params"]),
+        named_leaves(recipe.apply(state.params, state.compressor)),
+    )
+    assert sum((leaf == 0).sum() for leaf in found.values()) > 0.5 * 9 * 8
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf == 0, view[path] == 0)
+
+
+def test_half_precision_computes_in_it_and_trains_float32() -> None:
+    half = network(Net(), (0.5,), (0.25,), jnp.bfloat16)
+    dots = [
+        eqn for eqn in jax.make_jaxpr(half.infer)(VARIABLES, BATCH["image"]).eqns if eqn.primitive.name == "dot_general"
+    ]
+    assert [str(eqn.outvars[0].aval.dtype) for eqn in dots] == ["bfloat16"] * 2
+    assert half.infer(VARIABLES, BATCH["image"]).dtype == jnp.float32
+    one, other = (trained(jc.identity(), model=model) for model in (half, MODEL))
+    for a, b in zip(*(jax.tree.leaves(state) for state in (one, other)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02)
+    assert any((a != b).any() for a, b in zip(*(jax.tree.leaves(s.params) for s in (one, other)), strict=True))
+
+
+def test_labels_are_spread_over_all_classes() -> None:
+    smooth = views.smoothed(None, 0.3, 3)(jnp.int32(0), BATCH)["label"]
+    wanted = [[0.8 if label == c else 0.1 for c in range(3)] for label in BATCH["label"]]
+    np.testing.assert_allclose(smooth, wanted, rtol=1e-6)
+    again = views.smoothed(lambda step, batch: {**batch, "label": smooth}, 0.3, 3)(jnp.int32(0), BATCH)["label"]
+    np.testing.assert_allclose(again, 0.7 * np.asarray(wanted) + 0.1, rtol=1e-6)  # of mixtures too

@@ -50,9 +50,12 @@ def test_boxes_have_the_areas_and_aspects_of_the_paper() -> None:
     share, aspect = width * height / (500 * 375), width / height
     assert (share > 0.079).all()
     assert ((aspect > 0.73) & (aspect < 1.36)).all()
-    assert share.mean() == pytest.approx(0.5, abs=0.03)  # those that do not fit are drawn anew
-    assert abs(np.log(aspect).mean()) < 0.02
-    assert pictures.drawn_box(1000, 10, 0.9, rng) == (494, 0, 507, 10)  # none fits: the middle
+    # Drawn anew where h > 375, that is, with probability 1 - min(1, -ln(share) / ln(16/9)) of an image of 4:3.
+    ln, least = math.log(16 / 9), 9 / 16
+    chance = least - 0.08 + (1 - (least + least * ln)) / ln
+    mean = (least**2 - 0.08**2) / 2 + (0.25 - (least**2 / 4 + least**2 * ln / 2)) / ln
+    assert share.mean() == pytest.approx(mean / chance, abs=0.012)
+    assert pictures.drawn_box(1000, 10, 0.9, rng) == (493, 0, 506, 10)  # none fits: the middle
 
 
 def test_a_jpeg_is_decoded_at_the_scale_that_is_needed() -> None:
@@ -69,7 +72,7 @@ def test_a_jpeg_is_decoded_at_the_scale_that_is_needed() -> None:
 def test_pixels_of_sixteen_bits_are_refused() -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(file, "png")
-    with pytest.raises(UserError, match="here: 0 cannot be decoded .*8 bits a channel are needed"):
+    with pytest.raises(UserError, match=r"here: 0 cannot be read .*8 bits a channel are needed"):
         stored([file.getvalue()])[:]
 
 

@@ -1,0 +1,135 @@
+"""What a configuration says of a phase: its network, its recipe, its optimizer, its batches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves
+from train import models
+from train.common import data, optimizers, views
+from train.common.errors import UserError, first_line
+from train.common.loop import Phase
+from train.common.step import Functions, network
+
+
+def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
+    """What the student's kernels go through: magnitude pruning on a cubic schedule, then integers per channel.
+
+    Args:
+      config: the job's configuration.
+      steps: the student's training steps.
+
+    Returns:
+      The recipe, a value made of views.
+    """
+    student = config.student
+    # The ranking is renewed every n steps, so the schedule ends on a multiple of n: none of it is missed.
+    rises = int(steps * student.prune_until) // student.prune_every * student.prune_every
+    sparsity = optax.polynomial_schedule(0.0, student.sparsity, 3, rises) if rises else student.sparsity
+    prune = jc.every(student.prune_every, jc.prune.magnitude(sparsity, scope=student.scope))
+    return jc.partition([(r"(.*/)?kernel", jc.chain(prune, jc.quant.fake(student.bits, axis=-1)))])
+
+
+def make_network(
+    config: ConfigDict, name: str, dataset: data.Dataset, axis: str | None = None, training: bool = False
+) -> Functions:
+    """The model of a phase; its batch norm, if any, takes its statistics over ``axis`` too.
+
+    Args:
+      config: the job's configuration.
+      name: of the phase.
+      dataset: what is learnt.
+      axis: of pmap.
+      training: whether it computes in the precision of training, or in float32, as it is scored.
+
+    Raises:
+      UserError: for an unknown model or option, for options with which it takes no such images, or for one that does
+        not answer what the task asks.
+    """
+    fields = config[name]
+    options = fields.options.to_dict()
+    half = jnp.bfloat16 if training and config.precision == "bfloat16" else None
+    model = network(models.create(fields.model, dataset.classes, options, axis_name=axis), *dataset.moments(), half)
+    images = dataset.train.images[:1]
+    size = "x".join(map(str, images.shape[1:]))
+    refusal = f"{name} model {fields.model!r} with options {options} takes no {size} images: "
+    try:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(model.infer, shapes, images)
+    except Exception as error:  # Flax has many words for what does not fit; the first line says it
+        raise UserError(refusal + first_line(error)) from error
+    empty = [f"{path} would be of shape {leaf.shape}" for path, leaf in named_leaves(shapes).items() if not leaf.size]
+    if empty:  # newer Flax says nothing
+        raise UserError(refusal + empty[0])
+    try:
+        dataset.task.outputs(outputs, images.shape, dataset.classes)
+    except ValueError as error:
+        raise UserError(f"{name} model {fields.model!r} with options {options} does not serve: {error}") from error
+    return model
+
+
+def parameters(model: Functions, dataset: data.Dataset) -> int:
+    """How many numbers a model learns."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), dataset.train.images[:1])
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
+    """The steps, the records and the batches of a phase, from epochs."""
+    batch_size = min(config.batch_size, len(dataset.train))
+    per_epoch = len(dataset.train) // batch_size
+    steps = max(1, round(config[name].epochs * per_epoch))
+    seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
+    every = max(1, round(config.record_every * per_epoch))
+    rate = f"--config.{name}.learning_rate"
+    whole = dataset.task.whole  # else boxes and masks move with the images, as views
+    moved = whole * config.shift, whole and config.flip
+    best = steps if config.best_from == 1 else int(config.best_from * steps)
+    return Phase(name, steps, every, batch_size, seed, *moved, rate, config.evaluate_every, best, config.accumulate)
+
+
+def make_optimizer(config: ConfigDict, name: str, phase: Phase, per_epoch: int) -> optax.GradientTransformation:
+    """The optimizer of a phase."""
+    how = {field: config[field] for field in ("clip", "undecayed")}
+    return optimizers.make(
+        config.optimizer,
+        config[name].learning_rate,
+        phase.steps,
+        config.weight_decay,
+        warmup=min(round(config.warmup * per_epoch), phase.steps - 1),
+        options=config.optimizer_options.to_dict(),
+        **how,
+    )
+
+
+def make_views(config: ConfigDict, dataset: data.Dataset) -> jc.augment.Augmentation | None:
+    """What training images and their labels go through in the step."""
+    moved = config.augment if dataset.task.whole else views.moves(config.augment, config.shift, config.flip)
+    return views.read(moved, dataset)
+
+
+def some_batches(dataset: data.Dataset, config: ConfigDict, count: int = 8) -> list[Any]:
+    """The first training batches, as they are, by which channels are ranked and ranges found."""
+    size = min(config.batch_size, len(dataset.train))
+    batches = (data.train_batch(dataset.train, n, size, config.seed, shift=0, flip=False) for n in range(count))
+    return [data.pad({name: batch[name] for name in ("image", "label")}, 1) for batch in batches]
+
+
+def inherit(variables: Any, teacher: Any) -> Any:
+    """The teacher's variables, if the student has the same ones.
+
+    Raises:
+      UserError: if it has not.
+    """
+    shapes = jax.tree.map(np.shape, variables), jax.tree.map(np.shape, teacher)
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "the student cannot start from the teacher's weights, its parameters differ: "
+            "give both one model and options, or set --config.student.from_teacher=False"
+        )
+    return teacher
