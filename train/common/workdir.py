@@ -80,7 +80,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields by their dotted names."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
     return found
 
 
