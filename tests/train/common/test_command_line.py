@@ -102,7 +102,7 @@ def test_every_configuration_of_the_project_is_sound(file: str) -> None:
         ("def get_config(:", "SyntaxError"),
         ("{base}del config.student.bits\n    return config", "student.bits is missing"),
         ("{base}config.student.bit = 4\n    return config", "student.bit is unknown (did you mean student.bits"),
-        ("{base}config.batch_size = ConfigDict()\n    return config", "batch_size is missing"),
+        ("{base}config.batch_size = ConfigDict()\n    return config", "batch_size must be of type int, got {}"),
         ("{base}del config.seed\n    config.seed = 'x'\n    return config", "seed must be of type int, got 'x'"),
     ],
 )
