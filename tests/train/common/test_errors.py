@@ -31,7 +31,7 @@ MISTAKES = {
     ),
     "field": (
         ["--config.bogus=1"],
-        ["unknown configuration field --config.bogus; the fields are: augment, batch_size, "],
+        ["unknown configuration field --config.bogus; the fields are: accumulate, augment, batch_size, "],
     ),
     "type": (["--config.student.bits=many"], ["flag --config.student.bits=many", "invalid literal for int()"]),
     "value": (["--config.student.sparsity=1.0"], ["--config.student.sparsity must be a fraction of zeros in [0, 1)"]),
