@@ -61,7 +61,7 @@ class Augmentation:
         Raises:
           ArgumentError: for arrays of other shapes or types.
         """
-        images = checked_images(images)
+        images = _checked_images(images)
         given = checked_labels(labels, images)
         self.check(images, given)
         key, indices = _checked_key(key), _checked_indices(indices, images.shape[0])
@@ -70,7 +70,7 @@ class Augmentation:
 
     def _laid_out(self, key: Array, indices: Array, images: Array, labels: Labels) -> tuple[Array, Labels]:
         def whole(*args: Any) -> tuple[Array, Labels]:
-            return self.move(image_keys(*args[:2]), *args[2:])
+            return self.move(_image_keys(*args[:2]), *args[2:])
 
         args = key, indices, images, labels
         mesh = explicit_mesh(args)
@@ -78,7 +78,7 @@ class Augmentation:
         return automatic(whole, *args, out=None if mesh is None else NamedSharding(mesh, PartitionSpec(along)))
 
 
-def image_keys(key: Array, indices: Array) -> Array:
+def _image_keys(key: Array, indices: Array) -> Array:
     """Folds each image's index into a Threefry key: scalar ``key`` and ``indices [batch]`` give ``[batch]`` keys."""
     data = jax.random.key_data(key)[:2]  # those of other generators are longer, and draw by the batch
     key = jax.random.wrap_key_data(data, impl="threefry2x32")
@@ -114,7 +114,7 @@ def integers(uniform: Array, count: Any) -> Array:
     return jnp.minimum(drawn, count - 1)  # where the product was rounded up
 
 
-def checked_images(images: Any) -> Array:
+def _checked_images(images: Any) -> Array:
     """Converts a batch of images to an array and checks it: ``[batch, height, width, channels]``.
 
     Raises:

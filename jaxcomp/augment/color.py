@@ -70,7 +70,7 @@ def mean_gray(images: Array) -> Array:
     luma = levels(images if images.shape[-1] == 1 else _luma(images))
     count = luma[0].size
     mean = (luma.sum(axis=(1, 2, 3), keepdims=True, dtype=jnp.int32) + count // 2) // count
-    return jnp.broadcast_to(from_levels(mean, images), images.shape)
+    return jnp.broadcast_to(_from_levels(mean, images), images.shape)
 
 
 def smooth(images: Array) -> Array:
@@ -98,7 +98,7 @@ def posterize(images: Array, bits: Array) -> Array:
       192
     """
     mask = (-jnp.left_shift(jnp.int32(1), 8 - bits))[:, None, None, None]
-    return from_levels(levels(images) & mask, images)
+    return _from_levels(levels(images) & mask, images)
 
 
 def solarize(images: Array, threshold: Array) -> Array:
@@ -141,11 +141,11 @@ def equalize(images: Array) -> Array:
     batch, height, width, channels = images.shape
     flat = jnp.moveaxis(levels(images).reshape(batch, height * width, channels), -1, 1)
     counts = jax.vmap(jax.vmap(_histogram))(flat)
-    table = from_levels(jax.vmap(jax.vmap(_equal_levels))(counts), images)
+    table = _from_levels(jax.vmap(jax.vmap(_equal_levels))(counts), images)
     found = jnp.take_along_axis(table, flat, axis=-1, mode="promise_in_bounds")
     found = jnp.moveaxis(found, 1, -1).reshape(images.shape)
     # Levels that would stay keep what floating-point images hold between them.
-    same = (table == from_levels(jnp.arange(256, dtype=jnp.int32), images)[None, None]).all(axis=-1)[:, None, None]
+    same = (table == _from_levels(jnp.arange(256, dtype=jnp.int32), images)[None, None]).all(axis=-1)[:, None, None]
     return jnp.where(same, images, found)
 
 
@@ -170,7 +170,7 @@ def levels(images: Array) -> Array:
     return jnp.clip(jnp.floor(rounded(images.astype(wide(images.dtype)) * 255) + 0.5), 0, 255).astype(jnp.int32)
 
 
-def from_levels(whole: Array, like: Array) -> Array:
+def _from_levels(whole: Array, like: Array) -> Array:
     """Converts levels to the dtype of images: the inverse of :func:`levels`.
 
     Args:
@@ -178,7 +178,7 @@ def from_levels(whole: Array, like: Array) -> Array:
       like: images of the dtype that is wanted, uint8 or floating point.
 
     Example:
-      >>> from_levels(jnp.array([0, 255]), jnp.ones(1)).tolist()
+      >>> _from_levels(jnp.array([0, 255]), jnp.ones(1)).tolist()
       [0.0, 1.0]
     """
     return (

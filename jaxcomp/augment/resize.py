@@ -54,8 +54,8 @@ def _nearest(start: Array, length: Array, size: int) -> Array:
 def _resized(images: Array, window: Window, size: tuple[int, int]) -> Array:
     """Rows first, then columns; uint8 is rounded after each, as Pillow rounds."""
     kind = wide_enough(images.dtype)
-    across = bilinear_weights(window.left, window.width, images.shape[2], size[1]).astype(kind)
-    along = bilinear_weights(window.top, window.height, images.shape[1], size[0]).astype(kind)
+    across = _bilinear_weights(window.left, window.width, images.shape[2], size[1]).astype(kind)
+    along = _bilinear_weights(window.top, window.height, images.shape[1], size[0]).astype(kind)
     x = images.astype(kind)
     for equation, weights in (("bow,bhwc->bhoc", across), ("boh,bhwc->bowc", along)):
         x = jnp.einsum(equation, weights, x, precision=lax.Precision.HIGHEST)
@@ -63,7 +63,7 @@ def _resized(images: Array, window: Window, size: tuple[int, int]) -> Array:
     return jnp.clip(x, 0, 255 if images.dtype == jnp.uint8 else 1).astype(images.dtype)
 
 
-def bilinear_weights(start: Array, length: Array, before: int, after: int) -> Array:
+def _bilinear_weights(start: Array, length: Array, before: int, after: int) -> Array:
     """Returns the weight of each pixel in each pixel of the result: ``[batch, after, before]`` float32; rows sum to 1.
 
     Args:
@@ -71,7 +71,7 @@ def bilinear_weights(start: Array, length: Array, before: int, after: int) -> Ar
       before, after: pixels of the image, and of the result.
 
     Example:
-      >>> bilinear_weights(jnp.array([1]), jnp.array([2]), 4, 1).tolist()
+      >>> _bilinear_weights(jnp.array([1]), jnp.array([2]), 4, 1).tolist()
       [[[0.0, 0.5, 0.5, 0.0]]]
     """
     step = length.astype(jnp.float32)[:, None, None] / after

@@ -34,7 +34,7 @@ def named_steps(path: Sequence[Any]) -> tuple[Any, ...]:
     return (*path[: end - is_held], *path[end:])
 
 
-def path_keys(path: Sequence[Any]) -> tuple[str | int, ...]:
+def _path_keys(path: Sequence[Any]) -> tuple[str | int, ...]:
     """Returns the names along a pytree path, those of :func:`named_steps`."""
     return tuple(key_name(key) for key in named_steps(path))
 
@@ -54,7 +54,7 @@ def path_string(path: Sequence[Any]) -> str:
       >>> path_string(path)
       'block/0/kernel'
     """
-    return "/".join(map(str, path_keys(path)))
+    return "/".join(map(str, _path_keys(path)))
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def by_rule(value: Any, candidates: Sequence[str]) -> dict[str, Any]:
       ({'a/w': 4, 'b/w': 8}, {'a/w': 4})
     """
     if isinstance(value, Mapping):
-        check_paths(value, candidates)
+        _check_paths(value, candidates)
         return {path: value[path] for path in candidates if path in value}
     if not is_rules(value):
         return dict.fromkeys(candidates, value)
@@ -105,7 +105,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
 
 
-def check_paths(given: Iterable[Any], paths: Sequence[str]) -> None:
+def _check_paths(given: Iterable[Any], paths: Sequence[str]) -> None:
     """Refuses keys of a mapping, ``given``, that are none of ``paths``.
 
     Raises:

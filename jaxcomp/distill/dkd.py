@@ -54,13 +54,13 @@ def dkd(
     """
     check_temperature(temperature)
     pair = logit_pair(student, teacher, where)
-    own = is_label(labels, pair[0])
+    own = _is_label(labels, pair[0])
     (log_s, rest_s), (log_t, rest_t) = (_decoupled(logits, own, temperature) for logits in pair)
     loss = alpha * divergence(log_t, log_s) + beta * divergence(rest_t, rest_s)
     return counted(temperature**2 * loss, where)
 
 
-def is_label(labels: Array, logits: Array) -> Array:
+def _is_label(labels: Array, logits: Array) -> Array:
     """Marks the label among the classes.
 
     Args:
@@ -75,7 +75,7 @@ def is_label(labels: Array, logits: Array) -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> is_label(jnp.array([1, -1]), jnp.zeros((2, 2))).tolist()
+      >>> _is_label(jnp.array([1, -1]), jnp.zeros((2, 2))).tolist()
       [[False, True], [False, False]]
     """
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):

@@ -40,7 +40,7 @@ def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: boo
             f"student and teacher logits must have one shape, got {student.shape} and {teacher.shape}{advice}"
         )
     if matrix:
-        check_examples(student.shape, 2, "[batch, classes] logits", ranks=(2,))
+        _check_examples(student.shape, 2, "[batch, classes] logits", ranks=(2,))
     return _ready(student, teacher, where, student.shape[:-1])
 
 
@@ -67,11 +67,11 @@ def feature_pair(
             f"student and teacher features must have {what[alike]}, got {student.shape} and {teacher.shape}: "
             "jc.distill.connect(student.shape, teacher.shape) makes one from the other"
         )
-    check_examples(student.shape, least, "[batch, ...] features")
+    _check_examples(student.shape, least, "[batch, ...] features")
     return _ready(student, teacher, where, student.shape[:1])
 
 
-def check_examples(shape: tuple[int, ...], least: int, what: str, ranks: tuple[int, ...] | None = None) -> None:
+def _check_examples(shape: tuple[int, ...], least: int, what: str, ranks: tuple[int, ...] | None = None) -> None:
     """Refuses shapes of another rank than asked for, or of too few examples.
 
     Args:

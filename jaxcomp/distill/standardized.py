@@ -37,12 +37,12 @@ def standardized(loss: Callable[..., Array]) -> Callable[..., Array]:
     @functools.wraps(loss)
     def wrapped(student: Array, teacher: Array, *args: Any, **options: Any) -> Array:
         pair = logit_pair(student, teacher, options.get("where"))  # what does not count has no deviation, either
-        return loss(*map(standardize, pair), *args, **options)
+        return loss(*map(_standardize, pair), *args, **options)
 
     return wrapped
 
 
-def standardize(logits: Array) -> Array:
+def _standardize(logits: Array) -> Array:
     """Standardizes the logits ``[..., classes]`` of each example to mean 0 and standard deviation 1; -inf stays."""
     gone = jnp.isneginf(logits)
     count = jnp.maximum(jnp.sum(~gone, axis=-1, keepdims=True), 1).astype(logits.dtype)

@@ -7,11 +7,11 @@ values. Leading axes stack weights that share a rank.
 import numpy as np
 
 
-def spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _spectrum(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Computes eigenvalues, largest first and none below 0, and eigenvectors of symmetric matrices ``[..., n, n]``.
 
     Example:
-      >>> spectrum(np.diag([1.0, 4.0]))[0].tolist()
+      >>> _spectrum(np.diag([1.0, 4.0]))[0].tolist()
       [4.0, 1.0]
     """
     values, vectors = np.linalg.eigh(gram)
@@ -42,7 +42,7 @@ class Svd:
             gram = np.asarray(outputs, np.float64)
         else:
             gram = self.matrix @ across if self._left else across @ self.matrix
-        values, self._vectors = spectrum(gram)
+        values, self._vectors = _spectrum(gram)
         self.full = min(matrix.shape[-2:])
         sums = values[..., : self.full].reshape(-1, self.full).sum(0)
         self.energy = np.cumsum(sums) / max(values.sum(), np.finfo(np.float64).tiny)
@@ -84,8 +84,8 @@ class Tucker:
     def __init__(self, kernel: np.ndarray):
         """Takes ``[..., window, in, out]``."""
         self.kernel = np.asarray(kernel, np.float64)
-        self._into = spectrum(_gram(self.kernel, "wio,wjo->ij"))[1]
-        self._out = spectrum(_gram(self.kernel, "wio,wip->op"))[1]
+        self._into = _spectrum(_gram(self.kernel, "wio,wjo->ij"))[1]
+        self._out = _spectrum(_gram(self.kernel, "wio,wip->op"))[1]
         core = np.einsum("...wio,...ia,...ob->...wab", self.kernel, self._into, self._out, optimize=True)
         squares = (core**2).reshape(-1, *core.shape[-2:]).sum(0)
         total = squares.sum()
@@ -103,9 +103,9 @@ class Tucker:
         full = (into_rank, out_rank) == self.kernel.shape[-2:]
         for _ in range(0 if full else sweeps):
             seen = np.einsum("...wio,...ob->...wib", self.kernel, out, optimize=True)
-            into = spectrum(_gram(seen, "wio,wjo->ij"))[1][..., :into_rank]
+            into = _spectrum(_gram(seen, "wio,wjo->ij"))[1][..., :into_rank]
             seen = np.einsum("...wio,...ia->...wao", self.kernel, into, optimize=True)
-            out = spectrum(_gram(seen, "wio,wip->op"))[1][..., :out_rank]
+            out = _spectrum(_gram(seen, "wio,wip->op"))[1][..., :out_rank]
         core = np.einsum("...wio,...ia,...ob->...wab", self.kernel, into, out, optimize=True)
         return [into, core, np.swapaxes(out, -1, -2)]
 

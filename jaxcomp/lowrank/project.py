@@ -23,7 +23,7 @@ from jaxcomp.core.units import unit
 TOO_SMALL = "no matrix"
 
 
-def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 0) -> Array:
+def _projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 0) -> Array:
     """Finds the projector whose product with a weight is the nearest one of a rank.
 
     Args:
@@ -36,7 +36,7 @@ def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 
       ``[stack..., n, n]`` in float32 (float64 for float64 weights), n the matrix's smaller side.
 
     Example:
-      >>> projector(jnp.array([[3.0, 0.0], [0.0, 1.0]]), rank=1).tolist()
+      >>> _projector(jnp.array([[3.0, 0.0], [0.0, 1.0]]), rank=1).tolist()
       [[1.0, 0.0], [0.0, 0.0]]
     """
     matrix = _matrix(replicated(weight), stack)
@@ -59,14 +59,14 @@ def projector(weight: Array, rank: Any = None, energy: Any = None, stack: int = 
     return jnp.matmul(kept, jnp.swapaxes(kept, -1, -2), precision="highest")
 
 
-def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
+def _projected(weight: Array, onto: Array, stack: int = 0) -> Array:
     """Projects a weight onto a subspace, in its own dtype; the gradient is that of the product.
 
     A row or column that lies in the space already, up to rounding, comes back bit for bit: what was projected stays.
 
     Args:
       weight: ``[stack..., ..., in, out]``.
-      onto: of :func:`projector`.
+      onto: of :func:`_projector`.
       stack: as there.
 
     Returns:
@@ -74,7 +74,7 @@ def projected(weight: Array, onto: Array, stack: int = 0) -> Array:
 
     Example:
       >>> w = jnp.array([[3.0, 0.1], [0.0, 1.0]])
-      >>> projected(w, jnp.array([[1.0, 0.0], [0.0, 0.0]])).tolist()
+      >>> _projected(w, jnp.array([[1.0, 0.0], [0.0, 0.0]])).tolist()
       [[3.0, 0.0], [0.0, 0.0]]
     """
     whole = replicated(weight)
@@ -143,12 +143,12 @@ def project(
         now = {name: value(step) if callable(value) else value for name, value in (("rank", rank), ("energy", energy))}
 
         def fit(leaf: Any) -> Any:
-            return projector(leaf, **now, stack=stack) if _is_matrix(leaf, stack) else optax.MaskedNode()
+            return _projector(leaf, **now, stack=stack) if _is_matrix(leaf, stack) else optax.MaskedNode()
 
         return jax.tree.map(fit, params)
 
     def apply(params: Params, state: State) -> Params:
-        return leaves.map_view(lambda leaf, onto: projected(leaf, onto, stack), params, state)
+        return leaves.map_view(lambda leaf, onto: _projected(leaf, onto, stack), params, state)
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step

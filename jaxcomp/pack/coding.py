@@ -139,7 +139,7 @@ def _tabled(held: palette.Palette, ranges: bool) -> Coded:
     return Coded(palette.PREFIX + places.kind, [numbers, *places.args], [held.stream, *places.streams])
 
 
-def untabled(coded: Coded) -> tuple[Coded, np.dtype]:
+def _untabled(coded: Coded) -> tuple[Coded, np.dtype]:
     """Returns how the places of a tensor in a table are coded, and their dtype."""
     numbers, *args = coded.args
     if type(numbers) is not list or len(numbers) != 3 or numbers[2] not in (1, 2) or len(coded.streams) < 2:
@@ -243,7 +243,7 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
              [0., 1.]])
     """
     if coded.kind.startswith(palette.PREFIX) and jax.dtypes.issubdtype(dtype, np.floating):
-        places, narrow = untabled(coded)
+        places, narrow = _untabled(coded)
         count, origin, _ = coded.args[0]
         table = palette.table_of(count, coded.streams[0], dtype)
         return palette.shown(decode(places, shape, narrow), origin, table)
@@ -309,7 +309,7 @@ class Ranged(NamedTuple):
 def ranged_codes(coded: Coded, shape: tuple[int, ...]) -> Ranged:
     """Decodes the range-coded part of a tensor of ``shape`` from its streams, ``coded``."""
     if coded.kind.startswith(palette.PREFIX):
-        coded, _ = untabled(coded)
+        coded, _ = _untabled(coded)
     pattern = coded.kind.endswith("+pattern")
     own = tuple(coded.args[2]) if coded.kind == "fields+range" else shape
     numbers = _numbers(coded, [0, 1, *coded.args[0]] if pattern else coded.args[0])

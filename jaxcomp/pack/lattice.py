@@ -37,7 +37,7 @@ class Lattice(NamedTuple):
         if not (np.abs(steps) < 2**31).all():
             return None
         steps = steps.astype(np.int64)
-        again = values_at(levels_of(steps, self.format), full, flat.dtype)
+        again = _values_at(levels_of(steps, self.format), full, flat.dtype)
         word = f"u{flat.itemsize}"
         same = again.view(word) == flat.view(word)
         return steps if (same | ((steps == 0) & (flat == 0))).all() else None
@@ -59,7 +59,7 @@ class Lattice(NamedTuple):
         """
         steps = codes if self.shifts is None else codes - self._of(self.shifts, positions)
         _check_steps(steps, self.format)
-        return steps, values_at(levels_of(steps, self.format), self._of(self.scale, positions), dtype)
+        return steps, _values_at(levels_of(steps, self.format), self._of(self.scale, positions), dtype)
 
     def _of(self, numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
         return numbers[:1] if self.owner.single else numbers[self.owner(positions)]
@@ -70,7 +70,7 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype("<f8" if dtype == np.float64 else "<f4")
 
 
-def values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _values_at(levels: np.ndarray, scale: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Multiplies ``levels`` by a ``scale`` as the fake quantizer does: one product, then one cast to ``dtype``."""
     with np.errstate(all="ignore"):
         return (levels.astype(scale.dtype) * scale).astype(dtype)

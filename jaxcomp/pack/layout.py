@@ -115,7 +115,7 @@ def names(rows: Sequence[Any]) -> list[str]:
     """
     found: dict[str, None] = {}
     for keys in rows:
-        name = spell(keys)
+        name = _spell(keys)
         if len(keys) > DEPTH:
             raise ArgumentError(
                 f"{name[:60]}...: a tree is saved to a depth of {DEPTH} keys, and this leaf has {len(keys)}"
@@ -138,14 +138,14 @@ def _is_key(key: Any) -> bool:
     return type(key) is str or (type(key) is int and -(2**63) <= key < 2**63)
 
 
-def spell(keys: list[Any]) -> str:
+def _spell(keys: list[Any]) -> str:
     """Spells the path string of a row's keys.
 
     Args:
       keys: strings and integers; a list holds the key first, then of which kind it is.
 
     Example:
-      >>> spell(["params", 0, "kernel"])
+      >>> _spell(["params", 0, "kernel"])
       'params/0/kernel'
     """
     return "/".join(str(key[0] if isinstance(key, list) else key) for key in keys)

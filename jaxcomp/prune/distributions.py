@@ -87,7 +87,7 @@ def uniform() -> Distribution:
 
     def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
         del step
-        return Shares([kept_of(sparsity, layer) for layer in layers], range(len(layers)))
+        return Shares([_kept_of(sparsity, layer) for layer in layers], range(len(layers)))
 
     return Distribution("uniform", share)
 
@@ -220,7 +220,7 @@ def by_layer(sparsities: ByPath[float | Schedule]) -> Distribution:
     def share(sparsity: Any, layers: Sequence[Layer], step: Step) -> Shares:
         found = by_rule(asked, [layer.path for layer in layers])
         own = [found[layer.path](step) if layer.path in found else sparsity for layer in layers]
-        return Shares([kept_of(rate, layer) for rate, layer in zip(own, layers, strict=True)], range(len(layers)))
+        return Shares([_kept_of(rate, layer) for rate, layer in zip(own, layers, strict=True)], range(len(layers)))
 
     return Distribution("by layer", share)
 
@@ -235,7 +235,7 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
 """Distributions by name."""
 
 
-def kept_of(sparsity: Any, layer: Layer) -> Any:
+def _kept_of(sparsity: Any, layer: Layer) -> Any:
     """Counts the units of a layer that a sparsity keeps.
 
     Args:

@@ -115,17 +115,17 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
         weights = {path: jnp.shape(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(updates)[0]}
         masked = jax.tree_util.tree_map_with_path(lambda path, leaf: _where(given[path], leaf), updates)
         new, state = inner.update(masked, state, params, **extra)
-        owners = copies_of_weights(state, weights)
+        owners = _copies_of_weights(state, weights)
         if () in weights:
             owners = _that_follow(inner.init, updates if params is None else params, owners)
         owners = _with_rows(inner.init, updates if params is None else params, state, owners)
         row = {ROW: jnp.concatenate([jnp.broadcast_to(given[p], shape).ravel() for p, shape in weights.items()])}
-        return _mask(new, copies_of_weights(new, weights), given), _mask(state, owners, given | row)
+        return _mask(new, _copies_of_weights(new, weights), given), _mask(state, owners, given | row)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> list[KeyPath | None]:
+def _copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> list[KeyPath | None]:
     """Finds which leaves of a tree hold a number for each weight of a parameter.
 
     A copy of the parameters is a subtree, the outermost possible, all of whose leaves have paths of parameters; leaves
@@ -141,7 +141,7 @@ def copies_of_weights(tree: Any, weights: Mapping[KeyPath, tuple[int, ...]]) -> 
     Example:
       >>> params = {"w": jnp.ones((2, 3))}
       >>> shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-      >>> [path is not None for path in copies_of_weights(optax.adam(0.1).init(params), shapes)]  # a count comes first
+      >>> [path is not None for path in _copies_of_weights(optax.adam(0.1).init(params), shapes)]  # a count comes first
       [False, True, True]
     """
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -121,7 +121,7 @@ def costs(found: Elimination) -> Array:
     return lax.cummax(found.loss, axis=1)[:, ::-1]
 
 
-def keep_after(found: Elimination, kept: Array) -> Array:
+def _keep_after(found: Elimination, kept: Array) -> Array:
     """Makes a mask of the weights that are left after an elimination, given which of :func:`costs` are not paid.
 
     Args:
@@ -153,5 +153,5 @@ def obc(weight: Any, moment: Any, keep: int = 0, *, pattern: NofM | None = None)
       ([False, True], [0.0, 3.5])
     """
     found = eliminate(weight, moment, pattern)
-    mask = found.rank == found.loss.shape[1] if pattern else keep_after(found, keep_of_layer(costs(found), keep))
+    mask = found.rank == found.loss.shape[1] if pattern else _keep_after(found, keep_of_layer(costs(found), keep))
     return mask, least_squares(weight, moment, mask)

@@ -127,12 +127,12 @@ def prune(
     )
     _check(recipe, sparsity)
     pruner = Compressor(
-        lambda params: recipe.update(params, None, 0), recipe.update, apply_masks, recipe.describe, _kept
+        lambda params: recipe.update(params, None, 0), recipe.update, _apply_masks, recipe.describe, _kept
     )
     return layer_by_layer(stacked, pruner)
 
 
-def apply_masks(params: Params, state: State) -> Params:
+def _apply_masks(params: Params, state: State) -> Params:
     """Zeroes the parameters where a mask is False.
 
     Args:

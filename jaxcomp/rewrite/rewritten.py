@@ -229,7 +229,7 @@ class RewrittenPacked(Rewritten[Plan]):
 
     def operands(self, leaves: list[Any]) -> list[Any]:
         """Replicates packed leaves: under Explicit axes, their values were traced so."""
-        return everywhere(leaves)
+        return _everywhere(leaves)
 
     def results(self, program: Program, plan: Plan, run: Any, outs: list[Any]) -> list[Any]:
         """Multiplies out packed leaves among the results ``outs`` of ``run``; ``program`` and ``plan`` are not read."""
@@ -252,14 +252,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def everywhere(leaves: list[Any]) -> list[Any]:
+def _everywhere(leaves: list[Any]) -> list[Any]:
     """Replicates packed leaves on their mesh with Explicit axes; the others stay."""
     return [jax.tree.map(replicated, leaf) if isinstance(leaf, Packed) else leaf for leaf in leaves]
 
 
 def run_packed(program: Program, run: PackedInterpreter, leaves: list[Any], inputs: tuple[Any, ...]) -> Any:
     """Runs a ``program`` by ``run`` on the ``leaves`` of its parameters, some of them packed, and on ``inputs``."""
-    outs = run.body(program.frame, [*everywhere(leaves), *jax.tree.leaves(inputs)])
+    outs = run.body(program.frame, [*_everywhere(leaves), *jax.tree.leaves(inputs)])
     return jax.tree.unflatten(program.out_tree, [run.dense(out, None) for out in outs])
 
 

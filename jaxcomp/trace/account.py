@@ -48,7 +48,7 @@ def _bodies(frame: Frame, op: str = "") -> Iterator[tuple[Node, str]]:
             yield from _bodies(inner, op or (node.op if node.op in BODIES else ""))
 
 
-def not_entered(node: Node) -> bool:
+def _not_entered(node: Node) -> bool:
     """Returns whether a node computes what the program does not show: a kernel, a callback, an unknown body."""
     hidden = node.op.endswith(("callback", "ffi_call", "hi_primitive")) or compat.holds_body(node.equation)
     return hidden and not node.frames
@@ -77,7 +77,7 @@ def readers(program: Program, origins: Origins) -> dict[str, list[Node]]:
 def _mixed(node: Node, origins: Origins) -> Iterator[Value]:
     """The values made of parameters alone that a node mixes with others."""
     if not node.frames:
-        if not_entered(node) or any(origins[out].live for out in node.outs) or not node.outs:
+        if _not_entered(node) or any(origins[out].live for out in node.outs) or not node.outs:
             yield from node.ins
         return
     skipped = 1 if node.op == "cond" else 0
@@ -90,7 +90,7 @@ def _mixed(node: Node, origins: Origins) -> Iterator[Value]:
 def _said(value: Value, own: list[Node], returned: bool, bodies: Mapping[Node, str]) -> str:
     at_site = any(node.op in SITES for node in own)
     kind = _kind(value, at_site)
-    hidden = [node for node in own if not_entered(node)]
+    hidden = [node for node in own if _not_entered(node)]
     if hidden:
         said = f"read inside {hidden[0].op}, which is not looked into"
         return _at(said, hidden[0])

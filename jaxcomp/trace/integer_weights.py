@@ -16,7 +16,7 @@ from jaxcomp.trace.channels.groups import Groups
 from jaxcomp.trace.packed.codes import Codes
 
 
-def quantized_leaves(params: Params) -> dict[str, Codes]:
+def _quantized_leaves(params: Params) -> dict[str, Codes]:
     """Returns the quantized leaves of a tree, by the paths of the parameters that they stand for."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda node: isinstance(node, Codes))
     return {path_string(path): node for path, node in nodes if isinstance(node, Codes)}
@@ -45,7 +45,7 @@ def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
     Raises:
       ArgumentError: with the first path, and what to do.
     """
-    for path in quantized_leaves(params):
+    for path in _quantized_leaves(params):
         raise ArgumentError(
             f"{path!r} is held as integer codes, and {rewrite} works on numbers: call {rewrite} before quantize (or on "
             "jaxcomp.rewrite.densify(params), with the function that was quantized)"
@@ -79,7 +79,7 @@ def check_not_yet_quantized(params: Params, scheme: Any, weights: Collection[str
     Raises:
       ArgumentError: with the first path, and what to do.
     """
-    found = list(quantized_leaves(params))
+    found = list(_quantized_leaves(params))
     rules = rules_of(scheme)
     owners = assign([pattern for pattern, _ in rules], [*weights, *found]) if found else {}
     for path in found:
@@ -117,7 +117,7 @@ def check_cuts(groups: Groups, params: Params, masks: Mapping[AxisKey, np.ndarra
       ArgumentError: with the path, the reason, and what to do.
     """
     advice = "shrink the function of floating-point weights, then quantize it"
-    found, cut = quantized_leaves(params), {path for path, _ in masks}
+    found, cut = _quantized_leaves(params), {path for path, _ in masks}
     for path in found:
         parts = {name for name in cut if name.rpartition("/")[0] == path}
         if _changes_sums(path, found[path], masks):

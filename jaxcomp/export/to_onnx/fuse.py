@@ -35,12 +35,12 @@ class View:
 def fused(graph: Graph, results: list[str]) -> None:
     """Fuses operators of ``graph`` that can be, and drops those that none of ``results`` needs."""
     for step in (_clips, _means, _biases):
-        dropped(graph, results)
+        _dropped(graph, results)
         step(View(graph, results))
-    dropped(graph, results)
+    _dropped(graph, results)
 
 
-def dropped(graph: Graph, results: list[str]) -> None:
+def _dropped(graph: Graph, results: list[str]) -> None:
     """Drops operators and constants of ``graph`` that none of ``results`` needs."""
     needed, kept = set(results), list[Operator]()
     for operator in reversed(graph.operators):

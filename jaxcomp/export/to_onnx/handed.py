@@ -74,7 +74,7 @@ def hand_on(graph: Graph, results: list[str], ranges: Mapping[str, tuple[float, 
         if known:
             source = view.readers[known[0].outs[0]][0].outs[0]
         elif name in ranges:
-            source, count = _quantized(graph, view, name, book_of(*ranges[name])), count + 1
+            source, count = _quantized(graph, view, name, _book_of(*ranges[name])), count + 1
         else:
             continue
         for reader in others:
@@ -108,7 +108,7 @@ def _pad_codes(graph: Graph, results: list[str]) -> None:
         graph.operators.insert(graph.operators.index(pad) + 1, numbers)
 
 
-def book_of(least: float, most: float) -> Codebook:
+def _book_of(least: float, most: float) -> Codebook:
     """Makes the grid of 8 bits that spans the range from ``least`` to ``most`` and has a 0."""
     low, high = min(least, 0.0), max(most, 0.0)
     scale = max((high - low) / 255, float(np.finfo(np.float32).tiny))

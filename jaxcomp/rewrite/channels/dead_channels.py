@@ -54,10 +54,10 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
                 f"dead channels are found by the values of parameters, and {path!r} is {type(leaf).__name__}: call "
                 "remove_dead outside jit, with arrays (the function it returns can be jitted)"
             )
-    return shrink(apply_fn, params, *example, keep=alive, lenient=True)
+    return shrink(apply_fn, params, *example, keep=_alive, lenient=True)
 
 
-def alive(groups: Groups, params: Params) -> dict[str, np.ndarray]:
+def _alive(groups: Groups, params: Params) -> dict[str, np.ndarray]:
     """Finds the channels that change a result: ``{group: bool [channels]}`` for the groups with dead ones.
 
     Args:

@@ -169,20 +169,25 @@ def _as_marked(node: Node, x: Any, weight: Codes, side: int) -> Any:
 
     if spec.mode == "static" and spec.format.kind == "integer":
         x = marked(
-            FAKE_QUANT, static_values(weight), x, *weight.input_grid[:2], bottom=spec.format.bottom, top=spec.format.top
+            FAKE_QUANT,
+            _static_values(weight),
+            x,
+            *weight.input_grid[:2],
+            bottom=spec.format.bottom,
+            top=spec.format.top,
         )
     else:
         x = on_grid(x)
     return compat.bind(node.equation, [x, weight.dense()] if side else [weight.dense(), x])[0]
 
 
-def static_values(weight: Codes) -> Callable[..., Any]:
+def _static_values(weight: Codes) -> Callable[..., Any]:
     """Returns ``(x, scale, zero_point) -> x`` on a static grid of the weight's inputs."""
     assert weight.inputs is not None
     format = weight.inputs.format
 
     def on_grid(x: Any, scale: Any, zero_point: Any) -> Any:
-        codes = input_codes(x, Grid(scale, zero_point), format)
+        codes = _input_codes(x, Grid(scale, zero_point), format)
         return ((codes - zero_point.astype(codes.dtype)) * scale).astype(x.dtype)
 
     return on_grid
@@ -247,7 +252,7 @@ def _quantized(node: Node, x: Any, weight: Codes, side: int, slope: Slope | None
         levels, grid = _learning(x, grid, format, spec.estimator, slope)
         codes = levels * (1 / unit)
     else:
-        codes = input_codes(x, grid, format, slope)
+        codes = _input_codes(x, grid, format, slope)
     return _Quantized(codes, Grid(grid.scale * unit, grid.zero_point), not format.affine)
 
 
@@ -259,7 +264,7 @@ def _learning(x: Any, grid: Grid, format: Format, estimator: Estimator, slope: S
     return rounded_levels(x, grid, format, estimator=estimator, gradient_scale=factor, slope=slope, by_inverse=True)
 
 
-def input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None) -> Any:
+def _input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None) -> Any:
     """Rounds inputs to codes in the scale's floating-point dtype, halves to even, with straight-through gradients.
 
     Args:

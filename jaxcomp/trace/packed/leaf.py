@@ -263,7 +263,7 @@ def pack(path: str, array: Any) -> Packed:
     return Packed(path, {"whole": array.reshape([array.shape[i] for i in kept])}, [tuple(kept)], axes)
 
 
-def is_packed(node: Any) -> bool:
+def _is_packed(node: Any) -> bool:
     """Returns whether a node of a tree is a packed leaf."""
     return isinstance(node, Packed)
 
@@ -282,4 +282,4 @@ def densify(params: Any) -> Any:
       >>> densify({"w": packed})["w"].shape
       (3, 2)
     """
-    return jax.tree.map(lambda leaf: leaf.dense() if is_packed(leaf) else leaf, params, is_leaf=is_packed)
+    return jax.tree.map(lambda leaf: leaf.dense() if _is_packed(leaf) else leaf, params, is_leaf=_is_packed)

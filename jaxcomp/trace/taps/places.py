@@ -53,7 +53,7 @@ class Places:
         """Follows a value out of remat, calls and functions with a derivative of their own, where they return it."""
         while value in self.home and (around := self.around[self.home[value]]):
             node, body = around[-1]
-            if not same_outside(node):
+            if not _same_outside(node):
                 break
             if value in body.outs:
                 value = node.outs[body.outs.index(value)]
@@ -96,6 +96,6 @@ def bodies(node: Node) -> Iterator[Frame]:
         yield from node.frames[:1]
 
 
-def same_outside(node: Node) -> bool:
+def _same_outside(node: Node) -> bool:
     """Returns whether the result of a node's one body is the node's result."""
     return node.op in compat.ENTERED or node.op in ("custom_jvp_call", "custom_vjp_call")

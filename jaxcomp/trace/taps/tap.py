@@ -136,11 +136,11 @@ class Tapped:
         return jax.tree.unflatten(program.out_tree, outs), seen
 
     def _planned(self, given: tuple[Any, ...]) -> tuple[Program, tuple[Program, Taps]]:
-        found = program_of(self.__wrapped__, self.at, given)
+        found = _program_of(self.__wrapped__, self.at, given)
         return found[0], found
 
 
-def program_of(apply_fn: Callable[..., Any], at: Mapping[str, str], given: tuple[Any, ...]) -> tuple[Program, Taps]:
+def _program_of(apply_fn: Callable[..., Any], at: Mapping[str, str], given: tuple[Any, ...]) -> tuple[Program, Taps]:
     """Traces a function, and finds the values that are to be tapped.
 
     Args:
