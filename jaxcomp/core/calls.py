@@ -32,7 +32,7 @@ def check_function(function: Any, form: str = "apply_fn(params, *inputs)") -> No
     """
     instead = ""
     if _is_a("flax.linen", function):
-        instead = ": a Linen module is none, its method is: give module.apply"
+        instead = ": a Linen module is not one, its method is: give module.apply"
     elif _is_a("flax.nnx", function):
         instead = (
             ": an nnx.Module holds its parameters: give lambda params, x: nnx.merge(graphdef, params)(x), with "

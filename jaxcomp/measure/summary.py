@@ -138,7 +138,7 @@ class Summary:
             return verdict
         leaves = sum(row.asked is not None for row in self.rows)
         return (
-            f"{verdict}\nof {leaves} of {len(self.rows)} leaves sparsity was asked: "
+            f"{verdict}\nsparsity was asked of {leaves} of {len(self.rows)} leaves: "
             f"{percent(self.asked)}, reached {percent(self.reached)}"
         )
 
@@ -195,7 +195,7 @@ def summary(params: Params, *, notes: Mapping[str, Note] | None = None) -> Summa
       total                               6         3   50.00%                     24     10
       note 1: no rule selects it
       24 bytes in float32, 10 as codes and positions (2.40x)
-      of 1 of 2 leaves sparsity was asked: 75.00%, reached 75.00%
+      sparsity was asked of 1 of 2 leaves: 75.00%, reached 75.00%
     """
     leaves = named_leaves(params)
     strangers = [path for path in notes or {} if path not in leaves]

@@ -60,8 +60,8 @@ def within(budget: int, first: float, solve: Callable[[float], T], size: Callabl
     if best is None:
         least = min(each.size for each in tried)
         raise ArgumentError(
-            f"file_bytes={budget:,} cannot be had: the smallest file of {len(tried)} rates takes {least:,} bytes; what "
-            "is not rounded, biases and norms, is stored whole"
+            f"file_bytes={budget:,} cannot be reached: the smallest file of {len(tried)} rates takes {least:,} bytes; "
+            "biases and norms, which are not rounded, are stored whole"
         )
     return best
 

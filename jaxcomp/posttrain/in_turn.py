@@ -120,7 +120,7 @@ class InTurn:
         self.found[path] = self.plain[path] = self.near(path, True)
         check_finite({path: seen.sizes}, "on the data the input of ")
         if not seen.reached:
-            self.blind[path] = "what it reads on the data is 0"
+            self.blind[path] = "its inputs are 0 on the data"
             self.found[path] = self.plain[path] = self.near(path, False)
         elif self.better is not None:
             known = seen.evidence(self.examples, path in self.means.of)

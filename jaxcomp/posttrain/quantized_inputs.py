@@ -41,7 +41,7 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
     for path, target in targets.weights.items():
         if target.scheme.inputs == "static" and path not in ranges:
             raise ArgumentError(
-                f"the range of what {path!r} is multiplied by is not known: give ranges= of "
+                f"the range of the inputs of {path!r} is not known: give ranges= of "
                 "jaxcomp.rewrite.calibrate, or a scheme with inputs='dynamic' or None for it"
             )
         for use in uses[path].sites if target.scheme.inputs is not None else ():

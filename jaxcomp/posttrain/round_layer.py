@@ -171,7 +171,7 @@ def _priced(
     assert settings.rate is not None
     format = target.scheme.format
     if np.any(np.asarray(whole.zero_point)):
-        raise ArgumentError(f"{target.path!r}: a rate goes with codes about 0: use Scheme(..., symmetric=True)")
+        raise ArgumentError(f"{target.path!r}: a rate needs a symmetric grid: use Scheme(..., symmetric=True)")
     layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
     price = settings.rate.prices(target.path, use, matrix(use, leaf), known)
     coder = Coder(use, leaf.shape, np.asarray(format.levels), format.bottom)

@@ -20,7 +20,7 @@ class RoundRow(NamedTuple):
       method: how it was rounded.
       back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
       error: the squared error of its sites' results on the examples that were held out, what quantized inputs and
-        earlier layers do to them included, over the squares of what they were; None if not known.
+        earlier layers do to them included, over the squares of the outputs before; None if not known.
       bias: the parameter in which the mean of that error is corrected; ``""`` if it is not.
       unmoved: why it is not.
       skipped: why it, or its rounding, is not as asked for.

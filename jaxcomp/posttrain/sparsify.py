@@ -140,7 +140,7 @@ def sparsify(
       w             4  50.00%   50.00%  0.0111
       ---------  ----  ------  -------  ------
       total         4           50.00%
-      error: of the layer's outputs, squared, over the squares of what they were
+      error: squared error of the layer's outputs, over their squares
       errors are those on 1 of 4 examples of what was fitted to the others
 
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
@@ -164,7 +164,7 @@ def sparsify(
         moments = _dense(program, {path: sites[path].sites for path in goals}, params, given, examples, places)
         check_finite({path: seen.sizes for path, seen in moments.items()}, "on the data the input of ")
         empty = [path for path, seen in moments.items() if not seen.reached]
-        skipped |= dict.fromkeys(empty, "what it reads on the data is 0")
+        skipped |= dict.fromkeys(empty, "its inputs are 0 on the data")
         goals = {path: goal for path, goal in goals.items() if path not in skipped}
     check_finite({path: named[path] for path in goals})
     _check_fisher(recipe, goals, named)
@@ -181,7 +181,7 @@ def sparsify(
         tell(next(number), len(uses), path)
         check_finite({} if seen is None else {path: seen.sizes}, "on the data the input of ")
         if seen is not None and not seen.reached:
-            skipped[path] = "what it reads on the data is 0"
+            skipped[path] = "its inputs are 0 on the data"
             return named[path]
         known = None if seen is None else seen.evidence(examples)
         found[path] = recipe.solve(path, use, named[path], known, goals[path])

@@ -15,7 +15,7 @@ class SparseRow(NamedTuple):
       size: its entries.
       asked: the fraction of zeros that it was to have; None if it was left out.
       reached: the fraction that it has.
-      error: the squared error of its sites' outputs over the squares of what they were, on the examples that were held
+      error: the squared error of its sites' outputs over the squares of the outputs before, on examples that were held
         out; None without data.
       skipped: why it was left as it was.
       back: the method by which it was pruned after all, as the one asked for was no better on what was held out, or of
@@ -31,8 +31,8 @@ class SparseRow(NamedTuple):
     back: str = ""
 
 
-ERROR = "error: of the layer's outputs, squared, over the squares of what they were"
-BACK = "pruned by: what was done where the method asked for was no better, or would have taken too long"
+ERROR = "error: squared error of the layer's outputs, over their squares"
+BACK = "pruned by: the method taken where the one asked for was no better, or would have taken too long"
 
 
 @dataclass(frozen=True)

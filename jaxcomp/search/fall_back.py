@@ -115,8 +115,8 @@ def fall_back(
     whole = float(score(apply_fn, params))
     if not math.isfinite(whole):
         raise ArgumentError(
-            f"the score of the function as it is is {whole!r}, from which no drop can be counted: give a score that is "
-            "a number, and parameters and data on which it is one"
+            f"the original function scores {whole!r}, from which no drop can be measured: give a score that returns a "
+            "finite number, and parameters and data for which it does"
         )
     tried: dict[int, float] = {0: scored(0)}
     low, high = 0, len(ranked)  # low falls short, once tried; high does not, as far as is known

@@ -122,17 +122,17 @@ def check_cuts(groups: Groups, params: Params, masks: Mapping[AxisKey, np.ndarra
         parts = {name for name in cut if name.rpartition("/")[0] == path}
         if _changes_sums(path, found[path], masks):
             raise ArgumentError(
-                f"of {path!r} no input can be cut whose codes are not 0, for their sums are held: {advice}"
+                f"no inputs of {path!r} whose codes are not 0 can be cut, as sums of codes are stored: {advice}"
             )
         if parts and f"{path}/codes" not in parts:
             why = "share bytes" if found[path].fields is not None else "stay whole"
-            raise ArgumentError(f"of {path!r} no channels can be cut, for its codes {why}: {advice}")
+            raise ArgumentError(f"no channels of {path!r} can be cut, as its codes {why}: {advice}")
     owned = {f"{path}/codes" for path in found}
     if found and not cut and not any(member.path in owned for group in groups for member in group.members):
         path = next(iter(found))
         frozen = (g.frozen for g in groups.frozen if any(m.path in owned for m in g.members))
         because = next((f": {reason}" for reason in frozen if reason is not None), "")
-        raise ArgumentError(f"of {path!r} and other weights held as codes no channels can be cut{because}; {advice}")
+        raise ArgumentError(f"no channels can be cut of {path!r} and other weights stored as codes{because}; {advice}")
 
 
 def _changes_sums(path: str, leaf: Codes, masks: Mapping[AxisKey, np.ndarray]) -> bool:

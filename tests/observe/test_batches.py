@@ -77,7 +77,7 @@ class Linen(nn.Module):
 
 NNX = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
 NO_FUNCTION = {
-    "a Linen module": (Linen(), r"got Linen: a Linen module is none, .* give module.apply"),
+    "a Linen module": (Linen(), r"got Linen: a Linen module is not one, .* give module.apply"),
     "an nnx.Module": (NNX, r"got Linear: an nnx.Module holds its parameters: .* nnx.merge"),
     "a class": (Linen, r"got the class Linen, not a class"),
     "None": (None, r"got NoneType"),

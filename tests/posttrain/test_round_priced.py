@@ -126,7 +126,7 @@ def test_a_budget_is_searched_for_where_sizes_are_steps() -> None:
     ({"rate": 1.0, "method": "adaround"}, "method must be 'gptq'"),
     ({"fisher": PARAMS}, "give rate= with it"),
     ({"file_bytes": 0}, "file_bytes must be a whole number"),
-    ({"rate": 1e-4, "scheme": Scheme(4, symmetric=False, inputs=None)}, "'up': a rate goes with codes about 0"),
+    ({"rate": 1e-4, "scheme": Scheme(4, symmetric=False, inputs=None)}, "'up': a rate needs a symmetric grid"),
 ])  # fmt: skip
 def test_errors(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ArgumentError, match=said):

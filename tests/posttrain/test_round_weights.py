@@ -163,7 +163,7 @@ def test_what_cannot_be_watched_is_rounded_to_the_nearest_and_named() -> None:
     new = round_weights(function, params, [X], [("tied|idle", WEIGHTS)])
     rows = {row.path: row for row in new.report.rows}
     assert rows["tied"].skipped == "its sites sum over different features"
-    assert rows["idle"].skipped == "what it reads on the data is 0"
+    assert rows["idle"].skipped == "its inputs are 0 on the data"
     assert rows["float"].skipped == "not asked for"
     assert new.params["float"] is params["float"]
     plain = quantize(function, params, X, scheme=[("tied|idle", WEIGHTS)])[1]
@@ -204,7 +204,7 @@ def test_every_model(name: str) -> None:
         ({"damping": -1}, "damping must be at least 0"),
         ({"sweeps": -1}, "sweeps must be a whole number of at least 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
-        ({"scheme": Scheme(4)}, "the range of what 'down' is multiplied by is not known"),
+        ({"scheme": Scheme(4)}, "the range of the inputs of 'down' is not known"),
     ],
 )
 def test_errors(options: dict[str, Any], said: str) -> None:

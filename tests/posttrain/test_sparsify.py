@@ -246,7 +246,7 @@ def test_layers_that_see_nothing_stay_dense_and_are_named() -> None:
     for reference in ("corrected", "dense"):
         sparse = sparsify(function, params, [X], 0.5, reference=reference)  # type: ignore[arg-type]
         left = {row.path: row.skipped for row in sparse.report.rows}
-        assert left["blind"] == "what it reads on the data is 0"
+        assert left["blind"] == "its inputs are 0 on the data"
         assert (left["seen"], "blind" in str(sparse.report)) == ("", True)
         check(params, sparse)
 

@@ -37,7 +37,7 @@ def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any],
     assert "4 centres" in (workdir / "k4.txt").read_text()
     few = here(*command, "--settings", "bytes10", module="train.small_files")
     assert few.returncode == 1
-    assert "cannot be had" in few.stderr
+    assert "cannot be reached" in few.stderr
 
 
 def test_settings() -> None:

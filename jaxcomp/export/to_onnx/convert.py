@@ -107,7 +107,7 @@ class Converter:
             arrays = [np.broadcast_to(array, _unit(value)) for array, value in zip(arrays, node.ins, strict=True)]
         elif _names([*node.ins, *node.outs]):
             raise self.graph.refused(
-                f"{node.op} computes {'x'.join(map(str, node.outs[0].dims))} constants, of a size that has a name",
+                f"{node.op} computes {'x'.join(map(str, node.outs[0].dims))} constants of a symbolic size",
                 "export the function for sizes that are numbers",
             )
         else:

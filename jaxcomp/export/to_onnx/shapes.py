@@ -204,7 +204,7 @@ def sliced(
     ends = [END if compat.is_symbolic(end) and end == size else end for end, size in zip(ends, x.shape, strict=True)]
     odd = [i for i in cut if compat.is_symbolic(starts[i]) or compat.is_symbolic(ends[i])]
     if odd:
-        raise graph.refused(f"a slice to {ends[odd[0]]} depends on a size that has a name", "give it as a number")
+        raise graph.refused(f"a slice to {ends[odd[0]]} depends on a symbolic size", "give it as a number")
     at = [np.asarray([values[i] for i in cut], np.int64) for values in (starts, ends)]
     on = np.asarray([x.axes[i] for i in cut], np.int64)
     dims = tuple(shape[logical] for logical in x.order)

@@ -55,7 +55,7 @@ def fold_batch_norm(apply_fn: Callable[..., Any], params: Params, *example: Any)
       kernel  bias  taken in
       ------  ----  ---------
       w       bias  mean, var
-      bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them
+      bias: the parameter that holds the shift; taken in: parameters that were folded into kernel and bias
 
     Reference: Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """

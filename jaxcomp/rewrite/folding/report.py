@@ -23,7 +23,7 @@ class FoldRow(NamedTuple):
     skipped: str = ""
 
 
-LEGEND = "bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them"
+LEGEND = "bias: the parameter that holds the shift; taken in: parameters that were folded into kernel and bias"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def fold_weights(apply_fn: Callable[..., Any], params: Params, *example: Any) ->
       kernel  bias  taken in
       ------  ----  --------
       w             a, b
-      bias: where the shift is now; taken in: parameters that are gone, as the kernel and its bias hold them
+      bias: the parameter that holds the shift; taken in: parameters that were folded into kernel and bias
 
     Reference: Qiao et al., Micro-batch training with batch-channel normalization and weight standardization, 2019;
     Salimans and Kingma, Weight normalization, 2016.

@@ -153,7 +153,7 @@ def calibrate(
     return Ranges(found, skipped, found | grids(examples))
 
 
-ZERO = "what it is multiplied by is 0 on the data: there is no range of it"
+ZERO = "its inputs are 0 on the data: they have no range"
 """Why a weight stays in floating point."""
 
 
@@ -189,7 +189,7 @@ def _checked(group: Shared, ranges: Sequence[Range], zeros: bool) -> Range | Non
     low, high = _widest(ranges)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ArgumentError(
-            f"what {' and '.join(map(repr, group.paths))} is multiplied by is not finite: give batches on which it is, "
+            f"the inputs of {' and '.join(map(repr, group.paths))} are not finite: give batches on which they are, "
             "or a scheme with inputs='dynamic' or None for it"
         )
     return (low, high) if zeros or (high > low).all() else None

@@ -172,14 +172,13 @@ def _add_inputs(
     """Puts the grid of what the sites read beside the codes; one that learns with its gradients."""
     if target.path not in ranges:
         raise ArgumentError(
-            f"the range of what {target.path!r} is multiplied by is not known: give ranges= of "
+            f"the range of the inputs of {target.path!r} is not known: give ranges= of "
             "jaxcomp.rewrite.calibrate, or a scheme with inputs='dynamic' or None for it"
         )
     grid, stack = ranges[target.path], tuple(shape[i] for i in target.stack)
     if jnp.shape(grid.scale) not in ((), stack):
         raise ArgumentError(
-            f"the grid of what {target.path!r} is multiplied by must have shape {stack or '()'}, got "
-            f"{jnp.shape(grid.scale)}"
+            f"the grid of the inputs of {target.path!r} must have shape {stack or '()'}, got {jnp.shape(grid.scale)}"
         )
     kept = tuple(i for i in target.stack if shape[i] != 1)
     arrays = {"input_scale": jnp.asarray(grid.scale).astype(real)}

@@ -86,7 +86,7 @@ def quantize(
       w       2x2         8  static 8     28      16
       ------  -----  ------  --------  -----  ------
       total                               28      16
-      format: bits of a weight, or what it is; inputs: how what its layers read is quantized, and to how many bits
+      format: bits of a weight, or its name; inputs: how layer inputs are quantized, and to how many bits
       left out: bias (read by add: no matmul or convolution)
       >>> jnp.allclose(new(packed, x), layer(params, x), atol=0.01)
       Array(True, dtype=bool)
@@ -307,7 +307,7 @@ def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid
         known = not isinstance(scale, jax.ShapeDtypeStruct | jax.core.Tracer)
         if known and not (np.isfinite(scale).all() and (np.asarray(scale) > 0).all()):
             raise ArgumentError(
-                f"the grid of what {path!r} is multiplied by has scale {np.asarray(scale)}: it must be positive and "
+                f"the grid of the inputs of {path!r} has scale {np.asarray(scale)}: it must be positive and "
                 "finite; calibrate on data that reach it"
             )
     return ranges

@@ -41,7 +41,7 @@ class QuantRow(NamedTuple):
     dense_bytes: int
 
 
-LEGEND = "format: bits of a weight, or what it is; inputs: how what its layers read is quantized, and to how many bits"
+LEGEND = "format: bits of a weight, or its name; inputs: how layer inputs are quantized, and to how many bits"
 
 
 def _sizes(rows: Sequence[QuantRow]) -> list[str]:

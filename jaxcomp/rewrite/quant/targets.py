@@ -84,7 +84,7 @@ def find_targets(program: Program, scheme: Schemes, params: Params = None) -> Ta
     named = named_leaves(params)
     for path, each in schemes.items():
         _check(path, each)
-        check_finite({path: named.get(path)}, why="for which no grid has a place")
+        check_finite({path: named.get(path)}, why="which no grid can hold")
     shared = _shared(program, {path: uses[path] for path, each in schemes.items() if each.inputs == "static"})
     stacks = {path: group.scans for group in shared for path in group.paths}
     weights = {

@@ -127,7 +127,7 @@ class Analysis:
             if np.isnan(found):
                 text = "it sums over them, and a masked one may not be 0"
             if source.labels is None:
-                text = "it sums over them, and what it reads there is no parameter's doing"
+                text = "it sums over them, and no parameter makes their values"
             self.freeze(node, axis, text, off)
 
     def tie(self, axes: Sequence[Axis]) -> Labels | None:

@@ -125,6 +125,6 @@ def pick_alike(x: Any, axis: int, keep: np.ndarray) -> Any:
                 kept = int(base.sum()) * (size // run)
                 return parts.reshape(*x.shape[:axis], kept, *x.shape[axis + 1 :])
     raise ArgumentError(
-        f"of an axis of {size} entries, a size that has a name, others are kept than the same of each run: call the "
+        f"an axis of symbolic size {size} must keep the same entries of each run, and does not: call the "
         "shrunk function, or export it, for a size that is a number"
     )

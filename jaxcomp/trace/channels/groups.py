@@ -184,7 +184,7 @@ def groups(apply_fn: Callable[..., Any], params: Any, *example: Any, lenient: bo
       -----  ------------------  --------  ------------  -------------
       up     bias:0 down:0 up:1         8             6             28
       frozen: down (2 channels): they are the function's result (output)
-      frozen: up:0 (4 channels): it sums over them, and what it reads there is no parameter's doing (dot_general at ...)
+      frozen: up:0 (4 channels): it sums over them, and no parameter makes their values (dot_general at ...)
 
     Reference: Fang et al., DepGraph: towards any structural pruning, 2023 (the idea of coupled groups).
     """

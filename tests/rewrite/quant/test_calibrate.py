@@ -113,8 +113,8 @@ def test_what_cannot_be_calibrated() -> None:
         return jax.nn.relu(x) @ p["a"]
 
     params = {"a": W[0]}
-    assert "is 0 on the data" in calibrate(function, params, [-jnp.ones((2, 6))]).skipped["a"]
-    with pytest.raises(ArgumentError, match="what 'a' is multiplied by is not finite"):
+    assert "are 0 on the data" in calibrate(function, params, [-jnp.ones((2, 6))]).skipped["a"]
+    with pytest.raises(ArgumentError, match="the inputs of 'a' are not finite"):
         calibrate(function, params, [jnp.full((2, 6), jnp.nan)])
     with pytest.raises(ArgumentError, match="gave no batch"):
         calibrate(function, params, [])

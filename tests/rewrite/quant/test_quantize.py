@@ -415,7 +415,7 @@ def test_weights_stay_on_the_grids_that_they_were_trained_with() -> None:
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        (Scheme(), "the range of what 'a' is multiplied by is not known: give ranges= of jaxcomp.rewrite.calibrate"),
+        (Scheme(), "the range of the inputs of 'a' is not known: give ranges= of jaxcomp.rewrite.calibrate"),
         (Scheme(9), "'a': bits must be an integer from 1 to 8, got 9"),
         (Scheme(input_bits=0), "'a': bits must be an integer from 1 to 8, got 0"),
         (Scheme(input_bits="fp8_e4m3"), "'a': fp8_e4m3 has no integer form; those that have one are binary"),
@@ -445,7 +445,7 @@ def test_what_cannot_be_asked_for(scheme: Any, message: str) -> None:
     ],
 )
 def test_weights_that_are_not_finite_are_named(call: Callable[[Any], Any], bad: float) -> None:
-    with pytest.raises(ArgumentError, match="'b' holds NaN or infinity, for which no grid has a place: 1 of "):
+    with pytest.raises(ArgumentError, match="'b' holds NaN or infinity, which no grid can hold: 1 of "):
         call({**PARAMS, "b": PARAMS["b"].at[2, 1].set(bad)})
 
 
@@ -453,9 +453,9 @@ def test_rules_ranges_and_parameters_that_do_not_fit(trio: Any) -> None:
     with pytest.raises(RuleError, match="matches no parameter"):
         quantize(layers, PARAMS, X, scheme=[("bias", Scheme())])
     known = calibrate(layers, PARAMS, [X])
-    with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by has scale 0.* must be positive and finite"):
+    with pytest.raises(ArgumentError, match=r"the inputs of 'a' has scale 0.* must be positive and finite"):
         quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.zeros(()))})
-    with pytest.raises(ArgumentError, match=r"what 'a' is multiplied by must have shape \(\), got \(2,\)"):
+    with pytest.raises(ArgumentError, match=r"the inputs of 'a' must have shape \(\), got \(2,\)"):
         quantize(layers, PARAMS, X, ranges={**known, "a": known["a"]._replace(scale=jnp.ones(2))})
     with pytest.raises(
         ArgumentError, match=r"the grid of 'b' must be of shape \(7, 3\), or 1 along some axes, got \(2,\)"
