@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +33,15 @@ from ml_collections import ConfigDict
 
 import jaxcomp as jc
 from train.common import data, image_folder, lock, phases, report, sealed, teaching, views
-from train.common.cutting import cut
 from train.common.errors import UserError
-from train.common.loop import fit
+from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
 from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
+from train.common.stages import Net, begin, recipe_of, stages
 from train.common.step import (
     Functions,
+    Objective,
     TrainState,
     init_state,
     label_loss,
@@ -56,83 +58,169 @@ SHOWN = 6
 """Test images that are drawn with their answers."""
 
 
+class Job(NamedTuple):
+    """What all phases share.
+
+    Attributes:
+      config: of the job.
+      dataset: what is learnt.
+      parallel: how steps run on the devices.
+      workdir: the run folder.
+      own: functions of the configuration file.
+    """
+
+    config: ConfigDict
+    dataset: data.Dataset
+    parallel: DataParallel
+    workdir: Path
+    own: dict[str, Callable[..., Any]]
+
+
 class Trained(NamedTuple):
     """A phase at its end.
 
     Attributes:
-      model: its functions.
+      net: its functions, and the variables that it began with.
       recipe: its compression.
       state: its last state.
       seconds: that it has taken, earlier runs included.
       earlier: of these, those of earlier runs.
     """
 
-    model: Functions
+    net: Net
     recipe: jc.Compressor
     state: TrainState
     seconds: float
     earlier: float
 
+    @property
+    def shown(self) -> Any:
+        """The variables as the recipe shows them, on the host."""
+        return jax.device_get(jax.jit(lambda state: shown(state, self.recipe))(self.state))
 
-def train_phase(
-    config: ConfigDict, name: str, dataset: data.Dataset, parallel: DataParallel, workdir: Path, teacher: Any = None
-) -> Trained:
-    """Trains the teacher, or the student under its teacher ``(functions, variables)``."""
-    fields, phase = config[name], phases.make_phase(config, name, dataset)
+    @property
+    def notes(self) -> Any:
+        """What the recipe says of its parameters."""
+        params = (self.state.average or {"params": self.state.params})["params"]
+        params, compressor = jax.device_get((params, self.state.compressor))
+        return self.recipe.describe(params, compressor, int(self.state.step))
+
+
+def fresh(job: Job, name: str, seed: int) -> Net:
+    """The network of the teacher or of the student, with fresh variables."""
+    config, dataset = job.config, job.dataset
     model = phases.make_network(config, name, dataset)
-    optimizer = phases.make_optimizer(config, name, phase, len(dataset.train) // phase.batch_size)
     with waiting(f"making the {name}"):
-        variables = jax.jit(model.init)(jax.random.key(phase.seed), dataset.train.images[:1])
-    spread, task = phases.make_network(config, name, dataset, parallel.axis, training=True), dataset.task
-    per_epoch, view = len(dataset.train) // phase.batch_size, phases.make_views(config, dataset)
-    recipe, frozen, objective, count, stored = jc.identity(), {}, on_outputs(spread, label_loss(task)), None, {}
-    if teacher is not None:
-        if fields.from_teacher:
-            variables = phases.inherit(variables, teacher[1])
-        if fields.macs < 1:
-            with waiting("cutting channels"):
-                some, path = phases.some_batches(dataset, config), workdir / "cut.jcz"
-                model, variables = cut(Functions(model.infer, spread.learn), variables, some, task, fields.macs, path)
-            spread = model
-        recipe = phases.make_recipe(config, phase.steps)
-        asked = phases.make_network(config, "teacher", dataset, training=True), teacher[1]
-        objective = teaching.objective(config, asked, (model, spread), variables, dataset)
-        frozen, count = teacher[1], config.distill.views or None
-        if count:
-            frozen, answers = {}, teaching.answers(config, teacher, dataset, view, phase.seed, workdir)
-            stored = {"beside": answers.beside(per_epoch)}
-    seen = None if view is None else views.in_step(view, phase.seed, per_epoch, task, count)
+        variables = jax.jit(model.init)(jax.random.key(seed), dataset.train.images[:1])
+    return Net(model, phases.make_network(config, name, dataset, job.parallel.axis, training=True), variables)
+
+
+def train_teacher(job: Job) -> Trained:
+    """Trains the teacher from the labels."""
+    phase = phases.make_phase(job.config, "teacher", job.dataset)
+    net = fresh(job, "teacher", phase.seed)
+    return train(job, phase, net, on_outputs(net.spread, label_loss(job.dataset.task)), jc.identity())
+
+
+def train_student(job: Job, teacher: tuple[Functions, Any]) -> list[Trained]:
+    """Trains the student under its teacher, ``(functions, variables)``, stage by stage."""
+    config, dataset, ended = job.config, job.dataset, list[Trained]()
+    seed = phases.make_phase(config, "student", dataset).seed
+    net = fresh(job, "student", seed)
+    if config.student.from_teacher:
+        net = net._replace(variables=phases.inherit(net.variables, teacher[1]))
+    asked = phases.make_network(config, "teacher", dataset, training=True), teacher[1]
+    frozen, stored, count = teacher[1], {}, config.distill.views or None
+    if count:
+        view, per_epoch = phases.make_views(config, dataset), phases.per_epoch(config, dataset)
+        answers = teaching.answers(config, teacher, dataset, view, seed, job.workdir)
+        frozen, stored = {}, {"beside": answers.beside(per_epoch)}
+    for number, stage in enumerate(stages(config, job.own)):
+        phase = phases.make_phase(config, "student", dataset, stage, number)
+        cut = job.workdir / ("cut.jcz" if stage.name == "student" else f"cut-{stage.name}.jcz")
+        with waiting(f"rewriting for {stage.name}"):
+            net = begin(stage, net, phases.some_batches(dataset, config), dataset.task, cut)
+        recipe = recipe_of(stage, net, phase.steps)
+        objective = teaching.objective(config, asked, (net.model, net.spread), net.variables, dataset)
+        how: dict[str, Any] = {"frozen": frozen, "count": count, "seed": seed, **stored}
+        ended.append(train(job, phase, net, objective, recipe, **how))
+        net = net._replace(variables=ended[-1].shown)
+    return ended
+
+
+def train(
+    job: Job,
+    phase: Phase,
+    net: Net,
+    objective: Objective,
+    recipe: jc.Compressor,
+    *,
+    frozen: Any = None,
+    count: int | None = None,
+    seed: int | None = None,
+    **beside: Any,
+) -> Trained:
+    """Trains a phase.
+
+    Args:
+      job: of which it is one.
+      phase: its steps and batches.
+      net: what is trained.
+      objective: what is minimized.
+      recipe: of what is trained.
+      frozen: the teacher's variables, if there is one.
+      count: views of an image, if answers to them are kept.
+      seed: of the views; None: the phase's.
+      **beside: of :func:`train.common.loop.fit`.
+    """
+    config, dataset, task = job.config, job.dataset, job.dataset.task
+    per_epoch, view = phases.per_epoch(config, dataset), phases.make_views(config, dataset)
+    optimizer = phases.make_optimizer(config, phase, per_epoch, rounded=net.integers is not None)
+    seen = None if view is None else views.in_step(view, phase.seed if seed is None else seed, per_epoch, task, count)
     if config.label_smoothing:
         seen = views.smoothed(seen, config.label_smoothing, dataset.classes)
-    how: dict[str, Any] = {"record_every": phase.record_every, "axis": parallel.axis, "views": seen, "task": task}
+    how: dict[str, Any] = {"record_every": phase.record_every, "axis": job.parallel.axis, "views": seen, "task": task}
     step = make_step(objective, recipe, optimizer, **how, parts=config.accumulate, ema=config.ema)
     view_of = jax.jit(lambda state: shown(state, recipe))
 
     def recorded(state: TrainState) -> dict[str, float]:
         view = view_of(state)
-        found = {f"test_{task.metric}": score(model, view, dataset.test, task)[task.metric]}
-        return found if teacher is None else found | {"sparsity": kernel_sparsity(view["params"])}
+        found = {f"test_{task.metric}": score(net.model, view, dataset.test, task)[task.metric]}
+        return (
+            found if phase.name == "teacher" else found | {"sparsity": kernel_sparsity(net.in_float(view)[1]["params"])}
+        )
 
     learned = objective.init(jax.random.key(phase.seed + 1))
-    begin = functools.partial(init_state, recipe=recipe, optimizer=optimizer, average=config.ema > 0)
-    start = jax.jit(begin)(variables, learned=learned)
-    began = time.monotonic()
-    state, seconds = fit(phase, step, start, frozen, dataset, parallel, workdir, recorded, **stored)
-    return Trained(model, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
+    begun = functools.partial(init_state, recipe=recipe, optimizer=optimizer, average=config.ema > 0)
+    start = jax.jit(begun)(net.variables, learned=learned)
+    began, frozen = time.monotonic(), {} if frozen is None else frozen
+    state, seconds = fit(phase, step, start, frozen, dataset, job.parallel, job.workdir, recorded, **beside)
+    return Trained(net, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
-def ship_integers(
-    student: Functions, view: Any, config: ConfigDict, dataset: data.Dataset, path: Path, metadata: Any
+def ship_after(
+    job: Job, name: str, make: Callable[..., Any], student: Functions, view: Any, metadata: Any
 ) -> dict[str, Any]:
-    """Makes of the student a network that computes in integers, and scores that in a new process.
+    """Writes what a rewrite after training makes of the student, and scores that in a new process.
 
-    Its weights are on their grids already, zeros among them; batch norms are folded, and inputs get static ranges.
+    Args:
+      job: of which it is a part.
+      name: of the file and of its figures.
+      make: ``(infer, variables, images) -> rewrite``, a list of batches of images, as those of jc.posttrain take them.
+      student: its functions.
+      view: its variables.
+      metadata: of the file.
     """
-    images = [batch["image"] for batch in phases.some_batches(dataset, config)]
-    new = jc.posttrain.ptq(student.infer, view, images, jc.rewrite.Scheme(config.student.bits), method="nearest")
+    images = [batch["image"] for batch in phases.some_batches(job.dataset, job.config)]
+    new, path = make(student.infer, view, images), job.workdir / f"{name}.jcz"
     size = jc.rewrite.save(path, new.apply_fn, new.params, metadata=metadata)
-    found = score_in_new_process(path, config.student.model)
-    return {**figures_of("integers", found), "integers_bytes": size}
+    found = score_in_new_process(path, job.config.student.model)
+    return {**figures_of(name, found), f"{name}_bytes": size}
+
+
+def as_integers(bits: int) -> Callable[..., Any]:
+    """What computes in integers: weights are on their grids already, zeros among them; inputs get static ranges."""
+    return lambda infer, view, images: jc.posttrain.ptq(infer, view, images, jc.rewrite.Scheme(bits), method="nearest")
 
 
 def figures_of(whose: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -181,47 +269,57 @@ def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def ship(
-    config: ConfigDict, dataset: data.Dataset, workdir: Path, compressed: Trained, view: Any, notes: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes ``model.jcz``, and ``integers.jcz`` if asked; gives bytes and figures, and the scores of the first."""
+def ship(job: Job, net: Net, student: Functions, packed: Any, view: Any, notes: Any) -> tuple[dict[str, Any], Any]:
+    """Writes ``model.jcz`` and what is made after training, if asked; gives bytes and figures, and the first's scores.
+
+    Args:
+      job: of which it is a part.
+      net: the student.
+      student: the functions that ship.
+      packed: their variables.
+      view: the student's variables as trained.
+      notes: of its recipe.
+    """
+    config, own = job.config, job.own
     inside = {f"params/{name}": note for name, note in notes.items()}
-    metadata, path, student = described(config, dataset), workdir / "model.jcz", compressed.model
-    lock.check(workdir)
-    if config.student.macs < 1:  # which channels were cut goes with it
-        size = jc.rewrite.save(path, student.infer, view, notes=inside, metadata=metadata)
+    metadata, path = described(config, job.dataset), job.workdir / "model.jcz"
+    lock.check(job.workdir)
+    if net.integers is not None:
+        size = jc.rewrite.save(path, student.infer, packed, metadata=metadata)
+    elif net.rewritten:  # which channels were cut goes with it
+        size = jc.rewrite.save(path, student.infer, packed, notes=inside, metadata=metadata)
     else:
-        size = jc.pack.save(path, view, notes=inside, metadata=metadata)
+        size = jc.pack.save(path, packed, notes=inside, metadata=metadata)
     with waiting("scoring model.jcz in a new process"):
         there = score_in_new_process(path, config.student.model)
-    integers = {}
-    if config.student.integers:
-        with waiting("making and scoring integers.jcz"):
-            integers = ship_integers(student, view, config, dataset, workdir / "integers.jcz", metadata)
-    return {"compressed_bytes": size, **integers}, there
+    after = {"integers": as_integers(config.student.bits)} if config.student.integers else {}
+    after |= {"posttrained": own["post_training"]} if "post_training" in own else {}
+    found: dict[str, Any] = {"compressed_bytes": size}
+    for name, make in after.items():
+        with waiting(f"making and scoring {name}.jcz"):
+            found |= ship_after(job, name, make, *net.in_float(view), metadata)
+    return found, there
 
 
-def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
-    """Runs the whole job in a workdir."""
-    began, task = time.monotonic(), dataset.task
-    parallel = data_parallel(command_line.PARALLEL.value)
-    taught = train_phase(config, "teacher", dataset, parallel, workdir)
-    teacher, frozen = taught.model, jax.device_get(shown(taught.state, taught.recipe))
-    compressed = train_phase(config, "student", dataset, parallel, workdir, (teacher, frozen))
-    student, recipe, state, _, _ = compressed
+def run(job: Job) -> None:
+    """Runs the whole job in its workdir."""
+    began, config, dataset, task = time.monotonic(), job.config, job.dataset, job.dataset.task
+    taught = train_teacher(job)
+    teacher, frozen = taught.net.model, taught.shown
+    ended = train_student(job, (teacher, frozen))
+    phases_of, last = [taught, *ended], ended[-1]
     with waiting("fetching the student"):
-        view = jax.device_get(jax.jit(lambda state: shown(state, recipe))(state))
+        trained, images = last.shown, dataset.test.images[:1]
     if jax.process_index() != 0:
         return
+    student, packed = last.net.shipped(trained, images)
+    plain, view = last.net.in_float(trained)
     with waiting("describing the student"):
-        notes = recipe.describe(
-            jax.device_get((state.average or {"params": state.params})["params"]),
-            jax.device_get(state.compressor),
-            int(state.step),
-        )
-    shipped, there = ship(config, dataset, workdir, compressed, view, notes)
+        notes = {} if last.net.integers is not None else last.notes
+    shipped, there = ship(job, last.net, student, packed, trained, notes)
     with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        answers = [predictions(*of, dataset.test, task) for of in ((teacher, frozen), (student, view))]
+        both = (teacher, frozen), (student, packed)
+        answers = [predictions(model, variables, dataset.test, task) for model, variables in both]
     before, here = (scored(answer, dataset.test, task) for answer in answers)
     if json.loads(json.dumps(here)) != there:
         raise UserError(f"the artifact does not compute what was trained: {there} in a new process, {here} in this one")
@@ -235,20 +333,22 @@ def job(config: ConfigDict, dataset: data.Dataset, workdir: Path) -> None:
         "sparsity": kernel_sparsity(view["params"]),
         "examples": there["examples"],
         "predictions": there["predictions"],
-        "teacher_macs": jc.trace.sites(teacher.infer, frozen, dataset.test.images[:1]).macs,
-        "compressed_macs": jc.trace.sites(student.infer, view, dataset.test.images[:1]).macs,
-        "train_seconds": taught.seconds + compressed.seconds,
-        "wall_seconds": time.monotonic() - began + taught.earlier + compressed.earlier,
+        "teacher_macs": jc.trace.sites(teacher.infer, frozen, images).macs,
+        "compressed_macs": jc.trace.sites(plain.infer, view, images).macs,
+        "train_seconds": sum(phase.seconds for phase in phases_of),
+        "wall_seconds": time.monotonic() - began + sum(phase.earlier for phase in phases_of),
     }
     summary["ratio"] = summary["teacher_bytes"] / summary["compressed_bytes"]
     layers = jc.measure.summary(view["params"], notes=notes)
-    lock.check(workdir)
+    lock.check(job.workdir)
     with waiting("writing the report"):
         pictures = task.pictures(dataset.test.images[:SHOWN], dataset.test.labels, *answers)
         trees = {"before": frozen["params"], "after": view["params"]}
-        report.write(workdir, summary, layers, **trees, pictures=pictures, title=task.title, config=config.to_dict())
-    sealed.write(workdir / "summary.json", summary | sealing(workdir))  # the last: with it the run is finished
-    report.show(summary, layers, workdir)
+        report.write(
+            job.workdir, summary, layers, **trees, pictures=pictures, title=task.title, config=config.to_dict()
+        )
+    sealed.write(job.workdir / "summary.json", summary | sealing(job.workdir))  # the last: with it the run is finished
+    report.show(summary, layers, job.workdir)
 
 
 def main(config: ConfigDict) -> None:
@@ -262,17 +362,17 @@ def main(config: ConfigDict) -> None:
     reading: dict[str, Any] = {name: config[name] for name in ("random_crop", "corrupt")}
     where = config.dataset, command_line.DATA_DIR.value, config.image_size or None
     dataset = data.load(*where, task, **reading).read_all()
+    own = command_line.own_functions()
+    asked = stages(config, own)
     models = {name: phases.make_network(config, name, dataset) for name in ("teacher", "student")}
     teaching.check(config, models["teacher"], models["student"], dataset, phases.make_views(config, dataset))
     workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
-    report.header(
-        workdir,
-        dataset,
-        {
-            name: f"{config[name].model}, {phases.parameters(model, dataset):,} parameters"
-            for name, model in models.items()
-        },
-        [phases.make_phase(config, name, dataset) for name in models],
-    )
-    job(config, dataset, workdir)
+    rows = [phases.make_phase(config, "student", dataset, *own) for own in zip(asked, range(len(asked)), strict=True)]
+    numbers = {
+        name: f"{config[name].model}, {phases.parameters(model, dataset):,} parameters"
+        for name, model in models.items()
+    }
+    told = {row.name: numbers["student"] for row in rows} | {"teacher": numbers["teacher"]}
+    report.header(workdir, dataset, told, [phases.make_phase(config, "teacher", dataset), *rows])
+    run(Job(config, dataset, data_parallel(command_line.PARALLEL.value), workdir, own))

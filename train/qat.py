@@ -8,7 +8,6 @@ layer have 8 bits. A run that was stopped goes on when the same command is given
 """
 
 import argparse
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ import jax
 import numpy as np
 
 import jaxcomp as jc
-from jaxcomp.core.paths import path_string
 from train.common import data, options
 from train.common.errors import exit_status
 from train.common.published import (
@@ -31,55 +29,12 @@ from train.common.published import (
     recalibrated,
     reopen,
 )
+from train.common.rounding import Grids, as_tree, kernels, rounded
 from train.common.scoring import score
-from train.common.step import Batch, Functions, Variables
+from train.common.step import Functions, Variables
 from train.common.table import Table
 
 BATCH_NORM = ("live", "frozen", "folded")
-
-
-def scheme(whole: Published, args: argparse.Namespace) -> list[tuple[str, Any]]:
-    """The asked bits, and those of the ends for the first and the last layer."""
-    first, last = jc.trace.ends(whole.model.infer, whole.variables, whole.dataset.test.images[:1])
-    ends = jc.rewrite.Scheme(args.end_bits, input_bits=args.end_bits)
-    return [(re.escape(path), ends) for path in first + last] + [
-        (".*", jc.rewrite.Scheme(args.bits, symmetric=not args.affine, input_bits=args.input_bits))
-    ]
-
-
-def rounded(
-    whole: Published, rules: list[tuple[str, Any]], args: argparse.Namespace
-) -> tuple[Functions, Variables, jc.rewrite.QuantizedTraining]:
-    """The network with rounded weights and inputs, to be trained, and its variables: weights and steps in "params"."""
-    model, variables, some = whole.model, whole.variables, whole.take(args, args.calibration)
-    images = [batch["image"] for batch in some]
-    how: dict[str, Any] = {"scheme": rules, "weight_grids": args.method, "input_grids": args.method}
-    if args.batch_norm == "live":  # calibrated as it is trained
-        learn, tree = jc.rewrite.qat(model.learn, variables, some, **how)
-        infer = learn.on(model.infer)
-        functions = Functions(
-            lambda variables, images: infer(as_tree(variables), images),
-            lambda variables, batch: learn(as_tree(variables), batch),
-        )
-    else:
-        function: Any = model.infer
-        if args.batch_norm == "folded":
-            function, variables = jc.rewrite.fold_batch_norm(function, variables, images[0])
-        infer, tree = jc.rewrite.qat(function, variables, images, **how)
-
-        def at_rest(variables: Variables, batch: Batch) -> tuple[jax.Array, Variables]:
-            stats = {name: own for name, own in variables.items() if name != "params"}
-            return infer(as_tree(variables), batch["image"]), stats
-
-        functions = Functions(lambda variables, images: infer(as_tree(variables), images), at_rest)
-    own = {"weights": tree["params"]["params"], "steps": tree["steps"]}
-    return functions, {**tree["params"], "params": own}, infer
-
-
-def as_tree(variables: Variables) -> dict[str, Any]:
-    """Variables as :func:`jaxcomp.rewrite.qat` has them, of those whose parameters hold weights and steps."""
-    own = variables["params"]
-    return {"params": {**variables, "params": own["weights"]}, "steps": own["steps"], "ranges": {}}
 
 
 def trained(whole: Published, model: Functions, variables: Variables, args: argparse.Namespace) -> Variables:
@@ -89,13 +44,6 @@ def trained(whole: Published, model: Functions, variables: Variables, args: argp
         return after
     # a short run's averages lag behind its weights
     return recalibrated(model, after, whole.take(args, args.recalibration, 2))
-
-
-def kernels(trained: Any) -> Any:
-    """Which of the trained numbers decay: weights of layers, not their steps, nor norms."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim > 1 and "steps" not in path_string(path).split("/"), trained
-    )
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,8 +59,8 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         table.row(lambda: scored(model, variables, test), stage=name)
 
     stage("published", whole.model, whole.variables)
-    rules = scheme(whole, args)
-    functions, start, infer = rounded(whole, rules, args)
+    grids = Grids(args.bits, args.input_bits, args.end_bits, args.affine, args.method, args.batch_norm)
+    functions, start, infer = rounded(whole.model, whole.variables, whole.take(args, args.calibration), grids)
     stage("rounded", functions, start)
     after = trained(whole, functions, start, args) if args.steps else start
     stage("trained", functions, after)

@@ -109,11 +109,11 @@ def checkpoint_arrays(checkpoint: Path) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpointer.restore(checkpoint / "state"))]
 
 
-def assert_same_end(workdir: Path, reference: Path) -> None:
+def assert_same_end(workdir: Path, reference: Path, phase: str = "student") -> None:
     """Two runs ended with the same bits: metrics, artifact, training state, predictions."""
     assert (workdir / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
     assert (workdir / "model.jcz").read_bytes() == (reference / "model.jcz").read_bytes()
-    mine, theirs = last_checkpoint(workdir), last_checkpoint(reference)
+    mine, theirs = last_checkpoint(workdir, phase), last_checkpoint(reference, phase)
     assert mine.name == theirs.name
     arrays, others = checkpoint_arrays(mine), checkpoint_arrays(theirs)
     assert len(arrays) == len(others) > 20

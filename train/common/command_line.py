@@ -5,6 +5,7 @@ JAX is imported where it is used: a mistake, a folder in use and a finished run 
 
 import ast
 import difflib
+import hashlib
 import importlib
 import io
 import itertools
@@ -24,21 +25,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from train.common import lock, options, outcome, sealed
+from train.common import limits, lock, options, outcome, sealed
 from train.common import workdir as folders
 from train.common.errors import UserError, exit_status, first_line
+from train.common.limits import TASKS
 from train.common.options import SHARED
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-
-TASKS = ("classification", "segmentation", "detection")
-"""Their names, as :mod:`train.tasks` has them, which is not imported here."""
-
-OPTIMIZERS = (
-    *("adabelief", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamaxw", "adamw", "lamb", "lars", "lion"),
-    *("nadam", "nadamw", "novograd", "radam", "rmsprop", "sgd", "yogi"),
-)
-"""Their names in optax, which is not imported here."""
 
 TASK = flags.DEFINE_enum("task", None, TASKS, "what images are asked")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
@@ -131,6 +124,16 @@ def load(file: str) -> ConfigDict:
     return config
 
 
+OWN = ("recipe", "stages", "post_training")
+"""Functions that a configuration file may have beside ``get_config``."""
+
+
+def own_functions() -> dict[str, Any]:
+    """The functions of :data:`OWN` that the configuration file of the command line has."""
+    found = runpy.run_path(_file(sys.argv[1:]).split(":")[0])
+    return {name: found[name] for name in OWN if callable(found.get(name))}
+
+
 def _check_fields(file: str, config: Any) -> None:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={file}: get_config() must return a ConfigDict, got {type(config).__name__}")
@@ -199,53 +202,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
     Raises:
       UserError: for a value out of its range; the field and what it takes are named.
     """
+    if own := own_functions():  # a run belongs to them as to its fields
+        with config.unlocked():
+            source = Path(_file(sys.argv[1:]).split(":")[0]).read_bytes()
+            config.functions = f"{', '.join(own)} of a file of SHA-256 {hashlib.sha256(source).hexdigest()}"
     if DATASET.value:
         config.dataset = DATASET.value
     if TASK.value:
         config.task = TASK.value
     if MODEL.value:
         _take_model(config, MODEL.value, sys.argv[1:])
-    _need(config.task in TASKS, "task", config.task, f"one of {', '.join(TASKS)}")
-    student = config.student
-    _need(0 <= student.sparsity < 1, "student.sparsity", student.sparsity, "a fraction of zeros in [0, 1)")
-    _need(2 <= student.bits <= 8, "student.bits", student.bits, "an integer from 2 to 8")
-    _need(student.scope in ("layer", "global"), "student.scope", student.scope, "'layer' or 'global'")
-    _need(0 < student.prune_until <= 1, "student.prune_until", student.prune_until, "a fraction in (0, 1]")
-    _need(student.prune_every >= 1, "student.prune_every", student.prune_every, "1 step or more")
-    _need(0 < student.macs <= 1, "student.macs", student.macs, "a fraction in (0, 1]")
-    cut = student.macs < 1
-    _need(not cut or student.from_teacher, "student.from_teacher", student.from_teacher, "True where channels are cut")
-    if cut and PARALLEL.value == "pmap":
-        raise UserError("--config.student.macs cuts a network that is trained by jit over a mesh: leave out --parallel")
-    distill = config.distill
-    _need(distill.temperature > 0, "distill.temperature", distill.temperature, "a number above 0")
-    _need(0 <= distill.alpha <= 1, "distill.alpha", distill.alpha, "a fraction in [0, 1]")
-    _need(distill.views >= 0, "distill.views", distill.views, "a number of views, or 0")
-    _need(distill.k >= 2, "distill.k", distill.k, "2 classes or more")
-    _need(not distill.views or config.task == TASKS[0], "distill.views", distill.views, f"0 in {config.task}")
-    if distill.views and (config.shift or config.flip):
-        same = f"pad_crop({config.shift}){', flip()' if config.flip else ''}"
-        raise UserError(
-            "--config.distill.views keeps answers to views that are shown again, which those of --config.shift and "
-            f"--config.flip are not: give --config.shift=0 --config.flip=False --config.augment='{same}'"
-        )
-    _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
-    _need(0 <= config.random_crop < 1, "random_crop", config.random_crop, "a fraction in [0, 1)")
-    _need(config.corrupt in ("stop", "skip"), "corrupt", config.corrupt, "'stop' or 'skip'")
-    _need(config.record_every > 0, "record_every", config.record_every, "a number of epochs above 0")
-    _need(config.optimizer in OPTIMIZERS, "optimizer", config.optimizer, f"one of optax's {', '.join(OPTIMIZERS)}")
-    _need(config.precision in ("float32", "bfloat16"), "precision", config.precision, "'float32' or 'bfloat16'")
-    _need(config.accumulate >= 1, "accumulate", config.accumulate, "1 part or more")
-    _need(0 <= config.ema < 1, "ema", config.ema, "a fraction in [0, 1)")
-    _need(0 <= config.label_smoothing < 1, "label_smoothing", config.label_smoothing, "a fraction in [0, 1)")
-    _need(not config.label_smoothing or config.task == TASKS[0], "label_smoothing", config.label_smoothing, "0 here")
-    _need(config.evaluate_every >= 1, "evaluate_every", config.evaluate_every, "1 record or more")
-    _need(0 < config.best_from <= 1, "best_from", config.best_from, "a fraction in (0, 1]")
-    for field in ("seed", "image_size", "shift", "weight_decay", "warmup", "clip"):
-        _need(config[field] >= 0, field, config[field], "0 or more")
-    for phase in ("teacher", "student"):
-        for field in ("epochs", "learning_rate"):
-            _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
+    limits.check(config, PARALLEL.value)
     config.lock()
     return config
 
@@ -257,11 +224,6 @@ def _take_model(config: ConfigDict, model: str, argv: list[str]) -> None:
         if config[phase].model != model and not given:
             config[phase].options = ConfigDict()
         config[phase].model = model
-
-
-def _need(holds: bool, field: str, value: Any, what: str) -> None:
-    if not holds:
-        raise UserError(f"--config.{field} must be {what}, got {value!r}")
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:

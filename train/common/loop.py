@@ -34,6 +34,7 @@ class Phase:
       record_every: steps from one metrics record, test score and checkpoint to the next.
       batch_size, seed, shift, flip: of :func:`train.common.data.train_batch`.
       rate: the option that sets the learning rate, for those whose training diverges.
+      learning_rate: at its peak.
       score_every: records from one score to the next; the last is always scored.
       best_from: the step from which on the state that is scored best is what the phase ends with; None: the last is.
       parts: of a batch, computed one after the other.
@@ -47,6 +48,7 @@ class Phase:
     shift: int
     flip: bool
     rate: str = "--learning_rate"
+    learning_rate: float = 0.0
     score_every: int = 1
     best_from: int | None = None
     parts: int = 1

@@ -79,31 +79,52 @@ def parameters(model: Functions, dataset: data.Dataset) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
 
-def make_phase(config: ConfigDict, name: str, dataset: data.Dataset) -> Phase:
-    """The steps, the records and the batches of a phase, from epochs."""
-    batch_size = min(config.batch_size, len(dataset.train))
-    per_epoch = len(dataset.train) // batch_size
-    steps = max(1, round(config[name].epochs * per_epoch))
-    seed = 2 * config.seed + (name == "student")  # the phases see different orders of the images
-    every = max(1, round(config.record_every * per_epoch))
+def per_epoch(config: ConfigDict, dataset: data.Dataset) -> int:
+    """Steps in which the training images are seen once."""
+    return len(dataset.train) // min(config.batch_size, len(dataset.train))
+
+
+def make_phase(config: ConfigDict, name: str, dataset: data.Dataset, stage: Any = None, number: int = 0) -> Phase:
+    """The steps, the records and the batches of a phase, from epochs.
+
+    Args:
+      config: the job's configuration.
+      name: ``"teacher"`` or ``"student"``.
+      dataset: what is learnt.
+      stage: of the student's; None: as its fields say.
+      number: which stage.
+    """
+    fields = config[name] if stage is None else stage
+    batch_size, each = min(config.batch_size, len(dataset.train)), per_epoch(config, dataset)
+    steps = max(1, round(fields.epochs * each))
+    # the phases see different orders of the images
+    seed = 2 * config.seed + (name == "student") + 2**20 * number
+    every = max(1, round(config.record_every * each))
     rate = f"--config.{name}.learning_rate"
+    known = name if stage is None else stage.name
     whole = dataset.task.whole  # else boxes and masks move with the images, as views
     moved = whole * config.shift, whole and config.flip
     best = steps if config.best_from == 1 else int(config.best_from * steps)
-    return Phase(name, steps, every, batch_size, seed, *moved, rate, config.evaluate_every, best, config.accumulate)
+    how = {"learning_rate": fields.learning_rate, "score_every": config.evaluate_every, "best_from": best}
+    return Phase(known, steps, every, batch_size, seed, *moved, rate, parts=config.accumulate, **how)
 
 
-def make_optimizer(config: ConfigDict, name: str, phase: Phase, per_epoch: int) -> optax.GradientTransformation:
-    """The optimizer of a phase."""
-    how = {field: config[field] for field in ("clip", "undecayed")}
+def make_optimizer(
+    config: ConfigDict, phase: Phase, per_epoch: int, rounded: bool = False
+) -> optax.GradientTransformation:
+    """The optimizer of a phase; step sizes of a network that is rounded do not decay."""
+    undecayed = config.undecayed
+    if rounded:
+        undecayed = "steps/.*" + (f"|weights/({undecayed})" if undecayed else "")
     return optimizers.make(
         config.optimizer,
-        config[name].learning_rate,
+        phase.learning_rate,
         phase.steps,
         config.weight_decay,
         warmup=min(round(config.warmup * per_epoch), phase.steps - 1),
         options=config.optimizer_options.to_dict(),
-        **how,
+        clip=config.clip,
+        undecayed=undecayed,
     )
 
 

@@ -15,6 +15,7 @@ FILES = (
     "cut.jcz",
     "model.jcz",
     "integers.jcz",
+    "posttrained.jcz",
     "summary.json",
     "report.html",
     "pictures.png",

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
                 "prune_until": 0.6,  # fraction of the steps over which sparsity rises
                 "prune_every": 10,  # steps from one ranking of the weights to the next
                 "bits": 8,  # of a kernel's weight, 2 to 8
+                "input_bits": 0,  # of what layers read, trained and shipped as integers; 0: weights alone are rounded
                 "macs": 1.0,  # fraction of the teacher's multiply-accumulates that is left, by cutting channels first
                 "integers": False,  # whether a network that computes in integers is made at the end, integers.jcz
             },

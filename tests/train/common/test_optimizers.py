@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from train.common import optimizers
-from train.common.command_line import OPTIMIZERS
 from train.common.errors import UserError
+from train.common.limits import OPTIMIZERS
 
 PARAMS = {"Dense_0": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)}, "positions": jnp.full((1, 4), 3.0)}
 TRAINED = (PARAMS, {"threshold": jnp.ones((2, 2))})
