@@ -1,4 +1,4 @@
-"""Small models of every family, unedited: what users write."""
+"""Small models as users write them, unedited, of families that ``train.models`` does not hold so small or at all."""
 
 from typing import Any
 
@@ -121,19 +121,6 @@ class Recurrent(nn.Module):
         return nn.Dense(3)(nn.RNN(self.cell)(x)[:, -1])
 
 
-class Mixer(nn.Module):
-    """Tokens and channels mixed in turn."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Conv(8, (4, 4), (4, 4))(x).reshape(x.shape[0], -1, 8)
-        y = nn.LayerNorm()(x).swapaxes(1, 2)
-        y = nn.Dense(y.shape[-1])(nn.gelu(nn.Dense(5)(y)))
-        x = x + y.swapaxes(1, 2)
-        x = x + nn.Dense(8)(nn.gelu(nn.Dense(12)(nn.LayerNorm()(x))))
-        return nn.Dense(3)(nn.LayerNorm()(x).mean(1))
-
-
 class ConvNeXt(nn.Module):
     """Depthwise, norm, pointwise, layer scale."""
 
@@ -144,18 +131,6 @@ class ConvNeXt(nn.Module):
         y = nn.Dense(8)(nn.gelu(nn.Dense(16)(y)))
         x = x + y * self.param("gamma", nn.initializers.constant(0.1), (8,))
         return nn.Dense(3)(nn.LayerNorm()(x.mean((1, 2))))
-
-
-class UNet(nn.Module):
-    """Down, up by repetition, skip by concatenation; two results."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        a = nn.GroupNorm(2)(nn.relu(nn.Conv(8, (3, 3))(x)))
-        b = nn.relu(nn.Conv(6, (3, 3), (2, 2))(a))
-        up = jax.image.resize(b, (*a.shape[:3], 6), "nearest")
-        c = nn.relu(nn.ConvTranspose(4, (3, 3))(jnp.concatenate([a, up], axis=-1)))
-        return nn.Conv(2, (1, 1))(c), nn.Dense(3)(b.mean((1, 2)))
 
 
 class ScannedBlock(nn.Module):
@@ -176,82 +151,6 @@ class Scanned(nn.Module):
         block = nn.remat(ScannedBlock, prevent_cse=False)
         x, _ = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()(x, None)
         return nn.Dense(3)(x)
-
-
-class BottleneckResNet(nn.Module):
-    """Two stages of bottlenecks with batch norm; both shortcuts project."""
-
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def layer(y: jax.Array, width: int, size: int, stride: int = 1) -> jax.Array:
-            y = nn.Conv(width, (size, size), (stride, stride), use_bias=False)(y)
-            return nn.BatchNorm(use_running_average=not self.train)(y)
-
-        x = nn.max_pool(nn.relu(layer(x, 4, 3)), (3, 3), (2, 2), padding="SAME")
-        for inner, outer, stride in ((3, 8, 1), (5, 12, 2)):
-            y = nn.relu(layer(nn.relu(layer(x, inner, 1)), inner + 1, 3, stride))
-            x = nn.relu(layer(y, outer, 1) + layer(x, outer, 1, stride))
-        return nn.Dense(3)(x.mean((1, 2)))
-
-
-class VGG(nn.Module):
-    """Convolutions in a row with pools between them, then three dense layers with dropout."""
-
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for widths in ((4, 5), (6, 7)):
-            for width in widths:
-                x = nn.relu(nn.Conv(width, (3, 3))(x))
-            x = nn.max_pool(x, (2, 2), (2, 2))
-        x = x.reshape(x.shape[0], -1)
-        for width in (9, 8):
-            x = nn.Dropout(0.5, deterministic=not self.train)(nn.relu(nn.Dense(width)(x)))
-        return nn.Dense(3)(x)
-
-
-class MobileNetV3(nn.Module):
-    """An inverted residual gated by squeeze and excite of 1x1 convolutions, then a head of 1x1 convolutions."""
-
-    train: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def norm(y: jax.Array) -> jax.Array:
-            return nn.BatchNorm(use_running_average=not self.train, momentum=0.99, epsilon=1e-3)(y)
-
-        x = nn.hard_swish(norm(nn.Conv(4, (3, 3), (2, 2), use_bias=False)(x)))
-        y = nn.hard_swish(norm(nn.Conv(9, (1, 1), use_bias=False)(x)))
-        y = nn.hard_swish(norm(nn.Conv(9, (5, 5), feature_group_count=9, use_bias=False)(y)))
-        gate = nn.relu(nn.Conv(5, (1, 1))(nn.avg_pool(y, y.shape[1:3])))
-        y = y * nn.hard_sigmoid(nn.Conv(9, (1, 1))(gate))
-        x = x + norm(nn.Conv(4, (1, 1), use_bias=False)(y))
-        x = nn.hard_swish(norm(nn.Conv(8, (1, 1), use_bias=False)(x))).mean((1, 2), keepdims=True)
-        x = nn.hard_swish(nn.Conv(10, (1, 1))(x))
-        return nn.Conv(3, (1, 1))(x).squeeze((1, 2))
-
-
-class GoogLeNet(nn.Module):
-    """Two modules of four branches that end side by side."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def layer(y: jax.Array, width: int, size: int) -> jax.Array:
-            return nn.relu(nn.Conv(width, (size, size))(y))
-
-        x = layer(x, 6, 3)
-        for one, (low3, three), (low5, five), pooled in ((4, (3, 5), (2, 3), 2), (3, (4, 6), (3, 2), 4)):
-            branches = [
-                layer(x, one, 1),
-                layer(layer(x, low3, 1), three, 3),
-                layer(layer(x, low5, 1), five, 5),
-                layer(nn.max_pool(x, (3, 3), padding="SAME"), pooled, 1),
-            ]
-            x = jnp.concatenate(branches, axis=-1)
-        return nn.Dense(3)(nn.avg_pool(x, x.shape[1:3]).reshape(x.shape[0], -1))
 
 
 class ShuffleNet(nn.Module):
