@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, on this machine or in a bucket."""
 
 import contextlib
 import errno
@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from jaxcomp.core import buckets
 from jaxcomp.core.errors import ArgumentError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,12 +46,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
     replaced keeps its permissions and its owner; through a symbolic link the file that it points to is replaced.
 
     Args:
-      path: the file.
+      path: the file; ``gs://...`` and other addresses that ``etils.epath`` opens are storage's to keep whole.
       content: all of its bytes, in one or in parts.
 
     Raises:
       ArgumentError: if there is no folder to hold it, or it is a folder or a device.
       OSError: if it cannot be written; it names ``path``.
+      MissingExtraError: if what opens such an address is not installed; it says how to install it.
 
     Example:
       >>> import pathlib, tempfile
@@ -59,6 +61,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
       >>> file.read_bytes()
       b'whole'
     """
+    if address := buckets.url(path):
+        buckets.write(address, content if isinstance(content, bytes) else b"".join(content))
+        return
     given, path = path, Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         kind = "a folder: give the name of a file in it" if path.is_dir() else "a device or a pipe: give another name"
@@ -78,6 +83,26 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file, on this machine or in a bucket.
+
+    Args:
+      path: the file, as :func:`write_atomically` takes it.
+
+    Raises:
+      OSError: if it cannot be read.
+      MissingExtraError: if what opens such an address is not installed; it says how to install it.
+    """
+    address = buckets.url(path)
+    return buckets.read(address) if address else Path(path).read_bytes()
+
+
+def size(path: str | os.PathLike[str]) -> int:
+    """The bytes of a file, as :func:`read` finds it."""
+    address = buckets.url(path)
+    return buckets.size(address) if address else os.path.getsize(path)
 
 
 def _as_private_as(path: Path) -> Callable[[str, int], int]:

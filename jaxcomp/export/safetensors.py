@@ -8,14 +8,13 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core import files
 from jaxcomp.core.errors import ArgumentError, ArtifactError, JaxcompError, MissingExtraError
-from jaxcomp.core.files import write_atomically
 from jaxcomp.core.types import Params
 from jaxcomp.pack import artifact, container, layout
 from jaxcomp.rewrite.plain import from_json, to_json
@@ -147,7 +146,7 @@ def safetensors(
     differing = {name: own for name, own in said.items() if own != {"path": name, "axes": None, "dtype": None}}
     own = {"version": 1, "tensors": differing, "rewrites": _rows(fn, params)}
     content = save(tensors, text | {OWN: json.dumps(own)})
-    write_atomically(path, content)
+    files.write_atomically(path, content)
     return len(content)
 
 
@@ -171,12 +170,12 @@ def load_safetensors(path: str | os.PathLike[str], like: Params | None = None) -
       See :func:`safetensors`.
     """
     _need()
-    from safetensors import SafetensorError, deserialize, safe_open
+    from safetensors import SafetensorError, deserialize
 
     try:
-        held = deserialize(Path(path).read_bytes())
-        with safe_open(path, framework="np") as opened:
-            text = dict(opened.metadata() or {})
+        content = files.read(path)
+        held = deserialize(content)
+        text = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
     except SafetensorError as error:
         raise ArtifactError(f"{path}: is no .safetensors file, or was cut short: {error}") from error
     try:

@@ -15,11 +15,10 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxcomp.core import files
 from jaxcomp.core.errors import ArgumentError, ArtifactError
-from jaxcomp.core.files import write_atomically
 from jaxcomp.pack import first_version, rows
 from jaxcomp.pack.streams import deflate, inflate
 
@@ -92,7 +91,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], blocks: Sequence
     for part in parts:
         crc = zlib.crc32(part, crc)
     parts.append(_CRC.pack(crc))
-    write_atomically(path, parts)
+    files.write_atomically(path, parts)
     return sum(map(len, parts))
 
 
@@ -113,7 +112,7 @@ def read(path: str | os.PathLike[str], max_header: int = MAX_HEADER) -> tuple[di
     if os.path.exists(path) and not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a device or a pipe"
         raise ArtifactError(f"{path}: needs to be a file that jaxcomp wrote and is {kind}")
-    data = memoryview(Path(path).read_bytes())
+    data = memoryview(files.read(path))
     if len(data) <= len(MAGIC) or data[:4] != MAGIC:
         raise ArtifactError(
             f"{path}: is no jaxcomp artifact: it needs to begin with {MAGIC!r} and begins with {bytes(data[:4])!r}, "

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp.core import files
 from jaxcomp.pack import coding, container, entropy, stored
 
 
@@ -112,7 +113,7 @@ def inspect(path: str | os.PathLike[str], *, max_bytes: int | None = None, measu
             tensors.append(_measured(info, tensor) if measured else info)
         except container.FORGED as error:
             raise container.foreign(path, error) from error
-    overhead = os.path.getsize(path) - sum(t.stored for t in tensors)
+    overhead = files.size(path) - sum(t.stored for t in tensors)
     return Contents(tuple(tensors), overhead, held.metadata, tuple((name, said) for name, said, _ in held.rewrites))
 
 

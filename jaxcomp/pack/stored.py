@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcomp.core import files
 from jaxcomp.core.errors import ArgumentError, ArtifactError
 from jaxcomp.pack import coding, container, layout
 
@@ -94,7 +95,7 @@ def read(path: str | os.PathLike[str], max_bytes: int | None, *, at_least: int =
 
 def _limit(path: str | os.PathLike[str], max_bytes: int | None, at_least: int) -> int:
     if max_bytes is None:
-        return max(LEAST_LIMIT, TIMES_THE_FILE * os.path.getsize(path), at_least)
+        return max(LEAST_LIMIT, TIMES_THE_FILE * files.size(path), at_least)
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 0:
         raise ArgumentError(f"max_bytes must be None or a whole number of bytes, got {max_bytes!r}")
     return int(max_bytes)

@@ -1,0 +1,107 @@
+"""Files in buckets, ``gs://`` and ``s3://``: read and written whole, by fsspec, which is imported only for them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jaxcomp.core.errors import ArgumentError, MissingExtraError
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+
+
+def url(path: str | os.PathLike[str]) -> str | None:
+    """The address that a path is; None for one of a file system. What ``pathlib`` has taken of its slashes is put back.
+
+    Example:
+      >>> import pathlib
+      >>> url(pathlib.PurePosixPath("gs://bucket/run")), url("C:/run"), url("run")
+      ('gs://bucket/run', None, None)
+    """
+    found = _SCHEME.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
+    return f"{found[1]}://{found[2]}" if found else None
+
+
+@contextlib.contextmanager
+def opened(address: str) -> Iterator[tuple[Any, str]]:
+    """What fsspec opens an address with, and the path there; what storage says in many types has one, and the address.
+
+    Raises:
+      ArgumentError: for a scheme that fsspec does not know.
+      MissingExtraError: without fsspec, or without the client of that storage; it says how to install it.
+      FileNotFoundError: if there is no such file.
+      OSError: for all else: no permission, no such bucket, no network.
+    """
+    try:
+        import fsspec
+
+        yield fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        scheme = address.split("://")[0]
+        client = f" {_CLIENTS[scheme]}" if scheme in _CLIENTS else ""
+        raise MissingExtraError(f"{address} needs a client of that storage: pip install fsspec{client}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{address}: there is no such file, or no such bucket") from error
+    except Exception as error:  # each client has its own
+        if "Protocol not known" in str(error):
+            raise ArgumentError(f"{address}: needs to be a path, or an address of gs://, s3:// or the like") from error
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        raise OSError(
+            f"{address} cannot be used ({type(error).__name__}: {words}): see that the bucket is there and that you "
+            "may read and write it"
+        ) from error
+
+
+def read(address: str) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+      As :func:`opened`.
+    """
+    with opened(address) as (storage, path):
+        return storage.cat_file(path)
+
+
+def write(address: str, content: bytes) -> None:
+    """Writes a file. Storage shows it once all of it has arrived: whole or not at all, and the old one until then.
+
+    Raises:
+      As :func:`opened`.
+    """
+    with opened(address) as (storage, path):
+        storage.pipe_file(path, content)
+
+
+def size(address: str) -> int:
+    """The bytes of a file.
+
+    Raises:
+      As :func:`opened`.
+    """
+    with opened(address) as (storage, path):
+        return int(storage.size(path))
+
+
+def remove(address: str) -> None:
+    """Deletes a file; one that is gone already is as well.
+
+    Raises:
+      As :func:`opened`, but FileNotFoundError.
+    """
+    with contextlib.suppress(FileNotFoundError), opened(address) as (storage, path):
+        storage.rm_file(path)
+
+
+def sizes(address: str) -> dict[str, int]:
+    """The bytes of each file below an address, by its name there; none where there is nothing.
+
+    Raises:
+      As :func:`opened`, but FileNotFoundError.
+    """
+    with opened(address) as (storage, path):
+        storage.invalidate_cache()
+        found = storage.find(path, detail=True)
+        start = len(path.rstrip("/")) + 1
+        return {name[start:]: int(about["size"]) for name, about in found.items() if name[start:].strip("/")}

@@ -1,0 +1,70 @@
+"""Files in a bucket, which fsspec's storage in memory plays: artifacts go there and come back, and errors name them."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.registry import known_implementations
+
+import jaxcomp as jc
+from jaxcomp.core import buckets, files
+from jaxcomp.core.errors import ArgumentError, MissingExtraError
+
+PARAMS = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    storage = fsspec.filesystem("memory")
+    storage.store.clear()
+    yield "memory://bucket/run"
+    storage.store.clear()
+
+
+def test_files_go_there_and_come_back(bucket: str) -> None:
+    files.write_atomically(f"{bucket}/a", b"old")
+    files.write_atomically(f"{bucket}/a", [b"n", b"ew"])
+    files.write_atomically(PurePosixPath(f"{bucket}/deep/b"), b"22")  # pathlib has taken a slash of it
+    assert files.read(f"{bucket}/a") == b"new"
+    assert buckets.sizes(bucket) == {"a": 3, "deep/b": 2}
+    for _ in range(2):
+        buckets.remove(f"{bucket}/a")
+    assert buckets.sizes(bucket) == {"deep/b": 2}
+    assert buckets.sizes(f"{bucket}/nowhere") == {}
+
+
+def test_artifacts_go_there_and_come_back(bucket: str, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    for place in (bucket, str(tmp_path)):
+        size = jc.pack.save(f"{place}/x.jcz", PARAMS, metadata={"a": 1})
+        jc.export.safetensors(f"{place}/x.safetensors", PARAMS)
+    assert size == len(files.read(f"{bucket}/x.jcz"))
+    for name in ("x.jcz", "x.safetensors"):
+        assert files.read(f"{bucket}/{name}") == (tmp_path / name).read_bytes()
+    loaded, metadata = jc.pack.load(f"{bucket}/x.jcz")
+    np.testing.assert_array_equal(loaded["kernel"], PARAMS["kernel"])
+    assert metadata == {"a": 1}
+    held = jc.export.load_safetensors(f"{bucket}/x.safetensors").params
+    np.testing.assert_array_equal(held["kernel"], PARAMS["kernel"])
+
+
+def test_mistakes_are_told(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"memory://bucket/run/x: there is no such file"):
+        jc.pack.load(f"{bucket}/x")
+    with pytest.raises(ArgumentError, match=r"floppy://a/x: needs to be a path, or an address"):
+        jc.pack.save("floppy://a/x", PARAMS)
+    absent = {"class": "a_client_that_is_not_there.Storage", "err": "install it"}
+    monkeypatch.setitem(known_implementations, "s3", absent)
+    with pytest.raises(MissingExtraError, match=r"s3://b/x.jcz needs .*: pip install fsspec s3fs"):
+        jc.pack.save("s3://b/x.jcz", PARAMS)
+    assert not Path("s3:").exists()
+    storage = fsspec.filesystem("memory")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("403: you may not")
+
+    monkeypatch.setattr(storage, "pipe_file", refuse)
+    with pytest.raises(OSError, match=r"run/x.jcz cannot be used \(PermissionError: 403: you may not\): see that"):
+        jc.pack.save(f"{bucket}/x.jcz", PARAMS)
