@@ -32,7 +32,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from train.common import data, image_folder, lock, phases, report, sealed, teaching, views
+from train.common import data, hosts, image_folder, lock, phases, report, sealed, teaching, views
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
@@ -111,7 +111,7 @@ def fresh(job: Job, name: str, seed: int) -> Net:
     config, dataset = job.config, job.dataset
     model = phases.make_network(config, name, dataset)
     with waiting(f"making the {name}"):
-        variables = jax.jit(model.init)(jax.random.key(seed), dataset.train.images[:1])
+        variables = job.parallel.make(model.init)(jax.random.key(seed), dataset.train.images[:1])
     return Net(model, phases.make_network(config, name, dataset, job.parallel.axis, training=True), variables)
 
 
@@ -192,7 +192,7 @@ def train(
 
     learned = objective.init(jax.random.key(phase.seed + 1))
     begun = functools.partial(init_state, recipe=recipe, optimizer=optimizer, average=config.ema > 0)
-    start = jax.jit(begun)(net.variables, learned=learned)
+    start = job.parallel.make(begun)(net.variables, learned=learned)
     began, frozen = time.monotonic(), {} if frozen is None else frozen
     state, seconds = fit(phase, step, start, frozen, dataset, job.parallel, job.workdir, recorded, **beside)
     return Trained(net, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
@@ -303,15 +303,30 @@ def ship(job: Job, net: Net, student: Functions, packed: Any, view: Any, notes: 
 
 def run(job: Job) -> None:
     """Runs the whole job in its workdir."""
-    began, config, dataset, task = time.monotonic(), job.config, job.dataset, job.dataset.task
+    began = time.monotonic()
     taught = train_teacher(job)
-    teacher, frozen = taught.net.model, taught.shown
-    ended = train_student(job, (teacher, frozen))
-    phases_of, last = [taught, *ended], ended[-1]
+    frozen = taught.shown
+    ended = train_student(job, (taught.net.model, frozen))
     with waiting("fetching the student"):
-        trained, images = last.shown, dataset.test.images[:1]
-    if jax.process_index() != 0:
-        return
+        trained = ended[-1].shown
+    with hosts.together("finish") as first:
+        if first:
+            finish(job, began, [taught, *ended], frozen, trained)
+
+
+def finish(job: Job, began: float, phases_of: list[Trained], frozen: Any, trained: Any) -> None:
+    """Ships, scores and reports what was trained.
+
+    Args:
+      job: of which it is a part.
+      began: when.
+      phases_of: the teacher's, and the student's.
+      frozen: the teacher's variables as they ship.
+      trained: the student's.
+    """
+    config, dataset, task = job.config, job.dataset, job.dataset.task
+    taught, last, images = phases_of[0], phases_of[-1], dataset.test.images[:1]
+    teacher = taught.net.model
     student, packed = last.net.shipped(trained, images)
     plain, view = last.net.in_float(trained)
     with waiting("describing the student"):
@@ -354,14 +369,13 @@ def run(job: Job) -> None:
 def main(config: ConfigDict) -> None:
     """Runs the job that the command line asks for; nothing is written before all of it has been checked."""
     config = command_line.resolve(config)
-    if command_line.MULTIHOST.value:
-        command_line.join_hosts()
-    if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
-        jax.config.update("jax_platforms", f"{platforms},cpu")  # what ships is scored on the CPU
-    task = named(config.task)
+    how = {"mesh": command_line.MESH.value, "axes": command_line.MESH_AXES.value}
+    task, parallel = named(config.task), data_parallel(command_line.PARALLEL.value, **how)
     reading: dict[str, Any] = {name: config[name] for name in ("random_crop", "corrupt")}
     where = config.dataset, command_line.DATA_DIR.value, config.image_size or None
-    dataset = data.load(*where, task, **reading).read_all()
+    with hosts.together("load"):  # each for itself; what one meets with, all say
+        dataset = data.load(*where, task, **reading).read_all()
+    hosts.agree({f"data set {config.dataset!r}": dataset.digest})
     own = command_line.own_functions()
     asked = stages(config, own)
     models = {name: phases.make_network(config, name, dataset) for name in ("teacher", "student")}
@@ -375,4 +389,4 @@ def main(config: ConfigDict) -> None:
     }
     told = {row.name: numbers["student"] for row in rows} | {"teacher": numbers["teacher"]}
     report.header(workdir, dataset, told, [phases.make_phase(config, "teacher", dataset), *rows])
-    run(Job(config, dataset, data_parallel(command_line.PARALLEL.value), workdir, own))
+    run(Job(config, dataset, parallel, workdir, own))

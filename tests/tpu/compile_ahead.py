@@ -20,7 +20,7 @@ from tests.tpu.hlo import aliases, collectives
 from train import models
 from train.common import optimizers, phases
 from train.common.distillation import soft_targets, taught
-from train.common.parallel import AXIS, JitParallel
+from train.common.parallel import AXIS, MeshParallel
 from train.common.step import TrainState, init_state, make_step, network
 from train.configs import digits
 
@@ -65,7 +65,7 @@ def report(compiled: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
 def with_jit(kind: str, mesh: Mesh) -> dict[str, Any]:
     """The step as ``train.common.parallel`` runs it: parameters replicated, the batch split."""
     step, shapes = training_step(kind, None)
-    return report(JitParallel(mesh).compile(step).lower(*shapes).compile(), shapes)
+    return report(MeshParallel(mesh).compile(step).lower(*shapes).compile(), shapes)
 
 
 def with_pmap(kind: str, devices: list[Any]) -> dict[str, Any]:

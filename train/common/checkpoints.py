@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core.files import naming
-from train.common import hosts, sealed
+from train.common import hosts, mirror, sealed
 from train.common.errors import GO_ON, UserError, disk_is_full, first_line, is_full
 from train.common.signals import postponed
 from train.common.workdir import check_checkpoint, damaged, whole_steps, write_checksums
@@ -46,6 +46,7 @@ class Checkpoints:
         self.records: list[dict[str, Any]] = []
         with _alone():
             self._manager = ocp.CheckpointManager(self.folder, options=self._options())
+        self._latest: int | None = self._manager.latest_step()
 
     def _options(self) -> Any:
         """Orbax's; of several hosts each has a manager of its own, which waits for no other."""
@@ -68,7 +69,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
-        return self._manager.latest_step()
+        return self._latest
 
     def save(self, step: int, tree: Any, seconds: float) -> None:
         """Saves a pytree of arrays under a step; returns when it is on disk.
@@ -87,8 +88,7 @@ class Checkpoints:
         with hosts.together() as first:
             if first:
                 self._write(step, tree, seconds)
-        if not first:
-            self._manager.reload()  # what was written by another is not noticed else
+        self._latest = step
 
     def _write(self, step: int, tree: Any, seconds: float) -> None:
         args = self._ocp.args
@@ -111,6 +111,9 @@ class Checkpoints:
         """
         args, step = self._ocp.args, self.latest()
         assert step is not None, "nothing was saved"
+        if hosts.several() and jax.process_index() != 0:
+            mirror.refresh(self.folder)
+            self._manager.reload()  # what was written by another is not noticed else
         check_checkpoint(self.folder, step)
         try:
             with _alone():

@@ -10,6 +10,7 @@ import importlib
 import io
 import itertools
 import json
+import os
 import re
 import runpy
 import shutil
@@ -25,9 +26,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from train.common import limits, lock, options, outcome, sealed
+from train.common import joining, limits, lock, mirror, options, outcome, sealed
 from train.common import workdir as folders
-from train.common.errors import UserError, exit_status, first_line
+from train.common.errors import UserError, exit_status
 from train.common.limits import TASKS
 from train.common.options import SHARED
 
@@ -35,12 +36,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 TASK = flags.DEFINE_enum("task", None, TASKS, "what images are asked")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how the step runs on all devices")
+MESH = flags.DEFINE_string("mesh", "", "axes of devices, as data=8,fsdp=4: fsdp splits the state too; '': data alone")
+MESH_AXES = flags.DEFINE_enum("axes", "auto", ["auto", "explicit"], "the type of the mesh's axes")
 DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
 MODEL = flags.DEFINE_string("model", None, "of teacher and student: a name of train.models, or package.module:function")
-MULTIHOST = flags.DEFINE_bool("multihost", False, "join the other hosts; they find each other on TPU pods and Slurm")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "with --multihost elsewhere: HOST:PORT of process 0")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator: which of them this one is, from 0")
+flags.adopt_module_key_flags(joining)  # so that --helpshort lists them
 
 
 def define_config_flag(argv: list[str]) -> Any:
@@ -179,23 +179,6 @@ def _near(field: str, known: Any) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
-def join_hosts() -> None:
-    """Joins the other hosts of a run; each of them runs the same command on the same files.
-
-    Raises:
-      UserError: if they cannot be found.
-    """
-    import jax
-
-    try:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"--multihost: {first_line(error)} On a machine that does not say by itself who takes "
-            "part, give every process --coordinator=HOST:PORT --num_processes=N and its own --process_id."
-        ) from error
-
-
 def resolve(config: ConfigDict) -> ConfigDict:
     """The configuration with ``--task`` and ``--dataset`` applied, checked and locked.
 
@@ -240,15 +223,21 @@ def claim(workdir: Path, config: ConfigDict) -> None:
       UserError: if the workdir cannot be written, is in use, or holds a run of another configuration; the fields
         that differ are listed.
     """
-    from jax.experimental import multihost_utils
+    from train.common import hosts
+    from train.common.line import by_host
 
-    from train.common.hosts import together
-
-    known = folders.check_settings(workdir, fields(config))
-    multihost_utils.sync_global_devices("every host has looked before one writes")
-    with together() as first:
+    with hosts.together("look"):  # every host has looked before one writes
+        known = folders.check_settings(workdir, fields(config))
+    with hosts.together("claim") as first:
         if first:
             _prepare(workdir, None if known else config)
+            mirror.take(workdir)
+            mirror.push(workdir)
+    if hosts.several() and len(set(seen := hosts.all_say("see", folders.seen(workdir)))) > 1:
+        raise UserError(
+            f"--workdir={mirror.shown(str(workdir))} is not the same folder on all hosts: {by_host(seen)}.\n"
+            "Name one that they share, on a network file system or in a bucket."
+        )
 
 
 def _prepare(workdir: Path, config: ConfigDict | None) -> None:
@@ -268,7 +257,7 @@ def workdir_of(config: ConfigDict) -> Path:
     """The run folder that the command line names."""
     task = "" if config.task == TASKS[0] else f"-{config.task}"
     name = Path(config.dataset).expanduser().absolute().name if "/" in config.dataset else config.dataset
-    return Path(WORKDIR.value or f"runs/{name.replace(':', '-')}{task}")
+    return mirror.folder(WORKDIR.value or f"runs/{name.replace(':', '-')}{task}")
 
 
 def run(module: str) -> None:
@@ -282,9 +271,16 @@ def run(module: str) -> None:
             print(help_text(sys.modules["__main__"].__doc__, sys.argv[1:]))
             return
         holder = define_config_flag(sys.argv[1:])
-        app.run(lambda argv: _entry(module, holder, argv))
+        try:
+            app.run(lambda argv: _entry(module, holder, argv))
+        except SystemExit as ended:  # so absl ends, also when all went well
+            if ended.code:
+                raise
 
-    sys.exit(exit_status(job))
+    status = exit_status(job)
+    if hosts := sys.modules.get("train.common.hosts"):  # only what is imported can have joined others
+        hosts.leave(status)
+    sys.exit(status)
 
 
 def help_text(doc: str | None, argv: list[str]) -> str:
@@ -298,18 +294,7 @@ def help_text(doc: str | None, argv: list[str]) -> str:
     parser.usage = f"{parser.prog} [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     add("--config", metavar="FILE", help="Python file of defaults; without it that of the data set, in train/configs")
-    for holder in (
-        TASK,
-        MODEL,
-        DATASET,
-        DATA_DIR,
-        WORKDIR,
-        PARALLEL,
-        MULTIHOST,
-        COORDINATOR,
-        NUM_PROCESSES,
-        PROCESS_ID,
-    ):
+    for holder in (TASK, MODEL, DATASET, DATA_DIR, WORKDIR, PARALLEL, MESH, MESH_AXES, *joining.FLAGS):
         add(f"--{holder.name}", metavar="VALUE", help=flags.FLAGS[holder.name].help, default=holder.default)
     lines, said = [], descriptions()
     width, rest = 32, max(20, shutil.get_terminal_size().columns - 38)
@@ -329,10 +314,19 @@ def _entry(module: str, holder: Any, argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     config = resolve(holder.value)
     workdir = workdir_of(config)
-    if summary := folders.finished(workdir, fields(config)):
-        print(outcome.sentence(summary, workdir))
+    if (platforms := os.environ.get("JAX_PLATFORMS")) and "cpu" not in platforms.split(","):
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # what ships is scored on the CPU
+    several = joining.join()
+    if several:
+        given = {f"--config.{name}": value for name, value in folders.flat(fields(config)).items()}
+        joining.agree(given | {f"--{holder.name}": holder.value for holder in (PARALLEL, MESH, MESH_AXES)})
+    summary = folders.finished(workdir, fields(config))
+    if several:
+        joining.agree({"the run in --workdir": "finished" if summary else "not finished"})
+    if summary:
+        print(mirror.shown(outcome.sentence(summary, workdir)))
         return
-    if not MULTIHOST.value:  # of several hosts it is not known yet which is the first
+    if not several:  # else the first host takes it, in claim
         folders.open_existing(workdir, fields(config))
     if sys.stderr.isatty():
         print("starting JAX ...", file=sys.stderr)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxcomp as jc
+from train.common import hosts
 from train.common.step import Functions, Variables, shrunk
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.task import Batch, Task
@@ -53,11 +54,17 @@ def cut(
     Raises:
       ArgumentError: if no choice of channels leaves so little.
     """
-    if not path.exists():
-        found = jc.trace.groups(model.infer, variables, some[0]["image"][:1])
-        grads = loss_gradients(model, variables, some, task)
-        how: dict[str, Any] = {"scope": "global", "per": "macs", "maximum": MAXIMUM, "combine": "joint"}
-        keep = jc.rewrite.choose(score="taylor_squared", macs=macs, grads=grads, **how)(found, variables)
-        jc.pack.save(path, {"keep": dict(keep)})
+    with hosts.together("cut") as first:
+        if first and not path.exists():
+            _choose(model, variables, some, task, macs, path)
+    hosts.give(path)
     saved, _ = jc.pack.load(path)
     return shrunk(model, variables, some[0], saved["keep"])
+
+
+def _choose(model: Functions, variables: Variables, some: list[Batch], task: Task, macs: float, path: Path) -> None:
+    found = jc.trace.groups(model.infer, variables, some[0]["image"][:1])
+    grads = loss_gradients(model, variables, some, task)
+    how: dict[str, Any] = {"scope": "global", "per": "macs", "maximum": MAXIMUM, "combine": "joint"}
+    keep = jc.rewrite.choose(score="taylor_squared", macs=macs, grads=grads, **how)(found, variables)
+    jc.pack.save(path, {"keep": dict(keep)})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.common import image_folder, records
+from train.common import image_folder, mirror, records
 from train.common.checks import usable
 from train.common.errors import UserError
 from train.common.stored import Reading, Stored
@@ -151,7 +151,7 @@ def load(
         raise UserError("--config.random_crop is of classified images, and needs a --config.image_size such as 224")
     reading = Reading(image_size, random_crop, corrupt)
     if not image_folder.is_path(name):
-        found = records.open_tfds(name, data_dir, reading, task)
+        found = records.open_tfds(name, mirror.data_folder(data_dir, records.plain(name)), reading, task)
         return Dataset(name, found.classes, lambda split: Split(*found.read(split)), task)
     if not task.whole:
         raise UserError(f"dataset {name!r}: a folder has a class for each image, and {task.name} needs {task.needs}")

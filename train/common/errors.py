@@ -28,8 +28,9 @@ def exit_status(job: Callable[[], Any]) -> int:
     try:
         with stopping_on_sigterm(f"stopped by SIGTERM; what was saved is kept: {GO_ON}"):
             job()
+            _put_in_buckets()
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(_as_given(str(stopped)), file=sys.stderr)
         return 143
     except KeyboardInterrupt:
         print(f"interrupted; what was saved is kept: {GO_ON} from the last checkpoint", file=sys.stderr)
@@ -37,9 +38,20 @@ def exit_status(job: Callable[[], Any]) -> int:
     except Exception as error:
         if (message := explained(error)) is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_as_given(message)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _put_in_buckets() -> None:
+    if mirror := sys.modules.get("train.common.mirror"):
+        mirror.push_all()
+
+
+def _as_given(message: str) -> str:
+    """A message with the addresses that the user gave, in place of what this machine works in."""
+    mirror = sys.modules.get("train.common.mirror")
+    return mirror.shown(message) if mirror else message
 
 
 def explained(error: BaseException) -> str | None:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from jaxcomp.core.files import naming, write_atomically
 from jaxcomp.core.paths import named_leaves
-from train.common import data, hosts, lock, sealed
+from train.common import data, hosts, lock, mirror, sealed
 from train.common.checkpoints import Checkpoints
 from train.common.errors import GO_ON, UserError
 from train.common.feed import Feed
@@ -95,7 +95,7 @@ def fit(
     at = int(state.step)
     metrics = Metrics(workdir / "metrics.jsonl", phase.name, checkpoints.records)
     best = Best(phase, workdir / "checkpoints", _origin(workdir, dataset), metrics)
-    compiled, shared, frozen = parallel.compile(step), parallel.put(state), parallel.put(frozen)
+    compiled, shared, frozen = parallel.compile(step, start), parallel.put(state), parallel.put(frozen)
 
     def check_workdir() -> None:
         with hosts.together():
@@ -105,6 +105,9 @@ def fit(
         _check_finite(state, names, phase, checkpoints)
         check_workdir()
         checkpoints.save(int(state.step), state, before + time.monotonic() - began)
+        with hosts.together("put into the bucket") as first:
+            if first:
+                mirror.push(workdir)
 
     feed = Feed(batches(phase, dataset.train, parallel, beside), at, phase.steps)
     with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop, feed:

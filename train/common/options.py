@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from train.common import mirror
+
 REQUIRED = object()
 """The default of an option that has to be given."""
 
@@ -14,9 +16,9 @@ SHARED: dict[str, tuple[Any, str]] = {
         "published weights of a CIFAR ResNet, an .npz (made as said below), or a .jcz of train.distil",
     ),
     "dataset": (str, "'digits' (embedded), or the name of an image set of TensorFlow Datasets"),
-    "data_dir": (str, "folder of prepared TFDS data; without it TFDS_DATA_DIR, or TFDS's own"),
+    "data_dir": (str, "folder of prepared TFDS data, or gs://bucket/tfds; without it TFDS_DATA_DIR, or TFDS's own"),
     "model": (str, "the package.module:function that made the network, if one did: it is run"),
-    "workdir": (Path, "run folder; a run found there goes on"),
+    "workdir": (mirror.folder, "run folder, or gs://bucket/run; a run found there goes on"),
     "batch_size": (int, "images in a batch"),
     "seed": (int, "of the order and augmentation of images"),
     "maximum": (float, "no layer, or group of channels, loses more than this fraction"),

@@ -1,5 +1,6 @@
-"""Data parallelism over every device of every host: jit over a mesh, or pmap. The step is the same."""
+"""How a step runs on all devices of all hosts: jit over a mesh, its state in full on each or in parts, or pmap."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +12,14 @@ from train.common.data import pad
 from train.common.errors import UserError
 
 AXIS = "data"
+PARTS = "fsdp"
+AXES = {
+    AXIS: "the batch is split among its devices",
+    PARTS: "so is the batch, and each holds a part of parameters, masks and the optimizer's state",
+}
+"""Of meshes, and what they do."""
+SMALL = 2**10
+"""Numbers in an array below which every device holds it in full: collecting it would take longer than it saves."""
 
 
 class DataParallel(Protocol):
@@ -20,11 +29,14 @@ class DataParallel(Protocol):
     def axis(self) -> str | None:
         """The pmap axis that the step sums over; None under jit."""
 
-    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles ``step(state, frozen, batch) -> state``; the state is donated."""
+    def compile(self, step: Callable[..., Any], state: Any = None) -> Any:
+        """Compiles ``step(state, frozen, batch) -> state`` for a state of such shapes; the state is donated."""
+
+    def make(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles what makes a tree, on the devices that are to hold it, where one alone could not."""
 
     def put(self, tree: Any) -> Any:
-        """Gives every device the whole of a tree."""
+        """Gives the devices a tree: each the whole of it, or its parts."""
 
     def get(self, tree: Any) -> Any:
         """One copy of such a tree, for checkpoints and evaluation."""
@@ -40,21 +52,38 @@ class DataParallel(Protocol):
         """Spreads a batch that divides among the devices; every host passes its own rows (:func:`own_rows`)."""
 
 
-class JitParallel(NamedTuple):
-    """jit with NamedSharding: parameters replicated, batches split along the mesh's one axis."""
+class MeshParallel(NamedTuple):
+    """jit with NamedSharding: batches split along all axes of the mesh, state along ``fsdp`` if it has that axis.
+
+    Masks, scales and the optimizer's moments are laid out as the parameters of their shapes. Under Explicit axes the
+    step, which any model may be in, is the compiler's to lay out within (``jax.sharding.auto_axes``).
+    """
 
     mesh: Mesh
     axis: None = None
 
-    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        whole, parts = self._shardings()
-        return jax.jit(step, in_shardings=(whole, whole, parts), out_shardings=whole, donate_argnums=0)
+    def compile(self, step: Callable[..., Any], state: Any = None) -> Any:
+        kept = NamedSharding(self.mesh, PartitionSpec()) if state is None else self.layouts(state)
+        within, rows = self._automatic(step, kept), NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        return jax.jit(within, in_shardings=(kept, None, rows), out_shardings=kept, donate_argnums=0)
+
+    def make(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **others: Any) -> Any:
+            if not self._in_parts():
+                return jax.jit(function)(*args, **others)
+            out = self.layouts(jax.eval_shape(function, *args, **others))
+            return jax.jit(self._automatic(function, out), out_shardings=out)(*args, **others)
+
+        return run
 
     def put(self, tree: Any) -> Any:
-        return jax.device_put(tree, self._shardings()[0])
+        return jax.device_put(tree, self.layouts(tree))
 
     def get(self, tree: Any) -> Any:
-        return tree
+        if not self._in_parts() and not self._is_explicit():
+            return tree
+        whole = jax.jit(lambda x: x, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        return jax.tree.map(lambda x: np.asarray(whole(x)), tree)  # leaf by leaf: devices may not hold the whole
 
     def split(self, batch: dict[str, np.ndarray]) -> Any:
         return self.place(_own(pad(batch, self.size)))
@@ -64,14 +93,34 @@ class JitParallel(NamedTuple):
         return self.mesh.size
 
     def place(self, rows: dict[str, np.ndarray]) -> Any:
-        parts, hosts = self._shardings()[1], jax.process_count()
+        parts, hosts = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)), jax.process_count()
         return {
             key: jax.make_array_from_process_local_data(parts, x, (hosts * len(x), *x.shape[1:]))
             for key, x in rows.items()
         }
 
-    def _shardings(self) -> tuple[NamedSharding, NamedSharding]:
-        return NamedSharding(self.mesh, PartitionSpec()), NamedSharding(self.mesh, PartitionSpec(AXIS))
+    def layouts(self, tree: Any) -> Any:
+        """The layout of each leaf, by its shape: its longest axis that ``fsdp`` divides is split."""
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(np.shape(x))), tree)
+
+    def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
+        count = self.mesh.shape.get(PARTS, 1)
+        even = [axis for axis, size in enumerate(shape) if size % count == 0]
+        if count == 1 or not even or math.prod(shape) < SMALL:
+            return PartitionSpec()
+        longest = max(even, key=lambda axis: shape[axis])
+        return PartitionSpec(*(PARTS if axis == longest else None for axis in range(longest + 1)))
+
+    def _in_parts(self) -> bool:
+        return self.mesh.shape.get(PARTS, 1) > 1
+
+    def _is_explicit(self) -> bool:
+        return AxisType.Explicit in self.mesh.axis_types
+
+    def _automatic(self, function: Callable[..., Any], out: Any) -> Callable[..., Any]:
+        if not self._is_explicit():
+            return function
+        return jax.sharding.auto_axes(function, axes=self.mesh.axis_names, out_sharding=out)
 
 
 class PmapParallel(NamedTuple):
@@ -79,8 +128,11 @@ class PmapParallel(NamedTuple):
 
     axis: str = AXIS
 
-    def compile(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], state: Any = None) -> Any:
         return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+    def make(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function)
 
     def put(self, tree: Any) -> Any:
         devices = jax.local_device_count()
@@ -114,15 +166,62 @@ def _own(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: x[rows] for key, x in batch.items()}
 
 
-def data_parallel(mode: str, devices: list[jax.Device] | None = None) -> DataParallel:
-    """``"jit"`` or ``"pmap"`` over all devices (``"jit"``: or over those given).
+def mesh_sizes(spec: str, devices: int) -> dict[str, int]:
+    """The axes of a mesh and their sizes.
+
+    Args:
+      spec: ``"data=8,fsdp=4"``; one size may be ``*``, whatever is left; ``""`` is ``"data=*"``.
+      devices: how many there are.
 
     Raises:
-      UserError: for another mode.
+      UserError: if it is spelled otherwise, names another axis, or does not make up all devices.
+
+    Example:
+      >>> mesh_sizes("data=*,fsdp=4", 8)
+      {'data': 2, 'fsdp': 4}
     """
-    if mode == "pmap":
+    known = "; ".join(f"{name}: {what}" for name, what in AXES.items())
+    found: dict[str, int] = {}
+    for part in (spec or f"{AXIS}=*").split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in AXES or name in found or not (size == "*" or (size.isdecimal() and int(size) > 0)):
+            raise UserError(f"--mesh={spec} has {part!r}: give axes with sizes, as in --mesh=data=8,fsdp=4 ({known})")
+        found[name] = 0 if size == "*" else int(size)
+    given = math.prod(size for size in found.values() if size)
+    if (free := [name for name, size in found.items() if not size]) and devices % given == 0 and len(free) == 1:
+        found[free[0]] = devices // given
+    elif free or given != devices:
+        raise UserError(
+            f"--mesh={spec} is made of {given} devices{' times *' * len(free)}, and there are {devices}: give sizes "
+            f"whose product is {devices}, one of them may be *"
+        )
+    return found
+
+
+def data_parallel(
+    mode: str, devices: list[jax.Device] | None = None, mesh: str = "", axes: str = "auto"
+) -> DataParallel:
+    """How steps run on all devices, or on those given.
+
+    Args:
+      mode: ``"jit"`` or ``"pmap"``.
+      devices: of ``"jit"``; None: all.
+      mesh: of ``"jit"``, as :func:`mesh_sizes` reads it.
+      axes: ``"auto"`` or ``"explicit"``: the type of the mesh's axes.
+
+    Raises:
+      UserError: for another mode, or a mesh that does not divide.
+    """
+    if mode == "pmap" and not mesh and axes == "auto":
         return PmapParallel()
     if mode == "jit":
         devices = jax.devices() if devices is None else devices
-        return JitParallel(Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,)))
+        sizes = mesh_sizes(mesh, len(devices))
+        kind = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}[axes]
+        if len(sizes) == 1:  # neighbors need not be near each other
+            return MeshParallel(Mesh(np.array(devices), tuple(sizes), axis_types=(kind,)))
+        shape = tuple(sizes.values())
+        return MeshParallel(jax.make_mesh(shape, tuple(sizes), axis_types=(kind,) * len(sizes), devices=devices))
+    if mode == "pmap":
+        raise UserError("--mesh and --axes are of jit: leave out --parallel=pmap")
     raise UserError(f"unknown --parallel {mode!r}; choose jit or pmap")

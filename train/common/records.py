@@ -55,7 +55,7 @@ def open_tfds(name: str, data_dir: str | None, reading: Reading, task: Task) -> 
         if not splits or ("train" in splits and _declared(splits, "train") != 0):
             builder.as_data_source(split="train")
     except Exception as error:  # whatever TFDS raises here, the remedy is the same, and the message keeps its words
-        unknown = isinstance(error, tfds.core.DatasetNotFoundError) and not (_root(data_dir) / _plain(name)).is_dir()
+        unknown = isinstance(error, tfds.core.DatasetNotFoundError) and not (_root(data_dir) / plain(name)).is_dir()
         raise UserError(_unknown(name) if unknown else _how_to_prepare(name, data_dir, error)) from error
     columns = task.columns(dict(features), keys)
     if columns is None or len(features[columns.image].shape or ()) != 3:
@@ -89,7 +89,7 @@ def _root(data_dir: str | None) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A data set's name without version and configuration."""
     return name.split(":")[0].split("/")[0]
 
@@ -97,7 +97,7 @@ def _plain(name: str) -> str:
 def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
-    near = difflib.get_close_matches(_plain(name), tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5)
+    near = difflib.get_close_matches(plain(name), tfds.list_builders(with_community_datasets=False), n=5, cutoff=0.5)
     return (
         f"unknown dataset {name!r}: give 'digits' (embedded) or a name of TensorFlow Datasets"
         f"{', such as ' + ', '.join(near) if near else ''}"
@@ -107,8 +107,8 @@ def _unknown(name: str) -> str:
 def _how_to_prepare(name: str, data_dir: str | None, error: Exception) -> str:
     folder = _root(data_dir)
     held = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if _plain(name) in held:
-        what = f"in {folder / _plain(name)} cannot be used, as it is damaged, or prepared otherwise"
+    if plain(name) in held:
+        what = f"in {folder / plain(name)} cannot be used, as it is damaged, or prepared otherwise"
     else:
         what = f"is not prepared in {folder}, which {'holds ' + ', '.join(held) if held else 'holds no data set'}"
     return (

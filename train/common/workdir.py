@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from train.common import lock, sealed
+from train.common import lock, mirror, sealed
 from train.common.errors import GO_ON, UserError
 
 FILES = (
@@ -75,6 +75,14 @@ def _check_checkpoints(workdir: Path, ours: dict[str, Any]) -> None:
                 "config.json that says which.\nGive the command of that run, name another --workdir, or delete that "
                 "folder to start again in it."
             )
+
+
+def seen(workdir: Path) -> str:
+    """What a folder shows to a host: which process holds it, and the checkpoints in it."""
+    note = workdir / lock.NAME
+    holder = mirror.note(workdir) or (note.read_text() if note.exists() else "nobody")
+    phases = {path.name: whole_steps(path) for path in sorted((workdir / "checkpoints").glob("*"))}
+    return f"held by {holder}, checkpoints {phases or 'none'}"
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

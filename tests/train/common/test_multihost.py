@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,27 @@ from tests.train.conftest import Cli, finish, last_checkpoint, wait_until
 from train.common.loop import read_metrics
 
 
-def start_both(cli: Cli, workdir: Path) -> list:
+def start_both(cli: Cli, workdir: Path, *of_second: str) -> list:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    common = ["--multihost", f"--coordinator=localhost:{port}", "--num_processes=2", f"--workdir={workdir}"]
-    return [cli.start(*common, f"--process_id={i}", devices=2) for i in range(2)]
+    common = [f"--coordinator=localhost:{port}", "--num_processes=2", "--wait=60", f"--workdir={workdir}"]
+    return [cli.start(*common, f"--process_id={i}", *(of_second if i else ()), devices=2) for i in range(2)]
+
+
+def last_words(ends: list) -> list[str]:
+    return ["error: " + end.stderr.rpartition("error: ")[2] for end in ends]
 
 
 @pytest.mark.exhaustive
 def test_two_hosts_stop_together_and_end_as_one(cli: Cli, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
+    both = start_both(cli, workdir)
+    wait_until(both[0], (workdir / "checkpoints" / "teacher").exists)
+    both[0].kill()  # the other one would wait for a minute and a half, and abort without a sentence
+    began = time.monotonic()
+    assert finish(both[1]).returncode == 1
+    assert time.monotonic() - began < 30
     both = start_both(cli, workdir)
     wait_until(both[1], (workdir / "metrics.jsonl").exists)
     both[1].send_signal(signal.SIGTERM)  # one of them is asked, both stop after the same step
@@ -43,6 +54,36 @@ def test_two_hosts_stop_together_and_end_as_one(cli: Cli, reference: Path, tmp_p
     summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, reference))
     assert summary["sparsity"] == expected["sparsity"]
     assert abs(summary["compressed_accuracy"] - expected["compressed_accuracy"]) <= 2 / 599
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    ("of_second", "said"),
+    [
+        (["--config.student.sparsity=0.4"], "  --config.student.sparsity: 0.5 on host 0; 0.4 on host 1\n"),
+        (["--workdir=elsewhere"], "is not the same folder on all hosts: "),
+    ],
+)
+def test_hosts_that_were_not_given_the_same_end_before_training(
+    of_second: list[str], said: str, cli: Cli, tmp_path: Path
+) -> None:
+    of_second = [option.replace("elsewhere", str(tmp_path / "b")) for option in of_second]
+    ends = [finish(process) for process in start_both(cli, tmp_path / "a", *of_second)]
+    assert [end.returncode for end in ends] == [1, 1]
+    assert all(said in words for words in last_words(ends)), ends
+    assert not (tmp_path / "a" / "metrics.jsonl").exists()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_that_waits_in_vain_says_so(host: int, cli: Cli, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    alone = cli(f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={host}", "--wait=3",
+                f"--workdir={tmp_path / 'run'}")  # fmt: skip
+    assert alone.returncode == 1
+    assert f"not all 2 hosts of this run have met at localhost:{port} within 3 s: see that the same" in alone.stderr
 
 
 @pytest.mark.exhaustive

@@ -4,6 +4,7 @@ Sums over devices are rounded otherwise than sums on one: parameters may differ 
 """
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -12,12 +13,15 @@ import numpy as np
 import optax
 import pytest
 
+import jaxcomp as jc
+from tests.tpu.hlo import collectives
 from train import models
-from train.common import data
+from train.common import data, parallel
 from train.common.distillation import soft_targets, taught
-from train.common.parallel import DataParallel, data_parallel
+from train.common.errors import UserError
+from train.common.parallel import DataParallel, data_parallel, mesh_sizes
 from train.common.phases import make_recipe
-from train.common.step import Functions, TrainState, init_state, make_step, network
+from train.common.step import Functions, TrainState, hard_loss, init_state, make_step, network, on_outputs
 from train.configs import default
 
 TOLERANCE = 2e-5  # relative and absolute; 3e-7 was measured in the parameters and statistics, 1e-5 in a loss of 48
@@ -40,22 +44,22 @@ def variables(name: str) -> Any:
     return jax.device_get(jax.jit(named(name).init)(jax.random.key(0), DATASET.train.images[:1]))
 
 
-def train(name: str, parallel: DataParallel, size: int, padding: int | None = None) -> TrainState:
+def train(name: str, spread: DataParallel, size: int, padding: int | None = None) -> TrainState:
     """A few steps of the student; ``padding`` fills the batch with that many rows of noise that are not valid."""
     config = default.get_config()
     config.student.sparsity, config.student.prune_every, config.student.prune_until = 0.6, 1, 1.0
     recipe, optimizer = make_recipe(config, STEPS), optax.sgd(0.05, momentum=0.9)
-    objective = taught(named(name, parallel.axis), named("cnn"), [soft_targets(4.0, 0.5)])
-    step = make_step(objective, recipe, optimizer, record_every=3, axis=parallel.axis)
+    objective = taught(named(name, spread.axis), named("cnn"), [soft_targets(4.0, 0.5)])
+    step = make_step(objective, recipe, optimizer, record_every=3, axis=spread.axis)
     fresh = variables(name)
     start = jax.device_get(jax.jit(lambda tree: init_state(tree, recipe, optimizer))(fresh))
-    frozen = parallel.put(variables("cnn"))
-    compiled, state = parallel.compile(step), parallel.put(start)
+    frozen = spread.put(variables("cnn"))
+    compiled, state = spread.compile(step, start), spread.put(start)
     for i in range(STEPS):
         batch = batch_of(size, i)
-        split = parallel.split(batch) if padding is None else with_noise(batch, padding)
+        split = spread.split(batch) if padding is None else with_noise(batch, padding)
         state = compiled(state, frozen, split)
-    return jax.device_get(parallel.get(state))
+    return jax.device_get(spread.get(state))
 
 
 def with_noise(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -93,16 +97,95 @@ def test_eight_devices_do_not_divide_36_images(name: str, mode: str) -> None:
     assert_same(train(name, data_parallel(mode), 36), single(name))
 
 
+@pytest.mark.parametrize(
+    ("mesh", "axes"),
+    [
+        ("data=2,fsdp=4", "explicit"),
+        pytest.param("fsdp=8", "auto", marks=pytest.mark.exhaustive),
+        pytest.param("data=*", "explicit", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_state_in_parts_is_that_of_one_device(mesh: str, axes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "SMALL", 64)
+    assert_same(train("cnn", data_parallel("jit", mesh=mesh, axes=axes), 36), single("cnn"))
+
+
+def full_size() -> Any:
+    """The state of a ResNet-50 at 224 under a recipe and AdamW, as shapes."""
+    recipe = make_recipe(default.get_config(), 100)
+    model = network(models.create("imagenet_resnet", 1000, {}), (0.5,) * 3, (0.5,) * 3)
+    images = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.uint8)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.eval_shape(lambda tree: init_state(tree, recipe, optax.adamw(1e-3)), variables)
+
+
+def test_eight_devices_hold_an_eighth_each_of_a_large_state() -> None:
+    """Masks and moments are in parts as parameters are: nearly all of it is."""
+    state, spread = full_size(), data_parallel("jit", mesh="fsdp=8")
+    bytes_of = lambda shape, leaf: np.prod(shape, dtype=np.int64) * leaf.dtype.itemsize  # noqa: E731
+    pairs = list(zip(jax.tree.leaves(state), jax.tree.leaves(spread.layouts(state)), strict=True))
+    whole = sum(bytes_of(leaf.shape, leaf) for leaf, _ in pairs)
+    held = sum(bytes_of(layout.shard_shape(leaf.shape), leaf) for leaf, layout in pairs)
+    assert whole > 3 * 4 * 25e6
+    assert held <= whole / 7.5
+    by_shape = {}
+    for leaf, layout in pairs:  # what is of one shape is laid out alike
+        assert by_shape.setdefault(leaf.shape, layout) == layout
+
+
+@pytest.mark.exhaustive
+def test_a_recipe_collects_no_more_weights_than_the_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the compiled text: thresholds take numbers of scalars, not weights."""
+    monkeypatch.setattr(parallel, "SMALL", 64)
+    config, spread, fresh = default.get_config(), data_parallel("jit", mesh="fsdp=8"), variables("cnn")
+
+    def gathered(recipe: Any) -> int:
+        """The numbers that all-gathers of a step make, all together."""
+        optimizer = optax.adamw(1e-3)
+        step = make_step(on_outputs(named("cnn"), hard_loss), recipe, optimizer, record_every=3)
+        state = init_state(fresh, recipe, optimizer)
+        batch = spread.split(batch_of(40, 0))
+        text = spread.compile(step, state).lower(spread.put(state), {}, batch).compile().as_text()
+        return sum(int(found[11:-1]) for found in collectives(text) if found.startswith("all-gather["))
+
+    plain, with_recipe = gathered(jc.identity()), gathered(make_recipe(config, STEPS))
+    assert plain > 0  # the network needs its weights
+    assert with_recipe <= 1.05 * plain
+
+
+MISTAKES = {
+    "data=3": "--mesh=data=3 is made of 3 devices, and there are 8: give sizes whose product is 8",
+    "data=*,fsdp=3": "--mesh=data=*,fsdp=3 is made of 3 devices times *, and there are 8",
+    "data=*,fsdp=*": "made of 1 devices times * times *",
+    "model=8": "--mesh=model=8 has 'model=8': give axes with sizes, as in --mesh=data=8,fsdp=4 (data: the batch",
+    "data=2,data=4": "has 'data=4'",
+    "fsdp": "has 'fsdp'",
+    "fsdp=0": "has 'fsdp=0'",
+}
+
+
+@pytest.mark.parametrize("spec", MISTAKES)
+def test_meshes_that_do_not_divide_are_told(spec: str) -> None:
+    with pytest.raises(UserError, match=re.escape(MISTAKES[spec])):
+        mesh_sizes(spec, 8)
+
+
+def test_a_mesh_is_of_jit() -> None:
+    with pytest.raises(UserError, match="leave out --parallel=pmap"):
+        data_parallel("pmap", mesh="data=8")
+
+
 @pytest.mark.parametrize("name", ["cnn", pytest.param("resnet", marks=pytest.mark.exhaustive)])
 def test_padding_has_no_influence(name: str) -> None:
     assert_same(train(name, data_parallel("jit", jax.devices()[:1]), 36, padding=12), single(name))
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
-def test_what_is_put_comes_back(mode: str) -> None:
+@pytest.mark.parametrize("how", [{"mode": "jit"}, {"mode": "pmap"}, {"mode": "jit", "mesh": "data=2,fsdp=4"}])
+def test_what_is_put_comes_back(how: dict[str, str]) -> None:
     tree: dict[str, Any] = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "n": np.int32(3), "e": {}}
-    parallel = data_parallel(mode)
-    back = parallel.get(parallel.put(tree))
+    tree["large"] = np.arange(4096.0).reshape(64, 64).astype(np.float32)
+    spread = data_parallel(**how)
+    back = spread.get(spread.put(tree))
     assert jax.tree.structure(back) == jax.tree.structure(tree)
     for got, want in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
         np.testing.assert_array_equal(got, want)

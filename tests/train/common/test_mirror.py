@@ -1,0 +1,203 @@
+"""Run folders in buckets: storage in memory, failed at every write, and an emulator of Google's on loopback."""
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from jaxcomp.core import buckets
+from tests.train.conftest import Cli, assert_same_end, finish, wait_until
+from train.common import mirror
+from train.common.errors import UserError
+from train.common.mirror import Mirror
+
+ADDRESS = "memory://bucket/run"
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
+    """Empty, as is what this process has opened."""
+    monkeypatch.setattr(mirror, "_open", {})
+    found = fsspec.filesystem("memory")
+    found.store.clear()
+    yield found
+    found.store.clear()
+
+
+def checkpoint(local: Path, step: int) -> None:
+    folder = local / "checkpoints" / "student" / str(step)
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "a").write_text(f"arrays {step}")
+    (folder / "meta").write_text(f"meta {step}")
+    (folder / "checksums.json").write_text(f"checksums {step}")
+
+
+def contents(local: Path) -> dict[str, str]:
+    return {path.relative_to(local).as_posix(): path.read_text() for path in local.rglob("*") if path.is_file()}
+
+
+def read_anew(folder: Path) -> dict[str, str]:
+    shutil.rmtree(folder, ignore_errors=True)
+    Mirror(ADDRESS, folder).pull()
+    return contents(folder)
+
+
+def test_what_is_put_there_is_read_elsewhere(storage: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    here = mirror.folder(ADDRESS)
+    assert mirror.folder(f"{ADDRESS}/") == here
+    mirror.take(here)
+    (here / "config.json").write_text("{}")
+    (here / ".lock").write_text("mine")
+    (here / "checkpoints" / "student" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
+    (here / "checkpoints" / "student" / "7.orbax-checkpoint-tmp" / "x").write_text("torn")
+    checkpoint(here, 4)
+    mirror.push(here)
+    assert set(read_anew(tmp_path / "b")) == {"config.json"} | {
+        f"checkpoints/student/4/{name}" for name in ("state/a", "meta", "checksums.json")
+    }
+    (here / "config.json").unlink()
+    mirror.push_all()
+    assert "config.json" not in read_anew(tmp_path / "b")
+    assert mirror.shown(f"{here}/model.jcz is damaged") == f"{ADDRESS}/model.jcz is damaged"
+    assert mirror.folder(tmp_path) == tmp_path
+
+
+def test_a_kill_at_any_write_leaves_old_or_new(
+    storage: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step from one checkpoint to the next, cut off after each number of writes and deletions."""
+    whole = []
+    for most in range(12):
+        storage.store.clear()
+        one = Mirror(ADDRESS, tmp_path / f"run{most}")
+        one.pull()
+        one.take()
+        (one.local / "metrics.jsonl").write_text("old")
+        checkpoint(one.local, 4)
+        one.push()
+        (one.local / "metrics.jsonl").write_text("new one")
+        checkpoint(one.local, 8)
+        shutil.rmtree(one.local / "checkpoints" / "student" / "4")
+        left = [most]
+
+        def counted(do: Callable, left: list[int] = left) -> Callable:
+            def call(*args: object) -> None:
+                if not left[0]:
+                    raise KeyboardInterrupt  # as a kill: nothing is tidied up
+                left[0] -= 1
+                do(*args)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(buckets, "write", counted(buckets.write))
+            patch.setattr(buckets, "remove", counted(buckets.remove))
+            try:
+                one.push()
+                whole.append(most)
+            except KeyboardInterrupt:
+                pass
+        found = read_anew(tmp_path / "anew")
+        assert found.pop("metrics.jsonl") in ("old", "new one")
+        steps = {name.split("/")[2] for name in found}
+        assert steps in ({"4"}, {"4", "8"}, {"8"})
+        for step in steps:
+            assert found[f"checkpoints/student/{step}/state/a"] == f"arrays {step}"
+            assert found[f"checkpoints/student/{step}/meta"] == f"meta {step}"
+    assert whole[0] == 7  # four files, three deletions
+    assert steps == {"8"}
+
+
+def test_who_comes_last_has_the_folder(
+    storage: fsspec.AbstractFileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = Mirror(ADDRESS, tmp_path / "a"), Mirror(ADDRESS, tmp_path / "b")
+    for each in (first, second):
+        each.pull()
+        each.take()
+    assert "was held by process" in capsys.readouterr().err
+    (first.local / "x").write_text("mine")
+    with pytest.raises(UserError, match=f"^{ADDRESS} was taken over by another process"):
+        first.push()
+    second.push()
+    assert buckets.sizes(ADDRESS).keys() == {mirror.NOTE}
+
+
+def test_data_are_read_once(
+    storage: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", "memory://bucket/tfds")
+    for name in ("mnist", "other"):
+        buckets.write(f"memory://bucket/tfds/{name}/1.0.0/a", name.encode())
+    found = mirror.data_folder(None, "mnist")
+    assert found is not None
+    assert contents(Path(found)) == {"mnist/1.0.0/a": "mnist"}
+    monkeypatch.setattr(buckets, "read", lambda address: pytest.fail(f"{address} was read again"))
+    assert mirror.data_folder("memory://bucket/tfds/", "mnist") == found
+    assert mirror.data_folder("/data", "mnist") == "/data"
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert mirror.data_folder(None, "mnist") is None
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an emulator of Google's storage; gcsfs, which knows nothing of it, speaks to it."""
+    gcsfs = pytest.importorskip("gcsfs", reason="gs:// needs it: pip install gcsfs")
+    server = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = server.create_server("localhost", port, in_memory=True, default_bucket="bucket")
+    running.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield "gs://bucket"
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    running.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly")
+def test_googles_storage_serves_as_well(google: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "_open", {})
+    here = mirror.folder(f"{google}/runs/a")
+    mirror.take(here)
+    checkpoint(here, 4)
+    (here / "large").write_bytes(bytes(6 * 2**20))  # beyond what goes in one request
+    mirror.push(here)
+    other = Mirror(f"{google}/runs/a", tmp_path / "other")
+    other.pull()
+    assert (other.local / "large").stat().st_size == 6 * 2**20
+    (other.local / "large").unlink()
+    (here / "large").unlink()
+    assert contents(other.local) == {name: text for name, text in contents(here).items() if name != mirror.NOTE}
+    mirror.push(here)
+    assert "large" not in buckets.sizes(f"{google}/runs/a")
+    assert json.loads(buckets.read(f"{google}/runs/a/{mirror.NOTE}"))["token"]
+    with pytest.raises(OSError, match="gs://nowhere/x"):
+        buckets.write("gs://nowhere/x", b"1")
+
+
+@pytest.mark.exhaustive
+def test_a_run_in_a_bucket_ends_as_any_other(
+    google: str, cli: Cli, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed once, and gone on with by a process that has nothing but the bucket."""
+    workdir = f"--workdir={google}/runs/b"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    killed = cli.start(workdir)
+    wait_until(killed, lambda: any("checkpoints/student" in name for name in buckets.sizes(f"{google}/runs/b")))
+    killed.kill()
+    finish(killed)
+    ended = cli(workdir)
+    assert ended.returncode == 0, ended.stderr
+    assert f"see {google}/runs/b/report.html" in ended.stdout
+    Mirror(f"{google}/runs/b", tmp_path / "copy").pull()
+    assert_same_end(tmp_path / "copy", reference)
+    again = cli(workdir)
+    assert (again.returncode, again.stdout) == (0, ended.stdout)
+    assert not Path("gs:").exists()
