@@ -13,7 +13,9 @@ _CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": 
 
 
 def url(path: str | os.PathLike[str]) -> str | None:
-    """The address that a path is; None for one of a file system. What ``pathlib`` has taken of its slashes is put back.
+    """Tells the address that a path is; None for one of a file system.
+
+    Slashes that ``pathlib`` has taken of it are put back.
 
     Example:
       >>> import pathlib
@@ -26,7 +28,7 @@ def url(path: str | os.PathLike[str]) -> str | None:
 
 @contextlib.contextmanager
 def opened(address: str) -> Iterator[tuple[Any, str]]:
-    """What fsspec opens an address with, and the path there; what storage says in many types has one, and the address.
+    """Yields what fsspec opens an address with, and the path there; errors get one type, and name the address.
 
     Raises:
       ArgumentError: for a scheme that fsspec does not know.
@@ -55,7 +57,7 @@ def opened(address: str) -> Iterator[tuple[Any, str]]:
 
 
 def read(address: str) -> bytes:
-    """All bytes of a file.
+    """Reads all bytes of a file.
 
     Raises:
       As :func:`opened`.
@@ -65,7 +67,7 @@ def read(address: str) -> bytes:
 
 
 def write(address: str, content: bytes) -> None:
-    """Writes a file. Storage shows it once all of it has arrived: whole or not at all, and the old one until then.
+    """Writes content to an address. Storage shows it once all has arrived: whole, or not at all.
 
     Raises:
       As :func:`opened`.
@@ -75,7 +77,7 @@ def write(address: str, content: bytes) -> None:
 
 
 def size(address: str) -> int:
-    """The bytes of a file.
+    """Counts the bytes of a file.
 
     Raises:
       As :func:`opened`.
@@ -85,7 +87,7 @@ def size(address: str) -> int:
 
 
 def remove(address: str) -> None:
-    """Deletes a file; one that is gone already is as well.
+    """Removes a file; one that is gone already is as well.
 
     Raises:
       As :func:`opened`, but FileNotFoundError.
@@ -95,7 +97,7 @@ def remove(address: str) -> None:
 
 
 def sizes(address: str) -> dict[str, int]:
-    """The bytes of each file below an address, by its name there; none where there is nothing.
+    """Counts the bytes of each file below an address, by its name there; none where there is nothing.
 
     Raises:
       As :func:`opened`, but FileNotFoundError.

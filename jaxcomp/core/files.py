@@ -86,7 +86,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a file, on this machine or in a bucket.
+    """Reads all bytes of a file, on this machine or in a bucket.
 
     Args:
       path: the file, as :func:`write_atomically` takes it.
@@ -100,7 +100,7 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 
 def size(path: str | os.PathLike[str]) -> int:
-    """The bytes of a file, as :func:`read` finds it."""
+    """Counts the bytes of a file, as :func:`read` finds it."""
     address = buckets.url(path)
     return buckets.size(address) if address else os.path.getsize(path)
 
