@@ -53,13 +53,13 @@ from train.common.workdir import sealing
 from train.tasks import named
 
 COUNTS = ("correct", "undefined", "examples", "predictions")
-"""What scores hold beside fractions."""
+"""Entries of scores beside fractions."""
 SHOWN = 6
 """Test images that are drawn with their answers."""
 
 
 class Job(NamedTuple):
-    """What all phases share.
+    """The parts that all phases share.
 
     Attributes:
       config: of the job.
@@ -100,7 +100,7 @@ class Trained(NamedTuple):
 
     @property
     def notes(self) -> Any:
-        """What the recipe says of its parameters."""
+        """The recipe's notes on its parameters."""
         params = (self.state.average or {"params": self.state.params})["params"]
         params, compressor = jax.device_get((params, self.state.compressor))
         return self.recipe.describe(params, compressor, int(self.state.step))
@@ -219,7 +219,7 @@ def ship_after(
 
 
 def as_integers(bits: int) -> Callable[..., Any]:
-    """What computes in integers: weights are on their grids already, zeros among them; inputs get static ranges."""
+    """Makes the integer network: weights are on their grids already, zeros among them; inputs get static ranges."""
     return lambda infer, view, images: jc.posttrain.ptq(infer, view, images, jc.rewrite.Scheme(bits), method="nearest")
 
 
@@ -235,7 +235,7 @@ def kernel_sparsity(params: Any) -> float:
 
 
 def score_in_new_process(artifact: Path, model: str) -> dict[str, Any]:
-    """What a fresh interpreter, which has only the file and knows its model, scores.
+    """Scores the file in a fresh interpreter, which has only the file and knows its model.
 
     Raises:
       UserError: if it fails; its last words are shown.
@@ -255,7 +255,7 @@ def score_in_new_process(artifact: Path, model: str) -> dict[str, Any]:
 
 
 def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
-    """What an artifact says of itself, by which ``train.evaluate`` makes the model again."""
+    """The artifact's metadata, by which ``train.evaluate`` makes the model again."""
     mean, std = dataset.moments()
     return {
         **({} if dataset.task.whole else {"task": config.task}),  # a file that names none is of a classifier

@@ -52,7 +52,7 @@ ITERATIVE: dict[str, Rewind] = {"lottery ticket": "weights", "learning-rate rewi
 DISTILLED = {"cubic distilled": "cubic", "steep distilled": "steep", "steep distilled, shifted": "steep"}
 """The method of :mod:`train.common.sparse_training` that each is."""
 STEEP = {"start": 0.9, "begin": 0.0, "end": 0.3, "learning_rate": 5e-3, "weight_decay": 0.0}
-"""What the steep methods train with; found with LeNet-300-100 at 99 %, on images held out of training."""
+"""The settings of the steep methods; found with LeNet-300-100 at 99 %, on images held out of training."""
 FROM_DENSE = (*ITERATIVE, *DISTILLED)
 NAMES = ("cubic", "RigL", "STR", "L1", *FROM_DENSE)
 FIRST_ROUNDS = (0.5, 0.75)
@@ -68,7 +68,7 @@ class Bench(NamedTuple):
     scored_on: data.Split
 
     def knobs(self, sparsity: float, **others: Any) -> Knobs:
-        """Those of the command line."""
+        """The settings of the command line."""
         count = len(self.learnt.labels) // self.args.batch_size
         rate, decay = self.args.learning_rate, self.args.weight_decay
         return Knobs(sparsity, self.args.epochs * count, rate, decay, **others)

@@ -73,7 +73,7 @@ class Bench(NamedTuple):
         return _functions(self.args.model, self.classes, tuple(widths), self.moments)
 
     def knobs(self, epochs: int, **others: Any) -> Knobs:
-        """Those of the command line."""
+        """The settings of the command line."""
         count = len(self.learnt.labels) // self.args.batch_size
         return Knobs(0.0, epochs * count, self.args.learning_rate, 0.0, **others)
 
@@ -172,7 +172,7 @@ def decoded(bench: Bench, path: Path) -> tuple[Functions, Any]:
 
 
 def scored(bench: Bench, path: Path) -> dict[str, Any]:
-    """What a file holds, and the error of the network that it is decoded to."""
+    """The contents of a file, and the error of the network that it is decoded to."""
     model, params = decoded(bench, path)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     return {

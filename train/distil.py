@@ -72,7 +72,7 @@ optimizer_of = functools.lru_cache(maxsize=2)(optimizers.make)
 
 @functools.lru_cache(maxsize=2)
 def views_of(view: jc.augment.Augmentation, per_epoch: int, seed: int, count: int | None) -> views.Views:
-    """What a step shows of images."""
+    """Images as a step shows them."""
     return views.in_step(view, seed, per_epoch, count=count)
 
 

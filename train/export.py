@@ -23,7 +23,7 @@ from train.common.errors import UserError, exit_status
 from train.evaluate import Opened, opened
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""Of one image ``[1, height, width, channels]`` uint8 the logits ``[1, classes]``."""
+"""From an image ``[1, height, width, channels]`` uint8 to logits ``[1, classes]``."""
 
 
 def to_litert(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], Run]:

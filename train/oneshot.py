@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def information(model: Functions, variables: Variables, some: Iterable[Any]) -> dict[str, Any]:
-    """What the logits feel of each weight: the sum of their squared derivatives.
+    """Measures the logits' sensitivity to each weight: the sum of their squared derivatives.
 
     Not the loss's: on images that a network has learnt by heart it has almost no gradient.
     """

@@ -28,7 +28,7 @@ LAST_RATE = 0.1  # of the learning rate at its peak: where a schedule that is no
 
 
 def recipe(sparsity: float, args: argparse.Namespace) -> jc.Compressor:
-    """What a round prunes."""
+    """The pruning of a round."""
     return jc.partition([(".*/kernel", jc.prune.prune(sparsity, distribution=args.distribution))])
 
 

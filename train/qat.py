@@ -79,7 +79,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scored(model: Functions, variables: Variables, test: data.Split) -> dict[str, Any]:
-    """What a stage's row holds."""
+    """The fields of a stage's row."""
     found = score(model, variables, test)
     return {name: found[name] for name in ("accuracy", "predictions")}
 

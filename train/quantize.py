@@ -44,7 +44,7 @@ PEERS: dict[str, dict[str, tuple[str, float]]] = {
     "resnet56": {"w8a8": ("NNCF and OpenVINO", 0.9345), "w4": ("Brevitas, GPTQ", 0.9309)},
     "resnet8": {"w8a8": ("LiteRT", 0.8699)},
 }
-"""What peers reached on the CIFAR-10 test set, by the name that the file begins with; one run each.
+"""Accuracies of peers on the CIFAR-10 test set, by the name that the file begins with; one run each.
 
 They were run on the same files, Brevitas with bias correction and a stem of 8 bits; LiteRT's is the file that MLPerf
 Tiny publishes.
@@ -56,7 +56,7 @@ CHOICES = (2, 3, 4, 5, 6, 8)
 
 
 class Setting(NamedTuple):
-    """What is quantized to how many bits.
+    """A setting: the bits of weights and inputs.
 
     Attributes:
       bits: of weights; None: each layer's own.
@@ -109,7 +109,7 @@ def quantized(whole: Published, images: list[Any], args: argparse.Namespace, set
 
 
 def measured(whole: Published, images: list[Any], input_bits: int | None) -> jc.search.Sensitivity:
-    """What each layer's weights lose by each choice of bits, with batch norm folded, by the divergence of logits."""
+    """The harm of each choice of bits for each layer's weights, batch norm folded: the divergence of logits."""
     function, folded = jc.rewrite.fold_batch_norm(whole.model.infer, whole.variables, images[0])
     fine = jc.rewrite.Scheme(fit=jc.quant.mse(), inputs="static" if input_bits else None, input_bits=input_bits or 8)
     return jc.search.sensitivity(function, folded, images, {str(bits): fine._replace(bits=bits) for bits in CHOICES})

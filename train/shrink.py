@@ -42,7 +42,7 @@ NEED_GRADIENTS = ("taylor", "taylor_abs", "taylor_squared")
 
 
 def gradients(of: str, model: Functions, variables: Variables, some: Iterator[Batch], seed: int) -> Iterator[Any]:
-    """Of the outputs in random directions, or of the mean cross-entropy; one tree a batch, in training mode.
+    """Yields gradients of the outputs in random directions, or of the mean cross-entropy; one tree a batch.
 
     In training mode, for batch norm then adapts to what is cut, as it will when it is recalibrated.
     """

@@ -98,7 +98,7 @@ class Smaller:
 
     @functools.cached_property
     def _felt(self) -> Any:
-        """What the results feel of each weight."""
+        """The results' sensitivity to each weight."""
         probes = (
             each
             for seed in range(PROBES)

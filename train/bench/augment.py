@@ -1,4 +1,4 @@
-"""What augmentation costs beside the training step that it feeds: ResNet-20 on images of 32x32."""
+"""The cost of augmentation beside the training step that it feeds: ResNet-20 on images of 32x32."""
 
 import argparse
 from collections.abc import Callable

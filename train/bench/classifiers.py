@@ -1,4 +1,4 @@
-"""What the main job makes of every kind of classifier, small, on scikit-learn's digits: accuracy before and after.
+"""The main job on every kind of classifier, small, on scikit-learn's digits: accuracy before and after.
 
 All but LeNet-5, which takes no images of 8x8.
 """

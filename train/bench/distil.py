@@ -1,4 +1,4 @@
-"""What distillation losses cost beside the student's own step: each by itself, values and gradients."""
+"""The cost of distillation losses beside the student's own step: each by itself, values and gradients."""
 
 import argparse
 import functools

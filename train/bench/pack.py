@@ -1,4 +1,4 @@
-"""What files take: bytes beside zlib, lzma and the entropy of the values; seconds and memory of saving and loading."""
+"""Files: bytes beside zlib, lzma and the entropy of the values; seconds and memory of saving and loading."""
 
 import argparse
 import gc

@@ -1,4 +1,4 @@
-"""What planning takes: finding a network's groups, shrinking it, tracing what comes of it, beside its plain trace."""
+"""The cost of planning: finding a network's groups, shrinking it, tracing the result, beside its plain trace."""
 
 import argparse
 import gc

@@ -1,4 +1,4 @@
-"""What a mask update costs on trees of real size: in compare passes, against a sort-based mask, and in memory."""
+"""The cost of a mask update on trees of real size: in compare passes, against a sort-based mask, and in memory."""
 
 import argparse
 import functools

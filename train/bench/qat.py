@@ -1,4 +1,4 @@
-"""What a training step pays to round as integers will: plain, fitted, averaged, learned and dynamic, side by side."""
+"""The cost of rounding as integers in a training step: plain, fitted, averaged, learned and dynamic, side by side."""
 
 import argparse
 from collections.abc import Callable

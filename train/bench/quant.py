@@ -1,4 +1,4 @@
-"""What integers gain: networks in float32, fake-quantized and in integers, side by side; time and bytes."""
+"""The gain of integers: networks in float32, fake-quantized and in integers, side by side; time and bytes."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What pruning a layer with a weight update costs, from a small convolution to a large matmul."""
+"""The cost of pruning a layer with a weight update, from a small convolution to a large matmul."""
 
 import argparse
 import functools
@@ -55,7 +55,7 @@ def layer(size: int, out: int) -> tuple[jax.Array, jax.Array]:
 
 
 def errors(weight: jax.Array, moment: jax.Array, keep: int, exact: bool) -> dict[str, float]:
-    """What each method leaves of the outputs' squares: the relative squared error."""
+    """The relative squared error of each method's outputs."""
     whole = quadratic.output_error(weight, jnp.zeros_like(weight), moment)
     mask = reconstruct.keep_of_layer(jnp.abs(weight), keep)
     found = {"magnitude": jnp.where(mask, weight, 0), "SparseGPT": sparsegpt(weight, moment, keep)[1]}

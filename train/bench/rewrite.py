@@ -1,4 +1,4 @@
-"""What rewrites gain: a network whole, masked, shrunk, folded and both, side by side; and what planning them takes."""
+"""The gain of rewrites: a network whole, masked, shrunk, folded and both, side by side; and the time to plan them."""
 
 import argparse
 import time
@@ -15,7 +15,7 @@ from train.bench import timing
 
 SHAPE = (32, 32, 3)
 WANTED = 0.8
-"""What of the ideal speed-up, the ratio of MACs, the shrunk network is to reach at the largest batch."""
+"""The part of the ideal speed-up, the ratio of MACs, that the shrunk network is to reach at the largest batch."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What calls take on networks of real size: seconds, programs compiled and memory, beside one forward pass."""
+"""The cost of calls on networks of real size: seconds, programs compiled and memory, beside one forward pass."""
 
 import argparse
 import functools
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measured(name: str, call: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a process of its own has to tell of a call: of the first, of the second, or why there is none."""
+    """The figures of a call in a process of its own: the first, the second, or why there is none."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     shape = (args.images // args.batch, args.batch, *SHAPE)

@@ -1,4 +1,4 @@
-"""What a training step pays for compression: plain, pruned, fake-quantized, distilled, side by side."""
+"""The cost of compression in a training step: plain, pruned, fake-quantized, distilled, side by side."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What taps cost: a tapped network beside one that returns the same values by hand, and beside the untapped."""
+"""The cost of taps: a tapped network beside one that returns the same values by hand, and beside the untapped."""
 
 import argparse
 import functools

@@ -1,4 +1,4 @@
-"""What an exact threshold costs, beside one pass over the same weights, a sort and a partition."""
+"""The cost of an exact threshold, beside one pass over the same weights, a sort and a partition."""
 
 import argparse
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def variants(weights: jax.Array) -> dict[str, Callable[[], Any]]:
 
 
 def once(weights: jax.Array, rows: list[timing.Row], skip_sort: bool) -> list[timing.Row]:
-    """What takes seconds, timed once: a partition on the host, and a sort."""
+    """Times once what takes seconds: a partition on the host, and a sort."""
     host = np.abs(np.asarray(weights))
     seconds = {"np.partition": np.array([timing.clocked(lambda: np.partition(host, host.size * 9 // 10))])}
     if not skip_sort:

@@ -1,1 +1,1 @@
-"""What the scripts share: data, steps, the loop, checkpoints, folders, the command line."""
+"""Shared parts of the scripts: data, steps, the loop, checkpoints, folders, the command line."""

@@ -139,7 +139,7 @@ class Checkpoints:
         self._manager.close()
 
     def _foreign(self, step: int | None, other: list[str]) -> str:
-        """What a checkpoint belongs to that is not what was given."""
+        """Lists what a checkpoint belongs to that is not what was given."""
         return (
             f"checkpoint {self.folder / str(step)} was saved with another {' and another '.join(other)} than is given "
             f"now.\nGive what it was saved with to continue from it, or name another --workdir."

@@ -1,4 +1,4 @@
-"""What images and labels must be for anything to be learnt from them, and scored: told before anything is computed."""
+"""Checks of images and labels, for training and scoring: told before anything is computed."""
 
 import functools
 import sys
@@ -109,7 +109,7 @@ def _records_in(reader: Any, path: str) -> int:
 
 
 def readable(where: str, read: Callable[[], T]) -> T:
-    """What ``read()`` returns.
+    """Returns what ``read()`` does.
 
     Raises:
       UserError: whatever ArrayRecord, a decoder or the system says; its first line is kept.

@@ -284,7 +284,7 @@ def run(module: str) -> None:
 
 
 def help_text(doc: str | None, argv: list[str]) -> str:
-    """What ``--help`` shows: the flags, and each field of the configuration that the command line names.
+    """The text of ``--help``: the flags, and each field of the configuration that the command line names.
 
     Args:
       doc: of the job's module.

@@ -65,7 +65,7 @@ class Dataset:
 
     @functools.cached_property
     def train(self) -> Split:
-        """What models learn from.
+        """The images that models learn from.
 
         Raises:
           UserError: if it cannot be read, a label cannot be, or nothing can be learnt from it.
@@ -74,7 +74,7 @@ class Dataset:
 
     @functools.cached_property
     def test(self) -> Split:
-        """What they are scored on.
+        """The images that they are scored on.
 
         Raises:
           UserError: if it cannot be read, or a label cannot be.

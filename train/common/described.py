@@ -1,4 +1,4 @@
-"""What an artifact says of its network, checked: by it the network is made again."""
+"""An artifact's description of its network, checked: by it the network is made again."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from train.tasks import TASKS
 
 
 def described_model(path: str, metadata: dict[str, Any], own: str = "") -> dict[str, Any]:
-    """What an artifact's metadata say of its model, every field of the right kind.
+    """An artifact's metadata on its model, every field of the right kind.
 
     Args:
       path: of the file, for messages.
@@ -68,4 +68,4 @@ FIELDS: dict[str, Check] = {
     "dataset": ("a data set's name", lambda value: isinstance(value, str) and bool(value)),
     "image_size": ("a side in pixels, or 0", lambda value: _whole(value, 0, 2**14)),
 }
-"""What metadata need, and the kind of each field."""
+"""Fields that metadata need, and the kind of each."""

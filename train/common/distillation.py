@@ -53,7 +53,7 @@ def _plain(loss: Callable[..., jax.Array], labelled: bool = False) -> Callable[[
 
 
 def _connector(student: Shape, teacher: Shape) -> jc.distill.Connector:
-    """What joins two shapes; tokens that are one or two more than a square have class tokens before them."""
+    """Makes a connector of two shapes; tokens that are one or two more than a square have class tokens before them."""
     tokens = [shape[1] for shape in (student, teacher) if len(shape) == 3]
     extra = [count - math.isqrt(count) ** 2 for count in tokens]
     return jc.distill.connect(student, teacher, prefix=extra[0] if extra and extra[0] <= 2 else 0)
@@ -168,7 +168,7 @@ Taps = Mapping[str, Sequence[Tap]]
 def find_taps(
     teacher: Functions, taught: Variables, student: Functions, variables: Variables, batch: Batch, text: str = ""
 ) -> dict[str, list[Tap]]:
-    """What of two networks is compared by methods that read features.
+    """Pairs of values of two networks that methods on features compare.
 
     Args:
       teacher: its functions.
@@ -205,7 +205,7 @@ def _shapes(function: Callable[..., Any], variables: Variables, given: Any, name
 
 
 def where(infer: Callable[..., Any], variables: Any, images: jax.Array) -> dict[str, str]:
-    """What of a classifier can be read beside its logits: ``{"features": name, "map": name}``; no map of an MLP.
+    """Values of a classifier beside its logits: ``{"features": name, "map": name}``; no map of an MLP.
 
     The map is what the last convolution or block of positions gives, after its activation where there is one.
     """
@@ -297,7 +297,7 @@ def _terms(
 
 
 def _read(function: Callable[..., Any], names: Sequence[str], *given: Any) -> tuple[Any, dict[str, jax.Array]]:
-    """What a function gives, and values inside it: found where it is traced, so that an axis of pmap is known."""
+    """A function's results and values inside it: found where it is traced, so that an axis of pmap is known."""
     if not names:
         return function(*given), {}
     return jc.trace.tap(function, *given, at=list(dict.fromkeys(names)))(*given)

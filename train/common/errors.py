@@ -55,7 +55,7 @@ def _as_given(message: str) -> str:
 
 
 def explained(error: BaseException) -> str | None:
-    """What to tell the user of an error; None for a mistake of the program, whose traceback is needed."""
+    """Returns what to tell the user of an error; None for a mistake of the program, whose traceback is needed."""
     if isinstance(error, OSError) and error.errno in FULL:
         return f"{disk_is_full(error.filename or 'a file')}; what was saved is kept. Free some space, then {GO_ON}."
     if isinstance(error, (UserError, OSError)):

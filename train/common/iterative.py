@@ -29,7 +29,7 @@ class Round(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the loop found.
+    """The result of the loop.
 
     Attributes:
       best: the last round that holds the floor.

@@ -53,7 +53,7 @@ def teacher_digest(variables: Variables, about: Any) -> str:
 
 
 def header(dataset: data.Dataset, teacher: str, view: jc.augment.Augmentation | None, **fields: int) -> Header:
-    """What a file of answers says of itself.
+    """The header of a file of answers.
 
     Args:
       dataset: whose training images are shown.
@@ -77,7 +77,7 @@ def header(dataset: data.Dataset, teacher: str, view: jc.augment.Augmentation | 
 
 
 def logits(answers: jax.Array, classes: int, k: int) -> jax.Array:
-    """What a teacher's answers ``[batch, bytes]`` stand for, ``[batch, classes]``; inside jit."""
+    """Decodes a teacher's answers ``[batch, bytes]`` to logits ``[batch, classes]``; inside jit."""
     return TEMPERATURE * jc.distill.load_labels(answers, classes, k)
 
 

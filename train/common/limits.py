@@ -1,4 +1,4 @@
-"""What the values of a configuration must be, told without JAX."""
+"""Limits of a configuration's values, told without JAX."""
 
 from typing import Any
 

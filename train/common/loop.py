@@ -186,7 +186,7 @@ class Best:
         return found[0] if found and record["step"] >= self._from else None
 
     def state(self, last: TrainState) -> TrainState:
-        """What the phase ends with."""
+        """The state that the phase ends with."""
         if self._kept is None or self._kept.latest() is None:
             return last
         return self._kept.restore(last)[0]
@@ -198,7 +198,7 @@ class Best:
 
 
 def _origin(workdir: Path, dataset: data.Dataset) -> dict[str, str]:
-    """What checkpoints belong to: the records of the data set, and the configuration that the run folder holds."""
+    """The identity of checkpoints: the records of the data set, and the configuration that the run folder holds."""
     path = workdir / "config.json"
     settings = {"configuration": sealed.digest(sealed.read(path, f"{GO_ON}."))} if path.exists() else {}
     return {"data set": dataset.digest, **settings}

@@ -1,4 +1,4 @@
-"""What a finished run of ``train.compress`` tells: its ``summary.json``, and that in one sentence."""
+"""The outcome of a run of ``train.compress``: its ``summary.json``, and that in one sentence."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def load(workdir: Path) -> dict[str, Any]:
 
 
 def sentence(summary: dict[str, Any], workdir: Path) -> str:
-    """What a finished job says where nobody watches."""
+    """Prints the outcome of a finished job where nobody watches."""
     (teacher, compressed), task = figures(summary), summary.get("task", "classification")
     what = summary["dataset"] if task == "classification" else f"{summary['dataset']}, {task}"
     return (

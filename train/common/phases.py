@@ -1,4 +1,4 @@
-"""What a configuration says of a phase: its network, its recipe, its optimizer, its batches."""
+"""Phases as a configuration has them: network, recipe, optimizer, batches."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from train.common.step import Functions, network
 
 
 def make_recipe(config: ConfigDict, steps: int) -> jc.Compressor:
-    """What the student's kernels go through: magnitude pruning on a cubic schedule, then integers per channel.
+    """The recipe of the student's kernels: magnitude pruning on a cubic schedule, then integers per channel.
 
     Args:
       config: the job's configuration.
@@ -129,7 +129,7 @@ def make_optimizer(
 
 
 def make_views(config: ConfigDict, dataset: data.Dataset) -> jc.augment.Augmentation | None:
-    """What training images and their labels go through in the step."""
+    """The augmentation of training images and their labels in the step."""
     moved = config.augment if dataset.task.whole else views.moves(config.augment, config.shift, config.flip)
     return views.read(moved, dataset)
 

@@ -9,7 +9,7 @@ import numpy as np
 from train.tasks.classification import squared
 
 ASPECTS = (3 / 4, 4 / 3)
-"""Of random crops, width by height; Szegedy et al., Going deeper with convolutions, 2015."""
+"""The ratio of random crops, width by height; Szegedy et al., Going deeper with convolutions, 2015."""
 TRIES = 10
 
 

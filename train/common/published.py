@@ -1,4 +1,4 @@
-"""What scripts on published networks share: options, the network and its images, a short training, the run folder."""
+"""Shared parts of scripts on published networks: options, network and images, a short training, the run folder."""
 
 import argparse
 import dataclasses
@@ -80,7 +80,7 @@ class Published(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What an artifact says of it."""
+        """The artifact's description of it."""
         own = {"model": self.name, "options": self.options, "classes": self.dataset.classes}
         return {**own, "mean": self.mean, "std": self.std, "dataset": self.dataset.name}
 
@@ -89,7 +89,7 @@ class Published(NamedTuple):
         return list(itertools.islice(batches(self.dataset.train, args.batch_size, args.seed + later), count))
 
     def accuracy(self, variables: Variables) -> float:
-        """Of the network with these variables, on the test images."""
+        """Scores the network with these variables on the test images."""
         return score(self.model, variables, self.dataset.test)["accuracy"]
 
 

@@ -1,4 +1,4 @@
-"""What a job shows: a header, ``report.html`` in the run folder, and a table in the terminal."""
+"""The output of a job: a header, ``report.html`` in the run folder, and a table in the terminal."""
 
 import datetime
 import functools
@@ -47,7 +47,7 @@ def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phase
 
 
 def devices() -> str:
-    """What computes, and by which version of JAX."""
+    """The devices, and the version of JAX."""
     found = jax.devices()
     return f"{len(found)} x {found[0].device_kind}, JAX {jax.__version__}"
 

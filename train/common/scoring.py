@@ -1,4 +1,4 @@
-"""What a network gets right on a split of images, answer by answer."""
+"""Scores of a network on a split of images, answer by answer."""
 
 import functools
 import hashlib

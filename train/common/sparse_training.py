@@ -26,7 +26,7 @@ DRAWN = np.array([0, 0, 0, 0, 1, 2, 3, 4])
 
 
 class Knobs(NamedTuple):
-    """What differs between runs of a method; traced, so that none is compiled anew.
+    """The knobs of a method's runs; traced, so that none is compiled anew.
 
     Attributes:
       sparsity: the fraction of zeros asked of the kernels together.

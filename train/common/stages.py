@@ -60,7 +60,7 @@ class Net(NamedTuple):
     before: Functions | None = None
 
     def shipped(self, shown: Variables, images: Any) -> tuple[Functions, Variables]:
-        """What is packed: of a network that was trained in integers, the integer network."""
+        """The parameters that are packed: of a network that was trained in integers, the integer network's."""
         if self.integers is None:
             return self.model, shown
         infer, packed = self.integers.quantized(as_tree(shown), images)
@@ -135,7 +135,7 @@ def begin(stage: Stage, net: Net, some: Sequence[Batch], task: Task, path: Path)
 
 
 def recipe_of(stage: Stage, net: Net, steps: int) -> jc.Compressor:
-    """What a stage compresses; what is zero in a kernel already, of more weights than a few, stays so."""
+    """The recipe of a stage; what is zero in a kernel already, of more weights than a few, stays so."""
     own = jc.identity() if stage.recipe is None else stage.recipe(steps)
     if net.integers is not None or not _pruned(net.variables["params"]):
         return own

@@ -69,7 +69,7 @@ class Functions(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What a step makes smaller.
+    """The compression in a step.
 
     Attributes:
       of: ``(learned, variables, batch, frozen) -> (loss, outputs, new statistics)``: the loss ``[batch]``, or a scalar
@@ -93,7 +93,7 @@ def on_outputs(model: Functions, loss: Loss) -> Objective:
 
 
 def heads(given: Any) -> tuple[Outputs, ...]:
-    """What a model gives in training: its outputs, and those of auxiliary heads if it has them."""
+    """A model's outputs in training, and those of auxiliary heads if it has them."""
     return given if isinstance(given, tuple) else (given,)
 
 
@@ -177,7 +177,7 @@ def init_state(
 
 
 def _with(own: tuple[Any, ...], of_objective: Any) -> tuple[Any, ...]:
-    """What the optimizer is given: parameters, what the recipe learns and, if it does, what the objective learns."""
+    """The values that the optimizer trains: parameters, and what the recipe and the objective learn, if they do."""
     return (*own, of_objective) if of_objective else own
 
 
@@ -258,7 +258,7 @@ def make_step(
 def in_parts(
     slope: Callable[..., Any], trained: tuple[Any, Any], stats: Any, batch: Batch, step: jax.Array, parts: int
 ) -> Any:
-    """What ``slope(*trained, stats, batch)`` gives, ``(total, (stats, correct)), grads``, summed over parts of a batch.
+    """Returns ``slope(*trained, stats, batch)``, ``(total, (stats, correct)), grads``, summed over parts of a batch.
 
     A part is every so manieth example: where a batch is spread over devices, so are its parts.
     """
@@ -300,7 +300,7 @@ def _first_trouble(trouble: jax.Array, step: jax.Array, loss: jax.Array, params:
 
 
 def label_loss(task: Task) -> Loss:
-    """What a task loses against the labels: how teachers learn."""
+    """The loss of a task against the labels: how teachers learn."""
 
     def loss(outputs: Outputs, batch: Batch, frozen: Any) -> jax.Array:
         del frozen

@@ -16,7 +16,7 @@ from train.common.step import Functions, Variables, network
 
 
 class Student(NamedTuple):
-    """What learns from a teacher.
+    """A student of a teacher.
 
     Attributes:
       model: its functions.

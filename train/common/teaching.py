@@ -30,7 +30,7 @@ def methods(config: ConfigDict) -> list[distillation.Method]:
 def objective(
     config: ConfigDict, teacher: Teacher, student: tuple[Functions, Functions], variables: Any, dataset: data.Dataset
 ) -> Objective:
-    """What the student minimizes.
+    """The loss of the student.
 
     Args:
       config: the job's configuration.

@@ -22,7 +22,7 @@ Views = Callable[[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]
 """``(step, batch) -> batch``, of other images and, where they are mixed, probabilities as labels."""
 
 NAMES = [name for name in augment.__all__ if name.islower() and name not in ("sequence", "normalize")]
-"""What can be named: images stay uint8, and the model normalizes them."""
+"""Augmentations that can be named: images stay uint8, and the model normalizes them."""
 
 
 def read(text: str, dataset: data.Dataset, option: str = "--config.augment") -> augment.Augmentation | None:
@@ -70,7 +70,7 @@ def _called(call: ast.expr, classes: int) -> augment.Augmentation:
 
 
 def moves(text: str, shift: int, flip: bool) -> str:
-    """What ``shift`` and ``flip`` mean of a task whose answers belong to places, before what else is named."""
+    """The views of ``shift`` and ``flip`` for a task whose answers belong to places, before what else is named."""
     parts = [f"pad_crop({shift})"] * (shift > 0) + ["flip()"] * flip + [text] * bool(text.strip())
     return ", ".join(parts)
 

@@ -20,7 +20,7 @@ FILES = (
     "report.html",
     "pictures.png",
 )
-"""What a run leaves beside its checkpoints."""
+"""Files that a run leaves beside its checkpoints."""
 
 
 def settings(workdir: Path) -> dict[str, Any] | None:
@@ -167,7 +167,7 @@ SEALED = ("config.json", "metrics.jsonl", "model.jcz", "report.html")
 
 
 def sealing(workdir: Path) -> dict[str, dict[str, Any]]:
-    """What the summary of a finished job says of its folder: checksums of files, and each phase's last step."""
+    """The summary's facts on the folder of a finished job: checksums of files, and each phase's last step."""
     phases = sorted(path for path in (workdir / "checkpoints").iterdir() if whole_steps(path))
     return {
         "files": {name: _sha256(workdir / name) for name in SEALED},

@@ -13,7 +13,7 @@ STAGES = (
     (1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2), (6, 5, 112, 3, 1), (6, 5, 192, 4, 2),
     (6, 3, 320, 1, 1),
 )  # fmt: skip
-"""Of each stage: factor within, side of the kernel, output channels, blocks, the first block's stride."""
+"""Stages: factor within, side of the kernel, output channels, blocks, the first block's stride."""
 
 
 class EfficientNetLite(nn.Module):

@@ -14,7 +14,7 @@ BLOCKS: tuple[Block, ...] = (
     (3, 480, 112, True, 1), (3, 672, 112, True, 1), (5, 672, 160, True, 2), (5, 960, 160, False, 1),
     (5, 960, 160, True, 1), (5, 960, 160, False, 1), (5, 960, 160, True, 1),
 )  # fmt: skip
-"""Of each block: side of the kernel of stride 2, channels within, output channels, squeeze, stride."""
+"""Blocks: side of the kernel of stride 2, channels within, output channels, squeeze, stride."""
 
 
 class Ghost(nn.Module):

@@ -1,4 +1,4 @@
-"""What most networks here are built of: convolutions with batch norm, widths, strides, and the maps of each size."""
+"""Parts of most networks here: convolutions with batch norm, widths, strides, and the maps of each size."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -10,11 +10,11 @@ from train.models.norm import statistics
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *(((512, 1),) * 5), (1024, 2), (1024, 1),
 )  # fmt: skip
-"""Of each pair of convolutions: output channels, the stride of the depthwise one."""
+"""Pairs of convolutions: output channels, the stride of the depthwise one."""
 
 
 class BatchNorm(nnx.Module):
-    """What ``train.models.norm`` computes.
+    """Batch norm as ``train.models.norm`` computes it.
 
     Args:
       width: channels.

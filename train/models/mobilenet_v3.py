@@ -24,7 +24,7 @@ SMALL: tuple[Block, ...] = (
     (5, 120, 48, True, True, 1), (5, 144, 48, True, True, 1), (5, 288, 96, True, True, 2),
     (5, 576, 96, True, True, 1), (5, 576, 96, True, True, 1),
 )  # fmt: skip
-"""Of each block: side of the kernel, channels within, output channels, squeeze, hard-swish, stride."""
+"""Blocks: side of the kernel, channels within, output channels, squeeze, hard-swish, stride."""
 
 
 class MobileNetV3(nn.Module):

@@ -10,13 +10,13 @@ from train.models.layers import ConvNorm, Mode, by_size, divisible, halved
 Block = tuple[int, int, int, int, int]
 
 STEM = ((32, 3, 2), (32, 3, 2), (32, 1, 1), (96, 3, 2), (64, 1, 1))
-"""Of each convolution: output channels, side of the kernel, stride."""
+"""Convolutions: output channels, side of the kernel, stride."""
 
 BLOCKS: tuple[Block, ...] = (
     (5, 5, 3, 96, 2), (0, 3, 2, 96, 1), (0, 3, 2, 96, 1), (0, 3, 2, 96, 1), (0, 3, 2, 96, 1), (3, 0, 4, 96, 1),
     (3, 3, 6, 128, 2), (5, 5, 4, 128, 1), (0, 5, 4, 128, 1), (0, 5, 3, 128, 1), (0, 3, 4, 128, 1), (0, 3, 4, 128, 1),
 )  # fmt: skip
-"""Of each block: sides of the kernels before and within (0: none), factor within, output channels, stride."""
+"""Blocks: sides of the kernels before and within (0: none), factor within, output channels, stride."""
 
 
 class MobileNetV4(nn.Module):

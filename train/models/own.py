@@ -123,7 +123,7 @@ def find(name: str) -> Callable[..., Any]:
 
 
 def _made_by(function: Any) -> Callable[..., Any]:
-    """What says which arguments a function takes; a class's own, not those of its metaclass."""
+    """Returns the object whose signature a call has; a class's own, not that of its metaclass."""
     return functools.partial(getattr(function, "__init__"), None) if isinstance(function, type) else function  # noqa: B009
 
 
@@ -133,7 +133,7 @@ def _defined_in(value: Any, module: ModuleType) -> bool:
 
 
 def _missing(module: str, name: str) -> str:
-    """What is importable where a module is not."""
+    """Names of what is importable where a module is not."""
     parent, _, last = name.rpartition(".")
     if parent:
         paths = list(getattr(sys.modules[parent], "__path__", ()))

@@ -62,7 +62,7 @@ def matched(anchors: Array, boxes: Array, classes: Array) -> tuple[Array, Array]
 
 
 def loss(outputs: Any, boxes: Array, classes: Array, size: Sequence[int]) -> Array:
-    """Of classes and, where there is an object, of boxes, an object: ``[batch]``.
+    """Computes the loss of classes and, where there is an object, of boxes, an object: ``[batch]``.
 
     Of the anchors without one those count that are taken for one most, three for each with one.
 
@@ -86,7 +86,7 @@ def loss(outputs: Any, boxes: Array, classes: Array, size: Sequence[int]) -> Arr
 
 
 def soft(outputs: Any, targets: Any, objects: Array, temperature: float) -> Array:
-    """Of a teacher's anchors: the divergence of their classes, and their boxes where it sees an object: ``[batch]``."""
+    """Computes the loss against a teacher: divergence of classes, and boxes where it sees an object: ``[batch]``."""
     del objects
     seen = jnp.argmax(targets["classes"], axis=-1) > 0
     divergence = jc.distill.per_position(jc.distill.kl(outputs["classes"], targets["classes"], temperature=temperature))

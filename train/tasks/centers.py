@@ -107,7 +107,7 @@ def picked(values: Array, centers: Array) -> Array:
 
 
 def loss(outputs: Any, boxes: Array, classes: Array, size: Sequence[int]) -> Array:
-    """Of centers, sizes and offsets, an object: ``[batch]``.
+    """Computes the loss of centers, sizes and offsets, an object: ``[batch]``.
 
     Args:
       outputs: of the network.
@@ -127,7 +127,7 @@ def loss(outputs: Any, boxes: Array, classes: Array, size: Sequence[int]) -> Arr
 
 
 def soft(outputs: Any, targets: Any, objects: Array, temperature: float) -> Array:
-    """Of a teacher's map: the divergence of its centers, and its sizes and offsets where it sees any: ``[batch]``.
+    """Computes the loss against a teacher: divergence of centers, and sizes and offsets where it sees any: ``[batch]``.
 
     Args:
       outputs: of the student.

@@ -112,13 +112,13 @@ class Detection:
         return jc.augment.Labels(boxes=batch["label"][..., :4])
 
     def moved(self, labels: Any, batch: Batch) -> jax.Array:
-        """What has left the image, but for a pixel, is no object any more."""
+        """Drops objects that have left the image but for a pixel."""
         sides = labels.boxes[..., 2:] - labels.boxes[..., :2]
         kinds = jnp.where((sides >= 1).all(axis=-1), batch["label"][..., 4], -1)
         return jnp.concatenate([labels.boxes, kinds[..., None]], axis=-1)
 
     def loss(self, outputs: Any, batch: Batch) -> jax.Array:
-        """Of where objects are and of what they are: of points or of anchors, by what the network gives."""
+        """Computes the loss of boxes and classes: of points or of anchors, by the network's outputs."""
         return _kind(outputs).loss(outputs, *_parts(batch), batch["image"].shape[1:3])
 
     def soft(self, outputs: Any, targets: Any, batch: Batch, temperature: float) -> jax.Array:

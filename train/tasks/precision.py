@@ -10,7 +10,7 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 class Precision(NamedTuple):
-    """What was found, averaged over the classes that are there.
+    """Average precision, over the classes that are there.
 
     Attributes:
       at: by the intersection over union that a match needs.

@@ -1,4 +1,4 @@
-"""What a task is: its data, loss, score and pictures behind one protocol; the job asks for nothing else."""
+"""Tasks: data, loss, score and pictures behind one protocol; the job asks for nothing else."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +10,7 @@ Batch = dict[str, jax.Array]
 """``image [batch, h, w, c]`` uint8, ``label [batch, ...]`` of the task's kind, ``valid [batch]``, ``index [batch]``."""
 
 Outputs = Any
-"""What a network gives: an array ``[batch, ...]``, or a dict of such arrays."""
+"""A network's outputs: an array ``[batch, ...]``, or a dict of such arrays."""
 
 
 class Picture(NamedTuple):
@@ -42,7 +42,7 @@ class Columns(NamedTuple):
 
 
 class Task(Protocol):
-    """What images are asked, and how the answers are learnt, scored and shown.
+    """A question about images, and how its answers are learned, scored and shown.
 
     Labels of a split are one array ``[n, ...]``, so that a batch is cut, spread and padded alike for all tasks. Every
     network takes images ``[batch, h, w, c]``; outputs are what :meth:`outputs` accepts.
@@ -69,7 +69,7 @@ class Task(Protocol):
         """Images, labels and the number of classes of ``digits``, ``"train"`` or ``"test"``, without a download."""
 
     def columns(self, features: Mapping[str, Any], keys: Sequence[str]) -> Columns | None:
-        """What it reads of a TFDS set; None if the set has no such features.
+        """Returns the features that it reads of a TFDS set; None if the set has none such.
 
         Args:
           features: of the set, by name.
@@ -77,7 +77,7 @@ class Task(Protocol):
         """
 
     def examples(self, image: np.ndarray, label: Any, size: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What is learnt of a record: pairs of an image of the given side and a label that fits it.
+        """Returns the training examples of a record: pairs of an image of the given side and a label that fits it.
 
         Raises:
           ValueError: for a label that cannot be: boxes outside of the image, a mask of another size.
@@ -112,10 +112,10 @@ class Task(Protocol):
         """The label array of what ``jc.augment`` gave back."""
 
     def loss(self, outputs: Outputs, batch: Batch) -> jax.Array:
-        """What is lost against the labels: ``[batch]``."""
+        """Computes the loss against the labels: ``[batch]``."""
 
     def soft(self, outputs: Outputs, targets: Outputs, batch: Batch, temperature: float) -> jax.Array:
-        """What is lost against a teacher's outputs: ``[batch]``."""
+        """Computes the loss against a teacher's outputs: ``[batch]``."""
 
     def right(self, outputs: Outputs, batch: Batch) -> jax.Array:
         """The share of the answers that are right, in [0, 1]: ``[batch]``. Cheap: it is recorded of every step."""
@@ -127,4 +127,4 @@ class Task(Protocol):
         """How good answers are: fractions, :attr:`metric` among them, and ``undefined``: images whose answer is NaN."""
 
     def pictures(self, images: np.ndarray, labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> list[Picture]:
-        """What a report shows of the answers before and after compression."""
+        """Draws the answers before and after compression for a report."""
