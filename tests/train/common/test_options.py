@@ -9,8 +9,8 @@ from train import curves, oneshot, prune, qat, quantize, shrink
 from train.common import options
 
 SCRIPTS = (curves, oneshot, prune, qat, quantize, shrink)
-OWN = ("method", "help")
-"""Of qat and of quantize these are the methods of two families, with choices of their own."""
+OWN = ("method", "help", "model")
+"""Of qat and of quantize these are the methods of two families, with choices of their own; curves trains one of MODELS."""
 
 
 class Asked(Exception):  # noqa: N818 -- it is no error
