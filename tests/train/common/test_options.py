@@ -10,7 +10,7 @@ from train.common import options
 
 SCRIPTS = (curves, oneshot, prune, qat, quantize, shrink)
 OWN = ("method", "help", "model")
-"""Of qat and of quantize these are the methods of two families, with choices of their own; curves trains one of MODELS."""
+"""Of qat and of quantize these are methods of two families, with choices of their own; curves trains one of MODELS."""
 
 
 class Asked(Exception):  # noqa: N818 -- it is no error
