@@ -32,12 +32,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from train.common import data, hosts, image_folder, lock, phases, report, sealed, teaching, views
+from train.common import data, hosts, image_folder, lock, mirror, phases, report, sealed, teaching, views
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
 from train.common.progress import waiting
 from train.common.scoring import predictions, score, scored
+from train.common.sight import QUIET, Sight
 from train.common.stages import Net, begin, recipe_of, stages
 from train.common.step import (
     Functions,
@@ -67,6 +68,7 @@ class Job(NamedTuple):
       parallel: how steps run on the devices.
       workdir: the run folder.
       own: functions of the configuration file.
+      sight: where numbers are drawn.
     """
 
     config: ConfigDict
@@ -74,6 +76,7 @@ class Job(NamedTuple):
     parallel: DataParallel
     workdir: Path
     own: dict[str, Callable[..., Any]]
+    sight: Sight = QUIET
 
 
 class Trained(NamedTuple):
@@ -191,10 +194,14 @@ def train(
         )
 
     learned = objective.init(jax.random.key(phase.seed + 1))
+    network = net.model.infer, net.variables, dataset.train.images[:1]
+    watch = job.sight.of(phase.name, phase.batch_size, job.workdir, network)
     begun = functools.partial(init_state, recipe=recipe, optimizer=optimizer, average=config.ema > 0)
     start = job.parallel.make(begun)(net.variables, learned=learned)
     began, frozen = time.monotonic(), {} if frozen is None else frozen
-    state, seconds = fit(phase, step, start, frozen, dataset, job.parallel, job.workdir, recorded, **beside)
+    state, seconds = fit(
+        phase, step, start, frozen, dataset, job.parallel, job.workdir, recorded, watch=watch, **beside
+    )
     return Trained(net, recipe, state, seconds, max(0.0, seconds - (time.monotonic() - began)))
 
 
@@ -369,6 +376,8 @@ def finish(job: Job, began: float, phases_of: list[Trained], frozen: Any, traine
 def main(config: ConfigDict) -> None:
     """Runs the job that the command line asks for; nothing is written before all of it has been checked."""
     config = command_line.resolve(config)
+    workdir, drawn = command_line.workdir_of(config), [holder.value for holder in command_line.DRAWN]
+    sight = Sight(mirror.shown(str(workdir)), command_line.fields(config), *drawn)
     how = {"mesh": command_line.MESH.value, "axes": command_line.MESH_AXES.value}
     task, parallel = named(config.task), data_parallel(command_line.PARALLEL.value, **how)
     reading: dict[str, Any] = {name: config[name] for name in ("random_crop", "corrupt")}
@@ -380,7 +389,6 @@ def main(config: ConfigDict) -> None:
     asked = stages(config, own)
     models = {name: phases.make_network(config, name, dataset) for name in ("teacher", "student")}
     teaching.check(config, models["teacher"], models["student"], dataset, phases.make_views(config, dataset))
-    workdir = command_line.workdir_of(config)
     command_line.claim(workdir, config)
     rows = [phases.make_phase(config, "student", dataset, *own) for own in zip(asked, range(len(asked)), strict=True)]
     numbers = {
@@ -388,5 +396,5 @@ def main(config: ConfigDict) -> None:
         for name, model in models.items()
     }
     told = {row.name: numbers["student"] for row in rows} | {"teacher": numbers["teacher"]}
-    report.header(workdir, dataset, told, [phases.make_phase(config, "teacher", dataset), *rows])
-    run(Job(config, dataset, parallel, workdir, own))
+    report.header(workdir, dataset, told, [phases.make_phase(config, "teacher", dataset), *rows], how["mesh"])
+    run(Job(config, dataset, parallel, workdir, own, sight))

@@ -128,7 +128,7 @@ def train(
         return {"test_accuracy": score(model, shown(state), some)["accuracy"]} if len(some) else {}
 
     phase = Phase(name, steps, every, size, seed, 0, False)
-    beside = {} if labels is None else {"beside": labels.beside(per_epoch)}
+    beside: dict[str, Any] = {} if labels is None else {"beside": labels.beside(per_epoch)}
     state, _ = fit(phase, step, start, frozen or {}, dataset, data_parallel("jit"), args.workdir, scored, **beside)
     return jax.device_get(shown(state))
 

@@ -40,6 +40,10 @@ MESH = flags.DEFINE_string("mesh", "", "axes of devices, as data=8,fsdp=4: fsdp 
 MESH_AXES = flags.DEFINE_enum("axes", "auto", ["auto", "explicit"], "the type of the mesh's axes")
 DATASET, DATA_DIR, WORKDIR = (flags.DEFINE_string(n, None, SHARED[n][1]) for n in ("dataset", "data_dir", "workdir"))
 MODEL = flags.DEFINE_string("model", None, "of teacher and student: a name of train.models, or package.module:function")
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "draw numbers in the run folder, for tensorboard --logdir")
+WANDB = flags.DEFINE_string("wandb", None, "draw them in this project of Weights & Biases")
+PROFILE = flags.DEFINE_integer("profile_steps", 0, "profile so many steps of each phase", lower_bound=0)
+DRAWN = (TENSORBOARD, WANDB, PROFILE)
 flags.adopt_module_key_flags(joining)  # so that --helpshort lists them
 
 
@@ -294,7 +298,8 @@ def help_text(doc: str | None, argv: list[str]) -> str:
     parser.usage = f"{parser.prog} [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]"
     add = parser.add_argument
     add("--config", metavar="FILE", help="Python file of defaults; without it that of the data set, in train/configs")
-    for holder in (TASK, MODEL, DATASET, DATA_DIR, WORKDIR, PARALLEL, MESH, MESH_AXES, *joining.FLAGS):
+    own = (TASK, MODEL, DATASET, DATA_DIR, WORKDIR, PARALLEL, MESH, MESH_AXES, *DRAWN)
+    for holder in (*own, *joining.FLAGS):
         add(f"--{holder.name}", metavar="VALUE", help=flags.FLAGS[holder.name].help, default=holder.default)
     lines, said = [], descriptions()
     width, rest = 32, max(20, shutil.get_terminal_size().columns - 38)

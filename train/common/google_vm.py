@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +33,8 @@ def has_tpu() -> bool:
 
 def asked(key: str, timeout: float = 2.0) -> str | None:
     """A value under ``computeMetadata/v1/instance/``; None where there is no answer."""
+    import urllib.request  # takes as long as all else of a command line that is wrong
+
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}/computeMetadata/v1/instance/{key}", headers={"Metadata-Flavor": "Google"}

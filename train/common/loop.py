@@ -20,6 +20,7 @@ from train.common.errors import GO_ON, UserError
 from train.common.feed import Feed
 from train.common.parallel import DataParallel, own_rows
 from train.common.progress import Progress, waiting
+from train.common.sight import Watch
 from train.common.signals import Stopped
 from train.common.step import TrainState
 
@@ -64,6 +65,7 @@ def fit(
     workdir: Path,
     score: Callable[[TrainState], dict[str, float]],
     beside: Callable[[int, dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda step, batch: batch,
+    watch: Watch | None = None,
 ) -> tuple[TrainState, float]:
     """Trains one phase to its end, from its last checkpoint if the workdir holds one.
 
@@ -77,6 +79,7 @@ def fit(
       workdir: holds ``checkpoints/`` and ``metrics.jsonl``.
       score: what to record of a state beside loss and training accuracy.
       beside: ``(step, batch) -> batch`` with what else the step reads: a teacher's stored answers.
+      watch: measures steps, and draws numbers beside the terminal.
 
     Returns:
       The last state, and the seconds that the phase has taken, earlier runs included.
@@ -109,16 +112,18 @@ def fit(
             if first:
                 mirror.push(workdir)
 
+    watch = watch or Watch(phase.name, phase.batch_size)
     feed = Feed(batches(phase, dataset.train, parallel, beside), at, phase.steps)
     with Progress(phase.name, phase.steps, at) as progress, _Sigterm() as asked_to_stop, feed:
         while at < phase.steps:
             batch = feed.take(shared.step)
-            with progress.doing("compiling the step"):  # once; afterwards a call takes no time
+            with progress.doing("compiling the step"), watch.stepping(shared):  # once; afterwards a call takes no time
                 shared = compiled(shared, frozen, batch)
             at += 1
             if at % phase.record_every == 0 or at == phase.steps:
                 state = parallel.get(shared)
                 _check_finite(state, names, phase, checkpoints)
+                watch.pause()
                 with progress.doing("scoring test images"):
                     due = at == phase.steps or at // phase.record_every % phase.score_every == 0
                     record = _record(state, phase.name) | (score(state) if due else {})
@@ -126,13 +131,16 @@ def fit(
                 best.offer(state, record)
                 metrics.append(record)
                 progress.show(record)
+                watch.record(record, feed.idle)
                 save(state)
+                watch.go_on()
             progress.advance()
             if asked_to_stop():
                 save(parallel.get(shared))
                 best.close()
                 checkpoints.close()
                 raise Stopped(f"stopped by SIGTERM at {phase.name} step {at}; {GO_ON}")
+    watch.close(shared)
     feed.tell(phase.name)
     end = best.state(parallel.get(shared))
     with waiting("closing checkpoints"):

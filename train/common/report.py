@@ -16,6 +16,7 @@ import jaxcomp as jc
 from jaxcomp import measure
 from jaxcomp.core.files import naming
 from jaxcomp.core.paths import named_leaves
+from train.common import mirror
 from train.common.data import Dataset
 from train.common.loop import Phase, read_metrics
 from train.common.outcome import figures, sentence
@@ -24,7 +25,7 @@ from train.common.workdir import whole_steps
 from train.tasks.task import Picture
 
 
-def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phases: list[Phase]) -> None:
+def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phases: list[Phase], mesh: str = "") -> None:
     """Says, on a terminal, what is about to run, on what, and where it goes on.
 
     Args:
@@ -32,6 +33,7 @@ def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phase
       dataset: what is learnt.
       parameters: of each phase's model, in words.
       phases: in order.
+      mesh: of devices, in words.
     """
     if not watched():
         return
@@ -40,9 +42,9 @@ def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phase
     reached = {phase.name: max(whole_steps(workdir / "checkpoints" / phase.name), default=0) for phase in phases}
     begun = [name for name, step in reached.items() if step]
     goes_on = f"resuming at {begun[-1]} step {reached[begun[-1]]:,}" if begun else "new"
-    lines = {"device": devices(), "data": f"{dataset.name}, {counts}"}
+    lines = {"device": devices() + (f", mesh {mesh}" if mesh else ""), "data": f"{dataset.name}, {counts}"}
     lines |= {p.name: f"{parameters[p.name]}, {p.steps:,} steps of {p.batch_size} images" for p in phases}
-    lines["workdir"] = f"{workdir} ({goes_on})"
+    lines["workdir"] = f"{mirror.shown(str(workdir))} ({goes_on})"
     print(*(f"{name:<9}{text}" for name, text in lines.items()), sep="\n", file=sys.stderr)
 
 
