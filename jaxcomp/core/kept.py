@@ -38,6 +38,12 @@ def by_mask(params: Params, masks: State) -> Params:
 
     Returns:
       A mask for each leaf, True for those that the pruner leaves out.
+
+    Example:
+      >>> import optax
+      >>> params, masks = {"b": jnp.ones(1), "w": jnp.ones(2)}, {"b": optax.MaskedNode(), "w": jnp.array([True, False])}
+      >>> {path: mask.tolist() for path, mask in by_mask(params, masks).items()}
+      {'b': [True], 'w': [True, False]}
     """
     leaves.check_alike(params, masks)
     return jax.tree.map(lambda leaf, mask: _true(leaf) if leaves.left_out(mask) else mask, params, masks)

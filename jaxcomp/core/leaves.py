@@ -61,6 +61,10 @@ def map_states(function: Callable[..., Any], params: Params, state: State) -> St
       function: from ``(path, leaf, own state)`` to anything.
       params: parameters.
       state: of ``params``' structure, ``optax.MaskedNode()`` where a leaf has none.
+
+    Example:
+      >>> map_states(lambda path, leaf, own: leaf * own, {"a": 2, "b": 3}, {"a": optax.MaskedNode(), "b": 10})
+      {'a': MaskedNode(), 'b': 30}
     """
     check_alike(params, state)
     return jax.tree_util.tree_map_with_path(

@@ -76,6 +76,9 @@ def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
     Args:
       function: takes ``progress=``, of which :func:`told` makes what it calls.
 
+    Raises:
+      ArgumentError: from the call, for a ``progress=`` of another kind.
+
     Example:
       >>> @shows_progress
       ... def doubled(xs, *, progress: Progress = None):

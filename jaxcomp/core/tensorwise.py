@@ -31,6 +31,9 @@ def tensorwise(
       refit: ``(tensor, its state) -> its state``; None: fit it anew.
       beside: ``{path: array}`` of each tensor's shape, which ``fit`` is given besides; None: it is given none.
       settle: ``(tensor, its state) -> arrays`` that ``view`` goes by, for the note; None: the state itself.
+
+    Raises:
+      ArgumentError: from its functions, with the path of the tensor; for ``beside`` of another shape.
     """
 
     def at(path: Any, function: Callable[..., Any], *args: Any) -> Any:

@@ -31,6 +31,11 @@ def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: boo
 
     Raises:
       ArgumentError: for shapes that do not fit.
+
+    Example:
+      >>> pair = logit_pair(jnp.array([[1.0, 2.0], [jnp.nan, 0.0]]), jnp.ones((2, 2)), jnp.array([True, False]))
+      >>> [logits.tolist() for logits in pair]
+      [[[1.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]
     """
     if student.shape != teacher.shape:
         advice = ""

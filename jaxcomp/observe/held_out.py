@@ -183,6 +183,10 @@ def examples_of(batches: Sequence[tuple[Any, ...]]) -> list[Examples]:
 
     Args:
       batches: each the tuple of a function's arguments.
+
+    Example:
+      >>> [own.held for own in examples_of([(np.ones((3, 2)),), (np.ones((2, 2)),)])]
+      [(False, False, False), (True, False)]
     """
     arrays = [[x for x in jax.tree.leaves(batch) if np.ndim(x)] for batch in batches]
     sizes = [max(len(own[0]), 1) if own else 1 for own in arrays]
@@ -231,6 +235,10 @@ def is_better(found: np.ndarray, plain: np.ndarray) -> bool:
     Args:
       found: the squared error of each example that is held out; of none nothing can be told.
       plain: with the plain method.
+
+    Example:
+      >>> is_better(np.full(8, 0.5), np.ones(8)), is_better(np.full(8, 0.99), np.ones(8))
+      (True, False)
     """
     if not found.sum() < (1 - LEAST) * plain.sum():
         return False
@@ -276,6 +284,10 @@ def by_chance(each: np.ndarray) -> bool:
 
     Args:
       each: ``[n, features]``, of each example; all features are judged together.
+
+    Example:
+      >>> by_chance(np.array([[1.0], [-1.0]])), by_chance(np.array([[1.0], [1.1]]))
+      (True, False)
     """
     n = len(each)
     if n < 2 or n >= ENOUGH:

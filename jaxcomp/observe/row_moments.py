@@ -125,6 +125,10 @@ def with_outer(matrix: Any, by: float, one: Any, other: Any) -> Any:
       by: a factor of the products.
       one: ``[groups, n]``.
       other: ``[groups, m]``.
+
+    Example:
+      >>> with_outer(np.zeros((1, 1, 2)), 2.0, np.ones((1, 1)), np.array([[1.0, 3.0]])).tolist()
+      [[[2.0, 6.0]]]
     """
     for own, left, right in zip(matrix, one * by, other, strict=True):
         for first in range(0, len(left), ROWS):
@@ -184,6 +188,10 @@ def gram(rows: Any, others: Any = None) -> Any:
 
     Returns:
       ``[batch, n, m]``.
+
+    Example:
+      >>> gram(jnp.array([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
+      [[[10.0, 14.0], [14.0, 20.0]]]
     """
     others = rows if others is None else others
     if len(rows) == 1:  # without a batch axis XLA:CPU is twice as fast

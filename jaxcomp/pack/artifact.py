@@ -213,6 +213,9 @@ def decoded(path: Path, held: stored.Stored, like: Params | None) -> tuple[Param
       path: of the file, for errors.
       held: its contents.
       like: a tree to put the leaves into; None: dicts and lists.
+
+    Raises:
+      ArtifactError: if the contents do not make a tree, or not one like ``like``.
     """
     try:
         leaves = [(t.keys, coding.decode(t.coded, t.shape, t.dtype)) for t in held.tensors]
@@ -239,6 +242,9 @@ def put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
       path: of the file.
       arrays: by path.
       like: the tree.
+
+    Raises:
+      ArtifactError: for arrays of other paths, shapes or dtypes.
     """
     wanted = {leaf.name: _shape_and_dtype(leaf.value) for leaf in layout.rows(like) if not leaf.empty}
     wrong = [

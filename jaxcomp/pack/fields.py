@@ -68,6 +68,10 @@ def narrowed(values: np.ndarray, packing: list[int]) -> np.ndarray:
     Args:
       values: ``[n]``.
       packing: one of :func:`packings`.
+
+    Example:
+      >>> narrowed(np.array([-1, 5]), [-1, 3]).tolist()
+      [0, 6]
     """
     low, width, *stride = packing
     over = values - low
@@ -82,6 +86,10 @@ def laid(over: np.ndarray, packing: list[int]) -> np.ndarray:
     Args:
       over: ``[n]``, of :func:`narrowed`.
       packing: one of :func:`packings`.
+
+    Example:
+      >>> laid(np.array([0, 6], np.uint8), [-1, 3]).tolist()
+      [[48]]
     """
     width = packing[1]
     if width == 0:

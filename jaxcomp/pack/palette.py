@@ -92,6 +92,10 @@ def shown(places: np.ndarray, origin: int, table: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: for a place that the table has not.
+
+    Example:
+      >>> shown(np.array([-1, 0, 1], np.int8), 1, np.float32([-2.0, 0.0, 0.5])).tolist()
+      [-2.0, 0.0, 0.5]
     """
     if type(origin) is not int or not 0 <= origin < len(table):
         raise ValueError(f"places are counted from one of {len(table)} values, not from {origin!r}")

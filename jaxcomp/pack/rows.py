@@ -120,7 +120,11 @@ class Reader:
         self.raw, self.place = raw, place
 
     def varint(self) -> int:
-        """Reads the next number, of 64 bits at most."""
+        """Reads the next number, of 64 bits at most.
+
+        Raises:
+          ValueError: for a larger one.
+        """
         number = 0
         for shift in range(0, 70, 7):
             byte = self.raw[self.place]
@@ -131,7 +135,11 @@ class Reader:
         raise ValueError("a number goes beyond 64 bits")
 
     def value(self) -> Any:
-        """Reads the next value."""
+        """Reads the next value.
+
+        Raises:
+          ValueError: for bytes that begin none.
+        """
         tag = self.raw[self.place]
         self.place += 1
         if tag < _LISTS:

@@ -68,6 +68,9 @@ def rate_of(value: float | None, fisher: Params | None, method: str, weights: Ma
       fisher: the Fisher diagonal of the parameters, or None.
       method: by which weights are rounded.
       weights: by path.
+
+    Raises:
+      ArgumentError: for a rate that is no number above 0, ``fisher`` without a rate, and another method than GPTQ.
     """
     if value is None:
         if fisher is not None:

@@ -20,6 +20,10 @@ def uniform(shapes: Mapping[str, Sequence[int]], asked: Mapping[str, float]) -> 
     Args:
       shapes: of the layers, by path.
       asked: the sparsity of each.
+
+    Example:
+      >>> uniform({"a": (10, 10), "b": (4,)}, {"a": 0.8, "b": 0.5})
+      {'a': 20, 'b': 2}
     """
     return {path: kept_count(asked[path], math.prod(shape)) for path, shape in shapes.items()}
 

@@ -290,6 +290,10 @@ def reduced(ndim: int, axes: Sequence[int] | None) -> tuple[int, ...]:
     Args:
       ndim: number of its axes.
       axes: if given; those beyond ``ndim`` make it none. None: all but the last.
+
+    Example:
+      >>> reduced(4, None), reduced(4, (-1,)), reduced(1, (2,))
+      ((0, 1, 2), (3,), ())
     """
     if axes is None:
         return tuple(range(ndim - 1))
@@ -303,6 +307,10 @@ def best_of_groups(scores: Array, n: int, m: int, axes: tuple[int, ...]) -> Arra
       scores: ``[...]``.
       n, m: 1 <= n < m.
       axes: along which scores are consecutive.
+
+    Example:
+      >>> best_of_groups(jnp.array([[3.0], [1.0], [2.0], [5.0]]), 1, 2, (0,)).astype(int).ravel().tolist()
+      [1, 0, 0, 1]
     """
     order = (*axes, *(axis for axis in range(scores.ndim) if axis not in axes))
     turned = replicated(scores).transpose(order)

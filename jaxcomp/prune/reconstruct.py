@@ -41,6 +41,10 @@ def wanda_scores(weight: Array, norms: Array) -> Array:
       weight: of any shape, ``[groups, reduction, out]`` for one.
       norms: of its rank, 1 along the axes on which they do not depend.
 
+    Example:
+      >>> wanda_scores(jnp.array([[4.0, 1.0], [2.0, 3.0]]), jnp.array([[1.0], [10.0]])).tolist()
+      [[4.0, 1.0], [20.0, 30.0]]
+
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
     return jnp.abs(weight).astype(wide(weight.dtype)) * norms
@@ -52,6 +56,10 @@ def obs_scores(weight: Array, moment: Array) -> Array:
     Args:
       weight: ``[groups, reduction, out]``.
       moment: ``[groups, reduction, reduction]``, positive definite (:func:`damped`).
+
+    Example:
+      >>> obs_scores(jnp.array([[[1.0], [2.0]]]), jnp.diag(jnp.array([4.0, 1.0]))[None]).ravel().tolist()
+      [4.0, 4.0]
 
     Reference: Hassibi and Stork, Second order derivatives for network pruning: optimal brain surgeon, 1992.
     """
@@ -66,6 +74,10 @@ def keep_of_layer(scores: Any, keep: int | Array) -> Any:
     Args:
       scores: of any shape; none is NaN.
       keep: how many.
+
+    Example:
+      >>> keep_of_layer(np.array([3.0, 1.0, 2.0]), 2).tolist()
+      [True, False, True]
     """
     if any(isinstance(x, jax.core.Tracer) for x in (scores, keep)):
         return threshold.keep_largest([scores], [keep], [0], score=threshold.itself)[0]
@@ -87,6 +99,10 @@ def keep_per_output(scores: Array, keep: int) -> Array:
 
     Returns:
       Boolean, of the same shape.
+
+    Example:
+      >>> keep_per_output(jnp.array([[[3.0, 1.0], [2.0, 5.0]]]), 2).astype(int).tolist()
+      [[[1, 0], [0, 1]]]
     """
     return keep_of_layer(output_by_output(scores, axes=(1,)), keep)
 

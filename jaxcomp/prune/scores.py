@@ -114,6 +114,9 @@ def magnitude_score(order: Literal[1, 2] = 1) -> Score:
     Args:
       order: 1 or 2.
 
+    Raises:
+      ArgumentError: for another order.
+
     Example:
       >>> import jaxcomp as jc
       >>> jc.prune.prune(0.5, magnitude_score(2)).init(jnp.array([1.0, -2.0, 3.0, -4.0])).tolist()
@@ -146,6 +149,9 @@ def taylor(order: Literal[1, 2] = 1, decay: float = 0.0) -> Score:
     Args:
       order: 1 or 2.
       decay: of a moving average over updates, :math:`s \leftarrow d s + (1 - d) |w g|`, in [0, 1); 0 remembers nothing.
+
+    Raises:
+      ArgumentError: for another order, or a decay outside [0, 1).
 
     Example:
       >>> import jaxcomp as jc
@@ -223,6 +229,9 @@ def fisher(root: Literal[2, 4] = 2, decay: float = 0.999) -> Score:
     Args:
       root: r, 2 or 4.
       decay: of the moving average over updates, :math:`s \leftarrow s + (1 - d)(g^2 - s)`, in [0, 1).
+
+    Raises:
+      ArgumentError: for another root, or a decay outside [0, 1).
 
     Example:
       >>> import jaxcomp as jc

@@ -44,6 +44,9 @@ def annealed(progress: Any, first: float = 0.1, last: float = 10.0) -> Slope:
       progress: of training, in [0, 1]; may be traced: ``annealed(step / steps)`` within the training step.
       first, last: t at both ends, positive.
 
+    Raises:
+      ArgumentError: unless 0 < first <= last.
+
     Example:
       >>> [[round(s, 3) for s in annealed(p)(jnp.array([0.0, 1.0])).tolist()] for p in (0, 1)]
       [[1.0, 0.99], [10.0, 0.0]]

@@ -142,6 +142,9 @@ def fp8(exponent: int = 4) -> Format:
     Args:
       exponent: bits of the exponent, 4 or 5.
 
+    Raises:
+      ArgumentError: for another number of bits.
+
     Example:
       >>> fp8().levels[-1], fp8(5).levels[-1]
       (448.0, 57344.0)

@@ -121,6 +121,10 @@ def place(numbers: Array, shape: Shape, block: Block | None) -> Array:
       numbers: ``[groups, 1, ...]``, or 1 along the shared axes without blocks.
       shape: of the tensor.
       block: how it is cut; None: it is not.
+
+    Example:
+      >>> place(jnp.array([[[1.0, 2.0]], [[3.0, 4.0]]]), (3, 2), Block(2, (1,))).tolist()
+      [[1.0, 2.0], [3.0, 4.0]]
     """
     if block is None:
         return numbers

@@ -57,6 +57,10 @@ def learned_quantize(x: Array, grid: Grid, bits: int | str | Format, *, gradient
     Returns:
       ``[...]`` of x's dtype, exactly on the grid.
 
+    Example:
+      >>> learned_quantize(jnp.array([0.3, 9.0]), Grid(jnp.array(0.5), jnp.array(0)), bits=3).tolist()
+      [0.5, 1.5]
+
     Reference: Esser et al., Learned step size quantization, 2020; Bhalgat et al., LSQ+, 2020.
     """
     affine = jnp.issubdtype(grid.zero_point.dtype, jnp.floating)

@@ -21,6 +21,11 @@ def on_grid(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, forma
       values: ``[...]``.
       scale, zero_point: one for each of the values.
       format: of the codes.
+
+    Example:
+      >>> from jaxcomp.quant.formats import integer
+      >>> on_grid(np.array([0.3, 9.0]), np.array([0.5, 0.5]), np.zeros(2), integer(3)).tolist()
+      [0.5, 1.5]
     """
     parts = [np.ravel(x) for x in (values, scale, zero_point)]
     total = values.size

@@ -107,6 +107,15 @@ def mse(steps: int = 100) -> Fit:
     Args:
       steps: ratios that are tried; each is a pass over the values. Of equal ones the largest wins.
 
+    Raises:
+      ArgumentError: for fewer than 1 step.
+
+    Example:
+      >>> from jaxcomp.quant.formats import integer
+      >>> groups = ScaleGroups(jnp.array([-0.25, 0.25, 0.5, 1.0, 0.25, -0.25]), (0,))
+      >>> [round(end.item(), 4) for end in mse(4)(groups, integer(2))]
+      [-0.1875, 0.75]
+
     Reference: Sung et al., Resiliency of deep neural networks under quantization, 2015; Banner et al., Post-training
     4-bit quantization of convolution networks, 2019.
     """
@@ -198,6 +207,15 @@ def percentile(fraction: float = 0.999) -> Fit:
     Args:
       fraction: in (0.5, 1].
 
+    Raises:
+      ArgumentError: for a fraction outside (0.5, 1].
+
+    Example:
+      >>> from jaxcomp.quant.formats import integer
+      >>> groups = ScaleGroups(jnp.array([1.0, -2.0, 3.0, 9.0]), (0,))
+      >>> [end.item() for end in percentile(0.75)(groups, integer(4))]
+      [-3.0, 3.0]
+
     Reference: McKinstry et al., Discovering low-precision networks close to full-precision networks, 2018.
     """
     if not 0.5 < fraction <= 1:
@@ -218,6 +236,13 @@ def percentile(fraction: float = 0.999) -> Fit:
 def mean_size(factor: float = 1.0) -> Fit:
     """Fits a multiple of the mean of ``abs(w)`` over nonzeros: for binary weights the range of least squared error.
 
+    Args:
+      factor: of the mean, positive.
+
+    Example:
+      >>> [end.item() for end in mean_size()(ScaleGroups(jnp.array([1.0, 0.0, -3.0]), (0,)), None)]
+      [-2.0, 2.0]
+
     Reference: Rastegari et al., XNOR-Net, 2016.
     """
 
@@ -232,6 +257,9 @@ def mean_size(factor: float = 1.0) -> Fit:
 @_by_name
 def deviations(number: float = 3.0) -> Fit:
     """Fits a range of standard deviations from the mean, on the farther side: LSQ+'s start of symmetric weights.
+
+    Args:
+      number: of standard deviations, positive.
 
     Reference: Bhalgat et al., LSQ+, 2020.
     """

@@ -88,6 +88,9 @@ class Switched(RewrittenPacked[None]):
           switches: as of :meth:`off`.
           targets: weights whose sites' inputs are rounded.
           ranges: of inputs, by path.
+
+        Raises:
+          ArgumentError: for inputs that are neither static integers nor left in floating point.
         """
         changed = dict(switches)
         for path, target in targets.weights.items():

@@ -69,7 +69,11 @@ def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None 
 
 
 def check(centres: Array) -> Array:
-    """Refuses a codebook of weights that are not finite, where it can be seen."""
+    """Returns a codebook; refuses one of weights that are not finite, where it can be seen.
+
+    Raises:
+      ArgumentError: if it is not finite.
+    """
     if not isinstance(centres, jax.core.Tracer) and not bool(jnp.isfinite(centres).all()):
         raise ArgumentError("the weights hold NaN or infinity: mend them first")
     return centres

@@ -161,6 +161,11 @@ def cut(params: Params, masks: Mapping[AxisKey, np.ndarray]) -> Params:
 
     Returns:
       The tree of smaller leaves.
+
+    Example:
+      >>> small = cut({"w": np.arange(6).reshape(2, 3)}, {("w", 1): np.array([True, False, True])})
+      >>> small["w"].tolist()
+      [[0, 2], [3, 5]]
     """
 
     def one(path: Any, leaf: Any) -> Any:

@@ -129,7 +129,11 @@ class Folded(Rewritten[Found]):
         return [named.get(path) for path in self._paths]
 
     def plan(self, program: Program) -> Found:
-        """Finds what is folded in a program, which has to be what was folded for the example."""
+        """Finds what is folded in a program, which has to be what was folded for the example.
+
+        Raises:
+          ArgumentError: if other things are folded for these shapes.
+        """
         found = self._find(program)
         if found.made != self._made:
             raise ArgumentError(
