@@ -147,6 +147,26 @@ def small_files(data: Data) -> str:
     return table(["setting", "bytes of the file", "accuracy, %", "drop, points"], cells)
 
 
+def packaged(data: Data) -> str:
+    """Networks of packages, of ``train.packaged``: a row a network, what it is judged by, and its files."""
+    judged = {
+        "voice": "Silero VAD: frames decided alike",
+        "text": "PP-OCR: lines read alike",
+        "selfie": "selfie segmentation: masks' mean overlap",
+        "faces": "BlazeFace: boxes that overlap by 0.95",
+    }
+    counted = ("frames", "lines", "photographs", "faces")
+    rows = []
+    for row in data["rows"]:
+        size, old = (sum(row[f"{which}_bytes"].values()) for which in ("compressed", "original"))
+        number = next(row[name] for name in counted if name in row)
+        far = f"{max(row['largest_difference'].values()):.0e}"
+        cells = [f"{old:,}", f"{size:,}", f"{row['ratio']:.1f}x", percent(row["read"]["score"]), percent(row["score"])]
+        rows.append([judged[row["network"]], f"{number:,}", *cells, far])
+    head = ["network", "of how many", "bytes", "small, bytes", "smaller", "as read, %", "small, %", "read, furthest"]
+    return table(head, rows)
+
+
 def qat(data: Data) -> str:
     """Runs of ``train.qat``."""
     head = ["command", "rounded, %", "trained, %", "integers, %", "drop, points", "bytes of the file", "minutes"]
@@ -274,6 +294,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
         shrink,
         quantize,
         small_files,
+        packaged,
         qat,
         oneshot,
         iterative,

@@ -12,131 +12,24 @@ is written when it is known, and a run that was stopped goes on with the next.
 import argparse
 import functools
 import json
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
-from jaxcomp.posttrain.fit_bytes import first_rate, within
 from train.common import options
 from train.common.errors import UserError, exit_status
-from train.common.published import Published, add_options, claim, load, reopen
+from train.common.published import add_options, claim, load, reopen
 from train.common.scoring import score
+from train.common.small import Setting, Smaller
 from train.common.step import Functions
 from train.common.table import Table
 
 FREE = ("settings",)
 SETTINGS = ("bytes100000", "bytes64000", "bytes45000", "bytes35000", "k16", "k8", "k4")
-PROBES = 2
-"""Random directions, for each batch, in which gradients of the results are taken."""
-
-
-class Setting(NamedTuple):
-    """How small a file is to be: one of these.
-
-    Attributes:
-      bytes: that it may take.
-      rate: what a bit is worth, as of :func:`jaxcomp.posttrain.round_weights`.
-      k: values that a layer shares.
-    """
-
-    bytes: int | None = None
-    rate: float | None = None
-    k: int | None = None
-
-    @classmethod
-    def of(cls, name: str) -> "Setting":
-        """By its name.
-
-        Raises:
-          UserError: if it is none.
-
-        Example:
-          >>> Setting.of("rate3e-5")
-          Setting(bytes=None, rate=3e-05, k=None)
-        """
-        found = re.fullmatch(r"(bytes|k)([1-9][0-9]*)|(rate)([0-9.]+(?:e-?[0-9]+)?)", name)
-        if found is None:
-            raise UserError(f"a setting is like bytes64000, rate3e-5 or k16; got {name!r}")
-        kind, number = found[1] or found[3], found[2] or found[4]
-        given: dict[str, Any] = {kind: float(number) if kind == "rate" else int(number)}
-        return cls(**given)
-
-
-class Small(NamedTuple):
-    """A file's network.
-
-    Attributes:
-      params: of the folded function, as the file gives them back.
-      notes: what the file codes them by.
-      report: what became of each weight.
-    """
-
-    params: Any
-    notes: Mapping[str, Any]
-    report: Any
-
-
-class Smaller:
-    """A published network, folded, to be made small.
-
-    Args:
-      whole: the network.
-      images: batches of them.
-      args: the options.
-    """
-
-    def __init__(self, whole: Published, images: list[Any], args: argparse.Namespace) -> None:
-        self.about, self._images = whole.about, images
-        self.infer, self._folded = jc.rewrite.fold_batch_norm(whole.model.infer, whole.variables, images[0])
-        self._options = {"damping": args.damping, "places": args.places or None}
-
-    @functools.cached_property
-    def _felt(self) -> Any:
-        """The results' sensitivity to each weight."""
-        probes = (
-            each
-            for seed in range(PROBES)
-            for each in jc.observe.output_gradients(self.infer, self._folded, self._images, seed)
-        )
-        return jc.observe.fisher_diagonal(probes)
-
-    def __call__(self, setting: Setting, path: Path) -> Small:
-        """The network at a setting, saved."""
-        if setting.bytes is None:
-            found = self._found(setting)
-            self._save(found, path)
-            return found
-        sizes = {name: leaf.size for name, leaf in jc.core.paths.named_leaves(self._folded).items() if leaf.ndim > 1}
-        first = first_rate(setting.bytes, sizes)
-        solve = functools.partial(self._found, Setting())
-        found = within(setting.bytes, first, solve, lambda each: self._save(each, path))
-        self._save(found, path)
-        return found
-
-    def _found(self, setting: Setting, rate: float | None = None) -> Small:
-        rate = setting.rate or rate
-        if rate is None:
-            assert setting.k is not None
-            new: Any = jc.posttrain.share(self.infer, self._folded, self._images, setting.k, **self._options)
-            notes: Mapping[str, Any] = {}
-        else:
-            scheme = jc.rewrite.Scheme(6, axis=None, inputs=None)
-            given = self.infer, self._folded, self._images, scheme
-            new = jc.posttrain.round_weights(*given, rate=rate, fisher=self._felt, **self._options)
-            notes = new.notes
-        biases = jc.partition([(".*bias", jc.quant.fake(8))])
-        state = biases.init(new.params)
-        told = {path: note for path, note in biases.describe(new.params, state, 0).items() if path.endswith("bias")}
-        return Small(biases.apply(new.params, state), {**told, **notes}, new.report)
-
-    def _save(self, small: Small, path: Path) -> int:
-        return jc.rewrite.save(path, self.infer, small.params, notes=small.notes, metadata=self.about)
 
 
 def evaluated(path: Path, args: argparse.Namespace) -> float:
@@ -158,7 +51,9 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     points = Table(args.workdir, line)
     dense = points.fact("dense", lambda: whole.accuracy(whole.variables))
     print(f"float: {dense:.2%}", flush=True)
-    smaller = Smaller(whole, [batch["image"] for batch in whole.take(args, args.calibration)], args)
+    images = [batch["image"] for batch in whole.take(args, args.calibration)]
+    model, options = whole.model.infer, {"damping": args.damping, "places": args.places or None}
+    smaller = Smaller(model, whole.variables, images, whole.about, **options)
 
     def point(name: str, setting: Setting) -> dict[str, Any]:
         began, path = time.process_time(), args.workdir / f"{name}.jcz"

@@ -1,0 +1,149 @@
+"""A network made small as a file without training: folded, and rounded or shared as far as a setting says."""
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jaxcomp as jc
+from jaxcomp.posttrain.fit_bytes import first_rate, within
+from train.common.errors import UserError
+
+PROBES = 2
+"""Random directions, for each batch, in which gradients of the results are taken."""
+
+
+Bits = int | Sequence[tuple[str, int]]
+"""Of all weights, or rules ``[(regex, bits), ...]``."""
+
+
+class Setting(NamedTuple):
+    """How small a file is to be: one of these.
+
+    Attributes:
+      bytes: that it may take.
+      rate: what a bit is worth, as of :func:`jaxcomp.posttrain.round_weights`.
+      k: values that a layer shares.
+    """
+
+    bytes: int | None = None
+    rate: float | None = None
+    k: int | None = None
+
+    @classmethod
+    def of(cls, name: str) -> "Setting":
+        """By its name.
+
+        Raises:
+          UserError: if it is none.
+
+        Example:
+          >>> Setting.of("rate3e-5")
+          Setting(bytes=None, rate=3e-05, k=None)
+        """
+        found = re.fullmatch(r"(bytes|k)([1-9][0-9]*)|(rate)([0-9.]+(?:e-?[0-9]+)?)", name)
+        if found is None:
+            raise UserError(f"a setting is like bytes64000, rate3e-5 or k16; got {name!r}")
+        kind, number = found[1] or found[3], found[2] or found[4]
+        given: dict[str, Any] = {kind: float(number) if kind == "rate" else int(number)}
+        return cls(**given)
+
+
+class Small(NamedTuple):
+    """A file's network.
+
+    Attributes:
+      params: of the folded function, as the file gives them back.
+      notes: what the file codes them by.
+      report: what became of each weight.
+    """
+
+    params: Any
+    notes: Mapping[str, Any]
+    report: Any
+
+
+class Smaller:
+    """A network, folded, to be made small.
+
+    Args:
+      function: ``function(params, *inputs)``, for inference.
+      params: its parameters.
+      batches: calibration batches.
+      about: what the file says of it.
+      damping: of the layers' second moments.
+      places: positions of each convolution's result that count; None: all.
+      bits: of the grids that weights are rounded to by a rate: most of their codes are small, and take fewer.
+      each_output: whether each output has a scale of its own, where a few weights are far larger than all others.
+      eight: of what is not rounded with the weights, which paths are put on grids of 8 bits.
+
+    Attributes:
+      infer: the folded function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        params: Any,
+        batches: list[Any],
+        about: Mapping[str, Any],
+        *,
+        damping: float,
+        places: int | None,
+        bits: Bits = 6,
+        each_output: bool = False,
+        eight: str = ".*bias",
+    ) -> None:
+        self._about, self._batches, self._eight = about, batches, eight
+        rules = [(".*", bits)] if isinstance(bits, int) else bits
+        axis: Any = "channel" if each_output else None
+        self._scheme = [(which, jc.rewrite.Scheme(each, axis=axis, inputs=None)) for which, each in rules]
+        example = batches[0] if isinstance(batches[0], tuple) else (batches[0],)
+        self.infer, self._folded = jc.rewrite.fold_batch_norm(function, params, *example)
+        self._options: dict[str, Any] = {"damping": damping, "places": places}
+
+    @functools.cached_property
+    def _felt(self) -> Any:
+        """The results' sensitivity to each weight."""
+        probes = (
+            each
+            for seed in range(PROBES)
+            for each in jc.observe.output_gradients(self.infer, self._folded, self._batches, seed)
+        )
+        return jc.observe.fisher_diagonal(probes)
+
+    def __call__(self, setting: Setting, path: Path) -> Small:
+        """The network at a setting, saved."""
+        if setting.bytes is None:
+            found = self._found(setting)
+            self._save(found, path)
+            return found
+        sizes = {name: leaf.size for name, leaf in jc.core.paths.named_leaves(self._folded).items() if leaf.ndim > 1}
+        first = first_rate(setting.bytes, sizes)
+        solve = functools.partial(self._found, Setting())
+        found = within(setting.bytes, first, solve, lambda each: self._save(each, path))
+        self._save(found, path)
+        return found
+
+    def _found(self, setting: Setting, rate: float | None = None) -> Small:
+        rate = setting.rate or rate
+        if rate is None:
+            assert setting.k is not None
+            new: Any = jc.posttrain.share(self.infer, self._folded, self._batches, setting.k, **self._options)
+            notes: Mapping[str, Any] = {}
+        else:
+            given = self.infer, self._folded, self._batches, self._scheme
+            new = jc.posttrain.round_weights(*given, rate=rate, fisher=self._felt, **self._options)
+            notes = new.notes
+        others = jc.partition([(self._eight, jc.quant.fake(8))])
+        state = others.init(new.params)
+        told = {
+            path: note
+            for path, note in others.describe(new.params, state, 0).items()
+            if re.fullmatch(self._eight, path)
+        }
+        return Small(others.apply(new.params, state), {**told, **notes}, new.report)
+
+    def _save(self, small: Small, path: Path) -> int:
+        return jc.rewrite.save(path, self.infer, small.params, notes=small.notes, metadata=self._about)
