@@ -199,7 +199,7 @@ def every(n: int, compressor: Compressor, *, begin: int = 0, end: int | None = N
 
     Args:
       n: steps from one update to the next, 1 or more.
-      compressor: what to update.
+      compressor: to update.
       begin: the first step that is counted from.
       end: the last step at which it is updated, a multiple or not, so that a schedule that ends there arrives; None:
         there is no last.
@@ -239,7 +239,7 @@ def straight_through(compressor: Compressor) -> Compressor:
     """Gives a compressor's view the gradient of the identity: masked weights keep learning and may come back.
 
     Args:
-      compressor: whose view to take.
+      compressor: of the view.
 
     Returns:
       A compressor with the same state and values.

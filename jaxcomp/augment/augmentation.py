@@ -35,7 +35,7 @@ class Augmentation:
 
         Args:
           text: as what it prints.
-          move: what it does.
+          move: its function.
           check: raises what cannot be told once arrays are traced.
         """
         self.text, self.move, self.check = text, move, check

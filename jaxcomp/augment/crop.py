@@ -20,7 +20,7 @@ def pad_crop(padding: int = 4, *, fill: float = 0) -> Augmentation:
 
     Args:
       padding: pixels, 0 or more.
-      fill: what is padded with, in the images' own unit: 0 to 255 of uint8, 0 to 1 of floating point.
+      fill: value of padding, in the images' own unit: 0 to 255 of uint8, 0 to 1 of floating point.
 
     Raises:
       ArgumentError: for a padding that is no number of pixels.

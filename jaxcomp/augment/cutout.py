@@ -15,7 +15,7 @@ def cutout(size: int, *, fill: float = 0) -> Augmentation:
 
     Args:
       size: the square's side in pixels, 0 or more.
-      fill: what it is filled with, in the images' own unit: 0 to 255 of uint8, 0 to 1 of floating point.
+      fill: value of its pixels, in the images' own unit: 0 to 255 of uint8, 0 to 1 of floating point.
 
     Raises:
       ArgumentError: for a size that is no number of pixels.

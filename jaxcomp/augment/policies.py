@@ -30,7 +30,7 @@ def rand_augment(
     Args:
       count: operations an image, 0 or more.
       magnitude: 0 to 30.
-      operations: those drawn from, of ``jc.augment.OPERATIONS``.
+      operations: some of ``jc.augment.OPERATIONS``.
       fill: of pixels from outside of the image, in the images' own unit: 0 to 255 of uint8, 0 to 1 of floating point.
 
     Raises:

@@ -53,7 +53,7 @@ def explained(form: str, params: Any, inputs: Sequence[Any]) -> Iterator[None]:
 
     Args:
       form: the function's name and how it is called.
-      params, inputs: what it is called with.
+      params, inputs: the arguments of the call.
 
     Raises:
       CallError: in place of another error, which is its cause; the library's own errors and floating-point errors

@@ -47,7 +47,7 @@ def fraction_at(fraction: float | Schedule, name: str, of: str) -> Callable[[Ste
     Args:
       fraction: in [0, 1), or a schedule.
       name: of the argument, for errors.
-      of: what it is a fraction of, for errors.
+      of: its whole, for errors: ``"zeros"``.
 
     Raises:
       ArgumentError: for a fraction outside [0, 1).

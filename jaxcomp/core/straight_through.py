@@ -38,7 +38,7 @@ def with_slope(forward: jax.Array, x: jax.Array, slope: jax.Array | float) -> ja
     Args:
       forward: ``[...]``, the value; its own gradients pass, so stop them if they are not meant.
       x: ``[...]`` of its shape and dtype.
-      slope: what broadcasts against it; a constant.
+      slope: an array that broadcasts against it; a constant.
 
     Returns:
       ``[...]``, equal to ``forward``.

@@ -80,8 +80,8 @@ class Note(NamedTuple):
       format: the name of the codes' format (:func:`jaxcomp.quant.named`); None: integers.
       skipped: why the parameter is left as it is.
       rank: components of the view's matrix.
-      remark: what is odd about how it is treated.
-      axis: that along which layers are stacked (:func:`jaxcomp.stacked`), of which the other fields say the mean
+      remark: a peculiarity of its treatment.
+      axis: along which layers are stacked (:func:`jaxcomp.stacked`), of which the other fields say the mean
         sparsity, the most bits and the highest rank.
       layers: the notes of these, without their grids.
     """

@@ -58,7 +58,7 @@ def feature_pair(
       student: ``[batch, ...]``.
       teacher: likewise.
       where: ``[batch]`` bools, False for examples that do not count; None: all do.
-      alike: what must agree: "all" axes, all but the last ("positions"), or the "batch".
+      alike: the axes that must agree: "all" axes, all but the last ("positions"), or the "batch".
       least: examples that the loss compares with each other, at least.
 
     Raises:

@@ -98,7 +98,7 @@ def litert(
       params: its parameters, which go into the file.
       *example: the other arguments, or their shapes; the file takes these shapes alone.
       batches: calibration batches, needed where a grid has to be measured; of any size.
-      select: what of each batch the function is given, a key or a function of it.
+      select: the inputs of each batch, a key or a function of it.
       preprocess: what the file does with its inputs before: ``lambda pixels: ((pixels / 255 - mean) / std,)`` lets it
         take uint8. The example is then what goes into this; ``batches`` stay what the function takes.
       names: of the inputs, in order; None: ``x``, or ``x0``, ``x1``, ...

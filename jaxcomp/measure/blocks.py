@@ -39,7 +39,7 @@ class Titled(NamedTuple):
     """A table cell whose whole text is shown when it is pointed at: a checksum, by its first digits.
 
     Attributes:
-      shown: what stands in the cell.
+      shown: the text in the cell.
       title: the whole.
     """
 
@@ -90,7 +90,7 @@ def collapsible(title: str, *blocks: Block | str) -> Block:
     """Hides blocks until the reader opens them.
 
     Args:
-      title: what is seen of them.
+      title: that is always shown.
       *blocks: of this module; a bare string becomes a paragraph.
 
     Example:

@@ -22,7 +22,7 @@ def training_curves(
     Args:
       records: as read from a ``metrics.jsonl``: each has ``step``, may have ``phase`` (else ``train``), and
         holds the fields that were measured then. A value that is None or not finite leaves a gap.
-      fields: what to draw. Those named ``accuracy`` or ``sparsity``, or ending so (``test_accuracy``), are
+      fields: to draw. Those named ``accuracy`` or ``sparsity``, or ending so (``test_accuracy``), are
         fractions and drawn in percent; others that span a factor of 50 are drawn on a log axis.
       width: inches at most; ``jaxcomp.measure.PHONE`` for a phone.
 
@@ -102,7 +102,7 @@ def tradeoff_curves(
     Args:
       rows: measurements, each a mapping of names to numbers.
       x: the field of the horizontal axis, a fraction.
-      fields: those that are drawn, fractions too.
+      fields: to draw, fractions too.
       line: the field that says to which line a row belongs.
       repeats: the field that repeated runs of one point have in common: their means are drawn, with bars of one sample
         deviation.

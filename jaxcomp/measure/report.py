@@ -91,7 +91,7 @@ def html_report(path: str | os.PathLike[str], title: str, blocks: Iterable[Block
     Args:
       path: the file to write, or to replace; its folder exists.
       title: the heading of the page.
-      blocks: what stands below it, in order: the results of :func:`tiles`, :func:`heading`,
+      blocks: below it, in order: the results of :func:`tiles`, :func:`heading`,
         :func:`table`, :func:`figure`, ...; a bare string is a paragraph.
 
     Raises:

@@ -46,7 +46,7 @@ def activations(
       batches: calibration batches, each the tuple of the function's other arguments (or the single one), of the
         example's shapes.
       statistic: ``"activation"``: \|a\|; ``"apoz"``: 1 where a is not 0.
-      select: what of each batch are those arguments: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       ``{group: float64 [size]}``.

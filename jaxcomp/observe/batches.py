@@ -49,7 +49,7 @@ def checked_batches(
       apply_fn: the function that they are for.
       params: its parameters.
       batches: an iterable of batches, read once, to its end.
-      select: what of each the function is given; None: see above.
+      select: the inputs of each batch, a key or a function of it; None: see above.
 
     Raises:
       ArgumentError: for none, for one array or dict in place of batches, an empty batch, data without end, several

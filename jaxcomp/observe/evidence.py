@@ -275,7 +275,7 @@ class Seen(NamedTuple):
         """Returns the mean products.
 
         Args:
-          examples: those of each batch.
+          examples: the examples of each batch.
           centered: about the means of the examples to fit to: without what a bias makes up for.
         """
         about = self.fit if centered else None

@@ -123,7 +123,7 @@ def output_gradients(
         it have gradients too and would vote in :func:`importance`: leave them out of what it is given.
       batches: batches, each the tuple of the other arguments (or the single one), at best all of the same shapes.
       seed: of the signs.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       An iterator of trees like ``params``; ``optax.MaskedNode`` in place of leaves that are not real.

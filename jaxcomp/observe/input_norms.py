@@ -38,7 +38,7 @@ def input_norms(
       params: those that are pruned, so that the paths agree: ``lambda p, x: model.apply({"params": p, **rest}, x)``.
       batches: calibration batches of one shape, each the tuple of the other arguments, or the single one.
       places: of each result of a convolution, how many pixels count at most; None: all.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       ``{path: norms}``, float32 of the weight's rank, of size 1 along the axes of its outputs. Weights that no matmul

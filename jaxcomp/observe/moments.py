@@ -64,7 +64,7 @@ def second_moments(
       of: ``"outputs"``: of what the sites compute; ``"inputs"``: of what they multiply the parameter by, of a
         convolution the patches under its window.
       places: of a convolution's inputs, how many places of each result count at most.
-      select: what of each batch the function is given: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Raises:
       ArgumentError: if there is no batch, and for moments that are not finite (the parameter is named).
@@ -177,7 +177,7 @@ def seen_at(
       program: what is run.
       sites: some of it, in loops too.
       batches: the program's leaves, one list a batch.
-      examples: those of each batch.
+      examples: the examples of each batch.
       places: of each result of a convolution, how many count at most.
     """
     found: list[list[Seen]] = [[] for _ in sites]

@@ -133,7 +133,7 @@ def rate(recipe: Compressor, params: Params, state: State) -> Array:
 
     Args:
       recipe: with :func:`rated` in it.
-      params: what it shows.
+      params: the parameters.
       state: its state, through :func:`jaxcomp.with_learned` if the models are to learn.
 
     Returns:

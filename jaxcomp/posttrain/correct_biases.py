@@ -36,7 +36,7 @@ class Corrected(NamedTuple):
 
     Attributes:
       params: of the same structure, shapes and dtypes.
-      report: what became of the bias of each weight.
+      report: the treatment of the bias of each weight.
     """
 
     params: Params
@@ -89,7 +89,7 @@ def correct_biases(
       scheme: whose inputs are quantized, as of :func:`quantize`; None: none are.
       method: see above.
       ranges: of static inputs.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       ``changed`` with other biases, and a report that prints as a table.

@@ -79,7 +79,7 @@ class Equalized(NamedTuple):
 
     Attributes:
       params: of the same structure, shapes and dtypes.
-      report: what was scaled, and what not.
+      report: the weights that were scaled, and those that were not.
     """
 
     params: Params
@@ -168,7 +168,7 @@ def smooth(
       strength: :math:`\alpha` in [0, 1]: how much of the range goes over.
       scheme: by which the parameters are to be quantized, as of :func:`quantize`; None: nothing is tried, and ranges
         are those of all examples.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       The parameters, and a report that prints as a table.

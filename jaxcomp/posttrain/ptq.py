@@ -37,7 +37,7 @@ class PostReport:
       computed: which weights, computed of parameters, became parameters; None if there were none.
       folded: which batch norms became part of layers; None if there were none to fold.
       rounded: how weights were rounded.
-      quantized: what runs in integers, and what does not.
+      quantized: the layers that run in integers, and the others.
       left_out: ``{path: what reads it}`` of the parameters that none of these names.
     """
 
@@ -59,7 +59,7 @@ class PostTrained(NamedTuple):
     Attributes:
       apply_fn: ``apply_fn(params, *inputs)``, in integers.
       params: its parameters.
-      report: what was done.
+      report: of all steps.
     """
 
     apply_fn: Quantized
@@ -104,7 +104,7 @@ def ptq(
       biases: whether they take up the mean of the error.
       fit: how far the grids of inputs reach; None: as :func:`calibrate` has it.
       damping, places: of the layers' second moments: see :func:`round_weights`.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:

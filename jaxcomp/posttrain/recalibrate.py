@@ -30,8 +30,8 @@ def recalibrate(
       update: ``(stats, batch) -> new stats``: the model in training mode, with its parameters fixed; it is jitted.
       stats: the statistics, any tree (``variables["batch_stats"]``). Leaves that are no floating-point numbers
         (counters, keys) are left as they are, and so are averages that do not move.
-      batches: what ``update`` takes, one after another; all of one shape.
-      select: what of each batch ``update`` takes, a key or a function of it; None: the whole batch, or, where it cannot
+      batches: inputs of ``update``, one after another; all of one shape.
+      select: ``update``'s part of each batch, a key or a function of it; None: the whole batch, or, where it cannot
         take that, the first entry of a tuple or dict.
 
     Returns:

@@ -59,7 +59,7 @@ def refit(
       keep: ``{group: bool [size]}``, or a choice, as for :func:`shrink`.
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       A tree like ``params``. A parameter that something else than matmuls and convolutions reads is masked, no more.

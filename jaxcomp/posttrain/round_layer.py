@@ -132,7 +132,7 @@ def rounded(
       target: how it is quantized.
       use: the site that reads it.
       leaf: the weight.
-      known: what flows into its sites.
+      known: statistics of its sites' inputs.
       whole: the grid, or where its reach is searched for, the largest that is tried.
       settings: of the methods.
       plain: the weight rounded to the nearest.

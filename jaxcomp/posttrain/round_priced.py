@@ -51,7 +51,7 @@ class Rate(NamedTuple):
           path: of the weight.
           use: the site that reads it.
           old: the weight, ``[groups, n, out]``.
-          known: what flows into it.
+          known: statistics of its inputs.
         """
         power, felt = known.power(old), np.zeros((len(old), 1, old.shape[2]))
         if path in self.fisher:
@@ -153,7 +153,7 @@ def priced(
     Args:
       aim: ``[groups, n, out]``.
       numbers: scales, zero points and what is kept, of its shape.
-      inputs: what flows into the layer.
+      inputs: second moments of the layer's inputs.
       price: ``[groups, 1, out]``, of a bit in squared errors, in units of both.
       coder: of its codes.
       sweeps: code by code.

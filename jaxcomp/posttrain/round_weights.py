@@ -33,7 +33,7 @@ class Rounded(NamedTuple):
     Attributes:
       params: of the same structure, shapes and dtypes as before; weights are on their grids.
       grids: ``{path: grid}``, for :func:`jaxcomp.rewrite.quantize`.
-      report: what became of each weight.
+      report: the treatment of each weight.
     """
 
     params: Params
@@ -111,14 +111,14 @@ def round_weights(
       sweeps: of ``gptq``: code by code, over all inputs.
       steps: of ``adaround``.
       places: of each result of a convolution, how many pixels count at most; None: all.
-      rate: what a bit in the file is worth, in parts of a layer's mean squared results; None: nothing. Of layers of
+      rate: the worth of a bit in the file, in parts of a layer's mean squared results; None: nothing. Of layers of
         10,000 weights about 5e-7 for 4 bits a weight, 4e-5 for 1.
-      file_bytes: what the file of :func:`jaxcomp.pack.save` may take, with :attr:`Rounded.notes`: the rate is searched
+      file_bytes: a budget for the file of :func:`jaxcomp.pack.save`, with :attr:`Rounded.notes`: the rate is searched
         for, by some such calls, from ``rate`` on if it is given. Of few examples, layers are at the nearest where what
         is found is no better, whatever bytes that takes.
       fisher: with a rate or a budget, what the loss feels of weights (:func:`jaxcomp.observe.fisher_diagonal` of
         :func:`jaxcomp.observe.output_gradients`): layers and outputs of which it feels little get few bits.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:

@@ -41,7 +41,7 @@ class Shared(NamedTuple):
     Attributes:
       params: of the same structure, shapes and dtypes as before.
       centres: ``{path: [k]}``, the values of each weight, in order.
-      report: what became of each weight.
+      report: the treatment of each weight.
     """
 
     params: Params
@@ -90,7 +90,7 @@ def share(
         then k is at most 256.
       biases: whether they take up the mean of the error.
       damping, act_order, sweeps, places: as of :func:`round_weights`.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:

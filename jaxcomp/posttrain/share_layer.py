@@ -77,7 +77,7 @@ def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Se
       path: of the weight.
       use: the site that reads it.
       leaf: the weight.
-      known: what flows into its sites.
+      known: statistics of its sites' inputs.
       k: values, 0 included.
       settings: of the method.
       plain: the weight by :func:`nearest`.
@@ -122,7 +122,7 @@ class _Layer(NamedTuple):
       use, shape: how it is read, and the weight's own shape.
       aim: the weights that come nearest to the old outputs.
       kept: which of them are not 0.
-      inputs: what flows into it.
+      inputs: second moments of its inputs.
       price: of a bit in each output's squared error, ``[groups, 1, out]``; of no rate all 1.
       settings: of the call.
     """

@@ -45,7 +45,7 @@ class Sparsified(NamedTuple):
     Attributes:
       params: of the same structure, shapes and dtypes as before; what is pruned is exactly 0.
       masks: as the state of :func:`jaxcomp.prune.magnitude`, True = kept; ``optax.MaskedNode`` for what is not pruned.
-      report: what became of each weight.
+      report: the treatment of each weight.
     """
 
     params: Params
@@ -117,7 +117,7 @@ def sparsify(
       damping: :math:`\lambda`, in units of the inputs' mean square.
       places: of each result of a convolution, how many pixels count at most; None: all.
       maximum: the sparsity that global distribution exceeds in no layer.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:

@@ -63,7 +63,7 @@ class Recipe:
           path: of the parameter.
           use: the site.
           leaf: its value.
-          known: what flows into its sites; None: nothing is known.
+          known: statistics of its sites' inputs; None: nothing is known.
           moment: of its inputs, if that is known in place of ``known``.
         """
         fisher = self.fisher.get(path)
@@ -89,7 +89,7 @@ class Recipe:
           path: of the parameter.
           use: the site that reads it.
           leaf: its value.
-          known: what flows into its sites; None: nothing is known.
+          known: statistics of its sites' inputs; None: nothing is known.
           goal: a count of weights that are kept, or a pattern.
         """
         old = matrix(use, leaf)

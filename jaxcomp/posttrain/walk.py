@@ -77,7 +77,7 @@ class Walk(Interpreter):
     Attributes:
       errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
         the square of those, on the examples that are held out; what is read in loops and branches alone has none.
-      examples: those of each batch.
+      examples: the examples of each batch.
       unmoved: by path, why biases were left as they are.
       lost: of each of those examples, the squared errors of all results over the mean of their squares.
       results: with the new parameters, one list a batch each, then with the old ones.

@@ -26,7 +26,7 @@ def seen_by(
     Args:
       use: the site.
       places: positions of each result of a convolution that count at most; None: all.
-      examples: those of each batch.
+      examples: the examples of each batch.
       inputs: of the site, for each batch, as they are now and as they were.
       weight: of the layer, ``[groups, n, out]``, float64.
     """

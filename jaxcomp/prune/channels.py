@@ -94,7 +94,7 @@ def channels(
       soft: whether channels may come back.
       combine: how the scores of a group's members are combined.
       normalize: how groups are made comparable; as befits the score unless given.
-      rules, minimum, maximum: what each group keeps at least: :func:`jaxcomp.prune.least_kept`.
+      rules, minimum, maximum: of the channels that each group keeps at least: :func:`jaxcomp.prune.least_kept`.
 
     Returns:
       A compressor whose state is ``{group: bool [size]}``, True = kept: the ``keep=`` of ``shrink``.

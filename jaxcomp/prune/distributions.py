@@ -30,7 +30,7 @@ class Layer(NamedTuple):
       densest: the sparsity at which its pattern keeps ``least``; None: any.
       whole: whether a unit is more than one weight.
       is_dense: whether it is kept as it is, by rule.
-      remark: what is odd about its units.
+      remark: a peculiarity of its units.
     """
 
     path: str
@@ -348,7 +348,7 @@ def output_by_output(scores: Array, axes: tuple[int, ...]) -> Array:
 
     Args:
       scores: of any shape.
-      axes: those of one output; without any, each weight is an output of its own.
+      axes: of one output; without any, each weight is an output of its own.
 
     Returns:
       Float32, of the same shape, no two equal.

@@ -24,7 +24,7 @@ class Units(NamedTuple):
     Attributes:
       number: of its units.
       least: how many of them the pattern keeps at least.
-      remark: what is odd about it; empty if nothing.
+      remark: a peculiarity; empty if there is none.
     """
 
     number: int
@@ -215,7 +215,7 @@ def filters(axis: int = -1) -> Pattern:
     What depends on that output stays as it is: :func:`jaxcomp.prune.channels` prunes all of it together.
 
     Args:
-      axis: that of the outputs: -1 for ``[..., in, out]``, 0 for ``[out, in, h, w]``.
+      axis: of the outputs: -1 for ``[..., in, out]``, 0 for ``[out, in, h, w]``.
 
     Raises:
       ArgumentError: from the pruner, for a tensor without that axis.

@@ -70,8 +70,8 @@ def proximal_group_lasso(
 
     Args:
       strength: lambda, at least 0.
-      learning_rate: that of the optimizer before it, or its schedule.
-      pattern: what a unit is: ``filters()`` unless given, ``kernels()``, ``blocks(...)``.
+      learning_rate: of the optimizer before it, or its schedule.
+      pattern: the units: ``filters()`` unless given, ``kernels()``, ``blocks(...)``.
 
     Returns:
       An optax transformation that needs ``params``.

@@ -36,7 +36,7 @@ class Scored(NamedTuple):
 
     Attributes:
       mask: a boolean mask per tensor, True = kept.
-      memory: what the score remembers of each tensor.
+      memory: the score's memory of each tensor.
     """
 
     mask: State
@@ -81,7 +81,7 @@ def prune(
         ``{path: sparsity}``.
       regrow: ``"set"``, ``"rigl"`` or a :class:`jaxcomp.prune.Regrow`: kept units are exchanged for others; of N:M
         within each group.
-      nested: what is pruned stays pruned, whatever its score becomes. The sparsity must not fall.
+      nested: pruned units stay pruned, whatever their score becomes. The sparsity must not fall.
       dense: regexes of paths that are kept whole; they count in the total of a distribution that has one.
       minimum: units that every layer keeps at least. At 0 a global distribution may empty a layer, which
         :func:`jaxcomp.measure.summary` remarks on.

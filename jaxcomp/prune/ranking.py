@@ -20,8 +20,8 @@ class Ranking(NamedTuple):
     """How the units of tensors compete.
 
     Attributes:
-      score: what ranks them.
-      pattern: what a unit is, and which of them stay beside the others.
+      score: by which they are ranked.
+      pattern: of the units, and which of them stay beside the others.
       distribution: whose units compete, and how scores of several tensors are made comparable.
       regrow: which of those that were cut come back, if any do.
       nested: whether what was cut stays so.
@@ -44,8 +44,8 @@ class Ranking(NamedTuple):
         """Makes masks that keep the units of each tensor that score highest: exactly as many as its group's share.
 
         Args:
-          own: what is known of each tensor.
-          memory: what the score remembers of each.
+          own: the evidence on each tensor.
+          memory: the score's memory of each.
           old: their masks so far.
           shares: how many units each group of tensors keeps, and the group of each tensor.
           floors: how many units each tensor keeps at least.

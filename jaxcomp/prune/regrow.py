@@ -18,7 +18,7 @@ class Regrow(NamedTuple):
       name: for errors.
       drop: ``step -> fraction`` of the kept units that go.
       grow: ``evidence -> scores``: of the units that are not kept those of the highest come.
-      start: what ranks the units at step 0.
+      start: the score that ranks units at step 0.
     """
 
     name: str
@@ -39,7 +39,7 @@ def random_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score |
       drop: the fraction of kept units that are exchanged, in [0, 1), or a schedule of it; where it ends at 0, the mask
         stands from there on.
       seed: of what comes.
-      start: what ranks the units at step 0; a random score of the same seed unless given.
+      start: the score that ranks units at step 0; a random score of the same seed unless given.
 
     Example:
       >>> import jaxcomp as jc
@@ -64,7 +64,7 @@ def gradient_growth(drop: float | Schedule = 0.3, *, seed: int = 0, start: Score
       drop: the fraction of kept units that are exchanged, or a schedule of it: RigL's is
         ``optax.cosine_decay_schedule(0.3, end)``, after which the mask stands.
       seed: of the random mask at step 0.
-      start: what ranks the units at step 0; a random score unless given.
+      start: the score that ranks units at step 0; a random score unless given.
 
     Example:
       >>> import jaxcomp as jc

@@ -107,7 +107,7 @@ def saliency(group: Group, weights: frozenset[str], score: str, of: Sources, com
       group: one of :func:`jaxcomp.trace.groups`.
       weights: the parameters that a matmul or convolution reads.
       score: one of ``NAMES``.
-      of: what to score by.
+      of: the arrays to score by.
       combine: how members are combined; ``"joint"`` takes a channel's entries of all members for one vector.
       xp: ``numpy`` or ``jax.numpy``, as the arrays are.
 

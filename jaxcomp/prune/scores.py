@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
       weight: its values.
       step: the training step.
       grad: the loss's gradient there, if ``update`` was given ``grads=``.
-      statistic: what ``update`` was given for its path in ``statistics=``.
+      statistic: from ``update``'s ``statistics=``, for its path.
     """
 
     path: str

@@ -18,8 +18,8 @@ def top_kast(forward: Compressor, backward: Compressor) -> Compressor:
     outside both stand still.
 
     Args:
-      forward: what the loss sees: ``prune(0.9)``.
-      backward: what learns: ``prune(0.8)``.
+      forward: the pruner of the view that the loss sees: ``prune(0.9)``.
+      backward: the pruner of weights that learn: ``prune(0.8)``.
 
     Returns:
       A compressor whose state is ``{"forward": ..., "backward": ...}``.

@@ -35,7 +35,7 @@ def adaround(
     Args:
       weight: W ``[groups, reduction, out]``.
       moment: H ``[groups, reduction, reduction]``, positive definite (``jaxcomp.core.quadratic.damped``).
-      grid: whose numbers broadcast against the weight.
+      grid: its numbers broadcast against the weight.
       format: of the codes.
       kept: where it is False, weights become 0; broadcasts against the weight.
       steps: of Adam.

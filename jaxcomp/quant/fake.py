@@ -113,7 +113,7 @@ def dequantize(codes: Array, grid: Grid, dtype: Any = jnp.float32, bits: int | s
 
     Args:
       codes: ``[...]`` integers.
-      grid: theirs.
+      grid: of the codes.
       dtype: of the result.
       bits: their format; integers of any bits are alike.
 
@@ -179,7 +179,7 @@ def fake(
         :func:`nf4`, or its name.
       axis: the axis or axes along which each index has a scale of its own (-1: per output channel); None: one
         scale per tensor.
-      block: so many weights along the reduction share a scale: all axes but ``axis`` (here -1 if None; ``()`` for none
+      block: weights along the reduction that share a scale: all axes but ``axis`` (here -1 if None; ``()`` for none
         of its own), flattened as hardware contracts them, in convolutions of any kind. A last block that is not full
         holds what is left.
       symmetric: codes evenly about 0, without zero point (weights), or affine (integers of 2 bits and more).

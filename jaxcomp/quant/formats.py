@@ -276,8 +276,8 @@ def to_integers(codes: Array, grid: Grid, format: Format) -> tuple[Array, Grid]:
 
     Args:
       codes: ``[...]`` int8.
-      grid: theirs.
-      format: theirs.
+      grid: of the codes.
+      format: of the codes.
 
     Returns:
       ``(integers, grid)`` with ``(integers - zero_point) * scale`` the very numbers that the codes stand for.

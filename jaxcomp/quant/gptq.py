@@ -80,7 +80,7 @@ def gptq(
     Args:
       weight: W ``[groups, reduction, out]``.
       moment: H ``[groups, reduction, reduction]``, positive definite (``jaxcomp.core.quadratic.damped``).
-      grid: whose numbers broadcast against the weight.
+      grid: its numbers broadcast against the weight.
       format: of the codes.
       kept: where it is False, weights become 0; broadcasts against the weight.
       act_order: whether the inputs of the largest squares come first; else they come in order.
@@ -118,7 +118,7 @@ def fixed(
       numbers: scale, zero point and what is kept, of the shape of the weight.
       format: of the codes; None with ``choices``.
       block: rows after which errors are taken from all that follow.
-      choices: what weights can become, if that is not the nearest on their grids.
+      choices: the numbers that weights can become, if that is not the nearest on their grids.
 
     Returns:
       The weights, and the squared error of each output, ``[groups, 1, out]``, float64.
@@ -230,7 +230,7 @@ class _Part(NamedTuple):
       some: which they are.
       values: of each weight.
       numbers: scale, zero point and what is kept.
-      choices: what weights can become.
+      choices: the numbers that weights can become.
     """
 
     some: slice
@@ -310,7 +310,7 @@ def _block(
       slopes: what each row is off by, times the diagonal; of weights to fix, what is to be taken from it.
       numbers: scale, zero point, and what is kept.
       lines: ``[groups, block, block]``: by how much a row changes the slopes of all others.
-      choices: what weights can become, if that is not the nearest on their grids.
+      choices: the numbers that weights can become, if that is not the nearest on their grids.
       fixes: whether ``lines`` are of :func:`gptq`, which fixes rows, or of :func:`descend`, which changes codes.
       format: of the codes.
     """

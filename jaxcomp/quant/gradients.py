@@ -36,7 +36,7 @@ def rounded_levels(
       x: ``[...]``.
       grid: scale s, positive; ``zero_point``: a code, or the number in x's units that is to be code 0 and learns.
       format: of the codes.
-      estimator: whose gradients.
+      estimator: the formulas of the gradients.
       gradient_scale: by which those to the grid are multiplied.
       slope: of a sign, in units of the scale; None: 1 within the scale.
       by_inverse: whether to multiply by 1/s rather than divide by s, which rounds otherwise.

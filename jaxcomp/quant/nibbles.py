@@ -48,7 +48,7 @@ def from_bytes(whole: Array, bits: int, shape: Sequence[int]) -> Array:
     Args:
       whole: ``[bytes]`` uint8.
       bits: 2 to 8.
-      shape: that of the codes.
+      shape: of the codes.
 
     Returns:
       ``[*shape]`` int8.

@@ -57,7 +57,7 @@ def pact(
 
     Args:
       bits: bits of integers, 1 to 8, or any format.
-      axis, block: who shares a scale: see :func:`fake`.
+      axis, block: weights that share a scale: see :func:`fake`.
       start: where ranges begin; None: :func:`min_max`.
       stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 

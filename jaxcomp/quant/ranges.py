@@ -345,7 +345,7 @@ def quantized(values: Array, grid: Grid, format: Format) -> Array:
 
     Args:
       values: ``[...]``.
-      grid: whose numbers broadcast against the values.
+      grid: its numbers broadcast against the values.
       format: of the codes.
     """
     shift = grid.zero_point.astype(grid.scale.dtype)

@@ -23,7 +23,7 @@ class Thirds(NamedTuple):
     """The state of a ternary tensor.
 
     Attributes:
-      grid: whose scale is s.
+      grid: of scale s.
       threshold: above which a weight is not 0; of the grid's shape.
     """
 

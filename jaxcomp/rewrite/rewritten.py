@@ -74,8 +74,8 @@ class Rewritten(Generic[Plan]):
 
     Attributes:
       full: the shapes of the original's parameters.
-      report: what was done, what was skipped and why; prints as a table.
-      decision: what was decided, to make the function again.
+      report: what was done and skipped, and why; prints as a table.
+      decision: plain data to make the function again.
     """
 
     name: ClassVar[str]
@@ -96,11 +96,11 @@ class Rewritten(Generic[Plan]):
         Args:
           apply_fn: the original.
           full: its parameters.
-          small: those of the new function.
+          small: the new function's.
           report: of what was done.
-          decision: what makes it again.
+          decision: plain data to make it again.
           said: the same in a few words.
-          born: what was traced already.
+          born: the trace that was made already.
         """
         self.__wrapped__ = apply_fn
         self.report = report

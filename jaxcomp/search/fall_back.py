@@ -28,8 +28,8 @@ class Fallback(NamedTuple):
     Attributes:
       scheme: ``{path: Scheme or None}`` for :func:`jaxcomp.rewrite.quantize`.
       reverted: the paths of weights that were given back, the most harmful first.
-      score: what was reached.
-      whole: that of the function as it was.
+      score: that was reached.
+      whole: the score of the original function.
       tried: ``(how many were given back, score)`` of each trial, in order.
     """
 
@@ -66,10 +66,10 @@ def fall_back(
         function of the same arguments that rounds what the integer one would.
       drop: by how much the score may fall below that of the function as it is.
       scheme: how all weights are quantized to begin with; inputs static or None.
-      instead: what harmful layers get; None: they stay in floating point.
+      instead: the scheme of harmful layers; None: they stay in floating point.
       found: a table of one option or more, the first of which ranks the layers; None: it is made of the batches, by KL,
         or by squared error where the outputs are no single array of logits.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Raises:

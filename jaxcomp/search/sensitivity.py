@@ -44,7 +44,7 @@ class SensitivityRow(NamedTuple):
       shape: its own.
       option: the name of the choice.
       scheme: how it is quantized; None: it stays as it is.
-      harm: what is lost.
+      harm: the loss by it.
       memory_bytes: of everything in the weight's place, in memory, where codes of 3 bits take the 4 of half a byte.
       bit_operations: multiply-accumulates of its sites, times bits of the weight, times bits of what they read.
       file_bytes: of the weight alone in a file, before entropy coding: each code in as many bits as it has.
@@ -127,7 +127,7 @@ def sensitivity(
       curvature: instead, the loss's Hessian's diagonal (:func:`jaxcomp.observe.hessian_diagonal`, or
         :func:`jaxcomp.observe.fisher_diagonal` over the number of batches), a tree like ``params``: harm is then
         :math:`\frac{1}{2} \sum h (w - \hat w)^2`, of weights alone.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:

@@ -44,8 +44,8 @@ class Ends:
     Remat and functions with a derivative of their own are entered; what is in loops and branches is neither.
 
     Attributes:
-      first: those whose input no other site has had a part in.
-      last: those whose result flows into no other.
+      first: sites whose input no other site had a part in.
+      last: sites whose result flows into no other.
     """
 
     def __init__(self, frame: Frame, sides: dict[Node, int]):

@@ -30,7 +30,7 @@ class Value:
     Attributes:
       shape: its shape in the function as it was traced, with a number for each size that has a name.
       dtype: its dtype.
-      const: what it holds, for a literal or a closed-over constant.
+      const: its value, for a literal or a closed-over constant.
       dims: its shape with the names.
     """
 

@@ -45,7 +45,7 @@ class OnnxReport:
       operators: how many of each type.
       integer_sites, float_sites: the matmuls and convolutions between quantized operands, and all others.
       handed_on: the tensors that were given a grid that the function does not have.
-      notes: what the file has otherwise than the function.
+      notes: the differences of the file from the function.
     """
 
     bytes: int
@@ -93,7 +93,7 @@ def onnx(
       batches: calibration batches, on which the ranges of what layers hand on are found, to round that too. None: sites
         hand on floating point, which is our own arithmetic; OpenVINO computes these sites in integers, ONNX Runtime
         only those whose result is quantized.
-      select: what of each batch the function is given, a key or a function of it.
+      select: the inputs of each batch, a key or a function of it.
       metadata: texts by name, for the file's properties.
 
     Returns:

@@ -25,7 +25,7 @@ def cheapest_cut(groups: Groups, ranking: Ranking, name: str, target: float) -> 
     """Finds the fewest cuts after which a cost is no more than the target.
 
     Args:
-      groups: what is cut.
+      groups: that are cut.
       ranking: in which order.
       name: a field of :class:`jaxcomp.trace.Costs`.
       target: up to 1, the fraction of the whole's cost; above, the cost.
@@ -60,11 +60,11 @@ def fastest_cut(groups: Groups, params: Params, ranking: Ranking, name: str, tar
     timed in turns with the whole function, so that a drift of the machine's speed meets both.
 
     Args:
-      groups: what is cut.
+      groups: that are cut.
       params: the parameters, or their shapes.
       ranking: in which order.
       name: ``"latency"``, a fraction of the whole's time, or ``"seconds"``.
-      target: what may be left.
+      target: the part or the time that may be left.
       trials: how many candidates to compile at most, the smallest included.
 
     Raises:

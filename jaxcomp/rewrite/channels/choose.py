@@ -45,9 +45,9 @@ def choose(
       fraction: of channels to cut, in [0, 1): of each group, or of all groups' channels ranked together.
       score: a score of :func:`importance`, or a function ``(groups, params) -> {group: [size]}``: channels of
         infinity are never cut, and NaN is refused.
-      macs, parameters, bytes: what may be left: up to 1, the fraction of the whole function's; above, the number.
+      macs, parameters, bytes: costs that may be left: up to 1, the fraction of the whole function's; above, the number.
         Counts are those of ``groups.costs()``.
-      latency: what may be left of the whole function's run time, measured on the present device with inputs of the
+      latency: the part of the function's run time that may be left, measured on the present device with inputs of the
         example's shapes. As good as the clock: of at most ``trials`` candidates that are compiled and timed (each
         against the whole, medians), the one with most channels that was fast enough.
       seconds: the same, as a time.

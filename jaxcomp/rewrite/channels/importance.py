@@ -82,7 +82,7 @@ def importance(
         mean, over the standard deviation), ``"lamp"``, or ``"none"``. Unless given: none for ``taylor*`` and
         ``hessian`` (whose unit is the loss), ``apoz`` and ``random``, lamp for ``lamp``, else mean.
       seed: for ``random``.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     Returns:
       ``{group: float64 [size]}``.

@@ -205,7 +205,7 @@ class Shrunk(Rewritten[Plan]):
     Attributes:
       keep: ``{group: bool [size]}``, the decision under the groups' own names.
       masks: ``{(path, axis): bool [size]}``, what is kept of each parameter's axis, for those that were cut.
-      report: what became of each group, and why parameters are in none; prints as a table.
+      report: the treatment of each group, and why parameters are in none; prints as a table.
     """
 
     name = "shrink"

@@ -101,7 +101,7 @@ class Folded(Rewritten[Found]):
     """A function part of which was folded.
 
     Attributes:
-      report: what became of each kernel.
+      report: the treatment of each kernel.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ def factorize(
         outputs on them, and energy is that of the outputs. Methods that are not named are then SVDs. Sites in loops and
         branches count as often as they run; the report names the weights that were factorized without data, and why.
       cheaper: leave a weight dense where its parts would cost as much.
-      select: what of each batch of data the function is given: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
 
     ``rank``, ``energy`` and ``method`` may be ``[(regex, value), ...]``, of which the first that matches the whole path
     counts, or ``{path: value}``: what is not named stays dense (or, of ``method``, is chosen as if none were given).
@@ -121,7 +121,7 @@ class Factorized(RewrittenPacked[None]):
     """A function that computes with factors. Made by :func:`factorize`.
 
     Attributes:
-      report: what became of each weight.
+      report: the treatment of each weight.
     """
 
     name = "factorize"

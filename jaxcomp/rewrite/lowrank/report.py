@@ -17,8 +17,8 @@ class FactorRow:
       method: how it was factorized; empty if it was not.
       rank: to which rank.
       energy: the share of its squared entries (with data: of its outputs') that is kept.
-      macs, bytes: what it costs now.
-      dense_macs, dense_bytes: what it cost.
+      macs, bytes: its costs now.
+      dense_macs, dense_bytes: its costs before.
       skipped: why it was left dense.
       plain: why ``batches=``, if given, had no part in its factors.
     """
@@ -41,7 +41,7 @@ class FactorReport:
 
     Attributes:
       rows: one a weight, in order of the tree's leaves.
-      dense_macs, dense_bytes: what all sites and all parameters cost before.
+      dense_macs, dense_bytes: the costs of all sites and parameters before.
       left_out: ``{path: what reads it}`` of all other parameters, which stay as they are.
     """
 

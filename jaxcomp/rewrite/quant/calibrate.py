@@ -87,13 +87,13 @@ def calibrate(
       apply_fn: ``apply_fn(params, *inputs)``.
       params: its parameters.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
-      scheme: what is to be quantized, as of :func:`quantize`.
+      scheme: of the weights and inputs, as of :func:`quantize`.
       fit: how far grids reach: :func:`jaxcomp.quant.min_max`, :func:`jaxcomp.quant.percentile`,
         :func:`jaxcomp.quant.mse`, :func:`jaxcomp.quant.entropy`, ... of a histogram of all data; None: the whole range
         for 8 bits, least squared error for fewer.
       momentum: of the moving average of the batches' whole ranges, in their order, in [0, 1): in place of ``fit``.
       bins: of the histograms.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       zeros: whether an input that is 0 on all batches has a grid nevertheless, from -1 to 1: for training, in which it
         may not stay so (behind a layer that begins as zeros).
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).

@@ -269,7 +269,7 @@ def _input_codes(x: Any, grid: Grid, format: Format, slope: Slope | None = None)
 
     Args:
       x: ``[...]``.
-      grid: whose numbers broadcast against ``x``.
+      grid: its numbers broadcast against ``x``.
       format: of the codes.
       slope: as of :class:`QuantizedRun`.
     """

@@ -78,7 +78,7 @@ def qat(
       momentum: of moving averages: ``range <- momentum range + (1 - momentum) new``.
       keep_zeros: whether weights that are 0 have no gradients, and so stay 0 under any optimizer that starts here:
         those of a pruned network, ``jaxcomp.posttrain.sparsify(...).params``.
-      select: what of each batch the function is given, a key or a function of it: :mod:`jaxcomp.observe.batches`.
+      select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
@@ -173,7 +173,7 @@ class QuantizedTraining(RewrittenPacked[tuple[frozenset[Node], Apart]], Rounding
     divide otherwise than by a parameter, and round a half to the other side.
 
     Attributes:
-      report: what becomes of each weight.
+      report: the treatment of each weight.
     """
 
     name = "qat"

@@ -120,7 +120,7 @@ class Quantized(RewrittenPacked[frozenset[Node]]):
     """A function that computes with integers. Made by :func:`quantize`.
 
     Attributes:
-      report: what became of each weight.
+      report: the treatment of each weight.
     """
 
     name = "quantize"

@@ -23,7 +23,7 @@ class Scheme(NamedTuple):
       input_bits: 1 to 8, or a format with an integer form, or its name.
       input_symmetric: whether the inputs' codes lie evenly about 0 (those of formats without zero point do).
         After a relu, half of such codes would never occur.
-      block: so many weights along the reduction share a scale: see :func:`jaxcomp.quant.fake`. Sites compute with the
+      block: weights along the reduction that share a scale: see :func:`jaxcomp.quant.fake`. Sites compute with the
         weight's value.
       fit: how far the weight's grid reaches; None: the whole range.
 

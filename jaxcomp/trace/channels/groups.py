@@ -21,8 +21,8 @@ class Groups:
 
     Attributes:
       free: the groups that can be cut.
-      frozen: those that cannot, each with its reason.
-      coupling: what they were read from.
+      frozen: groups that cannot be cut, each with its reason.
+      coupling: that they were read from.
     """
 
     def __init__(self, coupling: Coupling):

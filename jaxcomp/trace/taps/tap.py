@@ -66,7 +66,7 @@ def tap(apply_fn: Callable[..., Any], params: Any, *example: Any, at: Sequence[s
         are those of the function that it was made of.
       params: arrays or ``ShapeDtypeStruct`` of any tree.
       *example: the other arguments, likewise.
-      at: what to return: names, or ``{key: name}``.
+      at: the values to return: names, or ``{key: name}``.
 
     Returns:
       ``(params, *inputs) -> (what apply_fn returns, {key or name: value})``. It traces once for each shape of its

@@ -21,10 +21,10 @@ class Tappable:
     """The result of a layer or a block.
 
     Attributes:
-      name: what :func:`jaxcomp.trace.tap` knows it by.
+      name: by which :func:`jaxcomp.trace.tap` knows it.
       shape: of the value; in a scan the number of steps comes first.
       dtype: of the value.
-      stages: what else can be asked for, after a colon: ``"input"``, ``"normed"``, ``"activated"``.
+      stages: that can be asked for after a colon: ``"input"``, ``"normed"``, ``"activated"``.
     """
 
     name: str
