@@ -18,9 +18,9 @@ import jaxcomp as jc
 from jaxcomp.core.threshold import keep_largest
 from tests.tpu.hlo import aliases, collectives
 from train import models
-from train.common import optimizers, phases
+from train.common import optimizers, parallel, phases
 from train.common.distillation import soft_targets, taught
-from train.common.parallel import AXIS, MeshParallel
+from train.common.parallel import AXIS, PARTS, MeshParallel
 from train.common.step import TrainState, init_state, make_step, network
 from train.configs import digits
 
@@ -68,6 +68,17 @@ def with_jit(kind: str, mesh: Mesh) -> dict[str, Any]:
     return report(MeshParallel(mesh).compile(step).lower(*shapes).compile(), shapes)
 
 
+def in_parts(kind: str, devices: list[Any], data: int) -> dict[str, Any]:
+    """The step on a mesh of ``data`` times the rest: batches over all, states and the teacher in parts over these."""
+    mesh = Mesh(np.array(devices).reshape(data, -1), (AXIS, PARTS), axis_types=(AxisType.Auto,) * 2)
+    step, (state, frozen, batch) = training_step(kind, None)
+    spread = MeshParallel(mesh)
+    laid = jax.tree.map(
+        lambda x, own: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=own), frozen, spread.layouts(frozen)
+    )
+    return report(spread.compile(step, state).lower(state, laid, batch).compile(), (state, frozen, batch))
+
+
 def with_pmap(kind: str, devices: list[Any]) -> dict[str, Any]:
     """The step under pmap: a leading axis of devices on everything, the batch divided."""
     step, (state, frozen, batch) = training_step(kind, AXIS)
@@ -100,6 +111,13 @@ def main() -> None:
         result[f"jit {kind}"] = with_jit(kind, mesh)
     for kind in ("plain", "whole"):
         result[f"pmap {kind}"] = with_pmap(kind, devices)
+    parallel.SMALL = 64  # so that a small network is in parts
+    whole_slice = topologies.get_topology_desc(
+        platform="tpu", topology_name="v5e:4x4", chips_per_host_bounds=(2, 2, 1)
+    ).devices
+    for kind in ("plain", "whole"):
+        result[f"fsdp {kind}"] = in_parts(kind, devices, 1)
+        result[f"fsdp16 {kind}"] = in_parts(kind, list(whole_slice), 2)
     result["threshold"] = sharded_threshold(mesh)
     json.dump(result, sys.stdout)
 

@@ -26,7 +26,20 @@ def test_compression_adds_no_collectives(compiled, program):
     assert compiled[program]["collectives"] == plain
 
 
-@pytest.mark.parametrize("program", ["jit plain", "jit views", "jit whole", "pmap plain", "pmap whole"])
+@pytest.mark.parametrize("mesh", ["fsdp", "fsdp16"])
+def test_compression_of_a_state_in_parts_collects_no_weights(compiled, mesh):
+    """On 2x2 chips and on 4x4: what is added are sums of a few numbers, of thresholds and scales."""
+    plain, whole = (compiled[f"{mesh} {kind}"]["collectives"] for kind in ("plain", "whole"))
+    gathers = lambda found: [each for each in found if each.startswith("all-gather")]  # noqa: E731
+    assert gathers(whole) == gathers(plain) != []
+    sums = lambda found: sum(map(int, re.findall(r"all-reduce\[(\d+)\]", " ".join(found))))  # noqa: E731
+    assert sums(whole) <= sums(plain) + 200
+
+
+PROGRAMS = ["jit plain", "jit views", "jit whole", "pmap plain", "pmap whole", "fsdp whole", "fsdp16 whole"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_the_new_state_takes_the_memory_of_the_old_one(compiled, program):
     """Every array of the state is read, and overwritten in place."""
     report = compiled[program]
