@@ -242,7 +242,7 @@ def figure(drawing: Any, *, narrow: Any = None, caption: str = "") -> Block:
 
 # As they are in report.STYLE, where a dark page has others.
 _COLOURS = {
-    canvas.INK: "--ink", canvas.SOFT: "--soft", canvas.FAINT: "--line", canvas.GREY: "--gray", "#000000": "--ink",
+    canvas.INK: "--ink", canvas.SOFT: "--soft", canvas.FAINT: "--line", canvas.GRAY: "--gray", "#000000": "--ink",
     canvas.BLUE: "--blue", canvas.SKY: "--sky",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ PAGE, PHONE = 11.1, 3.7  # inches between the margins of a report, on a screen o
 
 # Okabe and Ito's palette, which most color-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-INK, SOFT, FAINT, GREY = "#1c2330", "#5b6576", "#dfe3ea", "#b9c1ce"
+INK, SOFT, FAINT, GRAY = "#1c2330", "#5b6576", "#dfe3ea", "#b9c1ce"
 SPARE = (GREEN, PINK, YELLOW, SKY)
 
 

@@ -217,7 +217,7 @@ def _stairs(axes: Any, finite: Mapping[str, np.ndarray]) -> None:
     edges = np.linspace(low, high, BINS + 1)
     axes.set_yscale("log")
     axes.minorticks_off()
-    colors = {"before": canvas.GREY, "after": canvas.ORANGE}
+    colors = {"before": canvas.GRAY, "after": canvas.ORANGE}
     for name, array in finite.items():
         # The axis starts at half a count, so that a single weight is still seen.
         counts = np.maximum(np.histogram(array, edges)[0], 0.5)

@@ -154,7 +154,7 @@ def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray
     return bits / 8
 
 
-def modelled(
+def modeled(
     shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], numbers: Numbers
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields positions in the flat tensor, slice by slice, the table of each, and all tables once these were seen.

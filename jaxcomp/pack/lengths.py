@@ -43,6 +43,6 @@ def code_lengths(codes: np.ndarray, low: int, high: int) -> Lengths:
     numbers = entropy.Numbers(low, high, coding.mean_of(flat))
     which = np.zeros(flat.size, np.uint8)
     tables = np.ones((1, high - low + 1))
-    for positions, own, so_far in entropy.modelled(np.shape(codes), flat.__getitem__, numbers):
+    for positions, own, so_far in entropy.modeled(np.shape(codes), flat.__getitem__, numbers):
         which[positions], tables = own, so_far
     return Lengths(low, which.reshape(np.shape(codes)), -np.log2(tables / TOTAL).astype(np.float32))

@@ -23,7 +23,7 @@ MIXING = (
     *("fromage", "lamb", "lars", "novograd", "sm3", "polyak_sgd", "contrib.dadapt_adamw", "contrib.dog"),
     *("contrib.dowg", "contrib.galore", "contrib.momo", "contrib.momo_adam", "contrib.muon", "contrib.prodigy"),
 )
-OPTIMISERS = {
+OPTIMIZERS = {
     **{
         name: functools.partial(functools.reduce(getattr, name.split("."), optax), 0.1) for name in ELEMENTWISE + MIXING
     },
@@ -45,8 +45,8 @@ WRAPPERS = {
     "if-finite": lambda base: optax.apply_if_finite(base, 3),
     "schedule-free": lambda base: optax.contrib.schedule_free(base, 0.1),
 }
-TABLE = {name: make() for name, make in OPTIMISERS.items()} | {
-    f"{wrapper}-{name}": wrap(OPTIMISERS[name]())
+TABLE = {name: make() for name, make in OPTIMIZERS.items()} | {
+    f"{wrapper}-{name}": wrap(OPTIMIZERS[name]())
     for i, (wrapper, wrap) in enumerate(WRAPPERS.items())
     for name in ("adam", ("adafactor", "sm3")[i % 2])
 }

@@ -1,6 +1,6 @@
 """Every network of ``train.models`` x every call: what each needs, keeps and refuses.
 
-One parametrised test; a pair of each call by default, the rest exhaustive. Each network meets 8 or 4 bits, in turn.
+One parametrized test; a pair of each call by default, the rest exhaustive. Each network meets 8 or 4 bits, in turn.
 """
 
 import functools

@@ -42,12 +42,12 @@ class Method(NamedTuple):
     hard: float = 1.0
 
 
-def _plain(loss: Callable[..., jax.Array], labelled: bool = False) -> Callable[[Shape, Shape], Any]:
+def _plain(loss: Callable[..., jax.Array], labeled: bool = False) -> Callable[[Shape, Shape], Any]:
     """A loss without values of its own."""
 
     def term(values: Any, student: jax.Array, teacher: jax.Array, batch: Batch, where: jax.Array) -> jax.Array:
         del values
-        return loss(student, teacher, *([batch["label"]] if labelled else []), where=where)
+        return loss(student, teacher, *([batch["label"]] if labeled else []), where=where)
 
     return lambda student, teacher: (lambda key: {}, term)
 
@@ -113,7 +113,7 @@ def soft_targets(temperature: float = 4.0, alpha: float = 0.9, task: Task = CLAS
 METHODS: Mapping[str, Method] = {
     "alone": Method("outputs", 0.0, _plain(jc.distill.mse)),
     "soft targets": soft_targets(),
-    "dkd": Method("logits", 1.0, _plain(functools.partial(jc.distill.dkd, temperature=4.0), labelled=True)),
+    "dkd": Method("logits", 1.0, _plain(functools.partial(jc.distill.dkd, temperature=4.0), labeled=True)),
     "dist": Method("logits", 1.0, _plain(jc.distill.dist)),
     "standardized": Method(
         "logits", 9.0, _plain(functools.partial(jc.distill.standardized(jc.distill.kl), temperature=2.0)), hard=0.1

@@ -50,10 +50,10 @@ def drawn(rows: Sequence[Mapping[str, Any]], *, width: float = canvas.PAGE / 2) 
     drawing = canvas.blank(width, 0.9 + 0.28 * max(1, len(found)))
     axes = drawing.add_subplot()
     for place, (name, (mean, spread, _)) in enumerate(reversed(found.items())):
-        color = canvas.GREY if name == "alone" else canvas.BLUE
+        color = canvas.GRAY if name == "alone" else canvas.BLUE
         axes.errorbar(100 * mean, place, xerr=100 * spread, fmt="o", color=color, capsize=3)
     if "alone" in found:
-        axes.axvline(100 * found["alone"][0], color=canvas.GREY, linewidth=1, zorder=0)
+        axes.axvline(100 * found["alone"][0], color=canvas.GRAY, linewidth=1, zorder=0)
     axes.set_yticks(range(len(found)), list(reversed(found)))
     canvas.style(axes, "test accuracy, %")
     return drawing

@@ -35,7 +35,7 @@ def mean_precision(
       most: boxes of an image and class that count, the best.
 
     Returns:
-      Zeros where nothing is labelled.
+      Zeros where nothing is labeled.
 
     Reference: Lin et al., Microsoft COCO, 2014; its evaluation (pycocotools), of all sizes, no crowds.
     """

@@ -104,7 +104,7 @@ class Segmentation:
         return jc.distill.per_position(jc.distill.kl(outputs, targets, temperature=temperature), where=counts)
 
     def right(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        """The share of the labelled pixels whose largest logit is the label's."""
+        """The share of the labeled pixels whose largest logit is the label's."""
         labels = batch["label"].astype(jnp.int32)
         right = (jnp.argmax(outputs, -1) == labels).astype(jnp.float32)
         return jc.distill.per_position(right, where=labels < outputs.shape[-1])
@@ -116,7 +116,7 @@ class Segmentation:
         return jnp.where(jnp.isnan(outputs).any(axis=-1), jnp.int16(-1), best)
 
     def score(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """The mean over classes of intersection over union, of all labelled pixels together, and that of each."""
+        """The mean over classes of intersection over union, of all labeled pixels together, and that of each."""
         each = ious(predicted, labels)
         known = [value for value in each if value is not None]
         undefined = int((predicted < 0).any(axis=(1, 2)).sum())
