@@ -7,6 +7,7 @@ from train.bench import (
     augment,
     classifiers,
     distil,
+    input,
     pack,
     planning,
     prune,
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         augment,
         classifiers,
         distil,
+        input,
         pack,
         taps,
     ):

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,6 +201,25 @@ def _of_records(where: str, paths: list[Path]) -> Found:
         return [_example(own, IMAGE_KEYS, f"{where}: record {n}") for n, own in zip(numbers, records, strict=True)]
 
     return Found(fetch, lambda number: f"record {number}", labels, total.hexdigest())
+
+
+def write_records(path: Path, pairs: Iterable[tuple[bytes, int]]) -> None:
+    """Writes an array_record file of encoded images and labels, whole or not at all.
+
+    Each record is a tf.train.Example of ``image`` and ``label``, compressed by itself, so that any is read at once.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
+
+    torn = path.with_name(f".{path.name}.tmp")
+    writer = ArrayRecordWriter(str(torn), "group_size:1")
+    for image, label in pairs:
+        record = proto.Example()
+        record.features.feature[IMAGE_KEYS[0]].bytes_list.value.append(image)
+        record.features.feature[LABEL_KEYS[0]].int64_list.value.append(label)
+        writer.write(record.SerializeToString())
+    writer.close()
+    torn.replace(path)
 
 
 def _example(record: bytes, keys: tuple[str, ...], where: str) -> Any:
