@@ -211,6 +211,7 @@ def write_records(path: Path, pairs: Iterable[tuple[bytes, int]]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.with_name(f".{path.name}.tmp")
     writer = ArrayRecordWriter(str(torn), "group_size:1")
     for image, label in pairs:
