@@ -13,6 +13,7 @@ from train.bench import (
     __main__,
     augment,
     distil,
+    input,
     pack,
     planning,
     prune,
@@ -49,6 +50,16 @@ def test_step(tmp_path, capsys, monkeypatch):
     assert names[0] == "plain"
     assert {"prune", "prune each step", "prune + fake", "prune + fake + distil", "teacher forward"} < set(names)
     assert "all without teacher" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_input(tmp_path):
+    small = ["--batch", "4", "--batches", "2", "--sides", "40", "30", "--size", "16", "--rounds", "1"]
+    __main__.main(["input", *small, "--out", str(tmp_path)])
+    content, names = written(tmp_path, "input", lambda content: content["rows"])
+    assert names[:2] == [input.BASELINE, input.READER]
+    assert set(content["images_per_second"]) == set(names)
+    assert [row["variant"] for row in content["steps"]] == [input.RESIDENT, input.FED]
 
 
 @pytest.mark.exhaustive
