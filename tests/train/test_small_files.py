@@ -36,18 +36,4 @@ def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any],
     assert "4 centres" in (workdir / "k4.txt").read_text()
     few = here(*command, "--settings", "bytes10", module="train.small_files")
     assert few.returncode == 1
-<<<<<<< HEAD
     assert "cannot be reached" in few.stderr
-
-
-def test_settings() -> None:
-    assert small_files.Setting.of("bytes64000") == small_files.Setting(bytes=64_000)
-    assert small_files.Setting.of("rate2.5e-6") == small_files.Setting(rate=2.5e-6)
-    assert small_files.Setting.of("k16") == small_files.Setting(k=16)
-    assert all(small_files.Setting.of(name) for name in small_files.SETTINGS)
-    for name in ("k0", "bytes", "rate", "w4", "k1.5", "ratex"):
-        with pytest.raises(UserError, match="a setting is like bytes64000"):
-            small_files.Setting.of(name)
-=======
-    assert "cannot be had" in few.stderr
->>>>>>> f46b683 (Networks of public packages are read from .onnx and .tflite files as functions, and python -m train.packaged makes small files of them)
