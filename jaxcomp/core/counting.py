@@ -5,6 +5,7 @@ compile than a network's step; there, one loop goes over pieces of all arrays th
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ Score = Callable[[Array], Array]
 
 _PIECE = 2**14  # so many elements are counted at once: they stay in the first caches
 _WORTH_SAMPLING = 8  # pieces; a round over a smaller group costs as little as a sample
-_STRIDE = 13  # one piece in so many is sampled; of every array the first
+_STRIDE = 13  # one piece of a group in so many is sampled
 
 
 class Ranked(NamedTuple):
@@ -83,16 +84,16 @@ def masks(ranked: Ranked, level: Array, cut: Array, places: Sequence[Any] | None
     ]
 
 
-def array_by_array(ranked: Ranked, level: Array | None, at: Array, is_open: Array) -> Array:
+def array_by_array(ranked: Ranked, level: Array | None, at: Array, is_read: Array) -> Array:
     """How many elements of each group reach each of its probes: ``[G, K]`` uint32.
 
     Args:
       ranked: the arrays.
       level: ``[G]`` scores, to count the ranks of elements of that score; None: to count scores.
       at: ``[G, K]`` probes: keys of scores, or ranks.
-      is_open: ``[G]``: which groups' counts are read; all are made.
+      is_read: ``[G]``: which groups' counts are read; all are made.
     """
-    del is_open
+    del is_read
     levels = probes.unorder(at, ranked.dtype) if level is None else at
     sums = [jnp.zeros(probes.PROBES, jnp.uint32) for _ in ranked.sizes]
     for value, g, rank in zip(ranked.values, ranked.group, ranked.ranks, strict=True):
@@ -159,14 +160,15 @@ def can_be_cut(values: Sequence[Array]) -> bool:
     return all(value.size < 2**31 for value in values)
 
 
-SAMPLE, SCORES, TIES = 0, 1, 2
-"""What is counted of pieces: the scores of some, of all, or the ranks of those on their group's level."""
-
-
 class Pieces:
     """All arrays as pieces of one length, each from one array; a last one overlaps, a short one is filled up before.
 
-    Of what a piece holds, elements from ``begin`` to ``end`` of its array count. The first pieces are a sample.
+    Of what a piece holds, elements from ``begin`` to ``end`` of its array count.
+
+    Attributes:
+      group: ``[P]``, that each piece is ranked in.
+      sizes: ``[P]``, elements of each piece.
+      in_sample: ``[P]``, which pieces are read first, to know about where a large group's threshold lies.
     """
 
     def __init__(self, ranked: Ranked):
@@ -175,18 +177,17 @@ class Pieces:
         sizes = [value.size for value in ranked.values]
         self._length = min(_PIECE, 1 << (max(*sizes, 2) - 1).bit_length())
         cut = [(i, at) for i, size in enumerate(sizes) for at in range(0, size, self._length)]
-        large = [size >= _WORTH_SAMPLING * self._length for size in ranked.sizes]
-        cut.sort(key=lambda piece: not (large[ranked.group[piece[0]]] and piece[1] // self._length % _STRIDE == 0))
         self._array = np.array([i for i, _ in cut], np.int32)
         self._begin = np.array([at for _, at in cut], np.int32)
         self._end = np.minimum(self._begin + self._length, np.array(sizes, np.int32)[self._array])
-        self._group = np.array(ranked.group, np.int32)[self._array]
         self._rank = np.array(ranked.ranks, np.uint32)[self._array]
         self._as_given = len({value.dtype for value in ranked.values}) == 1  # else no branch could return them all
-        sampled = [large[g] and at // self._length % _STRIDE == 0 for g, (_, at) in zip(self._group, cut, strict=True)]
-        self._sampled = sum(sampled)
-        held = np.where(sampled, self._end - self._begin, 0)
-        self.sample_sizes = np.bincount(self._group, held, len(ranked.sizes)).astype(np.uint32)
+        self.group = np.array(ranked.group, np.int32)[self._array]
+        self.sizes = (self._end - self._begin).astype(np.uint32)
+        large = np.array(ranked.sizes) >= _WORTH_SAMPLING * self._length
+        nth = [itertools.count() for _ in ranked.sizes]
+        in_turn = np.array([next(nth[g]) for g in self.group], np.int32) % _STRIDE == _STRIDE // 2
+        self.in_sample = large[self.group] & in_turn
 
     @staticmethod
     def places(before: Sequence[Any], found: Array) -> list[Array]:
@@ -197,11 +198,18 @@ class Pieces:
         zero = (found[0] == 0).astype(jnp.int32)  # no key is 0
         return [place + zero for place in before]
 
-    def count(self, what: Any, level: Array, at: Array, is_open: Array) -> Array:
-        """As :func:`array_by_array`, reading only groups that are open; ``what`` may be traced."""
-        ranked, known = self._ranked, (self._array, self._begin, self._end, self._group, self._rank)
+    def count(self, on_level: Any, level: Array, at: Array, is_read: Array) -> Array:
+        """How many elements of each piece reach each of its group's probes: ``[P, K]`` uint32.
 
-        def add(i: Any, counts: Array) -> Array:
+        Args:
+          on_level: whether the ranks of elements on their group's level are counted, or scores; may be traced.
+          level: ``[G]`` scores.
+          at: ``[G, K]`` probes: keys of scores, or ranks.
+          is_read: ``[P]``, the pieces that are counted; of the others there are zeros.
+        """
+        ranked, known = self._ranked, (self._array, self._begin, self._end, self.group, self._rank)
+
+        def row(i: Any) -> Array:
             array, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
             scores, index = self._scores(array, begin, end)
 
@@ -212,14 +220,14 @@ class Pieces:
                 tied, ranks = (scores == level[g]) & (index >= begin), rank - index.astype(jnp.uint32)
                 return _sums([tied & (ranks >= each) for each in at[g].astype(jnp.uint32)])
 
-            found = counts[g] + lax.cond(what == TIES, ties, reach)
-            return lax.dynamic_update_index_in_dim(counts, found, g, 0)
+            return lax.cond(on_level, ties, reach)
 
         def one(i: Any, counts: Array) -> Array:
-            return lax.cond(is_open[jnp.asarray(self._group)[i]], add, lambda i, counts: counts, i, counts)
+            # The branches hold a row each: all counts would be copied into them and out.
+            found = lax.cond(is_read[i], row, lambda i: jnp.zeros(at.shape[1], jnp.uint32), i)
+            return lax.dynamic_update_index_in_dim(counts, found, i, 0)
 
-        number = jnp.where(what == SAMPLE, self._sampled, len(self._array))
-        return lax.fori_loop(0, number, one, jnp.zeros(at.shape, jnp.uint32))
+        return lax.fori_loop(0, len(self.group), one, jnp.zeros((len(self.group), at.shape[1]), jnp.uint32))
 
     def _scores(self, array: Array, begin: Array, end: Array) -> tuple[Array, Array]:
         """A piece's scores, the least one where no element is, and the position of each in its array."""

@@ -4,10 +4,12 @@ Probes sit where interpolation expects the answer, beside three that bound the w
 number of rounds and never the result.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 _Carry = tuple[Array, Array, Array, Array, Array]
@@ -48,11 +50,19 @@ def usual(shape: tuple[int, ...], dtype: Any) -> Array:
     return jnp.broadcast_to(order(sizes.astype(dtype)), (*shape, PROBES))
 
 
-def around(keys: Array, dtype: Any) -> Array:
-    """Probes about keys of numbers, at relative distances of 1/512 to 1/8: ``[G, K]``."""
+def around(keys: Array, dtype: Any, sample: np.ndarray) -> Array:
+    """Probes about keys that samples gave, the nearest about a standard error of theirs away: ``[G, K]``.
+
+    Args:
+      keys: ``[G]``.
+      dtype: of the numbers that they are the keys of.
+      sample: ``[G]``, how many elements each was found in.
+    """
     digits = jnp.finfo(dtype).nmant
-    apart = [max(1, 2 ** (digits - each)) for each in (3, 5, 7, 9)]
-    return jnp.stack([*(keys - each for each in apart), *(keys + each for each in reversed(apart))], axis=1)
+    precision = np.log2(np.maximum(sample, 1)) / 2  # bits that a quantile of so many is known to
+    apart = [np.exp2(np.maximum(digits - precision - each, 0)) for each in (1, 0, -2, -5)]
+    steps = np.stack([*(-each for each in reversed(apart)), *apart], axis=1)
+    return keys[:, None] + steps.astype(np.int64).astype(keys.dtype)
 
 
 def within(low: Array, high: Array) -> Array:
@@ -62,12 +72,12 @@ def within(low: Array, high: Array) -> Array:
 
 
 class Sought(NamedTuple):
-    """What is searched for in each of G groups.
+    """What is searched for in each of G groups, whose elements lie in P parts.
 
     Attributes:
       target: ``[G]`` uint32: how many elements are to reach the key.
-      low: ``[G]`` keys that ``low_count >= target`` elements reach.
-      low_count: ``[G]`` uint32.
+      low: ``[G]`` keys that at least ``target`` elements reach.
+      low_count: ``[P]`` uint32: how many of each part do.
       high: ``[G]`` keys that fewer than ``target`` reach (none).
       first: ``[G, K]``, the first round's probes.
     """
@@ -80,12 +90,12 @@ class Sought(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search found in each of G groups.
+    """What a search found in each of G groups, whose elements lie in P parts.
 
     Attributes:
-      key: that exactly ``target`` elements reach, or else the last that more reach.
-      reach: how many reach it.
-      above: how many reach the next key, where ``reach`` is not ``target``.
+      key: ``[G]``, that exactly ``target`` elements reach, or else the last that more reach.
+      reach: ``[P]``, how many reach it.
+      above: ``[P]``, how many reach the next key, where ``reach`` does not make up ``target``.
     """
 
     key: Array
@@ -93,44 +103,46 @@ class Found(NamedTuple):
     above: Array
 
 
-def search(count: Callable[[Array, Array], Array], sought: Sought) -> Found:
+def search(count: Callable[[Array, Array], Array], sought: Sought, group: np.ndarray) -> Found:
     """Finds, per group, a key that exactly ``target`` elements reach, or else the last that more reach.
 
     Args:
-      count: (probes ``[G, K]``, the groups that are searched still, ``bool [G]``) -> how many elements of each of these
-        groups reach each probe, ``[G, K]`` uint32.
+      count: (probes ``[G, K]``, parts ``bool [P]`` that hold elements of a bracket still) -> how many elements of each
+        of these parts reach each of its group's probes, ``[P, K]`` uint32.
       sought: what for.
+      group: ``[P]``, that each part belongs to.
     """
     target = sought.target
+    sums = functools.partial(totals, group=group, groups=len(target))
 
     def open_brackets(low: Array, low_count: Array, high: Array) -> Array:
-        return (low_count != target) & (high - low > 1)
+        return (sums(low_count) != target) & (high - low > 1)
 
     def round_(carry: _Carry) -> _Carry:
         low, low_count, high, high_count, probes = carry
         is_open = open_brackets(low, low_count, high)
         probes = jnp.clip(probes, low[:, None] + 1, jnp.maximum(high, low + 2)[:, None] - 1)
-        counts = count(probes, is_open)
-        enough, short = is_open[:, None] & (counts >= target[:, None]), is_open[:, None] & (counts < target[:, None])
-        known = [jnp.where(enough, probes, low[:, None]), jnp.where(enough, counts, low_count[:, None])]
-        known += [jnp.where(short, probes, high[:, None]), jnp.where(short, counts, high_count[:, None])]
-        low, low_count, high, high_count = lax.reduce(known, _widest(low.dtype, counts.dtype), _tighter, (1,))
-        return low, low_count, high, high_count, _interpolate(target, low, low_count, high, high_count)
+        is_read = is_open[group] & (low_count != high_count)
+        counts = jnp.where(is_read[:, None], count(probes, is_read), low_count[:, None])
+        enough = sums(counts) >= target[:, None]
+        reaching, short = enough & is_open[:, None], ~enough & is_open[:, None]
+        low = jnp.maximum(low, jnp.max(jnp.where(reaching, probes, 0), axis=1))
+        high = jnp.minimum(high, jnp.min(jnp.where(short, probes, high[:, None]), axis=1))
+        low_count = jnp.minimum(low_count, jnp.min(jnp.where(reaching[group], counts, low_count[:, None]), axis=1))
+        high_count = jnp.maximum(high_count, jnp.max(jnp.where(short[group], counts, 0), axis=1))
+        probes = _interpolate(target, low, sums(low_count), high, sums(high_count))
+        return low, low_count, high, high_count, probes
 
-    start = (sought.low, sought.low_count, sought.high, jnp.zeros_like(target), sought.first)
+    start = (sought.low, sought.low_count, sought.high, jnp.zeros_like(sought.low_count), sought.first)
     low, low_count, _, high_count, _ = lax.while_loop(lambda c: jnp.any(open_brackets(*c[:3])), round_, start)
     return Found(low, low_count, high_count)
 
 
-def _tighter(one: list[Array], other: list[Array]) -> list[Array]:
-    """What is left of two brackets of one answer: ``low, low_count, high, high_count`` each."""
-    ends = jnp.maximum, jnp.minimum, jnp.minimum, jnp.maximum
-    return [end(a, b) for end, a, b in zip(ends, one, other, strict=True)]
-
-
-def _widest(keys: Any, counts: Any) -> list[Array]:
-    most = [jnp.iinfo(dtype).max for dtype in (keys, counts)]
-    return [jnp.array(0, keys), jnp.array(most[1], counts), jnp.array(most[0], keys), jnp.array(0, counts)]
+def totals(counts: Array, group: np.ndarray, groups: int) -> Array:
+    """Sums over the parts of each group: ``[P, ...] -> [G, ...]``."""
+    if np.array_equal(group, range(groups)):
+        return counts
+    return jnp.zeros((groups, *counts.shape[1:]), counts.dtype).at[group].add(counts)
 
 
 def _interpolate(target: Array, low: Array, low_count: Array, high: Array, high_count: Array) -> Array:

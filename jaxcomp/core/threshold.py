@@ -102,57 +102,64 @@ def _masks(
 
 
 def _array_by_array(ranked: Ranked, keep: Array) -> list[Array]:
-    count = functools.partial(counting.array_by_array, ranked)
-    sought = _threshold(ranked, keep, probes.usual(keep.shape, ranked.dtype))
-    found = probes.search(functools.partial(count, None), sought)
+    group, count = np.arange(len(ranked.sizes)), functools.partial(counting.array_by_array, ranked)
+    usual = probes.usual(keep.shape, ranked.dtype)
+    sought = _threshold(ranked, keep, np.array(ranked.sizes, np.uint32), group, usual)
+    found = probes.search(functools.partial(count, None), sought, group)
     level = probes.unorder(found.key, ranked.dtype)
-    cut = probes.search(functools.partial(count, level), _ties(ranked, sought, found))
+    cut = probes.search(functools.partial(count, level), _ties(ranked, sought, found, group), group)
     return counting.masks(ranked, level, cut.key)
 
 
+_SAMPLE, _SCORES, _TIES = 0, 1, 2
+"""What is searched for: about where the thresholds lie, in a sample; the thresholds; the ranks on them."""
+
+
 def _piece_by_piece(ranked: Ranked, keep: Array) -> list[Array]:
-    pieces, usual = Pieces(ranked), probes.usual(keep.shape, ranked.dtype)
-    is_sampled = (pieces.sample_sizes > 0)[:, None]
+    pieces = Pieces(ranked)
+    group, usual = pieces.group, probes.usual(keep.shape, ranked.dtype)
+    in_sample = np.where(pieces.in_sample, pieces.sizes, 0).astype(np.uint32)
+    sample = np.bincount(group, in_sample, len(ranked.sizes)).astype(np.uint32)
 
     def search(what: Any, carry: tuple[Sought, Array, Array, list[Array]]) -> tuple[Sought, Array, Array, list[Array]]:
         sought, level, _, places = carry
-        found = probes.search(functools.partial(pieces.count, what, level), sought)
-        level = jnp.where(what == counting.SCORES, probes.unorder(found.key, ranked.dtype), level)
-        first = jnp.where(is_sampled, probes.around(found.key, ranked.dtype), usual)
-        then = _threshold(ranked, keep, first), _ties(ranked, sought, found)
-        sought = jax.tree.map(functools.partial(jnp.where, what == counting.SAMPLE), *then)
+        found = probes.search(functools.partial(pieces.count, what == _TIES, level), sought, group)
+        level = jnp.where(what == _SCORES, probes.unorder(found.key, ranked.dtype), level)
+        first = jnp.where((sample > 0)[:, None], probes.around(found.key, ranked.dtype, sample), usual)
+        then = _threshold(ranked, keep, pieces.sizes, group, first), _ties(ranked, sought, found, group)
+        sought = jax.tree.map(functools.partial(jnp.where, what == _SAMPLE), *then)
         return sought, level, found.key, pieces.places(places, found.key)
 
-    begin = counting.SAMPLE if is_sampled.any() else counting.SCORES
-    sought = _threshold(ranked, keep, usual)
-    if is_sampled.any():
-        sought = _in_sample(ranked, sought, pieces.sample_sizes)
+    begin, sought = _SCORES, _threshold(ranked, keep, pieces.sizes, group, usual)
+    if sample.any():
+        begin, sought = _SAMPLE, _in_sample(ranked, sought, in_sample, sample)
     # One loop for all searches: the code that takes a piece from its array stands in it once.
     places = [jnp.int32(i) for i in range(len(ranked.values))]
     start = sought, jnp.zeros(keep.shape, ranked.dtype), jnp.zeros_like(sought.low), places
-    _, level, cut, places = lax.fori_loop(begin, counting.TIES + 1, search, start)
+    _, level, cut, places = lax.fori_loop(begin, _TIES + 1, search, start)
     return counting.masks(ranked, level, cut, places)
 
 
-def _threshold(ranked: Ranked, keep: Array, first: Array) -> Sought:
-    """The score that as many reach as are kept."""
+def _threshold(ranked: Ranked, keep: Array, sizes: Any, group: Any, first: Array) -> Sought:
+    """The score that as many reach as are kept, of parts of so many elements."""
     lowest, above_all = probes.ends(ranked.dtype)
     high = jnp.broadcast_to(above_all, keep.shape)
-    count = jnp.where(keep == 0, 0, jnp.array(ranked.sizes, jnp.uint32))
+    count = jnp.where((keep == 0)[group], 0, jnp.asarray(sizes))
     return Sought(keep, jnp.where(keep == 0, high, lowest), count, high, first)
 
 
-def _in_sample(ranked: Ranked, whole: Sought, sizes: Any) -> Sought:
+def _in_sample(ranked: Ranked, whole: Sought, sizes: Any, sample: Any) -> Sought:
     """The score that as large a part of a sample reaches; of a group without one, nothing."""
-    part = sizes.astype(np.float32) / np.maximum(np.array(ranked.sizes, np.float32), 1)
+    part = sample.astype(np.float32) / np.maximum(np.array(ranked.sizes, np.float32), 1)
     target = jnp.round(whole.target.astype(jnp.float32) * part).astype(jnp.uint32)
-    target = jnp.clip(target, jnp.minimum(jnp.asarray(sizes), 1), sizes)
+    target = jnp.clip(target, np.minimum(sample, 1), sample)
     return whole._replace(target=target, low=jnp.minimum(whole.low, whole.high - 1), low_count=jnp.asarray(sizes))
 
 
-def _ties(ranked: Ranked, sought: Sought, found: Found) -> Sought:
+def _ties(ranked: Ranked, sought: Sought, found: Found, group: Any) -> Sought:
     """The lowest rank that is kept of elements on the threshold: so many of them as are missing above it."""
-    uncut, ones = found.reach == sought.target, jnp.ones_like(found.key)
+    sums = functools.partial(probes.totals, group=group, groups=len(ranked.sizes))
+    uncut, ones = sums(found.reach) == sought.target, jnp.ones_like(found.key)
     high = jnp.array(ranked.sizes, found.key.dtype) + 1
-    target = jnp.where(uncut, 1, sought.target - found.above)
-    return Sought(target, ones, jnp.where(uncut, 1, found.reach - found.above), high, probes.within(ones, high))
+    target = jnp.where(uncut, 0, sought.target - sums(found.above))
+    return Sought(target, ones, jnp.where(uncut[group], 0, found.reach - found.above), high, probes.within(ones, high))
