@@ -8,6 +8,9 @@ Worker processes share what they compile: for this run, or in the folder that JA
 forgets its programs after every 200 tests, and where they keep many mappings of memory: a process of Linux may have
 65,530 of them, and XLA crashes where it is refused one more (1,600 exhaustive tests are enough). To forget them after
 every test, as some tests did, has what all use compiled again.
+
+A test of many cases is split by their names, in the same way everywhere: one half runs by default, the other is
+exhaustive; of many exhaustive cases one half runs in .ci/run, and all of them in .ci/nightly.
 """
 
 import atexit
@@ -17,6 +20,8 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +42,27 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+FEW = {"exhaustive": 6, "nightly": 16}  # so many cases of one test stay together
 _run = itertools.count(1)
 MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.hookimpl(tryfirst=True)  # before cases are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        of_default = [case for case in cases if not case.get_closest_marker("exhaustive")]
+        _leave_half(of_default, "exhaustive")
+        _leave_half([case for case in cases if case.get_closest_marker("exhaustive")], "nightly")
+
+
+def _leave_half(cases: list[pytest.Item], marker: str) -> None:
+    if len(cases) > FEW[marker]:
+        for case in cases:
+            if zlib.crc32(f"{marker} {case.nodeid}".encode()) % 2:
+                case.add_marker(marker)
 
 
 def pytest_runtest_teardown() -> None:

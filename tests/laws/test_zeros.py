@@ -127,6 +127,7 @@ def _qat(dtype, **options):
     return fn, x, zeros.reached(loss, after), after[0]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("weights", "bits", "dtype"),
     [

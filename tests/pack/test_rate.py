@@ -196,6 +196,7 @@ def test_jit_vmap_and_meshes_give_the_same_rate():
             assert_alike(rate_and_slopes(spread, RECIPE.init(spread)), expected)
 
 
+@pytest.mark.exhaustive
 def test_bfloat16_weights_are_rated_in_float32():
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), TREE)
     with jax.numpy_dtype_promotion("strict"):

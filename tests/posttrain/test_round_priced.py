@@ -79,6 +79,7 @@ def size(found: Any, tmp_path: Any) -> int:
     return jc.pack.save(tmp_path / "m.jcz", found.params, notes=found.notes)
 
 
+@pytest.mark.exhaustive
 def test_the_higher_the_rate_the_smaller_the_file(tmp_path: Any) -> None:
     felt = jc.observe.fisher_diagonal(jc.observe.output_gradients(residual, PARAMS, [X]))
     rates = {"none": {}, "low": {"rate": 1e-5}, "high": {"rate": 3e-4}, "felt": {"rate": 3e-4, "fisher": felt}}

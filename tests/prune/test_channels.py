@@ -121,6 +121,7 @@ def test_the_view_is_the_mask_of_the_same_choice(name: str) -> None:
             np.testing.assert_array_equal(leaf, masked[path])
 
 
+@pytest.mark.exhaustive
 def test_taylor_waits_for_gradients_and_then_follows_them() -> None:
     groups = found("strict")
     prune = jc.prune.channels(groups, 0.5, score="taylor")

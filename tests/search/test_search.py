@@ -56,6 +56,7 @@ def kl(before: Any, after: Any) -> float:
     return float(np.mean(np.sum(np.exp(p) * (p - q), -1)))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [pytest.param("cnn", marks=pytest.mark.exhaustive), "scan"])
 def test_harm_is_that_of_the_layer_alone(name: str) -> None:
     function, params, data = case(name)
@@ -186,6 +187,7 @@ def test_what_cannot_be_asked_for() -> None:
         fall_back(function, params, data, lambda run, own: next(worse), drop=0.1, scheme=Scheme(2, inputs=None))
 
 
+@pytest.mark.exhaustive
 def test_a_budget_of_a_file_is_kept_by_the_file(rng: np.random.Generator, tmp_path: Any) -> None:
     """However weights are rounded, biases that were 0 being corrected, and with the decisions beside them."""
     params = {f"w{i}": jnp.asarray(rng.standard_normal((40, 40)) / 6, jnp.float32) for i in range(3)}

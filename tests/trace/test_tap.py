@@ -293,6 +293,7 @@ def test_students_have_the_names_of_what_they_were_made_of(students: Any, name: 
         np.testing.assert_allclose(values[block], expected[block], atol=near * float(jnp.abs(expected[block]).max()))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["folded", "quantized", "qat"])
 def test_what_a_fold_took_away_is_refused_in_whatever_was_made_of_it(students: Any, name: str) -> None:
     function, params = students[name]

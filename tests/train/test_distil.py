@@ -19,6 +19,7 @@ QUICK = ["--epochs", "1", "--seeds", "0", "--batch_size", "256"]
 SMALL = ["--teacher", "lenet300", "--student", "lenet300", *QUICK]
 
 
+@pytest.mark.exhaustive
 def test_methods_are_compared_once_each_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = [*SMALL, "--workdir", str(tmp_path)]
     first = distil.job(distil.parse([*args, "--methods", "alone", "rkd", "hint"]))

@@ -46,6 +46,7 @@ def test_killed_again_and_again(cli: Cli, reference: Path, tmp_path: Path) -> No
     assert_same_end(workdir, reference)
 
 
+@pytest.mark.exhaustive
 def test_sigterm_saves_first(cli: Cli, reference: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     process = cli.start(f"--workdir={workdir}")
@@ -61,6 +62,7 @@ def test_sigterm_saves_first(cli: Cli, reference: Path, tmp_path: Path) -> None:
     assert_same_end(workdir, reference)
 
 
+@pytest.mark.exhaustive
 def test_a_finished_run_ships_again(cli: Cli, reference: Path, finished: Path) -> None:
     for name in ("model.jcz", "summary.json", "report.html"):
         (finished / name).unlink()

@@ -141,6 +141,7 @@ def test_eight_devices_are_one(mode: str, text: str) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.exhaustive
 def test_every_method_has_a_finite_loss_of_what_counts() -> None:
     labels, counts = jnp.asarray(RNG.integers(0, 5, 8)), np.arange(8) < 6
     batch: Any = {"label": labels}

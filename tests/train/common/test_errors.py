@@ -91,6 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.exhaustive
 def test_the_workdir_of_another_configuration_is_left_alone(cli: Cli, reference: Path) -> None:
     before = contents(reference)
     done = cli(f"--workdir={reference}", "--config.seed=5", "--config.student.bits=4")
@@ -103,6 +104,7 @@ def test_a_workdir_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     assert_clear(cli(f"--workdir={tmp_path / 'file' / 'run'}"), f"--workdir={tmp_path / 'file' / 'run'} cannot be used")
 
 
+@pytest.mark.exhaustive
 def test_training_that_diverges_stops_and_keeps_the_teacher(cli: Cli, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     done = cli(f"--workdir={workdir}", "--config.student.learning_rate=1e30")
@@ -112,6 +114,7 @@ def test_training_that_diverges_stops_and_keeps_the_teacher(cli: Cli, tmp_path: 
     assert not (workdir / "model.jcz").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_without_it(
     cli: Cli, reference: Path, finished: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_each_object_has_its_anchors() -> None:
         assert set(np.asarray(places)[wanted]) == set(known)
 
 
+@pytest.mark.exhaustive
 def test_boxes_come_back() -> None:
     back = anchors.decoded(anchors.encoded(BOXES[0, 0], PLACES), PLACES)
     np.testing.assert_allclose(back, np.broadcast_to(BOXES[0, 0], back.shape), atol=1e-2)
