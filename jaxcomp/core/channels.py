@@ -14,7 +14,7 @@ class Reason(NamedTuple):
     Attributes:
       primitive: the operation that needs them.
       place: where it was written.
-      text: what it needs them for.
+      text: the reason.
       window: whether they are no channels but places under a convolution's window.
     """
 

@@ -17,8 +17,8 @@ def check_finite(
 
     Args:
       named: ``{path: array}``. Shapes, tracers, and what is not floating point, are passed over.
-      whose: what they are, for the error: ``"the gradient of "``.
-      why: what cannot be done with them: ``"for which ..."``.
+      whose: their name, for the error: ``"the gradient of "``.
+      why: the consequence: ``"for which ..."``.
 
     Raises:
       ArgumentError: for NaN and infinity, with the path and how many there are.

@@ -87,8 +87,8 @@ def leaves_of(tree: Any, paths: Iterable[str], whose: str = "the parameters") ->
 
     Args:
       tree: any pytree.
-      paths: those of all its leaves.
-      whose: what it is, for the error.
+      paths: of all its leaves.
+      whose: its name, for the error.
 
     Raises:
       PathError: for leaves of other paths; the first is named.
@@ -111,7 +111,7 @@ def in_container(tree: Any, like: Any, whose: str) -> Any:
     Args:
       tree: any pytree.
       like: a pytree with leaves of the same paths.
-      whose: what the tree is, for the error.
+      whose: the tree's name, for the error.
 
     Raises:
       PathError: for leaves of other paths; the first is named.

@@ -19,7 +19,7 @@ def ranges_of(
     Args:
       program: a traced function.
       values: of its outermost body.
-      leaves: those of the parameters.
+      leaves: of the parameters.
       batches: tuples of the other arguments, of the shapes that it was traced for.
     """
     if not values:

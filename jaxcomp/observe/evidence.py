@@ -96,7 +96,7 @@ class Evidence:
       other: of the examples that are held out, about the means of the others or 0 as those are; None if there are none.
       rows: how many were fitted to, and held out.
       examples: how many were fitted to.
-      unit: what is lacking is in units of it, the inputs being in theirs.
+      unit: of what is lacking, over that of the inputs.
       squares: of the inputs about 0, their means over examples to fit to, ``[groups, n]``.
     """
 
@@ -127,7 +127,7 @@ class Evidence:
 
         Args:
           new: weights ``[groups, n, out]``, float64.
-          old: those that the inputs were meant for.
+          old: the weights before, whose outputs are aimed at.
           held: on the examples that are held out, or on those that were fitted to.
         """
         part = self.other if held and self.other is not None else self.part
@@ -147,7 +147,7 @@ class Evidence:
 
         Args:
           start, end: weights ``[groups, n, out]``, float64.
-          old: those that the inputs were meant for.
+          old: the weights before, whose outputs are aimed at.
 
         Returns:
           A number in [0, 1]; 0 if none is better than ``start``.

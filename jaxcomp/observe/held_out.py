@@ -74,7 +74,7 @@ class Examples(NamedTuple):
 
         Args:
           x: ``[...]``.
-          axis: whose indices are kept apart; None: none.
+          axis: along which indices are kept apart; None: none.
 
         Returns:
           ``[kinds, 1]``, or ``[kinds, size of the axis]``.
@@ -143,7 +143,7 @@ class Examples(NamedTuple):
 
         Args:
           value: ``[...]``.
-          axes: those of its features.
+          axes: of its features.
         """
         x = np.asarray(value)
         others = [i for i in range(x.ndim) if i not in axes]

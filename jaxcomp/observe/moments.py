@@ -174,7 +174,7 @@ def seen_at(
     """Sums what flows into sites over batches, the examples to fit to and those held out apart.
 
     Args:
-      program: what is run.
+      program: a traced function.
       sites: some of it, in loops too.
       batches: the program's leaves, one list a batch.
       examples: the examples of each batch.

@@ -15,7 +15,7 @@ class BitFields:
 
     Args:
       per_byte: how many of them a byte holds: 2 or 4.
-      shape: that of the codes.
+      shape: of the codes.
 
     Example:
       >>> BitFields(2, (3,)).codes(np.array([241, 7], np.uint8), np.arange(3)).tolist()

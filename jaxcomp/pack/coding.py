@@ -296,7 +296,7 @@ class Ranged(NamedTuple):
     Attributes:
       codes: ``[n]`` int64, or where it is not 0.
       shape: of the codes.
-      numbers: what its tables begin with.
+      numbers: with which its tables begin.
       size: bytes of its stream.
     """
 

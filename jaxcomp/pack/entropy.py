@@ -79,7 +79,7 @@ def encode(
     Args:
       shape: its shape.
       codes: positions in the flat tensor to its codes, int64.
-      numbers: what they span.
+      numbers: their span.
 
     Raises:
       MissingExtraError: without constriction.
@@ -112,7 +112,7 @@ def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tu
     Args:
       stream: of the tensor.
       shape: its shape.
-      numbers: those that went with the stream.
+      numbers: that went with the stream.
 
     Raises:
       MissingExtraError: without constriction.

@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     Attributes:
       zeros: whether some items are +0.0, of all-zero bits.
       negative: whether some are -0.0.
-      every: what its integers or codes span; None: it has none.
+      every: the span of its integers or codes; None: it has none.
       kept: likewise, without those of +0.0.
     """
 
@@ -86,7 +86,7 @@ def find(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
 
     Args:
       array: ``[...]``.
-      grid: that was told.
+      grid: to try first.
       format: the name of the codes' format; None: integers.
     """
     first = _checked(array, grid, format)

@@ -33,11 +33,11 @@ class EqualRow(NamedTuple):
     """The treatment of the channels of one weight, or of a norm's scale.
 
     Attributes:
-      path: what makes them.
+      path: of the parameter that makes them.
       readers: the weights that read them.
       least, greatest: the numbers that they were divided by.
       skipped: why they were left as they are.
-      biases: what is added to them, and was divided with them.
+      biases: parameters that are added to them, and were divided with them.
     """
 
     path: str

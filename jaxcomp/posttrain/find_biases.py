@@ -16,9 +16,9 @@ class Bias(NamedTuple):
 
     Attributes:
       path: its own.
-      weight: that of the site.
-      node: what adds it, or subtracts it, as the mean of batch norm.
-      axes: those of the node's result along which it varies.
+      weight: of the site.
+      node: that adds it, or subtracts it, as the mean of batch norm.
+      axes: of the node's result along which it varies.
       sign: of the result's change with it.
       scaled: whether the site's result is scaled before it.
     """

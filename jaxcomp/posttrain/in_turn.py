@@ -49,13 +49,13 @@ class InTurn:
     """Weights to solve in a program, and what becomes of them.
 
     Attributes:
-      program, params, given: what is walked, its parameters and batches.
+      program, params, given: a traced function, its parameters and batches.
       own: the uses of each weight.
       near: the plain method.
       better: the method; None: the plain one.
       means: the biases that take up means of errors.
       places: as of :class:`jaxcomp.posttrain.walk.Walk`.
-      altered: what becomes of what sites read.
+      altered: how layer inputs are quantized.
       apart: whether held-out examples are altered otherwise.
       judged: whether the plain method is kept where all results are no better.
       what: the method's name, in progress.

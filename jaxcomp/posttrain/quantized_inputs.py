@@ -30,7 +30,7 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
     Examples that are held out are quantized by grids that they had no part in, if those are known: so unseen ones are.
 
     Args:
-      targets: what is quantized.
+      targets: the weights that are quantized.
       uses: of the parameters, by path.
       ranges: of static inputs, by path.
 

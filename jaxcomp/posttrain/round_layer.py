@@ -207,8 +207,8 @@ class _Layer(NamedTuple):
 
     Attributes:
       old: its weights.
-      aim: those that, on the inputs as they are now, come nearest to the old outputs.
-      scale, zero_point: those of each weight.
+      aim: the weights that, on the inputs as they are now, come nearest to the old outputs.
+      scale, zero_point: of each weight.
       apart: whether each output has scales of its own.
     """
 

@@ -16,7 +16,7 @@ class RoundRow(NamedTuple):
     Attributes:
       path: the weight.
       shape: its own.
-      format: that of its codes; ``""`` if it was not rounded.
+      format: of its codes; ``""`` if it was not rounded.
       method: how it was rounded.
       back: the fraction of its outputs that are rounded to the nearest after all, as nothing better was found.
       error: the squared error of its sites' results on the examples that were held out, what quantized inputs and

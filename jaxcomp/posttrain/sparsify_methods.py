@@ -57,7 +57,7 @@ class Costs(NamedTuple):
 
     Attributes:
       costs: of any shape.
-      unit: theirs, by which those of one layer can be compared with those of another.
+      unit: of the costs, by which layers can be compared.
     """
 
     costs: Array

@@ -13,7 +13,7 @@ def merged(frame: Frame, data: set[Value], stops: Callable[[Node], bool], opens:
 
     Args:
       frame: a body.
-      data: those of its values that depend on data; more are added.
+      data: its values that depend on data; more are added.
       stops: whether there is something to do at a node.
       opens: whether that is to be done before it alone, so that what follows it is merged with it.
     """

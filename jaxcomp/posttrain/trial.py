@@ -30,7 +30,7 @@ def quantizes_better(
       apply_fn: the function.
       params: its parameters, with which it is compared.
       changed: others, with which it computes the same.
-      given: what it is judged on.
+      given: the batches on which it is judged.
       scheme: as of :func:`jaxcomp.rewrite.quantize`.
     """
 

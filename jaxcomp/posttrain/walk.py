@@ -99,7 +99,7 @@ class Walk(Interpreter):
         """Takes the sites of the parameters to replace.
 
         Args:
-          program: what is walked.
+          program: a traced function.
           sites: by path.
           solve: gives the new value of each.
           places: of each result of a convolution, how many count at most; None: all.
@@ -217,7 +217,7 @@ class Walk(Interpreter):
 
         Args:
           frame: the nodes.
-          operands: theirs.
+          operands: of the nodes.
           streams: of how many of both, the new ones first; None: of all.
         """
         places = [i for i, x in enumerate(operands) if isinstance(x, _Streams)]

@@ -82,7 +82,7 @@ def _eliminate_some(
 
     Args:
       weight: ``[n]``, of those that were left.
-      inverse: theirs, ``[n, n]``.
+      inverse: of the moment, ``[n, n]``.
       places: which of all weights they are.
       state: of all weights the steps at which they went, of all steps their losses, of each m weights in a row how many
         may still go.

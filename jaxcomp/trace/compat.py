@@ -87,7 +87,7 @@ def shard_mapped(function: Callable[..., Any], params: Mapping[str, Any], in_spe
 
     Args:
       function: ``(*operands) -> (those of the equation, others)``; the others' first axis is that of the devices.
-      params: those of the equation.
+      params: of the equation.
       in_specs: of the operands.
     """
     axes = tuple(name for name in params["mesh"].axis_names if name in params["newly_manual_axes"])

@@ -46,7 +46,7 @@ class Contraction:
     """The axes of a ``dot_general`` or ``conv_general_dilated``.
 
     Attributes:
-      operands: those of the left operand and of the right one: of a convolution, its input and its kernel.
+      operands: the axes of the left operand and of the right one: of a convolution, its input and its kernel.
       batch: of the result, those that are both operands' batch.
       free: of the result, those that are the left operand's free ones, and the right one's.
       window: of the result, the places of a convolution.

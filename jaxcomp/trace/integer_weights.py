@@ -40,7 +40,7 @@ def check_unquantized(apply_fn: Any, params: Params, rewrite: str) -> None:
     Args:
       apply_fn: the function.
       params: its parameters.
-      rewrite: that cannot take them, for the error.
+      rewrite: its name, for the error.
 
     Raises:
       ArgumentError: with the first path, and what to do.

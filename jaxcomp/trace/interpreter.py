@@ -45,7 +45,7 @@ class Interpreter:
     Most subclasses need ``node`` alone.
 
     Attributes:
-      seen: what the nodes of the body that now runs have noted, by name.
+      seen: notes of the nodes of the running body, by name.
       join: the ``jnp.ufunc`` by which what several runs of a body noted becomes one, leaf by
         leaf; 0 leaves the other as it is.
 
@@ -177,7 +177,7 @@ class Interpreter:
 
         Args:
           frame: the body.
-          operands: what it is given.
+          operands: of the body.
         """
         return {}
 
@@ -189,9 +189,9 @@ class Interpreter:
         """Returns an array as a loop's carry, or a branch's result, must be.
 
         Args:
-          x: what a body returns.
-          value: that it stands for.
-          targets: what is kept of each axis of the carry or the result.
+          x: a result of a body.
+          value: the program's, of which ``x`` is the number.
+          targets: the kept indices of each axis of the carry or the result.
         """
         return x
 

@@ -61,7 +61,7 @@ class Node:
       frames: the bodies: ``[body]`` for scan, remat, shard_map (of one device) and calls with rules of their own,
         ``[condition, body]`` for while, one a branch for cond, ``[function, derivative]`` for custom_jvp,
         ``[function]`` for custom_vjp.
-      numbers: those that stand in for named sizes.
+      numbers: that stand in for symbolic sizes.
     """
 
     op: str

@@ -33,7 +33,7 @@ class Observer(Interpreter):
         """Takes what to observe.
 
         Args:
-          program: what is run.
+          program: a traced function.
           probes: what is observed.
           apart: for a value, the scans around it whose iterations are not joined but kept, along new first axes.
           join: the ``jnp.ufunc`` that joins what two runs gave; 0 leaves the other as it is (of

@@ -24,10 +24,10 @@ class Use(NamedTuple):
       stack: the indices that scans run over, and those of a matmul's batch.
       window: for a convolution, the indices of places of its window, axis by axis; none for a matmul.
       summed: the indices that are summed over (of a convolution, its input channels).
-      free: those of the result's features.
+      free: the indices of the result's features.
       home: the indices of each axis of the parameter.
       sizes: the size of every index.
-      scans: those that run over the first of ``stack`` (a scan over a single entry has no index).
+      scans: that run over the first of ``stack`` (a scan over a single entry has no index).
       factor: by what the parameter is multiplied before: a number, or one for each of the layers that scans run over;
         1 unless :func:`jaxcomp.trace.scaled.with_factors` has found it.
     """

@@ -31,7 +31,7 @@ class Converter:
     """Writes a program into a graph.
 
     Attributes:
-      graph: what grows.
+      graph: of the file.
       tensors: the value that each tensor is which the outermost body computes, by the tensor's name.
     """
 

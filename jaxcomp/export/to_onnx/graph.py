@@ -108,7 +108,7 @@ class Graph:
 
         Args:
           array: its value.
-          hint: what its name begins with.
+          hint: the beginning of its name.
           nibble: whether it is stored as 4-bit integers.
         """
         array = np.asarray(array)

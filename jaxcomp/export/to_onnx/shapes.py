@@ -245,7 +245,7 @@ def padded(graph: Graph, x: Tensor, low: Sequence[int], high: Sequence[int], val
       graph: of the file.
       x: the tensor.
       low, high: for each axis; negative takes away.
-      value: that is padded with.
+      value: of the padding.
     """
     before = [max(n, 0) for n in low]
     after = [max(n, 0) for n in high]

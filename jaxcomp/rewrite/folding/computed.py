@@ -25,13 +25,13 @@ class Computed(NamedTuple):
     """A weight that is computed of parameters.
 
     Attributes:
-      node: what computes it last.
+      node: that computes it last.
       frame: the body that it is computed in.
       around: the scans around that body, the outermost first.
       stacked: those of them on whose step it depends.
       paths: the parameters that it is computed of.
       carrier: the parameter, as the body sees it, in whose place it comes; None if there is none.
-      owner: that parameter's path.
+      owner: the parameter's path.
       varies: along which of its axes it differs; along the others one entry is kept.
       grew: whether that is more than the parameters that it is computed of.
     """

@@ -55,7 +55,7 @@ class Folds(NamedTuple):
       rows: the report.
       live: the values that are still needed.
       gone: the parameters that are not.
-      constants: what the scales and shifts are computed of besides parameters.
+      constants: of which scales and shifts are computed, besides parameters.
     """
 
     folds: tuple[Fold, ...]
@@ -201,9 +201,9 @@ class Changes:
 
     Attributes:
       folds: the folds.
-      passes: those that pass an operand on, and which.
-      adds: those that add a bias, and along which axes of their result its features run.
-      stands: those whose result is a parameter's, and which.
+      passes: nodes that pass an operand on, and which.
+      adds: nodes that add a bias, and along which axes of their result its features run.
+      stands: nodes whose result is a parameter's, and which.
     """
 
     def __init__(self, folds: Sequence[Fold], stands: Mapping[Node, Value | None] | None = None):

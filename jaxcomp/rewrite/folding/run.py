@@ -168,7 +168,7 @@ def folded_values(program: Program, folds: Folds, leaves: Sequence[Any]) -> dict
 
     Args:
       program: a traced function.
-      folds: what is folded in it.
+      folds: of the program.
       leaves: of its parameters.
     """
     rest = [None] * (len(program.frame.ins) - len(leaves))

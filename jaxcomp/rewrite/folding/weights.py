@@ -86,7 +86,7 @@ class FoundWeights(NamedTuple):
     """The weights of a program that are computed.
 
     Attributes:
-      weights: those that become parameters.
+      weights: that become parameters.
       rows: the report.
       live: the values that are still needed.
       gone: the parameters that are not.
@@ -205,7 +205,7 @@ def weight_values(program: Program, weights: Sequence[Computed], leaves: Sequenc
 
     Args:
       program: a traced function.
-      weights: that are computed in it.
+      weights: the computed ones.
       leaves: of its parameters.
     """
     rest = [None] * (len(program.frame.ins) - len(leaves))

@@ -43,7 +43,7 @@ class QuantizedRun(PackedInterpreter):
         """Takes the nodes that multiply a weight by what is computed of the inputs: :func:`sites_in`.
 
         Args:
-          sites: those nodes.
+          sites: matmuls and convolutions.
           slope: of the sign of inputs of 1 bit, in units of their scale; None: 1 within it.
           join: as of the interpreter.
         """
@@ -115,7 +115,7 @@ class _Pool(NamedTuple):
     """A maximum over windows.
 
     Attributes:
-      node: what takes it.
+      node: the pool.
       x: of what.
     """
 

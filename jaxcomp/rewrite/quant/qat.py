@@ -148,7 +148,7 @@ class Method(NamedTuple):
 
     Attributes:
       scheme: as asked for.
-      targets: what it quantizes.
+      targets: the weights that are quantized.
       owners: for each weight with static inputs, that under whose path their step or range is held.
       weights, inputs: which gradient the step size of the grid receives; None: the grid is frozen.
       momentum: of ranges.

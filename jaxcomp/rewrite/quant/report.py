@@ -81,7 +81,7 @@ def report_of(
       program: a traced function.
       inputs: its arguments beside the parameters, or their shapes.
       packed: the quantized parameters, by path.
-      targets: what is quantized.
+      targets: the weights that are quantized.
       named: all parameters, by path.
     """
     run = QuantizedRun(sites_in(program))

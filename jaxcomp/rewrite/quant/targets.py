@@ -25,9 +25,9 @@ class Target:
     Attributes:
       path: its own.
       scheme: how.
-      axes: those of the weight with scales of their own.
-      features: those that no site sums over.
-      stack: those along which, layer by layer, static inputs have a range of their own.
+      axes: of the weight with scales of their own.
+      features: axes that no site sums over.
+      stack: axes along which, layer by layer, static inputs have a range of their own.
     """
 
     path: str
@@ -42,8 +42,8 @@ class Shared(NamedTuple):
 
     Attributes:
       paths: the weights.
-      values: what their sites read, each as far back as it is only moved about.
-      scans: those whose iterations have ranges of their own, the outermost first.
+      values: the inputs of their sites, each as far back as it is only moved about.
+      scans: whose iterations have ranges of their own, the outermost first.
     """
 
     paths: tuple[str, ...]

@@ -53,8 +53,8 @@ class Emitter(Interpreter):
 
         Args:
           x: the array.
-          value: that it stands for.
-          targets: what is kept of each axis.
+          value: the program's, of which ``x`` is the number.
+          targets: the kept indices of each axis.
         """
         for axis, (target, own) in enumerate(zip(targets, self.keeps(value), strict=True)):
             if target is not None and target is not own and len(target) == value.shape[axis]:

@@ -21,8 +21,8 @@ class Inputs(NamedTuple):
 
     Attributes:
       mode: ``"static"``: on a grid that the leaf holds; ``"dynamic"``: on one that spans each row.
-      name: that of their format.
-      estimator: whose gradients reach the grid, if it learns: see :mod:`jaxcomp.quant.gradients`.
+      name: of their format.
+      estimator: the formulas of gradients to the grid, if it learns: see :mod:`jaxcomp.quant.gradients`.
     """
 
     mode: str
@@ -44,7 +44,7 @@ class Codes(Packed):
     inputs have zero points, ``sums`` of codes over what sites sum over (int32).
 
     Attributes:
-      dtypes: those that the value goes through, by name; the first is the parameter's own.
+      dtypes: that the value goes through, by name; the first is the parameter's own.
       inputs: how the sites' inputs are quantized; None if they are not.
       fields: the codes' bits and shape where bytes hold several of them; else None.
       format: the name of the codes' format.

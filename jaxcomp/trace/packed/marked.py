@@ -55,7 +55,7 @@ def marked(name: str, function: Callable[..., Any], *operands: Any, **attributes
       name: of the call.
       function: of arrays.
       *operands: arrays.
-      **attributes: that the trace holds.
+      **attributes: to put into the trace.
     """
     if not is_marking():
         return function(*operands)

@@ -23,8 +23,8 @@ class Step(NamedTuple):
     """The way of a value to the next that all of it passes through.
 
     Attributes:
-      nodes: what is on the way, the last of which computes the next value.
-      inner: those, and the nodes in the bodies of derivatives' functions.
+      nodes: on the way, the last of which computes the next value.
+      inner: ``nodes``, and the nodes in the bodies of derivatives' functions.
       meets: the operands that come of the inputs by another way.
       weights: the operands that are computed of parameters alone.
     """

@@ -24,8 +24,8 @@ class Named(NamedTuple):
     """The values that a name means.
 
     Attributes:
-      values: what it gives, one a call, or one a result.
-      inputs: what it reads.
+      values: its results, one a call, or one a result.
+      inputs: its inputs.
       why: why it gives nothing, if so.
     """
 
