@@ -64,7 +64,7 @@ class Job(NamedTuple):
 
     Attributes:
       config: of the job.
-      dataset: what is learnt.
+      dataset: what is learned.
       parallel: how steps run on the devices.
       workdir: the run folder.
       own: functions of the configuration file.

@@ -42,7 +42,7 @@ POSITIVE = ("epochs", "teacher_epochs", "batch_size", "learning_rate", "record_e
 
 
 class Job(NamedTuple):
-    """A teacher, a student, and what is learnt.
+    """A teacher, a student, and what is learned.
 
     Attributes:
       args: the options.
@@ -100,7 +100,7 @@ def train(
       model: what is trained.
       variables: where it begins.
       objective: what is minimized.
-      dataset: what is learnt.
+      dataset: what is learned.
       view: what is done to images; None: nothing.
       seed: of the order of images and, without labels, of their views.
       recipe: whose view is trained; None: the variables themselves.

@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def information(model: Functions, variables: Variables, some: Iterable[Any]) -> dict[str, Any]:
     """Measures the logits' sensitivity to each weight: the sum of their squared derivatives.
 
-    Not the loss's: on images that a network has learnt by heart it has almost no gradient.
+    Not the loss's: on images that a network has learned by heart it has almost no gradient.
     """
     return jc.observe.fisher_diagonal(
         jc.observe.output_gradients(model.infer, variables, ((b["image"],) for b in some))

@@ -9,12 +9,12 @@ import numpy as np
 
 from train.common.errors import UserError, first_line
 
-FEW = 10  # training images a class, below which what is learnt says little
+FEW = 10  # training images a class, below which what is learned says little
 ANEW = "prepare it anew, with tfds build --overwrite, or copy its folder again"
 T = TypeVar("T")
 
 
-def usable(name: str, split: str, found: Any, classes: int, task: Any, learnt: bool = False) -> Any:
+def usable(name: str, split: str, found: Any, classes: int, task: Any, learned: bool = False) -> Any:
     """A split, if models can use it.
 
     Args:
@@ -23,7 +23,7 @@ def usable(name: str, split: str, found: Any, classes: int, task: Any, learnt: b
       found: its ``images`` and ``labels``.
       classes: labels go from 0 to one less.
       task: a :class:`train.tasks.task.Task`, which knows what labels must be.
-      learnt: whether it is to be learnt from: of one that teaches little a warning says so.
+      learned: whether it is to be learned from: of one that teaches little a warning says so.
 
     Raises:
       UserError: if it is empty, its images are not uint8, or its labels cannot be, or teach nothing.
@@ -34,8 +34,8 @@ def usable(name: str, split: str, found: Any, classes: int, task: Any, learnt: b
     some = found.images[:1]
     if some.dtype != np.uint8 or some.ndim != 4:
         raise UserError(f"{where} has {some.dtype} images of shape {some.shape[1:]}: uint8 and [h, w, c] is needed")
-    task.check(where, found.images, found.labels, classes, learnt)
-    if learnt:
+    task.check(where, found.images, found.labels, classes, learned)
+    if learned:
         first, step = found.images[:1], 1024 if isinstance(found.images, np.ndarray) else 64  # those are decoded
         some = (found.images[at : at + step] for at in range(0, min(len(found), 2**15), step))
         if all((images == first).all() for images in some):
@@ -53,17 +53,17 @@ def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
         )
 
 
-def check_variety(where: str, labels: np.ndarray, classes: int, learnt: bool) -> None:
-    """Refuses class labels from which nothing can be learnt, and says of those that teach or tell little.
+def check_variety(where: str, labels: np.ndarray, classes: int, learned: bool) -> None:
+    """Refuses class labels from which nothing can be learned, and says of those that teach or tell little.
 
     Args:
       where: the split, for messages.
       labels: ``[n]``.
       classes: of the data set.
-      learnt: whether they are to be learnt from; else they are scored on.
+      learned: whether they are to be learned from; else they are scored on.
     """
     count = len(labels)
-    if not learnt:
+    if not learned:
         if classes > 1 and (labels == labels[0]).all():
             warn(f"{where}: the label of all {count:,} images is the same: what is scored on them says little")
         return
@@ -74,7 +74,7 @@ def check_variety(where: str, labels: np.ndarray, classes: int, learnt: bool) ->
         names = f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}"
         warn(f"{where}: no image is of class {names} (of {classes} classes), so none will be recognized")
     if count < FEW * classes:
-        warn(f"{where}: {count:,} images for {classes} classes are few: what is learnt will say little")
+        warn(f"{where}: {count:,} images for {classes} classes are few: what is learned will say little")
 
 
 def warn(words: str) -> None:

@@ -68,9 +68,9 @@ class Dataset:
         """The images that models learn from.
 
         Raises:
-          UserError: if it cannot be read, a label cannot be, or nothing can be learnt from it.
+          UserError: if it cannot be read, a label cannot be, or nothing can be learned from it.
         """
-        return usable(self.name, "train", self.read("train"), self.classes, self.task, learnt=True)
+        return usable(self.name, "train", self.read("train"), self.classes, self.task, learned=True)
 
     @functools.cached_property
     def test(self) -> Split:
@@ -169,7 +169,7 @@ def train_batch(
     made. ``pad_crop`` and ``flip`` of ``jc.augment`` move them alike by image, so that a view can be shown again.
 
     Args:
-      split: what is learnt.
+      split: what is learned.
       step: from 0.
       batch_size: images in a step, over all hosts.
       seed: of order and augmentation.

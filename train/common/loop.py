@@ -74,7 +74,7 @@ def fit(
       step: ``(state, frozen, batch) -> state``, not yet compiled.
       start: the state before the first step.
       frozen: what the step reads and nobody trains.
-      dataset: its training split is learnt from.
+      dataset: its training split is learned from.
       parallel: how the step runs on the devices.
       workdir: holds ``checkpoints/`` and ``metrics.jsonl``.
       score: what to record of a state beside loss and training accuracy.

@@ -43,7 +43,7 @@ def make_network(
     Args:
       config: the job's configuration.
       name: of the phase.
-      dataset: what is learnt.
+      dataset: what is learned.
       axis: of pmap.
       training: whether it computes in the precision of training, or in float32, as it is scored.
 
@@ -90,7 +90,7 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset, stage: Any 
     Args:
       config: the job's configuration.
       name: ``"teacher"`` or ``"student"``.
-      dataset: what is learnt.
+      dataset: what is learned.
       stage: of the student's; None: as its fields say.
       number: which stage.
     """

@@ -180,7 +180,7 @@ def distilled(
     """The variables after ``--steps`` of distillation from the whole network and from the labels.
 
     Args:
-      whole: the teacher, and what is learnt.
+      whole: the teacher, and what is learned.
       model: what is trained.
       variables: where it begins.
       args: with the options of :func:`add_training`, ``batch_size``, ``seed`` and ``workdir``.

@@ -75,7 +75,7 @@ def open_tfds(name: str, data_dir: str | None, reading: Reading, task: Task) -> 
         own = reading if split == "train" else reading._replace(random_crop=0.0, corrupt="stop")
         return how(task, builder, columns, own, test if split == "test" else split)
 
-    # where the set does not say how many classes there are, those that are learnt count
+    # where the set does not say how many classes there are, those that are learned count
     classes = columns.classes or 1 + int(max(label for label in np.unique(read("train")[1]) if label != 255))
     return Prepared(classes, read)
 

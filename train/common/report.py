@@ -30,7 +30,7 @@ def header(workdir: Path, dataset: Dataset, parameters: Mapping[str, str], phase
 
     Args:
       workdir: the run folder.
-      dataset: what is learnt.
+      dataset: what is learned.
       parameters: of each phase's model, in words.
       phases: in order.
       mesh: of devices, in words.

@@ -58,7 +58,7 @@ class Functions(NamedTuple):
     Attributes:
       infer: ``(variables, images) -> outputs``; ``[batch, height, width, channels]`` uint8 -> what its task asks for,
         of a classifier logits ``[batch, classes]``.
-      learn: ``(variables, batch) -> (outputs, new statistics)``, as in training; TypeError where nothing can be learnt.
+      learn: ``(variables, batch) -> (outputs, new statistics)``, as in training; TypeError where nothing learns.
         A tuple of outputs is those of several heads, of which the first counts in full.
       init: ``(key, images) -> variables``, fresh ones for images of this shape; TypeError where there are none.
     """

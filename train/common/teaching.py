@@ -37,7 +37,7 @@ def objective(
       teacher: of which features are found.
       student: its functions on one device, by which its features are found, and on all.
       variables: of the student; shapes do.
-      dataset: what is learnt.
+      dataset: what is learned.
 
     Raises:
       UserError: for a method, or taps, that the networks cannot have.

@@ -6,7 +6,7 @@ from train.configs import default
 
 
 def get_config() -> ConfigDict:
-    """Tiles of 128 pixels a side, each pixel learnt once an epoch."""
+    """Tiles of 128 pixels a side, each pixel learned once an epoch."""
     config = default.get_config()
     config.task, config.image_size = "segmentation", 128
     config.batch_size, config.shift, config.flip = 16, 16, True

@@ -10,7 +10,7 @@ init = nnx.initializers.truncated_normal(0.02)
 
 
 class Block(nnx.Module):
-    """7x7 depthwise, norm, 1x1 to four times the channels, GELU, 1x1 back, a learnt scale, beside a shortcut.
+    """7x7 depthwise, norm, 1x1 to four times the channels, GELU, 1x1 back, a learned scale, beside a shortcut.
 
     Args:
       width: channels.

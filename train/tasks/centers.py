@@ -4,7 +4,7 @@ Outputs are ``{"heat": [b, h, w, classes], "size": [b, h, w, 2], "offset": [b, h
 logarithms of width and height in cells, and where in its cell a center is, x and y in [0, 1]. A cell is
 ``image height / h`` pixels.
 
-Reference: Zhou et al., Objects as points, 2019; sizes are learnt as logarithms, so that small objects count as much.
+Reference: Zhou et al., Objects as points, 2019; sizes are learned as logarithms, so that small objects count as much.
 """
 
 from collections.abc import Sequence

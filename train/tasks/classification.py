@@ -47,10 +47,10 @@ class Classification:
     def stacked(self, labels: Sequence[np.ndarray]) -> np.ndarray:
         return np.asarray(labels, np.int32)
 
-    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learnt: bool) -> None:
+    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learned: bool) -> None:
         del images
         check_labels(where, labels, classes)
-        check_variety(where, labels, classes, learnt)
+        check_variety(where, labels, classes, learned)
 
     def outputs(self, outputs: Any, images: Sequence[int], classes: int) -> None:
         if getattr(outputs, "shape", None) != (1, classes):

@@ -72,7 +72,7 @@ class Detection:
             row[: len(own)] = own
         return table
 
-    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learnt: bool) -> None:
+    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learned: bool) -> None:
         height, width = images.shape[1:3]
         kinds, there = labels[..., 4], labels[..., 4] != -1
         low, high = labels[..., :2], labels[..., 2:4]

@@ -16,7 +16,7 @@ from train.tasks.classification import shapes
 from train.tasks.task import Batch, Columns, Picture
 
 NONE = 255
-"""The label of a pixel that has no class: it is neither learnt nor scored."""
+"""The label of a pixel that has no class: it is neither learned nor scored."""
 
 
 class Segmentation:
@@ -58,7 +58,7 @@ class Segmentation:
     def stacked(self, labels: Sequence[np.ndarray]) -> np.ndarray:
         return np.stack(labels)
 
-    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learnt: bool) -> None:
+    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learned: bool) -> None:
         if labels.shape != images.shape[:3]:
             raise UserError(f"{where} has labels of shape {labels.shape} for images of shape {images.shape}")
         wrong = ((labels >= classes) & (labels != NONE)).reshape(len(labels), -1).any(axis=1)
@@ -70,7 +70,7 @@ class Segmentation:
                 f"for none ({int(wrong.sum()):,} of {len(labels):,} images are wrong): mend them, or leave them out"
             )
         seen = np.bincount(labels.reshape(-1), minlength=256)[:classes]
-        if learnt and np.count_nonzero(seen) < 2:
+        if learned and np.count_nonzero(seen) < 2:
             raise UserError(f"{where}: all pixels are of class {int(seen.argmax())}: there is nothing to tell apart")
         if missing := np.flatnonzero(seen == 0).tolist():
             warn(f"{where}: no pixel is of class {', '.join(map(str, missing))} (of {classes} classes)")

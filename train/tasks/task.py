@@ -86,8 +86,8 @@ class Task(Protocol):
     def stacked(self, labels: Sequence[np.ndarray]) -> np.ndarray:
         """The labels of a split as one array."""
 
-    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learnt: bool) -> None:
-        """Refuses labels that cannot be; warns of those from which little is learnt.
+    def check(self, where: str, images: Any, labels: np.ndarray, classes: int, learned: bool) -> None:
+        """Refuses labels that cannot be; warns of those from which little is learned.
 
         Raises:
           UserError: the first record that is wrong is named.

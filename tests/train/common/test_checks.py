@@ -1,4 +1,4 @@
-"""Data that cannot be learnt from, or cannot be read, is refused at the start: with split, record, label or file."""
+"""Data that cannot be learned from, or cannot be read, is refused at the start: with split, record, label or file."""
 
 import io
 import json
@@ -46,7 +46,7 @@ def test_a_label_that_is_no_class_is_refused(split: str, wrong: int) -> None:
         (dataset([0, 1, 2], images=IMAGES[..., 0]), "uint8 images of shape (4, 4): uint8 and [h, w, c]"),
     ],
 )
-def test_what_nothing_can_be_learnt_from_is_refused(own: Dataset, words: str) -> None:
+def test_what_nothing_can_be_learned_from_is_refused(own: Dataset, words: str) -> None:
     with pytest.raises(UserError) as caught:
         own.read_all()
     assert str(caught.value).startswith("dataset 'mine', ")

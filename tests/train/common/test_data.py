@@ -1,4 +1,4 @@
-"""Batches are a pure function of seed and step; every image is learnt from once an epoch and scored once."""
+"""Batches are a pure function of seed and step; every image is learned from once an epoch and scored once."""
 
 import os
 import sys

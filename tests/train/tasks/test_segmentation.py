@@ -60,7 +60,7 @@ def test_overlap_is_soft_dice_of_the_classes_that_are_there() -> None:
 
 
 @pytest.mark.exhaustive
-def test_what_counts_is_learnt_alone() -> None:
+def test_what_counts_is_learned_alone() -> None:
     logits = jnp.asarray(RNG.normal(size=(2, 4, 4, 3)), jnp.float32)
     label = RNG.integers(0, 3, (2, 4, 4)).astype(np.uint8)
     label[:, 2:] = NONE

@@ -1,4 +1,4 @@
-"""Laws of all tasks, and data that cannot be learnt from: refused with the record and what to do."""
+"""Laws of all tasks, and data that cannot be learned from: refused with the record and what to do."""
 
 import hashlib
 from typing import Any
@@ -52,7 +52,7 @@ def test_boxes_of_scenes_go_around_the_ink() -> None:
 
 
 @TASK
-def test_a_batch_is_learnt_and_answered(task: Any) -> None:
+def test_a_batch_is_learned_and_answered(task: Any) -> None:
     """Losses are finite and one an example; what a teacher that agrees teaches is nothing; answers are scored."""
     split = data.load("digits", task=task).test
     batch = data.pad(data.train_batch(split, 0, 4, 0, shift=0, flip=False), 3)
