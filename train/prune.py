@@ -35,7 +35,7 @@ def recipe(sparsity: float, args: argparse.Namespace) -> jc.Compressor:
 def tuned(
     whole: Published, args: argparse.Namespace, variables: Variables, masks: Any, number: int, rewound: bool
 ) -> Variables:
-    """Distils the whole network into what a round left; the masks stand."""
+    """Distills the whole network into what a round left; the masks stand."""
     if args.steps:
         stands = recipe(0.0, args)._replace(update=lambda params, state, step, **extra: state)
         rate = None if rewound else LAST_RATE * args.learning_rate

@@ -171,7 +171,7 @@ def _traced(fn: Callable[..., Any], params: Params, inputs: Sequence[Any]) -> Pr
 
 
 def _measured(fn: Callable[..., Any], params: Params, batches: Sequence[tuple[Any, ...]]) -> list[Grid]:
-    """The grids of 8 bits of what has none, of whole ranges: of the function on the shapes of the batches."""
+    """8-bit grids over whole ranges, for values without one, measured on batches of one shape."""
     leaves, program = jax.tree.leaves(params), _traced(fn, params, batches[0])
     missing = place(program, _grids(program, leaves)).missing
     values = [value for own in missing for value in own]

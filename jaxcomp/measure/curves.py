@@ -180,7 +180,7 @@ _TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.999
 
 
 def _spread_towards_one(axes: Any, most: float) -> None:
-    """A horizontal axis by the logarithm of what is left, and a vertical one by that of what is lost."""
+    """Axes by logarithms: a horizontal one of the part that is left, a vertical one of the part that is lost."""
     limits = axes.get_xlim()[0], 1 - max(0.8 * (1 - most), 5e-5)
     axes.set_xscale("function", functions=(lambda v: -np.log(np.maximum(1 - v, 1e-6)), lambda v: 1 - np.exp(-v)))
     axes.set_xlim(*limits)

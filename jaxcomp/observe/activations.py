@@ -89,7 +89,7 @@ def activations(
 
 
 def _views(groups: Groups, group: Group) -> _Views:
-    """The axes that show a group's channels: of what its readers are fed, or else of what its makers return."""
+    """The axes along which a group's channels appear: in its readers' inputs, or else in its makers' results."""
     reading = groups.coupling.readings[group.reading]
     analysis, roots = reading.analysis, reading.roots
     owner = np.full(len(roots), -1)

@@ -262,7 +262,7 @@ class Seen(NamedTuple):
 
     @property
     def sizes(self) -> np.ndarray:
-        """The sums of the squares of the inputs and of what results lack; not finite where one of them is not."""
+        """Sums of squares, of the inputs and of the results' lack; not finite where one of them is not."""
         lacks = [x.lack.squares.astype(np.float64) * x.units[1] ** 2 for x in self if x.lack is not None]
         return np.concatenate([own.ravel() for own in [*(x.squares() for x in self if x.rows), *lacks]])
 
@@ -288,7 +288,7 @@ class Seen(NamedTuple):
 
 
 def _size(own: Moment, about: Moment | None) -> float:
-    """The root of the mean square of inputs, about the means of others; of None, about 0."""
+    """The root mean square of inputs about the means of another moment, or about 0."""
     squares = own.squares() / own.rows
     if about is not None and about.mean is not None and own.mean is not None:
         mean, origin = (x.mean.astype(np.float64) * x.units[0] for x in (own, about))

@@ -94,7 +94,7 @@ def second_moments(
 def _observed(
     apply_fn: Callable[..., Any], params: Params, inputs: tuple[Any, ...], of: End, places: int | None
 ) -> tuple[Callable[..., dict[str, Any]], dict[str, str]]:
-    """The sums for one batch as a function of it, and why there are none of some parameters."""
+    """A function from a batch to its sums, and the reasons why parameters have none."""
     program = trace(apply_fn, params, *inputs)
     known = with_factors(program, uses_of(program), jax.tree.leaves(params))
     uses = {path: own for path, own in known.items() if own.sites}

@@ -1,4 +1,4 @@
-"""Ways to distil, by name: which loss, on what, by what weight beside the labels', and what a step makes of them."""
+"""Ways to distill, by name: which loss, on what, by what weight beside the labels', and what a step makes of them."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ class NothingToCompareError(UserError):
 
 
 class Method(NamedTuple):
-    """A way to distil.
+    """A way to distill.
 
     Attributes:
       reads: what it compares: ``"outputs"`` of any task, ``"logits"`` of classes, ``"features"`` (what the head reads)
@@ -143,7 +143,7 @@ def named(text: str, own: Mapping[str, Method] = METHODS) -> list[Method]:
     """
     parts = [part.strip() for part in text.split("+")]
     if unknown := [part for part in parts if part not in own]:
-        raise UserError(f"{unknown[0]!r} is no way to distil: there are {', '.join(own)}, or several joined by '+'")
+        raise UserError(f"{unknown[0]!r} is no way to distill: there are {', '.join(own)}, or several joined by '+'")
     return [own[part] for part in parts]
 
 

@@ -1,4 +1,4 @@
-"""Ways to distil beside each other: means and gains over seeds, as a table and drawn."""
+"""Ways to distill beside each other: means and gains over seeds, as a table and drawn."""
 
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The training step: distil, prune and fake-quantize in one pure function, whatever the task."""
+"""The training step: distill, prune and fake-quantize in one pure function, whatever the task."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

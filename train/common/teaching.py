@@ -17,7 +17,7 @@ Teacher = tuple[Functions, Any]
 
 
 def methods(config: ConfigDict) -> list[distillation.Method]:
-    """The ways to distil that are named.
+    """The ways to distill that are named.
 
     Raises:
       UserError: for a name that is none.

@@ -245,7 +245,7 @@ def _is_plain(setting: Any) -> bool:
 
 
 def _other_sizes(example: tuple[Any, ...], every: bool) -> Iterator[tuple[Any, ...]]:
-    """Examples of twice and half the batch; if ``every``, of other sizes of the axes at one place, or of one size."""
+    """Examples with the batch doubled and halved; with ``every``, also axes at one place, or of one size, changed."""
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda tree: tree, example))
     axes = [(i, axis, n) for i, leaf in enumerate(leaves) for axis, n in enumerate(leaf.shape)]
     axes = [each for each in axes if not compat.is_symbolic(each[2])]

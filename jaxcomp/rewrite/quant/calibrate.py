@@ -165,7 +165,7 @@ def _default_fit(format: Format) -> Fit | None:
 
 
 def _grid(format: Format, fit: Fit | None, seen: Range, ends: Range, counts: np.ndarray | None) -> Grid:
-    """The grid, or of stacked layers the grids, of a range, or of a histogram from one end of all data to the other."""
+    """The grid of a range, or of a histogram over all data; of stacked layers, a grid each."""
     low, high = (np.asarray(end, np.float32) for end in seen)
     if fit is None or counts is None:
         return _between(low, high, format)

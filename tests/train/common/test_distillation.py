@@ -1,4 +1,4 @@
-"""Ways to distil in the step: against losses written out, taps by name, connectors that learn, and what is left out."""
+"""Ways to distill in the step: against losses written out, taps by name, connectors that learn, and refusals."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_taps_are_pairs(text: str) -> None:
 
 def test_what_cannot_be_is_told() -> None:
     with pytest.raises(
-        UserError, match=r"'magic' is no way to distil: there are alone, soft targets, .*joined by '\+'"
+        UserError, match=r"'magic' is no way to distill: there are alone, soft targets, .*joined by '\+'"
     ):
         named("dkd + magic")
     with pytest.raises(UserError, match="it compares feature maps, and one of the networks has none"):
