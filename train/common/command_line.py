@@ -329,7 +329,7 @@ def _entry(module: str, holder: Any, argv: list[str]) -> None:
     if several:
         joining.agree({"the run in --workdir": "finished" if summary else "not finished"})
     if summary:
-        print(mirror.shown(outcome.sentence(summary, workdir)))
+        print(outcome.sentence(summary, workdir))
         return
     if not several:  # else the first host takes it, in claim
         folders.open_existing(workdir, fields(config))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from train.common import sealed
+from train.common import mirror, sealed
 from train.common.errors import GO_ON, UserError
 
 NEEDED = ("metric", "seed", "compressed_bytes", "ratio", "sparsity")
@@ -44,5 +44,5 @@ def sentence(summary: dict[str, Any], workdir: Path) -> str:
     return (
         f"{what}: teacher {teacher:.2%} in {summary['teacher_bytes']:,} bytes of "
         f"float32, compressed {compressed:.2%} in {summary['compressed_bytes']:,} bytes of file "
-        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {workdir / 'report.html'}"
+        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {mirror.shown(str(workdir / 'report.html'))}"
     )

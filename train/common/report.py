@@ -232,4 +232,4 @@ def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> 
     console = Console()
     console.print(layers)
     console.print(table)
-    console.print(f"{summary['wall_seconds']:.0f} s; report: {workdir / 'report.html'}")
+    console.print(f"{summary['wall_seconds']:.0f} s; report: {mirror.shown(str(workdir / 'report.html'))}")
