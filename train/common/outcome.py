@@ -39,10 +39,11 @@ def load(workdir: Path) -> dict[str, Any]:
 
 def sentence(summary: dict[str, Any], workdir: Path) -> str:
     """Prints the outcome of a finished job where nobody watches."""
+    page = mirror.shown(str(workdir / "report.html"))
     (teacher, compressed), task = figures(summary), summary.get("task", "classification")
     what = summary["dataset"] if task == "classification" else f"{summary['dataset']}, {task}"
     return (
         f"{what}: teacher {teacher:.2%} in {summary['teacher_bytes']:,} bytes of "
         f"float32, compressed {compressed:.2%} in {summary['compressed_bytes']:,} bytes of file "
-        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {mirror.shown(str(workdir / 'report.html'))}"
+        f"({summary['ratio']:.1f}x smaller, {summary['sparsity']:.1%} sparse); see {page}"
     )
