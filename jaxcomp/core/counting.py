@@ -5,7 +5,6 @@ compile than a network's step; there, one loop goes over pieces of all arrays th
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ Score = Callable[[Array], Array]
 
 _PIECE = 2**14  # so many elements are counted at once: they stay in the first caches
 _WORTH_SAMPLING = 8  # pieces; a round over a smaller group costs as little as a sample
-_STRIDE = 13  # one piece of a group in so many is sampled
+_STRIDE = 13  # one piece of an array in so many is sampled
 
 
 class Ranked(NamedTuple):
@@ -168,7 +167,8 @@ class Pieces:
     Attributes:
       group: ``[P]``, that each piece is ranked in.
       sizes: ``[P]``, elements of each piece.
-      in_sample: ``[P]``, which pieces are read first, to know about where a large group's threshold lies.
+      share: ``[P]``, how many elements of its array each counts for of a piece that is read first, to know about where
+        a large group's threshold lies: 0 for those that are not.
     """
 
     def __init__(self, ranked: Ranked):
@@ -185,9 +185,11 @@ class Pieces:
         self.group = np.array(ranked.group, np.int32)[self._array]
         self.sizes = (self._end - self._begin).astype(np.uint32)
         large = np.array(ranked.sizes) >= _WORTH_SAMPLING * self._length
-        nth = [itertools.count() for _ in ranked.sizes]
-        in_turn = np.array([next(nth[g]) for g in self.group], np.int32) % _STRIDE == _STRIDE // 2
-        self.in_sample = large[self.group] & in_turn
+        nth = self._begin // self._length
+        middle = np.minimum(_STRIDE, -(-np.array(sizes) // self._length))[self._array] // 2
+        sampled = large[self.group] & (nth % _STRIDE == middle)
+        read = np.bincount(self._array, self.sizes * sampled, len(sizes))[self._array]
+        self.share = np.where(sampled, np.array(sizes)[self._array] / np.maximum(read, 1), 0).astype(np.float32)
 
     @staticmethod
     def places(before: Sequence[Any], found: Array) -> list[Array]:

@@ -50,18 +50,14 @@ def usual(shape: tuple[int, ...], dtype: Any) -> Array:
     return jnp.broadcast_to(order(sizes.astype(dtype)), (*shape, PROBES))
 
 
-def around(keys: Array, dtype: Any, sample: np.ndarray) -> Array:
-    """Probes about keys that samples gave, the nearest about a standard error of theirs away: ``[G, K]``.
+def precision(dtype: Any, sample: np.ndarray) -> np.ndarray:
+    """About half the standard error of a quantile, in keys: ``[G]``, of samples of so many elements each."""
+    return np.exp2(np.maximum(jnp.finfo(dtype).nmant - np.log2(np.maximum(sample, 1)) / 2 - 1, 0))
 
-    Args:
-      keys: ``[G]``.
-      dtype: of the numbers that they are the keys of.
-      sample: ``[G]``, how many elements each was found in.
-    """
-    digits = jnp.finfo(dtype).nmant
-    precision = np.log2(np.maximum(sample, 1)) / 2  # bits that a quantile of so many is known to
-    apart = [np.exp2(np.maximum(digits - precision - each, 0)) for each in (1, 0, -2, -5)]
-    steps = np.stack([*(-each for each in reversed(apart)), *apart], axis=1)
+
+def around(keys: Array, apart: np.ndarray) -> Array:
+    """Probes about keys, the nearest so far away, the others 2, 8 and 64 times as far: ``[G, K]``."""
+    steps = apart[:, None] * np.array([-64, -8, -2, -1, 1, 2, 8, 64])
     return keys[:, None] + steps.astype(np.int64).astype(keys.dtype)
 
 
@@ -80,6 +76,7 @@ class Sought(NamedTuple):
       low_count: ``[P]`` uint32: how many of each part do.
       high: ``[G]`` keys that fewer than ``target`` reach (none).
       first: ``[G, K]``, the first round's probes.
+      apart: ``[G]`` keys: as close come two that are reached by as many and by fewer.
     """
 
     target: Array
@@ -87,6 +84,7 @@ class Sought(NamedTuple):
     low_count: Array
     high: Array
     first: Array
+    apart: Array
 
 
 class Found(NamedTuple):
@@ -116,7 +114,7 @@ def search(count: Callable[[Array, Array], Array], sought: Sought, group: np.nda
     sums = functools.partial(totals, group=group, groups=len(target))
 
     def open_brackets(low: Array, low_count: Array, high: Array) -> Array:
-        return (sums(low_count) != target) & (high - low > 1)
+        return (sums(low_count) != target) & (high - low > sought.apart)
 
     def round_(carry: _Carry) -> _Carry:
         low, low_count, high, high_count, probes = carry

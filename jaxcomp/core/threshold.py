@@ -118,21 +118,28 @@ _SAMPLE, _SCORES, _TIES = 0, 1, 2
 def _piece_by_piece(ranked: Ranked, keep: Array) -> list[Array]:
     pieces = Pieces(ranked)
     group, usual = pieces.group, probes.usual(keep.shape, ranked.dtype)
-    in_sample = np.where(pieces.in_sample, pieces.sizes, 0).astype(np.uint32)
-    sample = np.bincount(group, in_sample, len(ranked.sizes)).astype(np.uint32)
+    in_sample = np.round(pieces.sizes * pieces.share).astype(np.uint32)
+    sample = np.bincount(group, pieces.sizes * (pieces.share > 0), len(ranked.sizes))
+    apart = probes.precision(ranked.dtype, sample)
 
     def search(what: Any, carry: tuple[Sought, Array, Array, list[Array]]) -> tuple[Sought, Array, Array, list[Array]]:
         sought, level, _, places = carry
-        found = probes.search(functools.partial(pieces.count, what == _TIES, level), sought, group)
+
+        def count(at: Array, is_read: Array) -> Array:
+            counts = pieces.count(what == _TIES, level, at, is_read)
+            whole = jnp.round(counts.astype(jnp.float32) * pieces.share[:, None]).astype(jnp.uint32)
+            return jnp.where(what == _SAMPLE, whole, counts)
+
+        found = probes.search(count, sought, group)
         level = jnp.where(what == _SCORES, probes.unorder(found.key, ranked.dtype), level)
-        first = jnp.where((sample > 0)[:, None], probes.around(found.key, ranked.dtype, sample), usual)
+        first = jnp.where((sample > 0)[:, None], probes.around(found.key, apart), usual)
         then = _threshold(ranked, keep, pieces.sizes, group, first), _ties(ranked, sought, found, group)
         sought = jax.tree.map(functools.partial(jnp.where, what == _SAMPLE), *then)
         return sought, level, found.key, pieces.places(places, found.key)
 
     begin, sought = _SCORES, _threshold(ranked, keep, pieces.sizes, group, usual)
     if sample.any():
-        begin, sought = _SAMPLE, _in_sample(ranked, sought, in_sample, sample)
+        begin, sought = _SAMPLE, _in_sample(ranked, sought, in_sample, group, apart)
     # One loop for all searches: the code that takes a piece from its array stands in it once.
     places = [jnp.int32(i) for i in range(len(ranked.values))]
     start = sought, jnp.zeros(keep.shape, ranked.dtype), jnp.zeros_like(sought.low), places
@@ -145,15 +152,15 @@ def _threshold(ranked: Ranked, keep: Array, sizes: Any, group: Any, first: Array
     lowest, above_all = probes.ends(ranked.dtype)
     high = jnp.broadcast_to(above_all, keep.shape)
     count = jnp.where((keep == 0)[group], 0, jnp.asarray(sizes))
-    return Sought(keep, jnp.where(keep == 0, high, lowest), count, high, first)
+    return Sought(keep, jnp.where(keep == 0, high, lowest), count, high, first, jnp.ones_like(high))
 
 
-def _in_sample(ranked: Ranked, whole: Sought, sizes: Any, sample: Any) -> Sought:
-    """The score that as large a part of a sample reaches; of a group without one, nothing."""
-    part = sample.astype(np.float32) / np.maximum(np.array(ranked.sizes, np.float32), 1)
-    target = jnp.round(whole.target.astype(jnp.float32) * part).astype(jnp.uint32)
-    target = jnp.clip(target, np.minimum(sample, 1), sample)
-    return whole._replace(target=target, low=jnp.minimum(whole.low, whole.high - 1), low_count=jnp.asarray(sizes))
+def _in_sample(ranked: Ranked, whole: Sought, counts: Any, group: Any, apart: Any) -> Sought:
+    """The score that about as many reach, as pieces of a sample stand for; of a group without one, nothing."""
+    known = np.bincount(group, counts, len(ranked.sizes)).astype(np.uint32)
+    target = jnp.clip(whole.target, np.minimum(known, 1), known)
+    low, apart = jnp.minimum(whole.low, whole.high - 1), jnp.asarray(apart).astype(whole.apart.dtype)
+    return whole._replace(target=target, low=low, low_count=jnp.asarray(counts), apart=apart)
 
 
 def _ties(ranked: Ranked, sought: Sought, found: Found, group: Any) -> Sought:
@@ -162,4 +169,5 @@ def _ties(ranked: Ranked, sought: Sought, found: Found, group: Any) -> Sought:
     uncut, ones = sums(found.reach) == sought.target, jnp.ones_like(found.key)
     high = jnp.array(ranked.sizes, found.key.dtype) + 1
     target = jnp.where(uncut, 0, sought.target - sums(found.above))
-    return Sought(target, ones, jnp.where(uncut[group], 0, found.reach - found.above), high, probes.within(ones, high))
+    count = jnp.where(uncut[group], 0, found.reach - found.above)
+    return Sought(target, ones, count, high, probes.within(ones, high), ones)
