@@ -250,7 +250,7 @@ def score_in_new_process(artifact: Path, model: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "train.evaluate", f"--artifact={artifact.absolute()}"]
     command += [f"--model={model}"] if ":" in model else []
     if command_line.DATA_DIR.value:
-        command.append(f"--data_dir={Path(command_line.DATA_DIR.value).absolute()}")
+        command.append(f"--data_dir={mirror.absolute(command_line.DATA_DIR.value)}")
     # This process holds the accelerator, so the other one computes on the CPU.
     root, known = Path(__file__).parent.parent, os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([str(Path.cwd()), *filter(None, [known])])  # models of one's own are found from here

@@ -5,10 +5,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,20 @@ def reference(cli: Cli) -> Path:
 def finished(reference: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, to be spoilt."""
     return Path(shutil.copytree(reference, tmp_path / "finished"))
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an emulator of Google's storage; gcsfs, which knows nothing of it, speaks to it."""
+    gcsfs = pytest.importorskip("gcsfs", reason="gs:// needs it: pip install gcsfs")
+    server = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = server.create_server("localhost", port, in_memory=True, default_bucket="bucket")
+    running.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield "gs://bucket"
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    running.stop()

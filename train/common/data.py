@@ -128,7 +128,8 @@ def load(
 
     Args:
       name: ``"digits"`` (embedded, no download), a TFDS name such as ``"mnist"`` or ``"cifar10:3.0.2"``, or a folder,
-        which begins with ``/``, ``./``, ``../`` or ``~`` (:mod:`train.common.image_folder`).
+        which begins with ``/``, ``./``, ``../`` or ``~``, or is in a bucket: ``gs://bucket/birds``
+        (:mod:`train.common.image_folder`).
       data_dir: folder of prepared TFDS data; None: the environment's TFDS_DATA_DIR, or TFDS's own default.
       image_size: side of the images that the task makes of those that there are; None: as they are, of one size.
       task: what images are asked.
@@ -149,13 +150,13 @@ def load(
         return Dataset(name, task.embedded("test")[2], lambda split: Split(*task.embedded(split)[:2]), task)
     if random_crop and not (image_size and task.whole):
         raise UserError("--config.random_crop is of classified images, and needs a --config.image_size such as 224")
-    reading = Reading(image_size, random_crop, corrupt)
-    if not image_folder.is_path(name):
+    reading, place = Reading(image_size, random_crop, corrupt), mirror.copied(name)
+    if not image_folder.is_path(place):
         found = records.open_tfds(name, mirror.data_folder(data_dir, records.plain(name)), reading, task)
         return Dataset(name, found.classes, lambda split: Split(*found.read(split)), task)
     if not task.whole:
         raise UserError(f"dataset {name!r}: a folder has a class for each image, and {task.name} needs {task.needs}")
-    classes, read = image_folder.open_folder(name, reading, records.MEMORY_LIMIT)
+    classes, read = image_folder.open_folder(place, reading, records.MEMORY_LIMIT)
     return Dataset(name, classes, lambda split: Split(*read(split)), task)
 
 

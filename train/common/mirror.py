@@ -56,12 +56,26 @@ def data_folder(path: str | None, name: str) -> str | None:
     Raises:
       OSError: if the address cannot be read.
     """
-    if (address := _address(path or os.environ.get("TFDS_DATA_DIR", ""))) is None:
+    address = _address(path or os.environ.get("TFDS_DATA_DIR", ""))
+    return path if address is None else str(Path(copied(f"{address}/{name}")).parent)
+
+
+def copied(path: str) -> str:
+    """A folder of data on this machine: the path itself or, of an address, a copy that stays.
+
+    Raises:
+      UserError: if there is nothing at the address.
+      OSError: if it cannot be read.
+    """
+    if (address := _address(path)) is None:
         return path
+    above, _, name = address.rpartition("/")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcomp"
-    local = cache / f"{address.rsplit('/', 1)[-1]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
-    print(f"copying {address}/{name} to {local / name}, as far as it is not there", file=sys.stderr)
-    Mirror(f"{address}/{name}", local / name).pull()
+    local = cache / f"{above.rsplit('/', 1)[-1]}-{hashlib.sha256(above.encode()).hexdigest()[:12]}" / name
+    print(f"copying {address} to {local}, as far as it is not there", file=sys.stderr)
+    Mirror(address, local).pull()
+    if not any(local.iterdir()):
+        raise UserError(f"{address}: there is nothing: prepare the data, and copy their folder there")
     return str(local)
 
 
@@ -71,6 +85,11 @@ def _address(path: str | os.PathLike[str]) -> str | None:
     from jaxcomp.core.buckets import url  # JAX comes with it
 
     return (url(path) or "").rstrip("/") or None
+
+
+def absolute(path: str) -> str:
+    """A path that is the same from every folder; an address is one already."""
+    return _address(path) or str(Path(path).absolute())
 
 
 def shown(words: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,26 +138,15 @@ def test_data_are_read_once(
     assert contents(Path(found)) == {"mnist/1.0.0/a": "mnist"}
     monkeypatch.setattr(buckets, "read", lambda address: pytest.fail(f"{address} was read again"))
     assert mirror.data_folder("memory://bucket/tfds/", "mnist") == found
+    assert mirror.copied("memory://bucket/tfds/mnist") == f"{found}/mnist"
+    with pytest.raises(UserError, match="memory://bucket/tfds/svhn: there is nothing"):
+        mirror.copied("memory://bucket/tfds/svhn")
     assert mirror.data_folder("/data", "mnist") == "/data"
+    assert mirror.copied("./birds") == "./birds"
+    for path, same in (("gs://b/tfds", "gs://b/tfds"), ("tfds", str(Path.cwd() / "tfds"))):
+        assert mirror.absolute(path) == same  # as it is handed to another process
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert mirror.data_folder(None, "mnist") is None
-
-
-@pytest.fixture
-def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an emulator of Google's storage; gcsfs, which knows nothing of it, speaks to it."""
-    gcsfs = pytest.importorskip("gcsfs", reason="gs:// needs it: pip install gcsfs")
-    server = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    running = server.create_server("localhost", port, in_memory=True, default_bucket="bucket")
-    running.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    yield "gs://bucket"
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    running.stop()
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly")
