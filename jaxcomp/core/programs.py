@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from jaxcomp.core.finite import not_finite
 
 MOST = 1024
 """So many programs are held; of more, those that were called for last."""
@@ -56,32 +57,25 @@ def _of(key: Any) -> dict[Any, Any]:
 def together(
     function: Callable[..., Any], check: bool = True
 ) -> Callable[[list[tuple[Any, ...]]], tuple[list[Any], bool]]:
-    """Maps a function over many tuples of arguments, in one program for all of them.
+    """Maps a function over many tuples of arguments, in one small program for all of a kind.
 
-    Under transformations, and for arrays that lie on several devices, it is called for one after another.
+    One program for all takes as long to compile as if each had its own. Under transformations, and for arrays that lie
+    on several devices, the function is called for one after another.
 
     Args:
       function: of trees of arrays.
-      check: whether to find out if the results are finite, which is one more reading of each.
+      check: whether to find out if the results are finite, for which they are read on the host.
 
     Returns:
       ``arguments -> (results, whether all of them are known to be finite)``.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> together(jnp.sqrt)([(jnp.ones(2),), (-jnp.ones(1),)])
       ([Array([1., 1.], dtype=float32), Array([nan], dtype=float32)], False)
     """
 
-    def finite(x: Any) -> Any:
-        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else True
-
-    def whole(each: list[tuple[Any, ...]]) -> tuple[list[Any], Any]:
-        found = [function(*args) for args in each]
-        if not check:
-            return found, jnp.asarray(False)
-        return found, jnp.stack([jnp.asarray(True), *map(finite, jax.tree.leaves(found))]).all()
-
-    run = compiled(whole)
+    run = compiled(function)
 
     def call(each: list[tuple[Any, ...]]) -> tuple[list[Any], bool]:
         leaves = jax.tree.leaves(each)
@@ -89,8 +83,8 @@ def together(
         devices = {device for x in leaves if isinstance(x, jax.Array) and not traced for device in x.devices()}
         if traced or len(devices) > 1 or not leaves:
             return [function(*args) for args in each], False
-        found, are_finite = run(each)
-        return found, bool(are_finite)
+        found = [run(*args) for args in each]
+        return found, check and not any(map(not_finite, jax.tree.leaves(found)))
 
     return call
 

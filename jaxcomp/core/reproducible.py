@@ -10,6 +10,8 @@ from jax import Array
 
 from jaxcomp.core.meshes import replicated
 
+_FEW = 16
+
 
 def steady_sum(values: Array, axes: Sequence[int]) -> Array:
     """Sums over axes, which stay with size 1: the same bits however the values are sharded or compiled.
@@ -52,10 +54,16 @@ def sum_runs(values: Array, axis: int, size: int) -> Array:
     values = filled_up(values, axis, runs * max(size, 1), 0)
     values = values.reshape(*values.shape[:axis], runs, max(size, 1), *values.shape[axis + 1 :])
     while size > 1:
-        half = -(-size // 2)
-        values = filled_up(values, axis + 1, 2 * half, 0)
-        low = jax.lax.slice_in_dim(values, 0, half, axis=axis + 1)
-        values, size = low + jax.lax.slice_in_dim(values, half, 2 * half, axis=axis + 1), half
+        # Halves of halves at once, of few neighbors all: a kernel to compile, where each sum of two would be one.
+        count = size if size <= _FEW else math.gcd(size, 8) if size % 2 == 0 else 2
+        size = -(-size // count)
+        values = filled_up(values, axis + 1, count * size, 0)
+        parts = [jax.lax.slice_in_dim(values, i * size, (i + 1) * size, axis=axis + 1) for i in range(count)]
+        while len(parts) > 1:
+            half = -(-len(parts) // 2)
+            sums = [low + high for low, high in zip(parts[:half], parts[half:], strict=False)]
+            parts = sums + parts[len(sums) : half]
+        (values,) = parts
     return values.squeeze(axis + 1)
 
 

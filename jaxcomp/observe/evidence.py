@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, own: Moment, units: tuple[float, float], about: Moment | None) -> "Part":
-        """Takes the part of a moment about the means of another.
+        """Takes the part of a moment about the means of another, in the memory of its second moments.
 
         Args:
           own: the moment.
@@ -39,8 +39,9 @@ class Part(NamedTuple):
         mean = np.zeros(own.now.shape[:2], own.now.dtype) if own.mean is None else own.mean * x
         lack = None
         if own.lack is not None:
-            lack = Lack(own.lack.mean * e, own.lack.cross * (x * e * by), own.lack.squares * (e * e * by))
-        now = own.now * (x * x * by)
+            cross = np.multiply(own.lack.cross, x * e * by, out=own.lack.cross)
+            lack = Lack(own.lack.mean * e, cross, own.lack.squares * (e * e * by))
+        now = np.multiply(own.now, x * x * by, out=own.now)
         if about is not None and about.mean is not None:
             x, e = ratios(about.units, units)
             mean = mean - about.mean * x
@@ -272,7 +273,7 @@ class Seen(NamedTuple):
         return any(bool(x.squares().any()) for x in self if x.rows)
 
     def evidence(self, examples: Sequence[Examples], centered: bool = False) -> Evidence:
-        """Returns the mean products.
+        """Returns the mean products, in the memory of the sums, which are gone.
 
         Args:
           examples: the examples of each batch.
@@ -280,10 +281,10 @@ class Seen(NamedTuple):
         """
         about = self.fit if centered else None
         units = host_unit(max(_size(x, about) for x in self if x.rows)), max(x.units[1] for x in self) or 1.0
+        squares = self.fit.squares() / max(self.fit.rows, 1) / units[0] ** 2
         part, other = (Part.of(x, units, about) if x.rows else None for x in self)
         out, total = counts(examples)
         assert part is not None
-        squares = self.fit.squares() / max(self.fit.rows, 1) / units[0] ** 2
         return Evidence(part, other, (self.fit.rows, self.held.rows), total - out, units[1] / units[0], squares)
 
 

@@ -70,11 +70,13 @@ def output_rows(use: Use, result: Any) -> jax.Array:
     return rows.reshape(use.size(use.stack[len(use.scans) :]), -1, use.size(use.free))
 
 
-def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
+def input_rows(use: Use, x: Any, places: int | None = None) -> Any:
     """Arranges a site's inputs as rows, float32 or wider: ``[matmul batch x groups, positions, reduction]``.
 
     Of a convolution these are the patches under its window, one for each position of its result; of more than
     ``places`` every third, fifth, ... along each axis (odd, so that a later stride of 2 does not see others).
+
+    An array of NumPy is arranged as one.
 
     Args:
       use: the site.
@@ -87,34 +89,40 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> jax.Array:
     if use.is_conv:
         patches = _patches(use, x, places)
         patches = patches.reshape(*patches.shape[:2], feature_groups(use), -1)
-        return jnp.transpose(patches, (2, 0, 1, 3)).reshape(feature_groups(use), -1, size)
-    x = jnp.transpose(x, (*use.input.passed, *use.input.contracted))
+        return patches.transpose(2, 0, 1, 3).reshape(feature_groups(use), -1, size)
+    x = x.transpose(*use.input.passed, *use.input.contracted)
     return x.reshape(use.size(use.stack[len(use.scans) :]), -1, size)
 
 
-def reading(use: Use) -> Any:
-    """Returns what determines :func:`input_rows` and the factor: hashable, and equal for sites that read alike."""
-    shapes = [value.shape for value in (*use.node.ins, *use.node.outs)]
-    sizes = [use.size(reduction(use)), use.size(use.stack[len(use.scans) :]), *map(use.size, use.window)]
-    return use.node.op, use.side, str((shapes, sizes, use.node.params, np.asarray(use.factor).tolist()))
-
-
-def _patches(use: Use, x: jax.Array, places: int | None) -> jax.Array:
+def _patches(use: Use, x: Any, places: int | None) -> Any:
     """``[batch x places, window, channels]``: taken axis by axis, which compiles in a fifth of the time of slices."""
     params = use.node.params
-    x = jnp.transpose(x, (*use.input.free, *use.input.window, *use.input.contracted))
+    x = x.transpose(*use.input.free, *use.input.window, *use.input.contracted)
     inner = [(low, high, by - 1) for (low, high), by in zip(params["padding"], params["lhs_dilation"], strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+    x = _padded(x, [(0, 0, 0), *inner, (0, 0, 0)])
     counts = [use.node.outs[0].shape[axis] for axis in use.contraction.window]
     every = 1
     while places and math.prod(-(-n // every) for n in counts) > places:
         every += 2
     counts = [-(-n // every) for n in counts]
     strides, steps = [by * every for by in params["window_strides"]], params["rhs_dilation"]
-    windows = [use.size(axis) for axis in use.window]
+    windows, take = [use.size(axis) for axis in use.window], (np if isinstance(x, np.ndarray) else jnp).take
     for i, (size, count, by, step) in enumerate(zip(windows, counts, strides, steps, strict=True)):
         places = np.arange(count)[:, None] * by + np.arange(size) * step
-        x = jnp.take(x, places, axis=1 + 2 * i, mode="clip")  # [batch, (places, window) of some axes, ..., channels]
+        x = take(x, places, axis=1 + 2 * i, mode="clip")  # [batch, (places, window) of some axes, ..., channels]
     ndim = len(windows)
     x = x.transpose(0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
     return x.reshape(-1, math.prod(windows), x.shape[-1])
+
+
+def _padded(x: Any, widths: Sequence[tuple[int, int, int]]) -> Any:
+    """Pads with zeros as ``lax.pad`` does; an array of NumPy too."""
+    if not isinstance(x, np.ndarray):
+        return lax.pad(x, jnp.zeros((), x.dtype), widths)
+    if not np.any(widths):
+        return x
+    spread = [slice(None, None, inner + 1) for *_, inner in widths]
+    spaced = np.zeros([max(n + (n - 1) * inner, 0) for n, (*_, inner) in zip(x.shape, widths, strict=True)], x.dtype)
+    spaced[tuple(spread)] = x
+    cut = [slice(max(-low, 0), n - max(-high, 0)) for n, (low, high, _) in zip(spaced.shape, widths, strict=True)]
+    return np.pad(spaced[tuple(cut)], [(max(low, 0), max(high, 0)) for low, high, _ in widths])

@@ -27,6 +27,7 @@ from jaxcomp.trace.account import left_out
 from jaxcomp.trace.first_and_last import ends
 from jaxcomp.trace.integer_weights import check_unquantized
 from jaxcomp.trace.ir import trace
+from jaxcomp.trace.once import once
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class PostTrained(NamedTuple):
 
 
 @shows_progress
+@once
 def ptq(
     apply_fn: Callable[..., Any],
     params: Params,

@@ -19,7 +19,7 @@ from jaxcomp.core.progress import Progress, shows_progress, told
 from jaxcomp.core.rules import ByPath, by_rule
 from jaxcomp.core.types import Params, State
 from jaxcomp.observe.batches import Select, checked_batches
-from jaxcomp.observe.evidence import Seen
+from jaxcomp.observe.evidence import Evidence, Seen
 from jaxcomp.observe.held_out import ENOUGH, examples_of, is_better, judged_on
 from jaxcomp.observe.matrices import feature_groups, reduction
 from jaxcomp.observe.moments import seen_at, unseen
@@ -170,29 +170,32 @@ def sparsify(
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
     recipe = _timely(recipe, method, distribution, [_shape(own[0], named[path]) for path, own in uses.items()])
+    evidence = {path: moments.pop(path).evidence(examples) for path in [*moments]}
     if not recipe.pattern:
-        evidence = {path: seen.evidence(examples) for path, seen in moments.items()}
         goals = _counts(recipe, uses, named, goals, evidence, distribution, maximum)
     found: dict[str, Pruned] = {}
 
     tell, number = told(progress), itertools.count()
 
-    def solve(path: str, use: Use, seen: Seen | None) -> Any:
+    def solve(path: str, use: Use, known: Evidence | None) -> Any:
         tell(next(number), len(uses), path)
-        check_finite({} if seen is None else {path: seen.sizes}, "on the data the input of ")
-        if seen is not None and not seen.reached:
-            skipped[path] = "its inputs are 0 on the data"
-            return named[path]
-        known = None if seen is None else seen.evidence(examples)
         found[path] = recipe.solve(path, use, named[path], known, goals[path])
         return found[path].leaf
 
-    walk = Walk(program, uses, solve, places, measured=False)
+    def reached(path: str, use: Use, seen: Seen) -> Any:
+        check_finite({path: seen.sizes}, "on the data the input of ")
+        if seen.reached:
+            return solve(path, use, seen.evidence(examples))
+        skipped[path] = "its inputs are 0 on the data"
+        return named[path]
+
+    walk = Walk(program, uses, reached, places, measured=False)
     if recipe.reads_data and reference != "dense":
+        evidence.clear()  # it was of the dense network
         walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given])
     else:
         for path, own in uses.items():
-            solve(path, own[0], moments.get(path) if recipe.reads_data else None)
+            solve(path, own[0], evidence.pop(path, None))
     tell(len(uses), len(uses), "all layers")
     decided = ""
     if any(own.plain is not None for own in found.values()):

@@ -13,10 +13,15 @@ from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.posttrain.sparsify_methods import PRUNERS, LayerMatrix, Pruner
 from jaxcomp.prune import reconstruct
+from jaxcomp.prune.sparsegpt import sparsegpt
 from jaxcomp.trace.uses import Use
 
 Reference = Literal["corrected", "pruned", "dense"]
 
+
+MOST_PRODUCTS = 3e9
+"""So many may the least squares of all outputs of a layer take, unless they were asked for, some 0.2 s: a layer of more
+is judged, and if data are few refitted, by a sweep."""
 
 MASKS_MARGIN = 1.02
 """How much more error a mask may make than magnitude's: nothing is fitted, and little is due to chance."""
@@ -68,7 +73,7 @@ class Recipe:
         """
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
-            moment = known.inputs
+            moment = known.part.products()
         weight = matrix(use, leaf)
         unit = host_unit(np.max(np.abs(weight), initial=0))
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
@@ -113,33 +118,51 @@ class Recipe:
         Else what it makes of correlations as far as they are not due to chance, taken as far as serves the examples
         that are held out; if that is no better either, the plain one: the smallest weights go, or none is refitted.
         """
-        all_ = known.pooled()
-        layer = self.layer(path, use, leaf, all_)
-        mask, new = self._pruned(layer, old, all_, goal)
-        plain = _Matrix(mask, np.where(mask, old, 0), back="no refit" if self.refits else "")
-        if self.pruner.needs == "moment":
-            small, _ = PRUNERS["magnitude"].prune(layer, *_keep(goal))
-            plain = _Matrix(small, np.where(small, old, 0), back="magnitude")
-        plain = plain.judged(known, old)
+        whole = known.power(old)
+        plain = self._plain(path, use, leaf, old, goal).judged(known, old, whole)
         if known.other is None or plain.error is None:
             return plain
         if not self.refits:
-            own = _Matrix(mask, new).judged(known, old)
+            own = _Matrix(*self._of_all(path, use, leaf, old, known, goal)).judged(known, old, whole)
             return own._replace(plain=plain) if own.error <= MASKS_MARGIN * plain.error else plain
         most = (1 - known.least_gain()) * plain.error
-        trial, chosen = self.layer(path, use, leaf, known), mask
-        if not known.suffices:  # a mask that was chosen on what is held out cannot be judged there
-            chosen, _ = self._pruned(trial, old, known, goal)
-        aimed = self._aim(trial, old, known)
-        fitted = reconstruct.least_squares(aimed.weight, trial.moment, chosen)
-        own = _Matrix(chosen, np.asarray(fitted, np.float64) * trial.unit).judged(known, old)._replace(plain=plain)
+        # A mask that was chosen on what is held out cannot be judged there, unless it hardly depends on that.
+        mask, new = self._of_all(path, use, leaf, old, known, goal) if known.suffices else (None, None)
+        trial = self.layer(path, use, leaf, known)
+        mask, fitted = self._refitted(self._aim(trial, old, known), mask, goal)
+        own = _Matrix(mask, fitted * trial.unit).judged(known, old, whole)._replace(plain=plain)
         if own.error <= most:
-            return own._replace(weight=new) if known.suffices else own
-        shrunk = known.moment()
-        mask, new = self._pruned(self.layer(path, use, leaf, known, shrunk), old, known, goal)
+            return own if new is None else own._replace(weight=new)
+        del trial, new  # they may be large
+        mask, new = self._pruned(self.layer(path, use, leaf, known, known.moment()), old, known, goal)
         start = np.where(mask, old, 0)
-        own = _Matrix(mask, start + known.share(start, new, old) * (new - start)).judged(known, old)
+        own = _Matrix(mask, start + known.share(start, new, old) * (new - start)).judged(known, old, whole)
         return own._replace(plain=plain) if own.error <= most else plain
+
+    def _plain(self, path: str, use: Use, leaf: Any, old: np.ndarray, goal: Any) -> "_Matrix":
+        """Prunes by what a method has to be better than: the smallest weights go, or those of its mask without data."""
+        ranks = self.pruner.needs == "moment"
+        pruner = PRUNERS["magnitude"] if ranks else self.pruner
+        mask, _ = pruner.prune(self.layer(path, use, leaf, None), *_keep(goal))
+        return _Matrix(mask, np.where(mask, old, 0), back="magnitude" if ranks else "no refit" if self.refits else "")
+
+    def _of_all(
+        self, path: str, use: Use, leaf: Any, old: np.ndarray, known: Evidence, goal: Any
+    ) -> tuple[Any, np.ndarray]:
+        all_ = known.pooled()
+        return self._pruned(self.layer(path, use, leaf, all_), old, all_, goal)
+
+    def _refitted(self, layer: LayerMatrix, mask: Any, goal: Any) -> tuple[Any, np.ndarray]:
+        """Returns a mask, the method's own unless one is given, and its best weights; of large layers a sweep's."""
+        new = None
+        if mask is None:
+            mask, new = self.pruner.prune(layer, *_keep(goal))
+        products = float(np.sum(np.asarray(mask).sum(1, dtype=np.float64) ** 3)) / 3
+        if self.refit or products <= MOST_PRODUCTS:
+            new = reconstruct.least_squares(layer.weight, layer.moment, mask)
+        elif new is None:
+            _, new = sparsegpt(layer.weight, layer.moment, upper=layer.upper, mask=mask)
+        return mask, np.asarray(new, np.float64)
 
     @property
     def refits(self) -> bool:
@@ -170,9 +193,8 @@ class _Matrix(NamedTuple):
     back: str = ""
     plain: Any = None
 
-    def judged(self, known: Evidence, old: np.ndarray) -> "_Matrix":
+    def judged(self, known: Evidence, old: np.ndarray, whole: float) -> "_Matrix":
         """With its squared error over the squares of what the outputs were, on the examples that are held out."""
-        whole = known.power(old)
         return self._replace(error=float(known.error(self.weight, old).sum()) / whole if whole else None)
 
 

@@ -5,7 +5,7 @@ stretch of nodes, each compiled whole, on all batches before the next.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +69,12 @@ def _run(
     for i, x in zip(places, data, strict=True):
         given[i] = x
     return Interpreter().body(frame, given)
+
+
+def _let_go(operands: list[Any], kept: int = 0) -> None:
+    """Frees what depends on data, but for the first batches."""
+    for i in (i for i, x in enumerate(operands) if isinstance(x, _Streams)):
+        operands[i] = _Streams(operands[i][:kept])
 
 
 class Walk(Interpreter):
@@ -185,52 +191,58 @@ class Walk(Interpreter):
         return node in self._sites and not (self._splits or node in self._inputs or node in self._biases)
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
-        """Applies one primitive, or a stretch of them, to every batch."""
+        """Applies one primitive, or a stretch of them, to every batch; each is freed once it is read."""
         if node.op == STRETCH:
             first, given = node.frames[0].nodes[0], dict(zip(node.ins, operands, strict=True))
             if first in self._sites:
                 read = [value.const if value.const is not None else given[value] for value in first.ins]
                 self._observe(first, [self._sites[first]], read)
+                del read  # it is let go of below
+            del given
             return self._applied(node.frames[0], operands)
         if node.frames and node.op not in LOOPS and self._stops(node):
             return self.body(node.frames[0], operands)
-        operands = self._altered(node, operands)
+        self._alter(node, operands)
         here = [self._sites[inner] for inner in all_nodes(Frame([], [node], [])) if inner in self._sites]
         if not here and not any(isinstance(x, _Streams) for x in operands):
             made = _Applied(node, operands)
             return [_OfParams(made, i) for i in range(len(node.outs))]
         ready, leak = self._observe(node, here, operands), None
         alone = Frame(node.ins, [node], node.outs)
-        outs = self._applied(alone, operands)
         if node in self._biases:
             bias = self._biases[node]
-            leak = self._set(bias, outs[0])
-            again = self._applied(alone, operands, self._batches)
-            outs = [_Streams([*new, *x[self._batches :]]) for new, x in zip(again, outs, strict=True)]
             ready = [bias.weight]
+            outs, leak = self._set(bias, alone, operands)
+        else:
+            outs = self._applied(alone, operands)
         if self._measured and node.op not in LOOPS:
             self.errors |= {path: self._error(outs[0], leak) for path in ready}
         return outs
 
-    def _applied(self, frame: Frame, operands: list[Any], streams: int | None = None) -> list[Any]:
-        """Runs a stretch of nodes on every batch, with parameters as they are now and as they were.
+    def _applied(self, frame: Frame, operands: list[Any]) -> list[Any]:
+        """Runs a stretch of nodes on every batch, with parameters as they are now and as they were."""
+        each = self._each(frame, operands, range(self._streams))
+        _let_go(operands)
+        return [_Streams(column) for column in zip(*each, strict=True)]
 
-        Args:
-          frame: the nodes.
-          operands: of the nodes.
-          streams: of how many of both, the new ones first; None: of all.
-        """
+    def _each(self, frame: Frame, operands: list[Any], streams: Iterable[int]) -> Iterator[list[Any]]:
+        """Runs a stretch of nodes on some batches, one after another; each is freed once it is read."""
         places = [i for i, x in enumerate(operands) if isinstance(x, _Streams)]
         leaves = self._leaves_in(operands)
         key = (*frame.nodes,), (*places,), (*(self._leaves.index(leaf) for leaf in leaves),)
         if key not in self._programs:
             own = [None if isinstance(x, _Streams) else x for x in operands]
             self._programs[key] = compiled(functools.partial(_run, frame, own, places, leaves))
-        program, results = self._programs[key], []
-        for stream in range(self._streams if streams is None else streams):
-            known = self._known[stream >= self._batches]
-            results.append(program([operands[i][stream] for i in places], [known[leaf][0] for leaf in leaves]))
-        return [_Streams(column) for column in zip(*results, strict=True)]
+        program, data = self._programs[key], [list(operands[i]) for i in places]
+
+        def run() -> Iterator[list[Any]]:
+            for stream in streams:
+                known, given = self._known[stream >= self._batches], [own[stream] for own in data]
+                for own in data:
+                    own[stream] = None
+                yield program(given, [known[leaf][0] for leaf in leaves])
+
+        return run()
 
     def _leaf(self, path: str) -> _Applied:
         return self._leaves[self._program.paths.index(path)]
@@ -249,32 +261,42 @@ class Walk(Interpreter):
             pending += more
         return sorted(found, key=self._leaves.index)
 
-    def _altered(self, node: Node, operands: list[Any]) -> list[Any]:
-        """A node's operands, what a site reads now being altered."""
+    def _alter(self, node: Node, operands: list[Any]) -> None:
+        """Alters what a site reads now."""
         if node not in self._inputs:
-            return operands
-        new, half = self._inputs[node], self._batches
-        return [
-            _Streams([*map(new, x[:half], self.examples), *x[half:]]) if isinstance(x, _Streams) else x
-            for x in operands
-        ]
+            return
+        for i in (i for i, x in enumerate(operands) if isinstance(x, _Streams)):
+            operands[i] = _Streams(operands[i])
+            for stream, own in enumerate(self.examples):
+                operands[i][stream] = self._inputs[node](operands[i][stream], own)
 
-    def _set(self, bias: Bias, out: _Streams) -> Any:
+    def _set(self, bias: Bias, frame: Frame, operands: list[Any]) -> tuple[list[Any], Any]:
         """Moves a bias by as much as the means of what it is added to have moved, if that is no mere chance.
 
         Returns:
-          What the examples that are held out had a part in, as it broadcasts against the result.
+          The results of what adds it, and what the examples that are held out had a part in, as it broadcasts against
+          them.
         """
-        new, old = out[: self._batches], out[self._batches :]
-        if old:
-            self._means[bias.path] = [own.means(x, bias.axes) for own, x in zip(self.examples, old, strict=True)]
-        before = zip(self.examples, new, self._means[bias.path], strict=True)
-        off = [own.means(x, bias.axes) - mean for own, x, mean in before]
+        half, now, shift = self._batches, self.examples, bias.axes
+        before = self._each(frame, operands, range(half))
+        means = [own.means(x[0], shift) for own, x in zip(now, before, strict=True)]
+        old = self._each(frame, operands, range(half, self._streams))
+        _let_go(operands, half)
+        rest = list(old)
+        if rest:
+            self._means[bias.path] = [own.means(x[0], shift) for own, x in zip(now, rest, strict=True)]
+        leak = self._moved(bias, [mean - was for mean, was in zip(means, self._means[bias.path], strict=True)])
+        new = self._each(frame, operands, range(half))
+        _let_go(operands)
+        return [_Streams(column) for column in zip(*new, *rest, strict=True)], leak
+
+    def _moved(self, bias: Bias, off: list[np.ndarray]) -> Any:
+        """Moves a bias by what examples' means are off by, unless by chance; returns held-out ones' part in it."""
         held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
         each, fit = np.concatenate(off), ~held
         if (self._apart or len(each) < ENOUGH) and fit.any():
             each, fit = each[fit], fit[fit]
-        leaf = self._leaf(bias.path)
+        leaf, result = self._leaf(bias.path), bias.node.outs[0]
         value = self._known[0][leaf][0]
         self._left[bias.path] = 0
         if by_chance(each):
@@ -285,8 +307,8 @@ class Walk(Interpreter):
         real = wide(jnp.result_type(value))
         moved = np.asarray(value).astype(real) - (bias.sign * mean.reshape(np.shape(value))).astype(real)
         self._replace({bias.path: beside(jax.device_put(moved.astype(jnp.result_type(value))), value)})
-        shape = [n if i in bias.axes else 1 for i, n in enumerate(out[0].shape)]
-        return (mean - np.mean(each[fit], 0)).reshape(shape).astype(wide(out[0].dtype)) if fit.any() else None
+        shape = [n if i in bias.axes else 1 for i, n in enumerate(result.shape)]
+        return (mean - np.mean(each[fit], 0)).reshape(shape).astype(wide(result.dtype)) if fit.any() else None
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):

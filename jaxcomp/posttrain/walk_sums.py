@@ -1,15 +1,15 @@
 """Sums of a walk over its batches, on the host: moments of layer inputs, and the squares of errors."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.programs import compiled
+from jaxcomp.core.meshes import replicated
 from jaxcomp.observe.evidence import Seen, joined
 from jaxcomp.observe.held_out import Examples, Split
-from jaxcomp.observe.matrices import input_rows, reading
+from jaxcomp.observe.matrices import input_rows
 from jaxcomp.observe.row_moments import moments_of
 from jaxcomp.trace.scaled import by_factor
 from jaxcomp.trace.uses import Use
@@ -30,10 +30,10 @@ def seen_by(
       inputs: of the site, for each batch, as they are now and as they were.
       weight: of the layer, ``[groups, n, out]``, float64.
     """
-    read, found = _rows_of(use, places), []
+    found = []
     some: list[tuple[np.ndarray, np.ndarray, Split]] = []
     for own, (now, old) in zip(examples, inputs, strict=True):
-        rows, changes = map(np.asarray, read(now, old))
+        rows, changes = _rows_of(use, now, old, places)
         if some and (len(some) + 1) * rows.size > TOGETHER:
             found.append(_seen(some, weight))
             some = []
@@ -46,15 +46,10 @@ def _seen(some: Sequence[tuple[np.ndarray, np.ndarray, Split]], weight: np.ndarr
     return Seen(*moments_of(rows, changes, weight, list(zip(*splits, strict=True))))
 
 
-def _rows_of(use: Use, places: int | None) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """A site's rows as they are now, and how they were, less that: a program for all sites that read alike."""
-
-    def rows(now: Any, old: Any) -> tuple[Any, Any]:
-        change = old.astype(wide(old.dtype)) - now.astype(wide(now.dtype))
-        now, change = (by_factor(use, input_rows(use, x, places)) for x in (now, change))
-        return now, change
-
-    return compiled(rows, key=("rows", reading(use), places))
+def _rows_of(use: Use, now: Any, old: Any, places: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Copies a site's rows as they are now, and their old values less those, on the host, which compiles nothing."""
+    rows, before = (input_rows(use, np.asarray(replicated(x)), places) for x in (now, old))
+    return tuple(np.asarray(by_factor(use, each)) for each in (rows, before - rows))  # type: ignore[return-value]
 
 
 def squares_of(examples: Examples, new: Any, old: Any, leak: Any) -> np.ndarray:

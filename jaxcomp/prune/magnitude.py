@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from jax import Array
 
-from jaxcomp.core import threshold
 from jaxcomp.core.called import printed
 from jaxcomp.core.counts import kept_count
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.largest import keep_largest
 from jaxcomp.core.stacked import Axes
 from jaxcomp.core.types import Compressor, Schedule
 from jaxcomp.prune.pruner import prune
@@ -31,9 +31,9 @@ def magnitude_masks(weights: list[Array], sparsity: Any, scope: Literal["layer",
     """
     if scope == "global":
         total = sum(weight.size for weight in weights)
-        return threshold.keep_largest(weights, [kept_count(sparsity, total)], [0] * len(weights))
+        return keep_largest(weights, [kept_count(sparsity, total)], [0] * len(weights))
     keep = [kept_count(sparsity, weight.size) for weight in weights]
-    return threshold.keep_largest(weights, keep, range(len(weights)))
+    return keep_largest(weights, keep, range(len(weights)))
 
 
 @printed

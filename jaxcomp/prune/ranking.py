@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core import leaves, threshold
+from jaxcomp.core.largest import keep_largest
 from jaxcomp.core.units import common_unit
 from jaxcomp.prune import selection
 from jaxcomp.prune.distributions import Distribution, Shares
@@ -92,9 +93,9 @@ class Ranking(NamedTuple):
             return selection.keep_beside(safe, floors, scores, keep, group)
         if self.distribution.compete and any(floors):
             scores = selection.scores_of(values, of)
-            safe = threshold.keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
+            safe = keep_largest(scores, floors, range(len(scores)), score=threshold.itself)
             return selection.keep_beside(safe, floors, scores, keep, group)
-        return threshold.keep_largest(values, _stacked(keep), group, score=of)
+        return keep_largest(values, keep, group, score=of)
 
     def _in_units(self, raw: Sequence[Array]) -> Sequence[Array]:
         """Evidence scaled so that squares neither underflow nor overflow; of tensors that are compared in one unit."""
@@ -116,9 +117,3 @@ class Ranking(NamedTuple):
         if scale is not None:
             values, of = [scale(of(value), path) for value, path in zip(values, paths, strict=True)], threshold.itself
         return values, of
-
-
-def _stacked(keep: Sequence[Any]) -> Any:
-    return (
-        keep if all(isinstance(count, int) for count in keep) else jnp.stack([jnp.asarray(k, jnp.uint32) for k in keep])
-    )

@@ -15,6 +15,7 @@ from jax import Array
 from scipy.linalg import lapack
 
 from jaxcomp.core import threshold
+from jaxcomp.core.largest import mask_of
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.quadratic import inverse
 from jaxcomp.prune.distributions import output_by_output
@@ -81,13 +82,7 @@ def keep_of_layer(scores: Any, keep: int | Array) -> Any:
     """
     if any(isinstance(x, jax.core.Tracer) for x in (scores, keep)):
         return threshold.keep_largest([scores], [keep], [0], score=threshold.itself)[0]
-    flat, keep = np.asarray(scores).ravel(), int(keep)
-    if not keep:
-        return np.zeros(np.shape(scores), bool)
-    level = np.partition(flat, flat.size - keep)[flat.size - keep]
-    mask = flat > level
-    mask[np.flatnonzero(flat == level)[: keep - np.count_nonzero(mask)]] = True
-    return mask.reshape(np.shape(scores))
+    return mask_of([np.asarray(scores)], int(keep))[0]
 
 
 def keep_per_output(scores: Array, keep: int) -> Array:

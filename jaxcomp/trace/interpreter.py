@@ -98,11 +98,13 @@ class Interpreter:
 
         last = self._last_uses(frame)
         for node in frame.nodes:
-            with compat.written_at(node.equations), self._within(node):
-                outs = self.node(node, [read(value) for value in self.reads(node)])
-                env.update(zip(node.outs, self._named(node.outs, outs), strict=True))
-            for value in last.get(node, ()):
+            given, dying = [read(value) for value in self.reads(node)], last.get(node, ())
+            for value in dying:  # before it is run, so that it may let go of what it was given
                 env.pop(value, None)
+            with compat.written_at(node.equations), self._within(node):
+                outs = self._named(node.outs, self.node(node, given))
+            env.update((value, x) for value, x in zip(node.outs, outs, strict=True) if value not in dying)
+            del given, outs
         self.end(frame, read)
         return [read(value) for value in frame.outs]
 

@@ -14,6 +14,7 @@ import jax
 from jaxcomp.core.calls import check_function, explained
 from jaxcomp.core.paths import path_string
 from jaxcomp.trace import compat
+from jaxcomp.trace.once import found
 from jaxcomp.trace.symbols import Numbers
 
 MATMULS = ("dot_general", "conv_general_dilated")
@@ -135,6 +136,10 @@ def trace(apply_fn: Callable[..., Any], params: Any, *example: Any) -> Program:
       (('w',), ['dot_general'])
     """
     check_function(apply_fn)
+    return found(apply_fn, (params, example), lambda: _traced(apply_fn, params, example))
+
+
+def _traced(apply_fn: Callable[..., Any], params: Any, example: tuple[Any, ...]) -> Program:
     with explained("apply_fn(params, *inputs)", params, example):
         closed, shapes = jax.make_jaxpr(apply_fn, return_shape=True)(params, *example)
     jaxpr, consts = compat.opened(closed)

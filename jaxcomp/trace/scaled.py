@@ -70,7 +70,7 @@ def by_factor(use: Use, x: Any, power: int = 1) -> Any:
     if np.ndim(use.factor) == 0:
         return x if use.factor == 1 else x * float(use.factor) ** power
     each = np.repeat(use.factor, len(x) // len(use.factor)) ** power
-    return x * jnp.asarray(each.reshape(-1, *[1] * (x.ndim - 1)), x.dtype)
+    return x * np.asarray(each.reshape(-1, *[1] * (x.ndim - 1)), x.dtype)
 
 
 def _paired(named: Mapping[str, Any], program: Program) -> list[tuple[tuple[str, Any], Value]]:

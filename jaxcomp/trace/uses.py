@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcomp.trace.contraction import Axes, Contraction
 from jaxcomp.trace.ir import Node, Program, Value
+from jaxcomp.trace.once import found
 from jaxcomp.trace.packed import chain
 from jaxcomp.trace.packed.leaf import Indices, Packed, pack
 from jaxcomp.trace.packed.run import PackedInterpreter
@@ -149,6 +150,10 @@ def uses_of(program: Program) -> dict[str, Uses]:
     Returns:
       ``{path: its readers}``.
     """
+    return dict(found(program.frame, (), lambda: _probed(program)))
+
+
+def _probed(program: Program) -> dict[str, Uses]:
     params = program.parameters()
     wanted = {path: value for path, value in params.items() if is_weight(value)}
     probe = _Probe(wanted)

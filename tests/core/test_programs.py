@@ -52,13 +52,13 @@ def test_other_shapes_types_and_devices_have_their_own() -> None:
         np.testing.assert_array_equal(np.asarray(twice(x), np.float32), 2 * np.asarray(x, np.float32))
 
 
-def test_many_calls_are_one_program_and_tell_whether_all_is_finite() -> None:
+def test_calls_of_a_kind_are_one_program_and_all_tell_whether_all_is_finite() -> None:
     calls = [(X,), (X[:2] - 1,), (X.astype(jnp.bfloat16),), (jnp.arange(2),)]
     found: list[Any] = []
     root = together(jnp.sqrt)
-    assert count(lambda: found.extend(root(calls[::2]))) == 1
+    assert count(lambda: found.extend(root([*calls[::2], (2 * X,), (3 * X,)]))) == 2
     assert found[1]
-    jax.tree.map(np.testing.assert_array_equal, found[0], [jnp.sqrt(x) for (x,) in calls[::2]])
+    jax.tree.map(np.testing.assert_array_equal, found[0], [jnp.sqrt(x) for x in (X, calls[2][0], 2 * X, 3 * X)])
     assert not root(calls)[1]
     assert root([]) == ([], False)
     assert not together(jnp.sqrt, check=False)(calls[::2])[1]  # not asked for

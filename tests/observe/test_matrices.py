@@ -82,6 +82,7 @@ def test_rows_times_matrix_is_the_result(name: str) -> None:
     factor = 2 if name == "scaled transpose" else 1
     np.testing.assert_allclose(joined, factor * expected, atol=1e-4)
     np.testing.assert_array_equal(unmatrix(use, weight, params["w"].shape), np.asarray(params["w"], np.float64))
+    np.testing.assert_array_equal(rows, input_rows(use, np.asarray(x)))  # on the host too
 
 
 def im2col(case: Case, x: np.ndarray, strides: Any, low: Any, dilation: Any, out: Any) -> np.ndarray:
@@ -125,5 +126,6 @@ def test_fewer_places_are_evenly_spread() -> None:
     params, x, function = prepared(Case(conv(), (3, 3, 2, 3), (1, 9, 7, 2)))
     use = use_of(function, params, x)
     every = np.asarray(input_rows(use, x)).reshape(9, 7, -1)
-    np.testing.assert_array_equal(input_rows(use, x, places=9)[0], every[::3, ::3].reshape(9, -1))
-    np.testing.assert_array_equal(input_rows(use, x, places=63)[0], every.reshape(63, -1))
+    for given in (x, np.asarray(x)):
+        np.testing.assert_array_equal(input_rows(use, given, places=9)[0], every[::3, ::3].reshape(9, -1))
+        np.testing.assert_array_equal(input_rows(use, given, places=63)[0], every.reshape(63, -1))

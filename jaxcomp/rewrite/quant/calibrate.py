@@ -139,7 +139,8 @@ def calibrate(
     counts = _histograms(program, groups, counted, ends, bins, examples[0]) if any(fits.values()) else []
 
     def grids(of: Sequence[Examples] | None) -> dict[str, Grid]:
-        each = [_ranges(reaches, of)[i] for i in there]
+        every = _ranges(reaches, of)
+        each = [every[i] for i in there]
         seen = [_moving_average(own, momentum) if momentum is not None else _widest(own) for own in each]
         tallies: list[Any] = [_tallied(own, of) for own in counts] or [None] * len(groups)
         return {

@@ -20,16 +20,18 @@ from jaxcomp.rewrite.quant.encode import encode, encode_to_train
 from jaxcomp.rewrite.quant.integers import QuantizedRun, sites_in
 from jaxcomp.rewrite.quant.report import QuantReport, QuantRow, report_of
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
-from jaxcomp.rewrite.quant.targets import Targets, find_targets, reached
+from jaxcomp.rewrite.quant.targets import Target, Targets, find_targets, reached
 from jaxcomp.rewrite.rewritten import Born, RewrittenPacked, leaf_data, leaf_from
 from jaxcomp.trace.account import left_out
 from jaxcomp.trace.integer_weights import Rounding, check_reads_weights
 from jaxcomp.trace.ir import Node, Program, Value, all_nodes, trace
 from jaxcomp.trace.liveness import values_inside
+from jaxcomp.trace.once import once
 from jaxcomp.trace.packed.codes import Codes
 from jaxcomp.trace.sites import check_reads
 
 
+@once
 def quantize(
     apply_fn: Callable[..., Any],
     params: Params,
@@ -102,18 +104,28 @@ def quantize(
         targets = _inputs_left(program, targets)
     known = _checked_ranges({**_unknown(targets, named), **(ranges or {})} if abstract else dict(ranges or {}), targets)
 
-    def encoded(leaves: Mapping[str, Any], grids: Mapping[str, Grid], ranges: Mapping[str, Grid]) -> dict[str, Codes]:
-        return {
-            path: encode(target, leaves[path], grids, ranges).in_bytes(target.scheme.format.bits)
-            for path, target in targets.weights.items()
-        }
-
-    # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
-    wanted = {path: named[path] for path in targets.weights}, dict(grids or {}), known
-    packed = jax.eval_shape(encoded, *wanted) if abstract else compiled(encoded)(*wanted)
+    given = dict(grids or {})
+    packed = {path: _encoded(own, named[path], given, known, abstract) for path, own in targets.weights.items()}
     report = report_of(program, example, packed, targets, named)
     new = Quantized(apply_fn, params, packed, report, Born(example, program, sites_in(program)))
     return new, replace_leaves(params, packed)
+
+
+def _encoded(target: Target, leaf: Any, grids: Mapping[str, Grid], ranges: Mapping[str, Grid], abstract: bool) -> Codes:
+    """A parameter as codes, by one small program for all that are encoded alike."""
+    path, bits = target.path, target.scheme.format.bits
+    nameless = dataclasses.replace(target, path="")
+
+    def run(leaf: Any, grids: Mapping[str, Grid], ranges: Mapping[str, Grid], target: Target = nameless) -> Codes:
+        return encode(target, leaf, grids, ranges).in_bytes(bits)
+
+    # Grids are arguments: by a constant a compiler does not divide as training did, but multiplies by its inverse.
+    given = leaf, *({"": own[path]} if path in own else {} for own in (grids, ranges))
+    try:
+        codes = jax.eval_shape(run, *given) if abstract else compiled(run, key=("encode", nameless))(*given)
+    except ArgumentError:  # which says it of no path
+        codes = run(leaf, grids, ranges, target)
+    return codes.of(path)
 
 
 class Quantized(RewrittenPacked[frozenset[Node]]):

@@ -93,6 +93,10 @@ class Packed:
         own = {name: getattr(self, name) for name in ("parts", *self._static)}
         return type(self)(**{**own, **changes})
 
+    def of(self, path: str) -> Self:
+        """Returns it as that of another parameter."""
+        return self._with(path=path)
+
     def transposed(self, order: Sequence[int]) -> Self:
         """Puts the axes into another order."""
         return self._with(axes=[self.axes[i] for i in order])

@@ -1,0 +1,82 @@
+"""Exact selection of the k largest scores outside of jit: on the host, where a search would be compiled anew a tree."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxcomp.core import threshold
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import is_explicit, mesh_is_set
+
+ON_HOST: dict[Any, Callable[[np.ndarray], np.ndarray]] = {jnp.abs: np.abs, threshold.itself: lambda scores: scores}
+"""Functions of scores that NumPy has, of the same bits."""
+
+
+def keep_largest(
+    values: Sequence[Array],
+    keep: Sequence[Any],
+    group: Sequence[int],
+    *,
+    score: Callable[[Array], Array] = jnp.abs,
+) -> list[Array]:
+    """Masks the largest scores as :func:`jaxcomp.core.threshold.keep_largest` does; by NumPy where a CPU holds them.
+
+    Args:
+      values, group, score: as there.
+      keep: a count a group.
+
+    Example:
+      >>> keep_largest([jnp.array([0.1, -0.5, 0.5, 0.2])], [1], [0])[0].tolist()
+      [False, True, False, False]
+    """
+    if score not in ON_HOST or mesh_is_set() or not all(map(_is_here, [*values, *keep])):
+        counts: Any = keep
+        if not all(isinstance(count, int) for count in keep):
+            counts = jnp.stack([jnp.asarray(count, jnp.uint32) for count in keep])
+        return threshold.keep_largest(values, counts, group, score=score)
+    scores = [ON_HOST[score](np.asarray(value)) for value in values]
+    masks: dict[int, np.ndarray] = {}
+    for g, count in enumerate(keep):
+        own = [i for i, each in enumerate(group) if each == g]
+        kept = mask_of([scores[i] for i in own], int(count))
+        masks |= zip(own, kept, strict=True)
+    return [_beside(masks[i], value) for i, value in enumerate(values)]
+
+
+def mask_of(scores: Sequence[np.ndarray], keep: int) -> list[np.ndarray]:
+    """Masks the ``keep`` largest of several arrays together, NaN the largest of all, of equals the first.
+
+    Example:
+      >>> mask_of([np.array([1.0, 3.0]), np.array([3.0, np.nan])], 2)[0].tolist()
+      [False, True]
+    """
+    parts = [np.asarray(own, wide(own.dtype)).ravel() for own in scores]
+    flat = np.concatenate(parts) if parts else np.zeros(0)
+    if np.isnan(flat).any():
+        flat = np.where(np.isnan(flat), np.inf, flat)
+    if not 0 < keep < flat.size:
+        mask = np.full(flat.size, keep > 0)
+    else:
+        level = np.partition(flat, flat.size - keep)[flat.size - keep]
+        mask = flat > level
+        mask[np.flatnonzero(flat == level)[: keep - np.count_nonzero(mask)]] = True
+    cut = np.split(mask, np.cumsum([own.size for own in parts])[:-1]) if parts else []
+    return [own.reshape(like.shape) for own, like in zip(cut, scores, strict=True)]
+
+
+def _is_here(x: Any) -> bool:
+    """Whether real numbers can be looked at where they are, in the memory of a CPU, and are on no mesh."""
+    if not isinstance(x, jax.Array):
+        return isinstance(x, int | np.integer | np.ndarray) and not np.iscomplexobj(x)
+    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable or is_explicit(x) or jnp.iscomplexobj(x):
+        return False
+    return [device.platform for device in x.devices()] == ["cpu"]
+
+
+def _beside(mask: np.ndarray, like: Any) -> Array:
+    committed = isinstance(like, jax.Array) and like.committed
+    return jax.device_put(mask, like.sharding if committed else None)
