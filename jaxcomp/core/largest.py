@@ -23,7 +23,7 @@ def keep_largest(
     *,
     score: Callable[[Array], Array] = jnp.abs,
 ) -> list[Array]:
-    """Masks the largest scores as :func:`jaxcomp.core.threshold.keep_largest` does; by NumPy where a CPU holds them.
+    """Selects the largest scores as :func:`jaxcomp.core.threshold.keep_largest` does; by NumPy where a CPU holds them.
 
     Args:
       values, group, score: as there.
@@ -48,7 +48,7 @@ def keep_largest(
 
 
 def mask_of(scores: Sequence[np.ndarray], keep: int) -> list[np.ndarray]:
-    """Masks the ``keep`` largest of several arrays together, NaN the largest of all, of equals the first.
+    """Selects the ``keep`` largest of several arrays together, NaN the largest of all, of equals the first.
 
     Example:
       >>> mask_of([np.array([1.0, 3.0]), np.array([3.0, np.nan])], 2)[0].tolist()
