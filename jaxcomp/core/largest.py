@@ -50,6 +50,10 @@ def keep_largest(
 def mask_of(scores: Sequence[np.ndarray], keep: int) -> list[np.ndarray]:
     """Selects the ``keep`` largest of several arrays together, NaN the largest of all, of equals the first.
 
+    Args:
+      scores: the arrays.
+      keep: how many are selected.
+
     Example:
       >>> mask_of([np.array([1.0, 3.0]), np.array([3.0, np.nan])], 2)[0].tolist()
       [False, True]
