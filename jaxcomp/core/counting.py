@@ -44,21 +44,21 @@ class Ranked(NamedTuple):
 
     @property
     def ranks(self) -> list[int]:
-        """That of each array's first element: in a group the first has the highest, the last has 1."""
+        """The rank of each array's first element: in a group the first has the highest, the last has 1."""
         return [self.sizes[g] - offset for g, offset in zip(self.group, self.offsets, strict=True)]
 
     def scores(self, value: Array) -> Array:
-        """Scores in their common type, NaN above all numbers."""
+        """Scores an array in the common dtype, NaN above all numbers."""
         return clean(self.score(value).astype(self.dtype))
 
 
 def clean(scores: Array) -> Array:
-    """Scores in which NaN is infinite."""
+    """Replaces NaN among scores by infinity."""
     return jnp.where(jnp.isnan(scores), jnp.inf, scores)
 
 
 def common(dtypes: set[Any]) -> Any:
-    """The type that scores are ranked in: their own, or one that holds all of them, and an infinity."""
+    """Returns the dtype that scores are ranked in: their own, or one that holds all of them, and an infinity."""
     if len(dtypes) > 1:
         return wide(*dtypes)
     (dtype,) = dtypes
@@ -66,12 +66,15 @@ def common(dtypes: set[Any]) -> Any:
 
 
 def masks(ranked: Ranked, level: Array, cut: Array, places: Sequence[Any] | None = None) -> list[Array]:
-    """What is kept: above its group's level, and on it of ranks from ``cut`` on.
+    """Masks the elements that are kept: above their group's level, and on it those of ranks from ``cut`` on.
 
     Args:
       ranked: the arrays.
       level, cut: ``[G]``; a group that keeps nothing has a level that is no number.
       places: 0, 1, 2, ..., of each array its own, as :class:`Pieces` has them.
+
+    Returns:
+      Boolean arrays of their shapes; True = kept.
     """
     group, ranks = np.array(ranked.group, np.int32), np.array(ranked.ranks, np.uint32)
     levels, cuts = level[group], cut.astype(jnp.uint32)[group]
@@ -84,7 +87,7 @@ def masks(ranked: Ranked, level: Array, cut: Array, places: Sequence[Any] | None
 
 
 def array_by_array(ranked: Ranked, level: Array | None, at: Array, is_read: Array) -> Array:
-    """How many elements of each group reach each of its probes: ``[G, K]`` uint32.
+    """Counts the elements of each group that reach each of its probes: ``[G, K]`` uint32.
 
     Args:
       ranked: the arrays.
@@ -155,7 +158,7 @@ def _sums(hits: list[Array]) -> Array:
 
 
 def can_be_cut(values: Sequence[Array]) -> bool:
-    """Whether a position in each array is an int32, as a piece's is."""
+    """Returns whether a position in each array is an int32, as a piece's is."""
     return all(value.size < 2**31 for value in values)
 
 
@@ -193,15 +196,19 @@ class Pieces:
 
     @staticmethod
     def places(before: Sequence[Any], found: Array) -> list[Array]:
-        """The numbers that they were, 0, 1, 2, ..., as results that a compiler does not know.
+        """Returns the numbers 0, 1, 2, ... of arrays, ``before``, as results that a compiler does not know.
 
         XLA:CPU compiles equal kernels once. Those of arrays of one size are equal if no constant tells them apart.
+
+        Args:
+          before: the numbers.
+          found: keys that a search found, none of which is 0.
         """
         zero = (found[0] == 0).astype(jnp.int32)  # no key is 0
         return [place + zero for place in before]
 
     def count(self, on_level: Any, level: Array, at: Array, is_read: Array) -> Array:
-        """How many elements of each piece reach each of its group's probes: ``[P, K]`` uint32.
+        """Counts the elements of each piece that reach each of its group's probes: ``[P, K]`` uint32.
 
         Args:
           on_level: whether the ranks of elements on their group's level are counted, or scores; may be traced.

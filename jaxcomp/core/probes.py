@@ -18,7 +18,7 @@ PROBES = 8
 
 
 def order(scores: Array) -> Array:
-    """Unsigned integers, of 32 bits or more, that order as the numbers do."""
+    """Maps numbers to unsigned integers, of 32 bits or more, of the same order."""
     bits_type, sign = _bits_type(scores.dtype)
     bits = lax.bitcast_convert_type(scores, bits_type)
     wider = jnp.uint64 if bits_type == jnp.uint64 else jnp.uint32
@@ -26,14 +26,19 @@ def order(scores: Array) -> Array:
 
 
 def unorder(keys: Array, dtype: Any) -> Array:
-    """The numbers that ``order`` maps to these keys."""
+    """Maps the ``keys`` of :func:`order` back to numbers of a ``dtype``.
+
+    Example:
+      >>> unorder(order(jnp.array([-1.5, 2.0])), jnp.float32).tolist()
+      [-1.5, 2.0]
+    """
     bits_type, sign = _bits_type(dtype)
     keys = keys.astype(bits_type)
     return lax.bitcast_convert_type(jnp.where(keys >= sign, keys ^ sign, ~keys), dtype)
 
 
 def ends(dtype: Any) -> tuple[Array, Array]:
-    """The keys of the least number, and of more than the largest."""
+    """Returns the keys of the least number, and of more than the largest."""
     lowest, highest = order(jnp.array([-jnp.inf, jnp.inf], dtype))
     return lowest, highest + 1
 
@@ -45,30 +50,45 @@ def _bits_type(dtype: Any) -> tuple[Any, Array]:
 
 
 def usual(shape: tuple[int, ...], dtype: Any) -> Array:
-    """First probes for numbers of which nothing is known: where weights usually lie, ``[*shape, K]``."""
+    """Makes first probes for numbers of which nothing is known, where weights usually lie: ``[*shape, K]`` keys.
+
+    Args:
+      shape: of the groups.
+      dtype: of the numbers.
+    """
     sizes = jnp.exp2(jnp.array([-13.0, -9.0, -7.0, -6.0, -5.0, -4.0, -3.0, 0.0]))
     return jnp.broadcast_to(order(sizes.astype(dtype)), (*shape, PROBES))
 
 
 def precision(dtype: Any, sample: np.ndarray) -> np.ndarray:
-    """About half the standard error of a quantile, in keys: ``[G]``, of samples of so many elements each."""
+    """Estimates half the standard error of a quantile, in keys: ``[G]``.
+
+    Args:
+      dtype: of the numbers.
+      sample: ``[G]``, the number of elements that each quantile was found in.
+    """
     return np.exp2(np.maximum(jnp.finfo(dtype).nmant - np.log2(np.maximum(sample, 1)) / 2 - 1, 0))
 
 
 def around(keys: Array, apart: np.ndarray) -> Array:
-    """Probes about keys, the nearest so far away, the others 2, 8 and 64 times as far: ``[G, K]``."""
+    """Makes probes about ``keys``, the nearest ``apart`` away, the others 2, 8 and 64 times as far: ``[G, K]`` keys."""
     steps = apart[:, None] * np.array([-64, -8, -2, -1, 1, 2, 8, 64])
     return keys[:, None] + steps.astype(np.int64).astype(keys.dtype)
 
 
 def within(low: Array, high: Array) -> Array:
-    """Probes that divide each bracket evenly, without its ends: ``[G, K]``."""
+    """Makes probes that divide brackets from ``low`` to ``high``, ``[G]`` keys, evenly, without ends: ``[G, K]``.
+
+    Example:
+      >>> within(jnp.array([0]), jnp.array([9])).tolist()
+      [[1, 2, 3, 4, 5, 6, 7, 8]]
+    """
     steps = jnp.arange(1, PROBES + 1, dtype=jnp.float32)[None] / (PROBES + 1)
     return low[:, None] + ((high - low).astype(jnp.float32)[:, None] * steps).astype(low.dtype)
 
 
 class Sought(NamedTuple):
-    """What is searched for in each of G groups, whose elements lie in P parts.
+    """The targets of a search in each of G groups, whose elements lie in P parts.
 
     Attributes:
       target: ``[G]`` uint32: how many elements are to reach the key.
@@ -88,7 +108,7 @@ class Sought(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search found in each of G groups, whose elements lie in P parts.
+    """The results of a search in each of G groups, whose elements lie in P parts.
 
     Attributes:
       key: ``[G]``, that exactly ``target`` elements reach, or else the last that more reach.
@@ -137,7 +157,17 @@ def search(count: Callable[[Array, Array], Array], sought: Sought, group: np.nda
 
 
 def totals(counts: Array, group: np.ndarray, groups: int) -> Array:
-    """Sums over the parts of each group: ``[P, ...] -> [G, ...]``."""
+    """Sums over the parts of each group: ``[P, ...] -> [G, ...]``.
+
+    Args:
+      counts: ``[P, ...]``.
+      group: ``[P]``, the group of each part.
+      groups: G.
+
+    Example:
+      >>> totals(jnp.array([1, 2, 4]), np.array([0, 1, 0]), 2).tolist()
+      [5, 2]
+    """
     if np.array_equal(group, range(groups)):
         return counts
     return jnp.zeros((groups, *counts.shape[1:]), counts.dtype).at[group].add(counts)

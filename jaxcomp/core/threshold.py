@@ -69,7 +69,7 @@ def keep_largest(
 
 
 def itself(scores: Array) -> Array:
-    """The ``score`` of values that are scores already: the largest are kept, not the largest in magnitude.
+    """Returns scores as they are: the ``score`` of values that are scores already, not ranked in magnitude.
 
     One function under one name: a search is compiled anew for each function of scores.
     """
@@ -112,7 +112,7 @@ def _array_by_array(ranked: Ranked, keep: Array) -> list[Array]:
 
 
 _SAMPLE, _SCORES, _TIES = 0, 1, 2
-"""What is searched for: about where the thresholds lie, in a sample; the thresholds; the ranks on them."""
+"""The searches: about where the thresholds lie, in a sample; the thresholds; the ranks on them."""
 
 
 def _piece_by_piece(ranked: Ranked, keep: Array) -> list[Array]:
@@ -148,7 +148,7 @@ def _piece_by_piece(ranked: Ranked, keep: Array) -> list[Array]:
 
 
 def _threshold(ranked: Ranked, keep: Array, sizes: Any, group: Any, first: Array) -> Sought:
-    """The score that as many reach as are kept, of parts of so many elements."""
+    """The search for the score that as many reach as are kept, in parts of so many elements."""
     lowest, above_all = probes.ends(ranked.dtype)
     high = jnp.broadcast_to(above_all, keep.shape)
     count = jnp.where((keep == 0)[group], 0, jnp.asarray(sizes))
@@ -164,7 +164,7 @@ def _in_sample(ranked: Ranked, whole: Sought, counts: Any, group: Any, apart: An
 
 
 def _ties(ranked: Ranked, sought: Sought, found: Found, group: Any) -> Sought:
-    """The lowest rank that is kept of elements on the threshold: so many of them as are missing above it."""
+    """The search for the lowest kept rank on the threshold: so many elements as are missing above it."""
     sums = functools.partial(probes.totals, group=group, groups=len(ranked.sizes))
     uncut, ones = sums(found.reach) == sought.target, jnp.ones_like(found.key)
     high = jnp.array(ranked.sizes, found.key.dtype) + 1
