@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,9 +24,9 @@ def load(folders: Folders) -> Subject:
     def answers(runs: Mapping[str, Run]) -> np.ndarray:
         return np.concatenate([np.asarray(runs["selfie"](image[None].astype(np.float32) / 255)) for image in others])
 
-    part = Part(
-        path, network, network.params, runtimes.litert(path), [*known.reshape(6, 8, SIDE, SIDE, 3)], "bytes90000"
-    )
+    batches = [*known.reshape(6, 8, SIDE, SIDE, 3)]
+    how: dict[str, Any] = {"bits": 8, "each_output": True}  # channels of depthwise convolutions differ widely
+    part = Part(path, network, network.params, runtimes.litert(path), batches, "bytes90000", **how)
     return Subject({"selfie": part}, answers, compared, lambda path, ours, theirs: drawn(path, ours, theirs, others))
 
 

@@ -3,7 +3,7 @@
 What is known beforehand, shapes and places, is computed in NumPy and stays so: JAX needs it to be static.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,12 +31,16 @@ def _numbers(what: str, operand: Any) -> list[int]:
     return [int(each) for each in np.ravel(operand)]
 
 
-def _pads(a: Attributes, spatial: int) -> list[tuple[int, int]]:
-    kind = a.get("auto_pad", b"NOTSET").decode()
-    if kind not in ("NOTSET", "VALID"):
+def _pads(a: Attributes, sizes: Sequence[int], window: Sequence[int]) -> list[tuple[int, int]]:
+    """What stands before and behind each axis of so many places, over which a window moves."""
+    kind, n = a.get("auto_pad", b"NOTSET").decode(), len(sizes)
+    if kind in ("NOTSET", "VALID"):
+        pads = a.get("pads", [0] * 2 * n)
+        return [*zip(pads[:n], pads[n:], strict=True)]
+    if kind != "SAME_UPPER":
         raise UnsupportedError(f"auto_pad={kind}")
-    pads = a.get("pads", [0] * 2 * spatial)
-    return [*zip(pads[:spatial], pads[spatial:], strict=True)]
+    wide = [(size - 1) * step + 1 for size, step in zip(window, a.get("dilations", [1] * n), strict=True)]
+    return [*lax.padtype_to_pads(sizes, wide, a.get("strides", [1] * n), "SAME")]
 
 
 def _layout(kernel: str, spatial: int) -> tuple[str, str, str]:
@@ -55,7 +59,7 @@ def conv(a: Attributes, x: Array, kernel: Array, bias: Array | None = None) -> A
         x,
         kernel,
         a.get("strides", [1] * n),
-        _pads(a, n),
+        _pads(a, x.shape[2:], kernel.shape[2:]),
         rhs_dilation=a.get("dilations"),
         dimension_numbers=_layout("OI", n),
         feature_group_count=a.get("group", 1),
@@ -66,10 +70,11 @@ def conv(a: Attributes, x: Array, kernel: Array, bias: Array | None = None) -> A
 def conv_transpose(a: Attributes, x: Array, kernel: Array, bias: Array | None = None) -> Array:
     """A transposed convolution: one of the input spread out by the strides, the kernel turned round."""
     n = x.ndim - 2
-    if a.get("group", 1) != 1 or "output_shape" in a or set(a.get("dilations", [1])) != {1}:
-        raise UnsupportedError("groups, dilations or an output_shape")
+    odd = a.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in a
+    if odd or a.get("group", 1) != 1 or set(a.get("dilations", [1])) != {1}:
+        raise UnsupportedError("groups, dilations, an auto_pad or an output_shape")
     more = a.get("output_padding", [0] * n)
-    sides = zip(kernel.shape[2:], _pads(a, n), more, strict=True)
+    sides = zip(kernel.shape[2:], _pads(a, x.shape[2:], kernel.shape[2:]), more, strict=True)
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -189,7 +194,7 @@ def _window(a: Attributes, x: Array) -> tuple[tuple[int, ...], tuple[int, ...], 
     if a.get("ceil_mode") or set(a.get("dilations", [1])) != {1}:
         raise UnsupportedError("ceil_mode or dilations")
     n = x.ndim - 2
-    sides = [(0, 0), (0, 0), *_pads(a, n)]
+    sides = [(0, 0), (0, 0), *_pads(a, x.shape[2:], a["kernel_shape"])]
     return (1, 1, *a["kernel_shape"]), (1, 1, *a.get("strides", [1] * n)), sides
 
 
@@ -201,10 +206,11 @@ def max_pool(a: Attributes, x: Array) -> Array:
 def average_pool(a: Attributes, x: Array) -> Array:
     """The mean of each window, without the border or with it."""
     window, strides, sides = _window(a, x)
-    ones = jnp.ones_like(x) if not a.get("count_include_pad") else jnp.ones((), x.dtype)
     total = lax.reduce_window(x, 0.0, lax.add, window, strides, sides)
-    counts = lax.reduce_window(ones, 0.0, lax.add, window, strides, sides) if ones.ndim else float(np.prod(window))
-    return total / counts
+    if a.get("count_include_pad"):
+        return total / float(np.prod(window))
+    ones = jnp.ones((1, 1, *x.shape[2:]), x.dtype)
+    return total / lax.reduce_window(ones, 0.0, lax.add, window, strides, sides)
 
 
 def clip(a: Attributes, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
