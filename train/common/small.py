@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.posttrain.fit_bytes import first_rate, within
 from train.common.errors import UserError
 
@@ -76,7 +79,7 @@ class Smaller:
       places: positions of each convolution's result that count; None: all.
       bits: of the grids that weights are rounded to by a rate: most of their codes are small, and take fewer.
       each_output: whether each output has a scale of its own, where a few weights are far larger than all others.
-      eight: of what is not rounded with the weights, which paths are put on grids of 8 bits.
+      others: 8: biases are on grids of 8 bits, one scale each; 16: all that is not rounded is as float16 holds it.
 
     Attributes:
       infer: the folded function.
@@ -93,9 +96,9 @@ class Smaller:
         places: int | None,
         bits: Bits = 6,
         each_output: bool = False,
-        eight: str = ".*bias",
+        others: int = 8,
     ) -> None:
-        self._about, self._batches, self._eight = about, batches, eight
+        self._about, self._batches, self._others_bits = about, batches, others
         rules = [(".*", bits)] if isinstance(bits, int) else bits
         axis: Any = "channel" if each_output else None
         self._scheme = [(which, jc.rewrite.Scheme(each, axis=axis, inputs=None)) for which, each in rules]
@@ -119,7 +122,7 @@ class Smaller:
             found = self._found(setting)
             self._save(found, path)
             return found
-        sizes = {name: leaf.size for name, leaf in jc.core.paths.named_leaves(self._folded).items() if leaf.ndim > 1}
+        sizes = {name: leaf.size for name, leaf in named_leaves(self._folded).items() if leaf.ndim > 1}
         first = first_rate(setting.bytes, sizes)
         solve = functools.partial(self._found, Setting())
         found = within(setting.bytes, first, solve, lambda each: self._save(each, path))
@@ -136,14 +139,19 @@ class Smaller:
             given = self.infer, self._folded, self._batches, self._scheme
             new = jc.posttrain.round_weights(*given, rate=rate, fisher=self._felt, **self._options)
             notes = new.notes
-        others = jc.partition([(self._eight, jc.quant.fake(8))])
-        state = others.init(new.params)
-        told = {
-            path: note
-            for path, note in others.describe(new.params, state, 0).items()
-            if re.fullmatch(self._eight, path)
-        }
-        return Small(others.apply(new.params, state), {**told, **notes}, new.report)
+        return self._stored(new, notes)
+
+    def _stored(self, new: Any, notes: Mapping[str, Any]) -> Small:
+        """The parameters as the file holds what is no weight."""
+        if self._others_bits == 16:
+            weights = {row.path for row in new.report.rows}
+            others = {path: leaf for path, leaf in named_leaves(new.params).items() if path not in weights}
+            half = {path: leaf.astype(np.float16).astype(leaf.dtype) for path, leaf in others.items()}
+            return Small(replace_leaves(new.params, half), notes, new.report)
+        biases = jc.partition([(".*bias", jc.quant.fake(8))])
+        state = biases.init(new.params)
+        told = {path: note for path, note in biases.describe(new.params, state, 0).items() if path.endswith("bias")}
+        return Small(biases.apply(new.params, state), {**told, **notes}, new.report)
 
     def _save(self, small: Small, path: Path) -> int:
         return jc.rewrite.save(path, self.infer, small.params, notes=small.notes, metadata=self._about)

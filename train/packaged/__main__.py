@@ -36,7 +36,6 @@ from train.packaged.subject import Folders, Part, Run, Subject
 
 NETWORKS = ("voice", "text", "selfie", "faces")
 FREE = ("networks", "settings", "npm")
-EIGHT = ".*/(bias|slope)"
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def made(part: Part, setting: str, path: Path, damping: float) -> Run:
     """Writes the small file, and gives the function that it holds."""
     about = {"made_of": part.path.name}
     how: dict[str, Any] = {"places": part.places, "bits": part.bits, "each_output": part.each_output}
-    smaller = Smaller(part.function, part.params, part.batches, about, damping=damping, eight=EIGHT, **how)
+    smaller = Smaller(part.function, part.params, part.batches, about, damping=damping, others=16, **how)
     small = smaller(Setting.of(setting), path)
     write_atomically(path.with_suffix(".txt"), f"{small.report}\n".encode())
     shapes, batch = jax.eval_shape(lambda: part.params), part.batches[0]

@@ -31,7 +31,11 @@ def scenes(count: int, side: int, seed: int = 0) -> np.ndarray:
             scene.paste(
                 face.resize((wide, wide)), (int(random.integers(side - wide)), int(random.integers(side - wide)))
             )
-        found.append(np.asarray(scene))
+        pixels = np.array(scene)
+        if number % 3 == 0:  # a wide picture, black above and below
+            bar = int(random.uniform(0.05, 0.2) * side)
+            pixels[:bar], pixels[side - bar :] = 0, 0
+        found.append(pixels)
     return np.stack(found)
 
 
@@ -57,7 +61,7 @@ def _shipped(name: str) -> Image.Image:
 def _varied(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """Mirrored or not, in another light."""
     pixels = np.asarray(picture, np.float32)[:, :: random.choice([1, -1])] / 255
-    light = pixels ** random.uniform(0.6, 1.6) * random.uniform(0.8, 1.1, 3)
+    light = pixels ** random.uniform(0.6, 2.2) * random.uniform(0.8, 1.1, 3)
     return Image.fromarray((255 * np.clip(light, 0, 1)).astype(np.uint8))
 
 

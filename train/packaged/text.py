@@ -6,7 +6,7 @@ PaddleOCR's own (upright boxes), the same for the original and for what is made 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -57,9 +57,11 @@ def load(folders: Folders) -> Subject:
     crops = [crop(page, line.box) for page in known for line in _found(find, page)]
     lines = [np.stack(crops[at : at + 8]) for at in range(0, len(crops) - 7, 8)]
     network, other = onnx_file.read(detector), onnx_file.read(reader)
+    pixels = [scaled(page)[None] for page in known]
+    how: dict[str, Any] = {"setting": "rate2e-8", "bits": 8, "each_output": True}
     parts = {
-        "detection": Part(detector, network, network.params, find, [scaled(page)[None] for page in known], "rate2e-7"),
-        "recognition": Part(reader, other, other.params, read, lines, "rate2e-7"),
+        "detection": Part(detector, network, network.params, find, pixels, **how),
+        "recognition": Part(reader, other, other.params, read, lines, **how),
     }
 
     def answers(runs: Mapping[str, Run]) -> list[list[Line]]:
