@@ -104,7 +104,7 @@ def refit(
         leaf = named[path]
         check_finite({path: seen.sizes}, "on the data the input of ", "to which nothing can be fitted")
         new = _fitted(matrix(use, leaf), matrix(use, kept[path]) > 0, seen, damping, examples)
-        return jnp.asarray(unmatrix(use, new, leaf.shape), leaf.dtype)
+        return jax.device_put(unmatrix(use, new, leaf.shape).astype(leaf.dtype))
 
     walk = Walk(program, fitted, solve, places, measured=False)
     new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], jax.tree.leaves(masked))

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.axes import usual_size
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.factored import Factored
-from jaxcomp.core.meshes import beside, replicated
+from jaxcomp.core.leaves import wide
+from jaxcomp.core.meshes import beside, is_explicit, replicated
 from jaxcomp.core.programs import compiled
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
@@ -23,7 +25,7 @@ from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
 from jaxcomp.quant.gptq import descend, fixed
 from jaxcomp.quant.granularity import spread
-from jaxcomp.quant.padded import on_grid
+from jaxcomp.quant.padded import between, on_grid
 from jaxcomp.quant.ranges import mse
 from jaxcomp.rewrite.quant.targets import Target
 from jaxcomp.trace.uses import Use
@@ -80,11 +82,21 @@ def fitted(targets: Sequence[Target], leaves: Sequence[Any]) -> list[Grid]:
         own, axes = target.scheme, target.axes
         run = functools.partial(fit_grid, bits=own.format, axis=axes, block=own.block, fit=own.fit)
         leaf = replicated(jnp.asarray(leaf))
-        grid: Grid = compiled(run, key=("fit", own, axes))(leaf)
+        grid: Grid = _spanned(target, leaf) or compiled(run, key=("fit", own, axes))(leaf)
         # Where one is not finite, that it is fitted outside of jit says so.
         return grid if np.isfinite(np.asarray(grid.scale)).all() else run(leaf)
 
     return [fit(target, leaf) for target, leaf in zip(targets, leaves, strict=True)]
+
+
+def _spanned(target: Target, leaf: Any) -> Grid | None:
+    """Finds the grid of the whole range, its ends on the host; None for any other."""
+    own = target.scheme
+    if own.fit or own.block or own.format.kind == "sign" or is_explicit(leaf) or not leaf.is_fully_addressable:
+        return None
+    values, shared = np.asarray(leaf, wide(leaf.dtype)), tuple(i for i in range(leaf.ndim) if i not in target.axes)
+    low, high = (end(values, axis=shared, keepdims=True, initial=0) for end in (np.min, np.max))
+    return between(low, high, own.format, usual_size(leaf.shape))
 
 
 def least_squares(target: Target, given: Grid | None, method: RoundMethod) -> Target:

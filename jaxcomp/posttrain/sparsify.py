@@ -288,7 +288,7 @@ def _result(params: Params, sites: Mapping[str, Any], found: Any, goals: Any, sk
 
     def mask(path: Any, leaf: Any) -> Any:
         own = found.get(path_string(path))
-        return optax.MaskedNode() if own is None else jnp.asarray(own.mask)
+        return optax.MaskedNode() if own is None else jax.device_put(np.asarray(own.mask))
 
     new = replace_leaves(params, {path: own.leaf for path, own in found.items()})
     return Sparsified(new, jax.tree_util.tree_map_with_path(mask, params), SparseReport(tuple(rows)))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -106,7 +107,7 @@ class Recipe:
         other = self.pruner.other(old.shape)
 
         def shaped(own: _Matrix) -> Pruned:
-            leaf_ = jnp.asarray(unmatrix(use, own.weight, leaf.shape), leaf.dtype)
+            leaf_ = jax.device_put(unmatrix(use, own.weight, leaf.shape).astype(leaf.dtype))
             plain = None if own.plain is None else shaped(own.plain)
             return Pruned(leaf_, unmatrix(use, np.asarray(own.mask), leaf.shape), own.error, own.back or other, plain)
 

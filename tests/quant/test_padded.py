@@ -6,7 +6,8 @@ import numpy as np
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.fake import fake_quantize
 from jaxcomp.quant.formats import integer
-from jaxcomp.quant.padded import LENGTHS, common, on_grid, padded, power
+from jaxcomp.quant.padded import LENGTHS, between, common, on_grid, padded, power
+from jaxcomp.quant.ranges import grid_between
 
 FORMAT = integer(4)
 
@@ -16,6 +17,16 @@ def test_numbers_are_rounded_as_tensors_are() -> None:
     scale, zero = np.full_like(values, 0.1), np.zeros(values.shape, np.int32)
     whole = fake_quantize(jnp.asarray(values), Grid(jnp.float32([[0.1]]), jnp.zeros((1, 1), int)), FORMAT)
     np.testing.assert_array_equal(on_grid(values, scale, zero, FORMAT), whole)
+
+
+def test_grids_span_ends_as_they_do_alone() -> None:
+    low = -np.abs(np.random.default_rng(0).standard_normal((1, 5000))).astype(np.float32)
+    low[0, :2] = 0
+    high = np.roll(-low, 1, 1) * (np.arange(5000) > 1)
+    for format in (FORMAT, integer(8, symmetric=False)):
+        found, wanted = between(low, high, format, 0.5), grid_between(jnp.asarray(low), jnp.asarray(high), format, 0.5)
+        np.testing.assert_array_equal(found.scale, wanted.scale)
+        np.testing.assert_array_equal(found.zero_point, wanted.zero_point)
 
 
 def test_sizes_are_few() -> None:
