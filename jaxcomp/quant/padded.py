@@ -34,7 +34,7 @@ def on_grid(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, forma
 
 
 def between(low: np.ndarray, high: np.ndarray, format: Format, idle: float) -> Grid:
-    """Spans grids as :func:`jaxcomp.quant.grid_between` does, the same numbers.
+    """Makes grids as :func:`jaxcomp.quant.grid_between` does, of the same numbers.
 
     Args:
       low, high: the ends, of one shape.
