@@ -57,7 +57,7 @@ def places(w: Array, view: Array, node: Any) -> Places | None:
       [1.0, 2.0, 0.0]
     """
     if isinstance(node, Codebook):
-        return _in_codebook(w, view, held(node.centres))
+        return _in_codebook(w, view, held(node.centers))
     if isinstance(node, Steps):
         return _on_grid(w, view, learning_grid(node), node.scale.value == 0)
     if isinstance(node, Grid):
@@ -86,8 +86,8 @@ def _clipped(w: Array, scale: Array, codes: Array) -> Places:
     return Places(codes, jnp.clip(w.astype(scale.dtype) / scale, codes - 0.5, codes + 0.5))  # beyond the last code flat
 
 
-def _in_codebook(w: Array, view: Array, centres: Array) -> Places:
-    ordered = stop_gradient(jnp.sort(centres, axis=-1))
+def _in_codebook(w: Array, view: Array, centers: Array) -> Places:
+    ordered = stop_gradient(jnp.sort(centers, axis=-1))
     real = w.astype(ordered.dtype)
     shown, plain = stop_gradient(view).astype(ordered.dtype), stop_gradient(real)
     codes, between, slope = (jnp.zeros_like(shown) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Clustered weights: each is shown as the nearest of a few centres, which fit the weights or are trained."""
+"""Clustered weights: each is shown as the nearest of a few centers, which fit the weights or are trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,24 +34,24 @@ def cluster(
     importance: Mapping[str, Any] | None = None,
     stacked: Stacked | None = None,
 ) -> Compressor:
-    r"""Shows each weight as the nearest of k centres, with straight-through gradients.
+    r"""Shows each weight as the nearest of k centers, with straight-through gradients.
 
     ``w -> argmin_c (w - c)^2`` over a codebook. Each update fits the codebook to the weights: from a start, Lloyd's
-    algorithm on a histogram of 4,096 bins. 0 is a centre wherever there is a 0 among the weights, and stands for
-    itself: pruned weights stay pruned, and pull no other centre. With ``learn`` the first codebook is trained instead,
-    by gradients that each centre gets as the sum over its weights (:func:`jaxcomp.learned`).
+    algorithm on a histogram of 4,096 bins. 0 is a center wherever there is a 0 among the weights, and stands for
+    itself: pruned weights stay pruned, and pull no other center. With ``learn`` the first codebook is trained instead,
+    by gradients that each center gets as the sum over its weights (:func:`jaxcomp.learned`).
 
     Few values make small files, not fast networks: hardware multiplies by values, not by their indices.
 
     Args:
-      k: centres of a codebook, 1 to 65,536; the one at 0 counts.
+      k: centers of a codebook, 1 to 65,536; the one at 0 counts.
       axis: the axis or axes along which each index has a codebook of its own; None: one for the tensor.
       scope: ``"layer"``, or ``"global"``: one codebook for all tensors.
       start: ``"optimal"``: of the least squared error among 256 cuts; ``"linear"``: over the range;
         ``"density"``: quantiles; ``"kmeans++"``: drawn by squared distance.
       seed: of these draws.
-      learn: whether the centres are trained after the first fit.
-      importance: ``{path: f}``, of each weight: centres have the least :math:`\sum f (w - c)^2`. A Fisher or Hessian
+      learn: whether the centers are trained after the first fit.
+      importance: ``{path: f}``, of each weight: centers have the least :math:`\sum f (w - c)^2`. A Fisher or Hessian
         diagonal, :func:`jaxcomp.observe.fisher_diagonal`; None: all alike.
       stacked: the axis that counts layers, each a tensor of its own: see :func:`jaxcomp.stacked`.
 
@@ -85,8 +85,8 @@ def cluster(
             raise ArgumentError(f"the importance of {path!r} holds NaN, infinity or numbers below 0")
     made = tensorwise(
         lambda w, *f: Codebook(_kept_for(fitted(w, k, axis, begin, *f), learn)),
-        lambda w, book: shown(w, held(book.centres)),
-        lambda book: note_of(held(book.centres)),
+        lambda w, book: shown(w, held(book.centers)),
+        lambda book: note_of(held(book.centers)),
         (lambda w, book: book) if learn else None,
         beside=importance,
     )
@@ -94,13 +94,13 @@ def cluster(
 
 
 def check_count(k: Any) -> None:
-    """Raises an ArgumentError for what is no number of centres."""
+    """Raises an ArgumentError for what is no number of centers."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 2**16:
-        raise ArgumentError(f"k is a number of centres, from 1 to 65,536; got {k!r}")
+        raise ArgumentError(f"k is a number of centers, from 1 to 65,536; got {k!r}")
 
 
-def _kept_for(centres: Array, learn: bool) -> Any:
-    return Learned(centres) if learn else centres
+def _kept_for(centers: Array, learn: bool) -> Any:
+    return Learned(centers) if learn else centers
 
 
 def _across(k: int, start: Start, learn: bool) -> Compressor:
@@ -109,7 +109,7 @@ def _across(k: int, start: Start, learn: bool) -> Compressor:
     def init(params: Params) -> State:
         weights = [leaf for leaf in jax.tree.leaves(params) if leaves.is_real(leaf) and leaf.size]
         if weights and sum(leaf.size for leaf in weights) < k:
-            raise ArgumentError(f"{k} centres for {sum(leaf.size for leaf in weights)} weights in all: give fewer")
+            raise ArgumentError(f"{k} centers for {sum(leaf.size for leaf in weights)} weights in all: give fewer")
         usual = usual_size(max((leaf.shape for leaf in weights), key=len, default=()))
         kind = leaves.wide(*(leaf.dtype for leaf in weights))
         if not weights:
@@ -125,12 +125,12 @@ def _across(k: int, start: Start, learn: bool) -> Compressor:
         return state if learn else init(params)
 
     def apply(params: Params, state: State) -> Params:
-        centres = held(state.centres)
-        return jax.tree.map(lambda w: _of_one(w, centres) if leaves.is_real(w) else w, params)
+        centers = held(state.centers)
+        return jax.tree.map(lambda w: _of_one(w, centers) if leaves.is_real(w) else w, params)
 
     def describe(params: Params, state: State, step: Step) -> dict[str, Note]:
         del step
-        note = note_of(held(state.centres))
+        note = note_of(held(state.centers))
         marks = leaves.map_real(lambda path, leaf: note, params)
         return {
             path: Note(skipped=leaves.NOT_REAL) if isinstance(mark, optax.MaskedNode) else mark
@@ -140,5 +140,5 @@ def _across(k: int, start: Start, learn: bool) -> Compressor:
     return Compressor(init, update, apply, describe, everything)
 
 
-def _of_one(w: Array, centres: Array) -> Array:
-    return shown(w, centres.reshape(*[1] * w.ndim, -1))
+def _of_one(w: Array, centers: Array) -> Array:
+    return shown(w, centers.reshape(*[1] * w.ndim, -1))

@@ -19,18 +19,18 @@ from jaxcomp.share.starts import Start
 ROUNDS = 12
 """Rounds of Lloyd's algorithm, after the start."""
 CHAINED = 32
-"""Up to so many centres are compared with one after another; among more, a weight's is searched for by halves."""
+"""Up to so many centers are compared with one after another; among more, a weight's is searched for by halves."""
 
 
 class Codebook(NamedTuple):
     """The state of a tensor, or of all that share one.
 
     Attributes:
-      centres: ``[..., k]``: the tensor's axes, 1 where an axis shares a codebook, and the values, in float32 (float64
+      centers: ``[..., k]``: the tensor's axes, 1 where an axis shares a codebook, and the values, in float32 (float64
         for float64 weights); a :class:`jaxcomp.Learned` if they are trained.
     """
 
-    centres: Any
+    centers: Any
 
 
 def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None = None) -> Array:
@@ -53,7 +53,7 @@ def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None 
         return jnp.zeros((*(w.shape[a] if a in own else 1 for a in range(w.ndim)), k), leaves.wide(w.dtype))
     if count < k:
         raise ArgumentError(
-            f"{k} centres for {count} weights (shape {w.shape}, axis {axis}): give fewer, or leave the tensor out with "
+            f"{k} centers for {count} weights (shape {w.shape}, axis {axis}): give fewer, or leave the tensor out with "
             "jc.partition"
         )
 
@@ -68,15 +68,15 @@ def fitted(w: Array, k: int, axis: Axes, start: Start, importance: Array | None 
     return check(automatic(fit, w, *(() if importance is None else (importance,))))
 
 
-def check(centres: Array) -> Array:
+def check(centers: Array) -> Array:
     """Returns a codebook; refuses one of weights that are not finite, where it can be seen.
 
     Raises:
       ArgumentError: if it is not finite.
     """
-    if not isinstance(centres, jax.core.Tracer) and not bool(jnp.isfinite(centres).all()):
+    if not isinstance(centers, jax.core.Tracer) and not bool(jnp.isfinite(centers).all()):
         raise ArgumentError("the weights hold NaN or infinity: mend them first")
-    return centres
+    return centers
 
 
 def of_tensors(
@@ -92,11 +92,11 @@ def of_tensors(
       importance: of each ``[n]``, how much a weight counts; None: all alike.
     """
     found = histogram(tensors, importance)
-    centres = start(found, k)
-    nearest = jnp.argmin(jnp.abs(centres - place_of_zero(found)))
+    centers = start(found, k)
+    nearest = jnp.argmin(jnp.abs(centers - place_of_zero(found)))
     pinned = found.zeros & (jnp.arange(k) == nearest)
-    centres = jnp.where(pinned, place_of_zero(found), centres)
-    best = values(found, moved(found, centres, pinned, ROUNDS), pinned)
+    centers = jnp.where(pinned, place_of_zero(found), centers)
+    best = values(found, moved(found, centers, pinned, ROUNDS), pinned)
     return jnp.where(_is_empty(found), jnp.where(pinned, 0, _spread(k, usual, best.dtype)), best)
 
 
@@ -109,23 +109,23 @@ def _spread(k: int, usual: float, dtype: Any) -> Array:
     return jnp.linspace(-usual, usual, k, dtype=dtype) if k > 1 else jnp.zeros(1, dtype)
 
 
-def shown(w: Array, centres: Array) -> Array:
+def shown(w: Array, centers: Array) -> Array:
     """Shows a tensor by the nearest of its centers, the lower one of two that are equally near; 0 stays 0.
 
-    Gradients reach the weights straight through, and each centre as the sum over the weights that it stands for. What
+    Gradients reach the weights straight through, and each center as the sum over the weights that it stands for. What
     is not a number stays.
 
     Args:
       w: ``[...]`` floating point.
-      centres: ``[..., k]``, in any order.
+      centers: ``[..., k]``, in any order.
 
     Example:
       >>> shown(jnp.array([0.2, 0.9, 0.0]), jnp.array([[1.0, 0.5, -1.0]])).tolist()
       [0.5, 1.0, 0.0]
     """
-    ordered = jnp.sort(centres, axis=-1)
-    lookup = _one_after_another if centres.shape[-1] <= CHAINED else _by_halves
-    found = lookup(w.astype(centres.dtype), ordered).astype(w.dtype)
+    ordered = jnp.sort(centers, axis=-1)
+    lookup = _one_after_another if centers.shape[-1] <= CHAINED else _by_halves
+    found = lookup(w.astype(centers.dtype), ordered).astype(w.dtype)
     plain = jax.lax.stop_gradient(w)
     stays = (plain == 0) | jnp.isnan(plain)
     return pass_through(jnp.where(stays, plain, 0), w) + jnp.where(stays, 0, found)
@@ -161,12 +161,12 @@ def _middle(low: Array, high: Array) -> Array:
     return low / 2 + high / 2
 
 
-def note_of(centres: Array) -> Note:
+def note_of(centers: Array) -> Note:
     """Makes the note of a tensor with a codebook."""
-    k = centres.shape[-1]
-    return Note(bits=max(1, (k - 1).bit_length()), remark=f"{k} centres" if centres.size == k else f"{k} centres each")
+    k = centers.shape[-1]
+    return Note(bits=max(1, (k - 1).bit_length()), remark=f"{k} centers" if centers.size == k else f"{k} centers each")
 
 
-def held(centres: Any) -> Array:
+def held(centers: Any) -> Array:
     """Returns the centers as an array, trained or not."""
-    return centres.value if isinstance(centres, Learned) else jax.lax.stop_gradient(centres)
+    return centers.value if isinstance(centers, Learned) else jax.lax.stop_gradient(centers)

@@ -1,4 +1,4 @@
-"""Differentiable k-means: weights learn which centre to go to."""
+"""Differentiable k-means: weights learn which center to go to."""
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,14 @@ def dkm(
     r"""Shows each weight as the nearest of k centers, with the gradients of a soft choice among them (DKM).
 
     Backward, the view is :math:`\sum_j a_j c_j` with :math:`a = \mathrm{softmax}(-(w - c)^2 / (T d^2))`, d the mean gap
-    of the centres, and these are rounds of soft k-means of the weights, :math:`c_j \leftarrow \sum_i a_{ij} w_i /
-    \sum_i a_{ij}`, from those that the last update found: gradients pass through choice and centres. Forward it is the
-    nearest centre itself: what is trained is what ships. (In the paper it is so after training alone.)
+    of the centers, and these are rounds of soft k-means of the weights, :math:`c_j \leftarrow \sum_i a_{ij} w_i /
+    \sum_i a_{ij}`, from those that the last update found: gradients pass through choice and centers. Forward it is the
+    nearest center itself: what is trained is what ships. (In the paper it is so after training alone.)
 
     Backward it holds k numbers a weight, one tensor at a time.
 
     Args:
-      k: centres, 1 to 65,536; 0 is one where there is a 0 among the weights.
+      k: centers, 1 to 65,536; 0 is one where there is a 0 among the weights.
       temperature: T, above 0; lower is harder.
       rounds: of soft k-means, at least 1.
       axis: the axis or axes along which each index has a codebook of its own; None: one for the tensor.
@@ -60,27 +60,27 @@ def dkm(
     start = named("optimal", 0)
 
     def view(w: Array, book: Codebook) -> Array:
-        soft = jax.checkpoint(lambda w: _soft(w, book.centres, temperature, rounds))(w)
-        hard = jax.lax.stop_gradient(shown(w, book.centres))
+        soft = jax.checkpoint(lambda w: _soft(w, book.centers, temperature, rounds))(w)
+        hard = jax.lax.stop_gradient(shown(w, book.centers))
         return pass_through(hard, soft)
 
-    made = tensorwise(lambda w: Codebook(fitted(w, k, axis, start)), view, lambda book: note_of(book.centres))
+    made = tensorwise(lambda w: Codebook(fitted(w, k, axis, start)), view, lambda book: note_of(book.centers))
     return layer_by_layer(stacked, made)
 
 
-def _soft(w: Array, centres: Array, temperature: float, rounds: int) -> Array:
+def _soft(w: Array, centers: Array, temperature: float, rounds: int) -> Array:
     """``[...]``, the soft choice of each weight."""
-    centres = jax.lax.stop_gradient(centres)
-    real = w.astype(centres.dtype)
-    shared = tuple(a for a in range(w.ndim) if centres.shape[a] == 1)
-    gap = (centres.max(-1) - centres.min(-1)) / max(centres.shape[-1] - 1, 1)
+    centers = jax.lax.stop_gradient(centers)
+    real = w.astype(centers.dtype)
+    shared = tuple(a for a in range(w.ndim) if centers.shape[a] == 1)
+    gap = (centers.max(-1) - centers.min(-1)) / max(centers.shape[-1] - 1, 1)
     unit = spread_like(jnp.where(gap > 0, gap, 1), w)
-    held_at_0 = centres == 0
+    held_at_0 = centers == 0
     choice = jnp.ones(())
     for _ in range(rounds):
-        parts = [(real - spread_like(centres[..., j], w)) / unit for j in range(centres.shape[-1])]
+        parts = [(real - spread_like(centers[..., j], w)) / unit for j in range(centers.shape[-1])]
         choice = jax.nn.softmax(-jnp.square(jnp.stack(parts, -1)) / temperature, axis=-1)
         mass = jnp.sum(choice, axis=shared, keepdims=True)
         mean = jnp.sum(choice * real[..., None], axis=shared, keepdims=True) / jnp.where(mass > 0, mass, 1)
-        centres = jnp.where(held_at_0 | (mass == 0), centres, mean)
-    return jnp.sum(choice * centres, axis=-1).astype(w.dtype)
+        centers = jnp.where(held_at_0 | (mass == 0), centers, mean)
+    return jnp.sum(choice * centers, axis=-1).astype(w.dtype)

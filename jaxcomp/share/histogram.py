@@ -92,45 +92,45 @@ def place_of_zero(found: Histogram) -> Array:
     return (-found.low / jnp.where(found.width > 0, found.width, 1)).astype(jnp.float32)
 
 
-def moved(found: Histogram, centres: Array, pinned: Array, rounds: int) -> Array:
+def moved(found: Histogram, centers: Array, pinned: Array, rounds: int) -> Array:
     """Runs Lloyd's algorithm: each bin goes to the nearest center, each center to the mean of its bins.
 
     Args:
       found: the weights.
-      centres: ``[k]`` positions, in order.
+      centers: ``[k]`` positions, in order.
       pinned: ``[k]`` bool, those that stay.
       rounds: how often.
 
     Returns:
-      ``[k]`` positions, in order. A centre without a bin stays.
+      ``[k]`` positions, in order. A center without a bin stays.
     """
     x, counts = found.positions[None], found.counts[None]
 
-    def step(_: int, centres: Array) -> Array:
-        own = jnp.where(members(found, centres), counts, 0)
+    def step(_: int, centers: Array) -> Array:
+        own = jnp.where(members(found, centers), counts, 0)
         weight, moment = steady_sum(own, (1,))[:, 0], steady_sum(rounded(own * x), (1,))[:, 0]
-        return jnp.where(pinned | (weight == 0), centres, moment / jnp.maximum(weight, 1))
+        return jnp.where(pinned | (weight == 0), centers, moment / jnp.maximum(weight, 1))
 
-    return lax.fori_loop(0, rounds, step, centres)
+    return lax.fori_loop(0, rounds, step, centers)
 
 
-def members(found: Histogram, centres: Array) -> Array:
-    """Marks the bins of ``found`` that are nearest to each of the ordered ``centres``: ``[k, bins]`` bool."""
-    above = found.positions[None] > ((centres[1:] + centres[:-1]) / 2)[:, None]
+def members(found: Histogram, centers: Array) -> Array:
+    """Marks the bins of ``found`` that are nearest to each of the ordered ``centers``: ``[k, bins]`` bool."""
+    above = found.positions[None] > ((centers[1:] + centers[:-1]) / 2)[:, None]
     all_ = jnp.ones((1, BINS), bool)
     return jnp.concatenate([all_, above]) & ~jnp.concatenate([above, ~all_])
 
 
-def values(found: Histogram, centres: Array, pinned: Array) -> Array:
+def values(found: Histogram, centers: Array, pinned: Array) -> Array:
     """Returns the weights that centers stand for: a center of equal weights is that weight, a pinned one is 0.
 
     Args:
       found: the weights.
-      centres: ``[k]`` positions, in order.
+      centers: ``[k]`` positions, in order.
       pinned: ``[k]`` bool.
     """
-    own = members(found, centres)
+    own = members(found, centers)
     least = jnp.min(jnp.where(own, found.least[None], jnp.inf), axis=1)
     greatest = jnp.max(jnp.where(own, found.greatest[None], -jnp.inf), axis=1)
-    plain = rounded(found.width * centres.astype(found.width.dtype)) + found.low
+    plain = rounded(found.width * centers.astype(found.width.dtype)) + found.low
     return jnp.where(pinned, 0, jnp.where(least <= greatest, jnp.clip(plain, least, greatest), plain))

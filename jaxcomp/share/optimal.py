@@ -24,10 +24,10 @@ def optimal(values: Any, k: int, *, importance: Any = None, zero: bool = False) 
 
     Args:
       values: ``[...]`` floating point, finite.
-      k: centres, 1 to 65,536.
+      k: centers, 1 to 65,536.
       importance: ``[...]``, f, at least 0: of a Fisher or Hessian diagonal (:func:`jaxcomp.observe.fisher_diagonal`);
         None: all alike.
-      zero: whether one of the centres is 0.
+      zero: whether one of the centers is 0.
 
     Returns:
       ``[at most k]`` of float64, in order; fewer where there are fewer distinct weights.
@@ -54,7 +54,7 @@ def optimal(values: Any, k: int, *, importance: Any = None, zero: bool = False) 
         if all(np.isin(new, old).all() for new, old in zip(finer, candidates, strict=True)):
             break
         candidates = finer
-    return _centres(sums, cut, pinned)
+    return _centers(sums, cut, pinned)
 
 
 def _checked(values: Any, importance: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +73,7 @@ def _checked(values: Any, importance: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinct(x: np.ndarray, weight: np.ndarray, zero: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Each value once, in order, with the importance of all its weights; without 0 where that has a centre."""
+    """Each value once, in order, with the importance of all its weights; without 0 where that has a center."""
     found, place = np.unique(x, return_inverse=True)
     total = np.bincount(place.reshape(-1), weight)
     if zero:
@@ -83,7 +83,7 @@ def _distinct(x: np.ndarray, weight: np.ndarray, zero: bool) -> tuple[np.ndarray
 
 
 def _coarse(x: np.ndarray) -> np.ndarray:
-    """Where the first cuts may be: evenly over the range, and as densely as the best centres of many are.
+    """Where the first cuts may be: evenly over the range, and as densely as the best centers of many are.
 
     That is by the cube root of the density of weights (Panter and Dite, 1951).
     """
@@ -139,7 +139,7 @@ class _Sums(NamedTuple):
 
 
 def _best(sums: _Sums, candidates: list[np.ndarray], zero: bool) -> tuple[np.ndarray, int]:
-    """``[k - 1]``, the cuts of the least cost, one among each of the candidates; which segment's centre is 0, or -1."""
+    """``[k - 1]``, the cuts of the least cost, one among each of the candidates; which segment's center is 0, or -1."""
     ends = np.array([len(sums.mass) - 1])
     steps = [np.array([0]), *candidates, ends]
     free, fixed = np.zeros(1), np.full(1, np.inf)
@@ -163,7 +163,7 @@ def _best(sums: _Sums, candidates: list[np.ndarray], zero: bool) -> tuple[np.nda
 
 
 def _followed(steps: list[np.ndarray], back: list[list[np.ndarray]], open_: bool) -> tuple[np.ndarray, int]:
-    """The cuts, from the last segment to the first; ``open_`` while that of the centre 0 is still to come."""
+    """The cuts, from the last segment to the first; ``open_`` while that of the center 0 is still to come."""
     at, cuts, pinned = 0, [], -1
     for segment in reversed(range(len(back))):
         starts, row = steps[segment], back[segment]
@@ -175,7 +175,7 @@ def _followed(steps: list[np.ndarray], back: list[list[np.ndarray]], open_: bool
     return np.array(cuts[::-1][1:], dtype=np.int64), pinned
 
 
-def _centres(sums: _Sums, cut: np.ndarray, pinned: int) -> np.ndarray:
+def _centers(sums: _Sums, cut: np.ndarray, pinned: int) -> np.ndarray:
     edges = np.concatenate([[0], cut, [len(sums.mass) - 1]])
     mass, first = (row[edges[1:]] - row[edges[:-1]] for row in (sums.mass, sums.first))
     means = (first / np.where(mass > 0, mass, 1) + sums.middle) * sums.unit

@@ -13,7 +13,7 @@ class Cut(NamedTuple):
 
     Attributes:
       starts: ``[k]``, the first point of each; a segment ends where the next begins, and may be empty.
-      pinned: ``[k]`` bool: the segment whose centre is given.
+      pinned: ``[k]`` bool: the segment whose center is given.
     """
 
     starts: Array
@@ -30,7 +30,7 @@ def partition(weights: Array, positions: Array, k: int, pin: Array, is_pinned: A
       weights: ``[n]`` float, at least 0.
       positions: ``[n]``, in order.
       k: segments.
-      pin: a position that is the centre of one segment, if ``is_pinned``; all other centres are means.
+      pin: a position that is the center of one segment, if ``is_pinned``; all other centers are means.
       is_pinned: bool.
 
     Returns:

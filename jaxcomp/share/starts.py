@@ -1,4 +1,4 @@
-"""Where the centres of a codebook start, before Lloyd's algorithm moves them."""
+"""Where the centers of a codebook start, before Lloyd's algorithm moves them."""
 
 from collections.abc import Callable
 
@@ -44,13 +44,13 @@ def kmeans_plus_plus(seed: int) -> Start:
             below = jnp.cumsum(chances)
             return x[jnp.clip(jnp.searchsorted(below, draw * below[-1], side="right"), 0, BINS - 1)]
 
-        centres = jnp.full(k, drawn(found.counts, draws[0]))
+        centers = jnp.full(k, drawn(found.counts, draws[0]))
 
-        def another(j: int, centres: Array) -> Array:
-            far = jnp.min(jnp.square(x[None] - centres[:, None]), axis=0)
-            return centres.at[j].set(drawn(rounded(found.counts * far), draws[j]))
+        def another(j: int, centers: Array) -> Array:
+            far = jnp.min(jnp.square(x[None] - centers[:, None]), axis=0)
+            return centers.at[j].set(drawn(rounded(found.counts * far), draws[j]))
 
-        return jnp.sort(jax.lax.fori_loop(1, k, another, centres))
+        return jnp.sort(jax.lax.fori_loop(1, k, another, centers))
 
     return start
 

@@ -81,7 +81,7 @@ def test_gradients_are_those_of_the_mean_over_uniform_noise(rng):
     assert checked > 60
 
 
-def test_codebooks_are_rated_by_the_places_of_centres(rng):
+def test_codebooks_are_rated_by_the_places_of_centers(rng):
     w = rng.choice(np.float32([-3.0, -1.0, 0.0, 0.5, 4.0]), size=(40, 8), p=[0.1, 0.1, 0.6, 0.1, 0.1])
     recipe = jc.pack.rated(jc.share.cluster(5))
     state = recipe.init({"w": w})

@@ -18,7 +18,7 @@ def error(w: np.ndarray, view: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_centres_come_near_the_least_error(rng, start):
+def test_centers_come_near_the_least_error(rng, start):
     w = rng.normal(size=(64, 50)).astype(np.float32)
     share = jc.share.cluster(8, start=start)
     view = share.apply(w, share.init(w))
@@ -73,38 +73,38 @@ def test_zeros_and_the_number_of_values_survive_pruning_sharing_and_training(rng
     assert losses[-1] < losses[0]
 
 
-def test_a_centres_gradient_is_the_sum_over_its_weights(rng):
+def test_a_centers_gradient_is_the_sum_over_its_weights(rng):
     w, g = (jnp.asarray(rng.normal(size=200), jnp.float32) for _ in range(2))
     share = jc.share.cluster(5, learn=True)
     state = share.init(w)
-    centres = jc.learned(state)
+    centers = jc.learned(state)
 
     def shown(w, values):
         return (share.apply(w, jc.with_learned(state, values)) * g).sum()
 
-    of_w, of_centres = jax.grad(shown, (0, 1))(w, centres)
-    (book,) = (np.asarray(each) for each in centres.values())
+    of_w, of_centers = jax.grad(shown, (0, 1))(w, centers)
+    (book,) = (np.asarray(each) for each in centers.values())
     nearest = np.abs(np.asarray(w)[:, None] - book).argmin(1)
     wanted = np.bincount(nearest, np.asarray(g, np.float64), minlength=5)
-    np.testing.assert_allclose(next(iter(of_centres.values()))[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(next(iter(of_centers.values()))[0], wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(of_w, g)
 
 
-def test_many_centres_are_found_by_halves_as_few_one_after_another(rng):
+def test_many_centers_are_found_by_halves_as_few_one_after_another(rng):
     w = jnp.asarray(rng.normal(size=(50, 6)), jnp.float32)
     for axis in (None, -1):
         share = jc.share.cluster(40, axis=axis)
-        centres = share.init(w).centres
-        nearest = np.abs(np.asarray(w)[..., None] - np.asarray(centres)).argmin(-1)
-        wanted = np.take_along_axis(np.broadcast_to(centres, (*w.shape, 40)), nearest[..., None], -1)[..., 0]
+        centers = share.init(w).centers
+        nearest = np.abs(np.asarray(w)[..., None] - np.asarray(centers)).argmin(-1)
+        wanted = np.take_along_axis(np.broadcast_to(centers, (*w.shape, 40)), nearest[..., None], -1)[..., 0]
         np.testing.assert_array_equal(share.apply(w, share.init(w)), wanted)
 
 
-def test_dkm_shows_the_nearest_centre_and_learns_by_the_soft_choice(rng):
+def test_dkm_shows_the_nearest_center_and_learns_by_the_soft_choice(rng):
     w = jnp.asarray(rng.normal(size=60), jnp.float32)
     share = jc.share.dkm(3, temperature=0.5, rounds=1)
     state = share.init(w)
-    c = np.asarray(state.centres, np.float64).reshape(-1)
+    c = np.asarray(state.centers, np.float64).reshape(-1)
     assert set(np.unique(share.apply(w, state))) <= set(np.float32(c))
 
     def soft(w):
@@ -120,13 +120,13 @@ def test_dkm_shows_the_nearest_centre_and_learns_by_the_soft_choice(rng):
 def test_what_is_wrong_is_said(rng):
     w = {"w": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)}
     for make, words in (
-        (lambda: jc.share.cluster(0), "k is a number of centres, from 1 to 65,536; got 0"),
+        (lambda: jc.share.cluster(0), "k is a number of centers, from 1 to 65,536; got 0"),
         (lambda: jc.share.cluster(4, scope="tensor"), "scope must be 'layer' or 'global'"),
         (lambda: jc.share.cluster(4, start="best"), "start must be one of 'optimal'"),
         (lambda: jc.share.cluster(4, scope="global", axis=0), "has no axis"),
         (lambda: jc.share.dkm(4, temperature=0), "temperature must be above 0"),
-        (lambda: jc.share.cluster(7).init(w), r"w: 7 centres for 6 weights \(shape \(3, 2\), axis None\)"),
-        (lambda: jc.share.cluster(7, scope="global").init(w), "7 centres for 6 weights in all"),
+        (lambda: jc.share.cluster(7).init(w), r"w: 7 centers for 6 weights \(shape \(3, 2\), axis None\)"),
+        (lambda: jc.share.cluster(7, scope="global").init(w), "7 centers for 6 weights in all"),
         (lambda: jc.share.cluster(2).init({"w": w["w"].at[0, 0].set(jnp.nan)}), "w: the weights hold NaN or infinity"),
     ):
         with pytest.raises(ArgumentError, match=words):
@@ -143,7 +143,7 @@ def test_starts_are_the_papers(rng):
 
 
 @pytest.mark.parametrize("axis", [None, -1])
-def test_important_weights_pull_centres_to_the_least_weighted_error(rng, axis):
+def test_important_weights_pull_centers_to_the_least_weighted_error(rng, axis):
     w = rng.normal(size=(300, 2)).astype(np.float32)
     f = np.float32(rng.lognormal(sigma=2.0, size=w.shape))
     share = jc.share.cluster(6, axis=axis, importance={"w": f})

@@ -8,7 +8,7 @@ from jaxcomp.share import optimal
 
 
 def least(x: np.ndarray, f: np.ndarray, k: int, zero: bool) -> float:
-    """The least error of k centres, one of them 0 if ``zero``: all cuts, in float64."""
+    """The least error of k centers, one of them 0 if ``zero``: all cuts, in float64."""
     order = np.argsort(x)
     x, f = x[order], f[order]
     n = len(x)
@@ -30,10 +30,10 @@ def test_no_cut_has_a_smaller_error(rng, zero):
     for _ in range(12):
         n, k = int(rng.integers(1, 14)), int(rng.integers(1, 5))
         x, f = rng.normal(size=n) + 0.5 * rng.normal(), rng.random(n) + 1e-3
-        centres = optimal(x, k, importance=f, zero=zero)
-        assert len(centres) <= k
-        assert not zero or 0 in centres
-        assert (f * np.square(x[:, None] - centres).min(1)).sum() == pytest.approx(least(x, f, k, zero), abs=1e-12)
+        centers = optimal(x, k, importance=f, zero=zero)
+        assert len(centers) <= k
+        assert not zero or 0 in centers
+        assert (f * np.square(x[:, None] - centers).min(1)).sum() == pytest.approx(least(x, f, k, zero), abs=1e-12)
 
 
 def test_finer_and_finer_cuts_find_what_all_cuts_find(rng, monkeypatch):
@@ -49,7 +49,7 @@ def test_finer_and_finer_cuts_find_what_all_cuts_find(rng, monkeypatch):
 
 def test_what_is_wrong_is_said():
     for call, words in (
-        (lambda: optimal(np.ones(3), 0), "k is a number of centres"),
+        (lambda: optimal(np.ones(3), 0), "k is a number of centers"),
         (lambda: optimal(np.array([1.0, np.nan]), 1), "NaN or infinity"),
         (lambda: optimal(np.ones(2), 1, importance=np.array([1.0, -1.0])), "below 0"),
         (lambda: optimal(np.ones(2), 1, importance=np.ones(3)), r"\(2,\), not \(3,\)"),
