@@ -55,7 +55,8 @@ class Rate(NamedTuple):
         """
         power, felt = known.power(old), np.zeros((len(old), 1, old.shape[2]))
         if path in self.fisher:
-            felt = matrix(use, self.fisher[path]).sum(1, keepdims=True) / known.squares.sum(1)[:, None, None]
+            own, moment = matrix(use, self.fisher[path]).sum(1, keepdims=True), known.squares.sum(1)[:, None, None]
+            felt = np.divide(own, moment, out=felt, where=moment > 0)  # of a channel that is never on nothing is felt
             felt = (1 - FELT) * felt + FELT * felt.mean()
         return self.value / felt if felt.all() else np.full_like(felt, self.value * (power or 1.0))
 

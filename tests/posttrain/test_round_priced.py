@@ -114,6 +114,19 @@ def test_few_samples_do_no_harm(samples: int) -> None:
     assert error(found.params) <= 1.02 * error(plain.params)
 
 
+def test_a_channel_that_is_never_on_leaves_the_price_of_the_others() -> None:
+    def depthwise(p: Any, x: jax.Array) -> jax.Array:
+        how: dict[str, Any] = {"dimension_numbers": ("NHC", "HIO", "NHC"), "feature_group_count": 4}
+        return jax.lax.conv_general_dilated(x, p["kernel"], (1,), "SAME", **how)
+
+    x, params = normal(24, 16, 4) * np.array([1, 0, 1, 1], np.float32), {"kernel": normal(5, 1, 4, seed=1)}
+    felt = jc.observe.fisher_diagonal(jc.observe.output_gradients(depthwise, params, [x]))
+    found = round_weights(depthwise, params, [x], Scheme(6, inputs=None), rate=1e-3, fisher=felt, biases=False)
+    wanted, got = depthwise(params, x), depthwise(found.params, x)
+    errors = np.square(got - wanted).sum((0, 1)) / np.maximum(np.square(wanted).sum((0, 1)), 1e-9)
+    assert 1e-6 < errors[[0, 2, 3]].min() <= errors.max() < 0.05
+
+
 def test_a_budget_is_searched_for_where_sizes_are_steps() -> None:
     for budget in (40, 100, 999, 5000):
         found = within(budget, 1.0, lambda rate: rate, lambda rate: max(40, int(3000 * rate**-0.5) // 10 * 10))
