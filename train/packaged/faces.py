@@ -30,7 +30,7 @@ def load(folders: Folders) -> Subject:
         return [found(*runs["faces"](scaled(image)[None])) for image in others]
 
     batches = [*known.reshape(8, 8, SIDE, SIDE, 3)]
-    how: dict[str, Any] = {"bits": 6, "each_output": True}  # channels of depthwise convolutions differ widely
+    how: dict[str, Any] = {"bits": 8, "each_output": True}  # channels of depthwise convolutions differ widely
     part = Part(path, network, network.params, runtimes.litert(path), batches, "bytes300000", **how)
     return Subject({"faces": part}, answers, compared, lambda path, ours, theirs: drawn(path, ours, theirs, others))
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +103,7 @@ class Network:
             raise UserError(
                 f"{graph.path}: has operators without a rule here: {said}; known are {', '.join(sorted(rules))}"
             )
+        self.__name__ = Path(graph.path).stem
         self._path, self._inputs, self._results, self._rules = graph.path, graph.inputs, graph.results, rules
         self._known, self._operators = dict(graph.constants), list[Operator]()
         for each in graph.operators:
