@@ -21,8 +21,7 @@ Reference = Literal["corrected", "pruned", "dense"]
 
 
 MOST_PRODUCTS = 3e9
-"""So many may the least squares of all outputs of a layer take, unless they were asked for, some 0.2 s: a layer of more
-is judged, and if data are few refitted, by a sweep."""
+"""So many, some 0.2 s of them, may the least squares of all outputs of a layer take that only judge a mask."""
 
 MASKS_MARGIN = 1.02
 """How much more error a mask may make than magnitude's: nothing is fitted, and little is due to chance."""
@@ -154,16 +153,17 @@ class Recipe:
         return self._pruned(self.layer(path, use, leaf, all_), old, all_, goal)
 
     def _refitted(self, layer: LayerMatrix, mask: Any, goal: Any) -> tuple[Any, np.ndarray]:
-        """Returns a mask, the method's own unless one is given, and its best weights; of large layers a sweep's."""
-        new = None
-        if mask is None:
-            mask, new = self.pruner.prune(layer, *_keep(goal))
-        products = float(np.sum(np.asarray(mask).sum(1, dtype=np.float64) ** 3)) / 3
-        if self.refit or products <= MOST_PRODUCTS:
-            new = reconstruct.least_squares(layer.weight, layer.moment, mask)
-        elif new is None:
-            _, new = sparsegpt(layer.weight, layer.moment, upper=layer.upper, mask=mask)
-        return mask, np.asarray(new, np.float64)
+        """Returns a mask, the method's own unless one is given, and its best weights: to judge a given one, a sweep's.
+
+        A sweep takes a hundredth of what least squares take of large layers, and errs by some tenths more.
+        """
+        judges = mask is not None and not self.refit
+        chosen = mask if mask is not None else self.pruner.prune(layer, *_keep(goal))[0]
+        if judges and float(np.sum(np.asarray(chosen).sum(1, dtype=np.float64) ** 3)) / 3 > MOST_PRODUCTS:
+            _, new = sparsegpt(layer.weight, layer.moment, upper=layer.upper, mask=chosen)
+        else:
+            new = reconstruct.least_squares(layer.weight, layer.moment, chosen)
+        return chosen, np.asarray(new, np.float64)
 
     @property
     def refits(self) -> bool:
