@@ -226,6 +226,13 @@ def times(data: Data) -> str:
     return table(["variant", *tail], _timed(data["rows"]))
 
 
+def readers(data: Data) -> str:
+    """Readers of ``train.bench input``: rate, and processor time of an image."""
+    rates, count = data["images_per_second"], data["images"]
+    rows = [[row["variant"], f"{rates[row['variant']]:.0f}", f"{row['cpu_ms'] / count:.2f}"] for row in data["rows"]]
+    return table(["reader", "images a second", "CPU ms an image"], rows)
+
+
 def losses(data: Data) -> str:
     """Distillation losses of ``train.bench distil``: time of each, and its share of the student's step."""
     head = ["loss", "median, ms", "of the step, %", "of its CPU time, %"]
@@ -299,6 +306,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
         oneshot,
         iterative,
         times,
+        readers,
         losses,
         distilled,
         integers,

@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,12 @@ def test_batches_come_in_order_and_errors_where_they_belong() -> None:
         with pytest.raises(UserError, match="the seventh"):
             feed.take(now)
     assert feed.idle > 0
+
+
+@pytest.mark.parametrize(("idle", "told"), [(20.0, True), (9.0, False)])
+def test_a_phase_that_waits_for_images_says_so(idle: float, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Feed(lambda step: None, 0, 6)
+    own.idle, own._began = idle, time.monotonic() - 100
+    own.tell("student")
+    words = "student: the input is the bottleneck: devices waited for images for 20 of 100 s"
+    assert (words in capsys.readouterr().err) == told
