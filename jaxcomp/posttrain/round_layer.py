@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,9 +32,7 @@ from jaxcomp.trace.uses import Use
 
 RoundMethod = Literal["gptq", "adaround", "nearest"]
 RATIOS = 24
-"""Parts of the whole range between which those of few bits are chosen, from all of it to a fifth."""
-COARSE = 3
-"""So many of them from one that is tried at first to the next."""
+"""Parts of the whole range that are tried for few bits, from all of it to a fifth."""
 
 
 class Settings(NamedTuple):
@@ -146,7 +144,8 @@ def rounded(
         mixed = _better(target, use, leaf, known, widest, plain)
         own = plain if mixed is plain else mixed._replace(back=1.0)
     layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
-    values, ratio = _searched(layer, inputs, search, format, settings)
+    ratios = np.linspace(1, 0.2, RATIOS) if search else np.ones(1)
+    values, ratio = _searched(layer, inputs, ratios.astype(np.float32), format, settings)
     grid = _reaching(target, use, leaf, whole, ratio) if search else whole
     found = _on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format)
     better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
@@ -262,18 +261,31 @@ TRIED = 2**23
 
 
 def _searched(
-    layer: _Layer, inputs: Factored, search: bool, format: Format, settings: Settings
+    layer: _Layer, inputs: Factored, ratios: np.ndarray, format: Format, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
-    kept, makers = layer.old != 0, [_nearest, *([_fixed] if settings.method == "gptq" else [])]
-    ratio = np.ones((len(layer.old), 1, layer.old.shape[2]), np.float32)
-    if search:
-        ratio = _best_ratio(layer, lambda some: _errors(layer, inputs, some, format, makers[-1]))
-    best, values = np.full(ratio.shape, np.inf), layer.old
-    for make in makers:
-        each, errors = make(layer.old, layer.aim, inputs, layer.numbers(ratio), format)
-        now = _shared(layer, errors)
-        best, values = np.minimum(now, best), np.where(now < best, each, values)
+    kept, outs = layer.old != 0, layer.old.shape[2]
+    best, values = np.full((len(layer.old), 1, outs), np.inf), layer.old
+    ratio = np.ones(best.shape, np.float32)
+
+    def tried(some: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The methods' results at each part of the range, side by side, and their errors."""
+        old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
+        own[0] = own[0] * np.repeat(some, outs)
+        plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)
+        found = [(plain, inputs.error(plain - aim))]
+        return [*found, fixed(aim, inputs, own, format)] if settings.method == "gptq" else found
+
+    together = max(1, TRIED // max(layer.old.size, 1))
+    for first in range(0, len(ratios), together):
+        some = ratios[first : first + together]
+        found = [[np.split(x, len(some), 2) for x in both] for both in tried(some)]
+        for i, part in enumerate(some):
+            for each, errors in found:
+                now = _shared(layer, errors[i])
+                wins = now < best
+                best, values = np.minimum(now, best), np.where(wins, each[i], values)
+                ratio = np.where(wins, part, ratio)
     scale, zero_point, _ = layer.numbers(ratio)
     if settings.method == "adaround":
         grid = Grid(jnp.asarray(scale), jnp.asarray(zero_point))
@@ -282,47 +294,6 @@ def _searched(
         return np.where(wins, learned, values), ratio
     grid = Grid(scale, zero_point)
     return descend(layer.aim, values, inputs.moment, grid, format, kept, sweeps=settings.sweeps), ratio
-
-
-def _best_ratio(layer: _Layer, errors: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Finds the part of the range of least error: the best of every third, or of two on either side of it."""
-    ratios = np.linspace(1, 0.2, RATIOS).astype(np.float32)
-    shape = len(layer.old), 1, layer.old.shape[2]
-    at, least = np.zeros(shape, np.int64), np.full(shape, np.inf)
-
-    def better(tried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = np.stack([_shared(layer, own) for own in errors(ratios[tried])])
-        first = np.argmin(found, 0)[None]
-        now, place = (np.take_along_axis(x, first, 0)[0] for x in (found, tried))
-        return np.where(now < least, place, at), np.minimum(now, least)
-
-    coarse = np.arange(0, RATIOS, COARSE).reshape(-1, 1, 1, 1)
-    at, least = better(np.broadcast_to(coarse, (len(coarse), *shape)))
-    near = np.concatenate([np.arange(1 - COARSE, 0), np.arange(1, COARSE)]).reshape(-1, 1, 1, 1)
-    at, least = better(np.clip(at + near, 0, RATIOS - 1))
-    return ratios[at]
-
-
-def _errors(layer: _Layer, inputs: Factored, ratios: np.ndarray, format: Format, make: Callable[..., Any]) -> Any:
-    """Measures a method at parts of the range, some side by side: errors ``[parts, groups, 1, out]``."""
-    together, found = max(1, TRIED // max(layer.old.size, 1)), []
-    for first in range(0, len(ratios), together):
-        some = ratios[first : first + together]
-        old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
-        own[0] = own[0] * np.concatenate(list(some), 2)
-        found += np.split(make(old, aim, inputs, own, format)[1], len(some), 2)
-    return found
-
-
-def _nearest(old: np.ndarray, aim: np.ndarray, inputs: Factored, numbers: Sequence[np.ndarray], format: Format) -> Any:
-    """Rounds the old weights to the nearest; returns them and the errors of the outputs."""
-    scale, zero_point, kept = numbers
-    values = np.where(kept, on_grid(old, scale, zero_point, format), 0)
-    return values, inputs.error(values - aim)
-
-
-def _fixed(old: np.ndarray, aim: np.ndarray, inputs: Factored, numbers: Sequence[np.ndarray], format: Format) -> Any:
-    return fixed(aim, inputs, numbers, format)
 
 
 def _shared(layer: _Layer, errors: np.ndarray) -> np.ndarray:
