@@ -88,6 +88,10 @@ class Part(NamedTuple):
         return Part(now, mean, Lack(self.lack.mean + share * more, cross, squares))
 
 
+EVEN = 8
+"""Rows of inputs alike, beside few that were seen."""
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Mean products of a layer's inputs, in units that give them, and what results lack, sizes near 1.
@@ -173,6 +177,17 @@ class Evidence:
             return self
         both = self.part.mixed(self.other, self.rows[1] / sum(self.rows))
         return replace(self, part=both, rows=(sum(self.rows), self.rows[1]))
+
+    def uncorrelated(self) -> "Evidence":
+        """Gives the inputs' squares alone, which few rows tell as if EVEN more had all inputs alike; none is held out.
+
+        Where inputs vary about their means by nothing, these count.
+        """
+        squares = np.diagonal(self.inputs, axis1=1, axis2=2) if self.reaches else self.squares
+        lean = EVEN / (self.worth + EVEN)
+        squares = (1 - lean) * squares + lean * squares.mean(1, keepdims=True)
+        now = (squares[..., None] * np.eye(squares.shape[1])).astype(self.part.now.dtype)
+        return replace(self, part=Part(now, np.zeros_like(self.part.mean), None), other=None)
 
     @functools.cached_property
     def chance(self) -> tuple[float, float, float]:

@@ -134,11 +134,12 @@ def rounded(
       settings: of the methods.
       plain: the weight rounded to the nearest.
     """
-    if known.other is None or not known.reaches:
-        return plain
     format, search, own = target.scheme.format, whole is not plain.grid, plain
     if settings.rate is not None:
+        known = known if known.reaches else known.uncorrelated()
         return _priced(target, use, leaf, known, whole, settings, plain if search else None)
+    if known.other is None or not known.reaches:
+        return plain
     if search:
         widest = Solution(_on_grid(leaf, leaf, whole, format), whole)
         mixed = _better(target, use, leaf, known, widest, plain)
@@ -163,28 +164,35 @@ def _priced(
 ) -> Solution:
     """A weight rounded for a small file, on a grid whose steps are searched for if ``plain`` is there.
 
-    What is found must cost less than the nearest on examples that are held out, too: in errors and in bits.
+    What is found must cost less than the nearest on examples that are held out, too, in errors and in bits; of few
+    examples less than what is found for each weight alone, which no chance correlation of inputs leads astray.
     """
     assert settings.rate is not None
-    format = target.scheme.format
+    format, old = target.scheme.format, matrix(use, leaf)
     if np.any(np.asarray(whole.zero_point)):
         raise ArgumentError(f"{target.path!r}: a rate needs a symmetric grid: use Scheme(..., symmetric=True)")
-    layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
-    price = settings.rate.prices(target.path, use, matrix(use, leaf), known)
+    price = settings.rate.prices(target.path, use, old, known)
     coder = Coder(use, leaf.shape, np.asarray(format.levels), format.bottom)
-    apart = None if plain is None else layer.apart
-    values, ratio = priced(layer.aim, layer.numbers(1), inputs, price / unit**2, coder, settings.sweeps, apart)
-    grid = whole if plain is None else _reaching(target, use, leaf, whole, ratio)
-    found = Solution(_on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format), grid, 0)
-    other = Solution(_on_grid(leaf, leaf, whole, format), whole) if plain is None else plain
+
+    def solved(own: Evidence, settings: Settings, back: float) -> Solution:
+        layer, inputs, unit = _layer(target, use, leaf, own, whole, settings)
+        apart = None if plain is None else layer.apart
+        values, ratio = priced(layer.aim, layer.numbers(1), inputs, price / unit**2, coder, settings.sweeps, apart)
+        grid = whole if plain is None else _reaching(target, use, leaf, whole, ratio)
+        values = unmatrix(use, values.astype(np.float64) * unit, leaf.shape)
+        return Solution(_on_grid(values, leaf, grid, format), grid, back)
 
     def cost(own: Solution) -> float:
-        scale, _ = _numbers(own.grid, leaf.shape)
-        units = matrix(use, np.asarray(own.leaf, np.float64) / scale)
+        units = matrix(use, np.asarray(own.leaf, np.float64) / _numbers(own.grid, leaf.shape)[0])
         bits = coder.bits(units, coder.lengths(units))
-        return float((known.error(matrix(use, own.leaf), matrix(use, leaf))[:, None] / price + bits).sum())
+        return float((known.error(matrix(use, own.leaf), old)[:, None] / price + bits).sum())
 
-    return found if cost(found) < cost(other) else other
+    found = solved(known, settings, 0.0)
+    other = Solution(_on_grid(leaf, leaf, whole, format), whole) if plain is None else plain
+    if known.suffices and cost(found) < cost(other):
+        return found
+    alone = solved(known.uncorrelated(), settings._replace(correct=False), 1.0)
+    return found if known.other is not None and cost(found) < (1 - known.least_gain()) * cost(alone) else alone
 
 
 def _on_grid(values: Any, leaf: Any, grid: Grid, format: Format) -> Any:

@@ -114,8 +114,8 @@ def round_weights(
       rate: the worth of a bit in the file, in parts of a layer's mean squared results; None: nothing. Of layers of
         10,000 weights about 5e-7 for 4 bits a weight, 4e-5 for 1.
       file_bytes: a budget for the file of :func:`jaxcomp.pack.save`, with :attr:`Rounded.notes`: the rate is searched
-        for, by some such calls, from ``rate`` on if it is given. Of few examples, layers are at the nearest where what
-        is found is no better, whatever bytes that takes.
+        for, by some such calls, from ``rate`` on if it is given. Of few examples each weight is rounded for itself
+        where that is better.
       fisher: with a rate or a budget, what the loss feels of weights (:func:`jaxcomp.observe.fisher_diagonal` of
         :func:`jaxcomp.observe.output_gradients`): layers and outputs of which it feels little get few bits.
       select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.

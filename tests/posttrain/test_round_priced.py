@@ -127,6 +127,16 @@ def test_a_channel_that_is_never_on_leaves_the_price_of_the_others() -> None:
     assert 1e-6 < errors[[0, 2, 3]].min() <= errors.max() < 0.05
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("samples", [1, 3])
+def test_budgets_hold_with_few_samples(samples: int, tmp_path: Any) -> None:
+    plain = round_weights(residual, PARAMS, [X], Scheme(3, inputs=None), method="nearest", biases=False)
+    budget = size(plain, tmp_path)
+    found = round_weights(residual, PARAMS, [X[:samples]], ONE, file_bytes=budget)
+    assert 0.9 * budget < size(found, tmp_path) <= budget
+    assert error(found.params) <= 1.02 * error(plain.params)
+
+
 def test_a_budget_is_searched_for_where_sizes_are_steps() -> None:
     for budget in (40, 100, 999, 5000):
         found = within(budget, 1.0, lambda rate: rate, lambda rate: max(40, int(3000 * rate**-0.5) // 10 * 10))

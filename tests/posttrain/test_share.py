@@ -111,7 +111,7 @@ def test_every_model(name: str) -> None:
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"k": 0}, "k is a number of centres, from 1"),
+    ({"k": 0}, "k is a number of centers, from 1"),
     ({"k": 1000}, "'head': 1000 centres for 192 weights"),
     ({"k": [("up", 512)], "rate": 1.0}, "a file has tables of at most 256 values"),
     ({"file_bytes": -1}, "file_bytes must be a whole number"),
