@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.common import mirror
 from train.common.checks import check_labels, readable
 from train.common.errors import UserError
 from train.common.stored import Reading, Stored, in_memory
@@ -46,15 +47,15 @@ def is_path(name: str) -> bool:
     """Whether a data set's name is that of a folder.
 
     Example:
-      >>> [is_path(name) for name in ("cifar10", "imagenet_resized/32x32", "./birds", "/data/birds")]
+      >>> [is_path(name) for name in ("cifar10", "imagenet_resized/32x32", "./birds", "gs://bucket/birds")]
       [False, False, True, True]
     """
-    return name in (".", "..") or name.startswith(("/", "./", "../", "~"))
+    return name in (".", "..") or name.startswith(("/", "./", "../", "~")) or "://" in name
 
 
 def absolute(name: str) -> str:
     """A data set's name that is the same from every folder."""
-    return str(Path(name).expanduser().absolute()) if is_path(name) else name
+    return str(Path(name).expanduser().absolute()) if is_path(name) and "://" not in name else name
 
 
 def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[[str], tuple[Any, np.ndarray, str]]]:
@@ -71,10 +72,10 @@ def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[
     Raises:
       UserError: for a folder that is not there, or holds nothing of the kind; its layout is told.
     """
-    root = Path(name).expanduser()
+    root = _local(name)
     if not root.is_dir():
         raise UserError(f"dataset {name!r}: there is no such folder; it would hold {LAYOUT}")
-    classes, splits = _records(name, root) if any(root.glob("*.array_record*")) else _folders(name, root)
+    classes, splits = _records(name, root) if any(root.glob("*.array_record*")) else _counted(name, root)
 
     @functools.cache
     def read(split: str) -> tuple[Any, np.ndarray, str]:
@@ -87,6 +88,14 @@ def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[
         return *in_memory(stored, found.labels, limit), found.digest
 
     return classes, read
+
+
+def _local(name: str) -> Path:
+    """The folder itself or, of an address, a copy on this machine."""
+    if "://" not in name:
+        return Path(name).expanduser()
+    parent, _, last = name.rstrip("/").rpartition("/")
+    return Path(mirror.data_folder(parent, last) or parent) / last
 
 
 def _channels(found: Found) -> int:
@@ -103,14 +112,24 @@ def _channels(found: Found) -> int:
     return 1 if modes and modes <= {"1", "L", "LA"} else 3
 
 
-def _folders(name: str, root: Path) -> tuple[int, dict[str, Found]]:
+def _counted(name: str, root: Path) -> tuple[int, dict[str, Found]]:
+    classes, splits = class_folders(name, root)
+    return len(classes), splits
+
+
+def class_folders(name: str, root: Path) -> tuple[list[str], dict[str, Found]]:
+    """The names of the classes of a folder, and its splits, ``"train"`` and ``"test"``.
+
+    Raises:
+      UserError: for a folder of another layout.
+    """
     if not (root / "train").is_dir():
         classes = _classes(name, root)
         images = [each for number, own in enumerate(classes) for each in _images(root / own, number)]
         places = _places([label for _, _, label in images])
         held = [place % HELD_OUT == HELD_OUT - 1 for place in places]
         parts = {"train": False, "test": True}
-        return len(classes), {
+        return classes, {
             split: _listed(root, [one for one, out in zip(images, held, strict=True) if out == wanted])
             for split, wanted in parts.items()
         }
@@ -123,7 +142,7 @@ def _folders(name: str, root: Path) -> tuple[int, dict[str, Found]]:
     for split, folder in (("train", root / "train"), ("test", test)):
         there = [(number, folder / own) for number, own in enumerate(classes) if (folder / own).is_dir()]
         found[split] = _listed(root, [each for number, own in there for each in _images(own, number)])
-    return len(classes), found
+    return classes, found
 
 
 def _places(labels: list[int]) -> list[int]:
@@ -214,13 +233,25 @@ def write_records(path: Path, pairs: Iterable[tuple[bytes, int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torn = path.with_name(f".{path.name}.tmp")
     writer = ArrayRecordWriter(str(torn), "group_size:1")
-    for image, label in pairs:
-        record = proto.Example()
-        record.features.feature[IMAGE_KEYS[0]].bytes_list.value.append(image)
-        record.features.feature[LABEL_KEYS[0]].int64_list.value.append(label)
-        writer.write(record.SerializeToString())
+    try:
+        for image, label in pairs:
+            record = proto.Example()
+            record.features.feature[IMAGE_KEYS[0]].bytes_list.value.append(image)
+            record.features.feature[LABEL_KEYS[0]].int64_list.value.append(label)
+            writer.write(record.SerializeToString())
+    except BaseException:
+        writer.close()
+        torn.unlink()
+        raise
     writer.close()
     torn.replace(path)
+
+
+def count_records(paths: Iterable[Path]) -> int:
+    """How many records files hold together."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return len(ArrayRecordDataSource([str(path) for path in paths]))
 
 
 def _example(record: bytes, keys: tuple[str, ...], where: str) -> Any:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcomp.core import buckets
 from tests.train.common.pictures import class_folders, encoded
+from train import prepare
 from train.common import data, records
 from train.common.errors import UserError
 from train.tasks.classification import squared
@@ -109,6 +111,37 @@ def test_what_cannot_be_used_is_told(tmp_path: Path, make: Callable[[Path], Any]
     make(root)
     with pytest.raises(UserError, match=f"^dataset '{root}'.*{words}"):
         data.load(str(root)).read_all()
+
+
+@pytest.mark.parametrize("side", [0, 10])
+def test_folders_become_records_of_the_same_images(tmp_path: Path, side: int) -> None:
+    class_folders(tmp_path / "set", {"a": 12, "b": 11})
+    torn = tmp_path / "set" / "b" / "003.png"
+    torn.write_bytes(torn.read_bytes()[:50])
+    with pytest.raises(UserError, match=r"003\.png cannot be read .* give --corrupt skip"):
+        prepare.prepare(tmp_path / "set", tmp_path / "stop", side, 2, "stop")
+    assert not list((tmp_path / "stop").glob(".*"))  # nothing torn is left
+    held = prepare.prepare(tmp_path / "set", tmp_path / "new", side, 2, "skip")
+    assert held == {"train": 20, "test": 2}
+    assert (tmp_path / "new" / "classes.txt").read_text() == "a\nb\n"
+    torn.unlink()
+    one, other = (data.load(str(tmp_path / name), image_size=8) for name in ("set", "new"))
+    for mine, theirs in ((one.train, other.train), (one.test, other.test)):
+        assert np.bincount(mine.labels).tolist() == np.bincount(theirs.labels).tolist()
+        if side:  # smaller, and JPEG
+            assert abs(mine.images.mean() - theirs.images.mean()) < 3
+        else:
+            assert {image.tobytes() for image in mine.images} == {image.tobytes() for image in theirs.images}
+
+
+def test_a_set_in_a_bucket_is_read_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    class_folders(tmp_path / "set", {"a": 12, "b": 12})
+    for file in (tmp_path / "set").rglob("*.png"):
+        buckets.write(f"memory://bucket/sets/{file.relative_to(tmp_path).as_posix()}", file.read_bytes())
+    there, here = (data.load(name, image_size=8) for name in ("memory://bucket/sets/set", str(tmp_path / "set")))
+    assert there.digest == here.digest
+    np.testing.assert_array_equal(there.test.images, here.test.images)
 
 
 @pytest.mark.parametrize("limit", [0, 2**20], ids=["on disk", "in memory"])

@@ -1,0 +1,110 @@
+"""Puts the images of class folders into a few array_record files, which are read many times as fast as many small ones.
+
+    python -m train.prepare photographs/ prepared/ [--side 256] [--shards 16]
+
+Then ``--dataset=./prepared``. Split and labels are those that ``--dataset=./photographs`` has; classes.txt names them.
+A file that is there already is left as it is, so that a call that was stopped is gone on with.
+"""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcomp.core.files import write_atomically
+from train.common import options
+from train.common.checks import warn
+from train.common.errors import UserError, exit_status, first_line
+from train.common.image_folder import class_folders, count_records, write_records
+from train.common.pictures import decoded
+
+QUALITY = 95
+"""Of the JPEGs that smaller images are stored as."""
+
+
+def smaller(file: bytes, side: int) -> bytes:
+    """The image with its shorter side brought down to so many pixels; one that is no larger as it is.
+
+    Raises:
+      Exception: whatever the decoder says of a file that is torn.
+    """
+    from PIL import Image
+
+    image = decoded(file, 3)
+    image.load()
+    scale = side / min(image.size) if side else 1.0
+    if scale >= 1:
+        return file
+    size = tuple(max(1, round(own * scale)) for own in image.size)
+    packed = io.BytesIO()
+    image.resize((size[0], size[1]), Image.Resampling.BICUBIC).save(packed, "jpeg", quality=QUALITY)
+    return packed.getvalue()
+
+
+def prepare(source: Path, target: Path, side: int, shards: int, corrupt: str) -> dict[str, Any]:
+    """Writes ``train-*.array_record``, ``test-*.array_record`` and ``classes.txt``.
+
+    Args:
+      source: folder of class folders.
+      target: folder of the files.
+      side: pixels of the shorter side, at most; 0: files stay as they are.
+      shards: files of the training split; the test split has one for every ten.
+      corrupt: ``"stop"`` at an image that cannot be decoded, or ``"skip"`` it.
+
+    Returns:
+      How many images each split has.
+
+    Raises:
+      UserError: for a folder of another layout, or an image that cannot be decoded.
+    """
+    classes, splits = class_folders(str(source), source)
+    target.mkdir(parents=True, exist_ok=True)
+    held: dict[str, int] = {}
+    for split, found in splits.items():
+        parts = max(1, shards if split == "train" else -(-shards // 10))
+        # in an order of its own, so that a part is not of a few classes
+        order = np.random.default_rng(0).permutation(len(found.labels))
+
+        def pairs(part: np.ndarray, found: Any = found) -> Iterator[tuple[bytes, int]]:
+            for number in part.tolist():
+                try:
+                    file = smaller(found.fetch([number])[0], side)
+                except Exception as error:  # whatever the decoder says
+                    told = f"{found.names(number)} cannot be read ({first_line(error)})"
+                    if corrupt == "stop":
+                        raise UserError(f"{told}: mend it, leave it out, or give --corrupt skip") from error
+                    warn(f"{told} and is left out")
+                    continue
+                yield file, int(found.labels[number])
+
+        for number, part in enumerate(np.array_split(order, parts)):
+            path = target / f"{split}-{number:05}-of-{parts:05}.array_record"
+            if not path.exists():
+                write_records(path, pairs(part))
+        held[split] = count_records(target.glob(f"{split}-*-of-{parts:05}.array_record"))
+    write_atomically(target / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
+    return held
+
+
+def main() -> int:
+    """Prepares the folders of the command line."""
+    parser = options.parser(__doc__)
+    parser.add_argument("source", type=Path, help="folder of class folders, or of train/ and test/ of such")
+    parser.add_argument("target", type=Path, help="folder for the files")
+    parser.add_argument("--side", type=int, default=0, help="pixels of the shorter side, at most; 0: as they are")
+    parser.add_argument("--shards", type=int, default=16, help="files of the training split")
+    parser.add_argument("--corrupt", choices=("stop", "skip"), default="stop", help="at an image that cannot be read")
+    args = parser.parse_args()
+
+    def run() -> None:
+        held = prepare(args.source, args.target, args.side, args.shards, args.corrupt)
+        print(f"{args.target}: {', '.join(f'{count:,} images of {split}' for split, count in held.items())}")
+
+    return exit_status(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
