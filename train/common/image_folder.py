@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.common import mirror
 from train.common.checks import check_labels, readable
 from train.common.errors import UserError
 from train.common.stored import Reading, Stored, in_memory
@@ -47,15 +46,15 @@ def is_path(name: str) -> bool:
     """Whether a data set's name is that of a folder.
 
     Example:
-      >>> [is_path(name) for name in ("cifar10", "imagenet_resized/32x32", "./birds", "gs://bucket/birds")]
+      >>> [is_path(name) for name in ("cifar10", "imagenet_resized/32x32", "./birds", "/data/birds")]
       [False, False, True, True]
     """
-    return name in (".", "..") or name.startswith(("/", "./", "../", "~")) or "://" in name
+    return name in (".", "..") or name.startswith(("/", "./", "../", "~"))
 
 
 def absolute(name: str) -> str:
     """A data set's name that is the same from every folder."""
-    return str(Path(name).expanduser().absolute()) if is_path(name) and "://" not in name else name
+    return str(Path(name).expanduser().absolute()) if is_path(name) else name
 
 
 def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[[str], tuple[Any, np.ndarray, str]]]:
@@ -72,7 +71,7 @@ def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[
     Raises:
       UserError: for a folder that is not there, or holds nothing of the kind; its layout is told.
     """
-    root = _local(name)
+    root = Path(name).expanduser()
     if not root.is_dir():
         raise UserError(f"dataset {name!r}: there is no such folder; it would hold {LAYOUT}")
     classes, splits = _records(name, root) if any(root.glob("*.array_record*")) else _counted(name, root)
@@ -88,14 +87,6 @@ def open_folder(name: str, reading: Reading, limit: int) -> tuple[int, Callable[
         return *in_memory(stored, found.labels, limit), found.digest
 
     return classes, read
-
-
-def _local(name: str) -> Path:
-    """The folder itself or, of an address, a copy on this machine."""
-    if "://" not in name:
-        return Path(name).expanduser()
-    parent, _, last = name.rstrip("/").rpartition("/")
-    return Path(mirror.data_folder(parent, last) or parent) / last
 
 
 def _channels(found: Found) -> int:
