@@ -37,6 +37,7 @@ def save(
     vjp_order: int = 0,
     notes: Mapping[str, Note] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    coder: str = "auto",
 ) -> int:
     """Saves a function as a StableHLO program, together with its parameters: what loads it needs no code of the model.
 
@@ -55,6 +56,7 @@ def save(
       vjp_order: how many times it can be differentiated in reverse; each order adds about twice the program.
       notes: ``{path: note}``, as ``recipe.describe(params, state, step)`` returns.
       metadata: a JSON-able dict.
+      coder: as of :func:`jaxcomp.pack.save`.
 
     Returns:
       The bytes of the file.
@@ -63,7 +65,7 @@ def save(
       ArgumentError: if the function cannot be exported for these shapes and platforms, or if its parameters or the
         metadata cannot be stored.
       PathError: if two parameters are spelled alike.
-      MissingExtraError: without flatbuffers.
+      MissingExtraError: without flatbuffers; for ``coder="range"`` without the extra that it needs.
 
     Example:
       >>> import tempfile
@@ -91,7 +93,7 @@ def save(
     tree = {"params": params, "program": np.frombuffer(program, np.uint8)}
     container.check_metadata(metadata)
     signed = {"export": about | {"sha256": _digest(tree, about)}, "user": dict(metadata or {})}
-    return artifact.save(path, tree, notes=prefixed, metadata=signed)
+    return artifact.save(path, tree, notes=prefixed, metadata=signed, coder=coder)
 
 
 class Program:

@@ -106,6 +106,10 @@ def test_parameters_are_stored_in_their_smallest_form(path: Path) -> None:
     kinds = {row.path: row.kind for row in pack.inspect(path).tensors}
     assert kinds["params/q/0"].startswith("codes+")
     assert size < 64 * 64
+    deflated = path.with_name("deflated.jcz")
+    export.save(deflated, product, params, jnp.ones((1, 64)), notes={"q/0": Note(grid=grid)}, coder="deflate")
+    assert not any(row.kind.endswith(("range", "pattern")) for row in pack.inspect(deflated).tensors)
+    assert bits(export.load(deflated)[1]) == bits(params)
     program, loaded = export.load(path)
     assert program.metadata == {"seed": 1}
     assert bits(loaded) == bits(params)
@@ -243,6 +247,7 @@ REFUSED = {
     "text": ({"platforms": "cpu"}, "must be a sequence"),
     "none": ({"platforms": ()}, "must be a sequence"),
     "order": ({"vjp_order": -1}, "vjp_order must be"),
+    "coder": ({"coder": "zip"}, "coder"),
     "metadata": ({"metadata": {"a": {1}}}, "metadata needs"),
     "notes": ({"notes": {"d": Note()}}, "notes are given for params/d"),
     "spec": ({"shapes": "n, 5"}, r"cannot be exported for shapes 'n, 5'"),
