@@ -86,8 +86,10 @@ def share(
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       k: centres of each weight that a matmul or a convolution reads, the one at 0 included; by path or rules, None:
         that weight stays.
-      rate, file_bytes, fisher: as of :func:`round_weights`: what a bit is worth, or the bytes that the file may take;
-        then k is at most 256.
+      rate, file_bytes: as of :func:`round_weights`: what a bit is worth, or the bytes that the file may take; then k is
+        at most 256.
+      fisher: likewise, what the loss feels of weights; without a rate too: errors of outputs of which it feels little
+        count little for the centres.
       biases: whether they take up the mean of the error.
       damping, act_order, sweeps, places: as of :func:`round_weights`.
       select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
@@ -126,7 +128,9 @@ def share(
         options |= {"places": places, "fisher": fisher, "progress": told(progress)}
         again = functools.partial(share, apply_fn, params, given, k, **options)
         return within(file_bytes, begin, lambda rate: again(rate=rate), lambda new: file_size(new.params, {}))
-    settings = Settings(damping, act_order, sweeps, rate_of(rate, fisher, "gptq", {path: named[path] for path in own}))
+    weights = {path: named[path] for path in own}
+    felt = None if rate is None and fisher is None else rate_of(rate or 1.0, fisher, "gptq", weights)
+    settings = Settings(damping, act_order, sweeps, felt, rate is not None)
 
     def near(path: str, _: bool) -> Solution:
         return nearest(named[path], counts[path])

@@ -34,12 +34,19 @@ FEWER = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Settings(NamedTuple):
-    """How layers share: what :func:`jaxcomp.posttrain.share` was asked for."""
+    """How layers share: what :func:`jaxcomp.posttrain.share` was asked for.
+
+    Attributes:
+      damping, act_order, sweeps: of it.
+      rate: what errors of outputs are worth, and bits; None: all errors alike.
+      counts: whether bits count.
+    """
 
     damping: float
     act_order: bool
     sweeps: int
     rate: Rate | None
+    counts: bool
 
 
 class Shared(NamedTuple):
@@ -82,7 +89,7 @@ def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Se
       settings: of the method.
       plain: the weight by :func:`nearest`.
     """
-    if known.other is None or not known.reaches:
+    if not known.reaches or (known.other is None and not settings.counts):
         return plain
     old = aim = matrix(use, leaf)
     unit = host_unit(np.max(np.abs(old), initial=0))
@@ -94,7 +101,7 @@ def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Se
     if settings.rate is not None:
         price = settings.rate.prices(path, use, old, known) / unit**2
     layer = _Layer(use, leaf.shape, (aim / unit).astype(np.float32), old != 0, inputs, price, settings)
-    tried = [k] if settings.rate is None else [each for each in FEWER if each <= k] or [k]
+    tried = [each for each in FEWER if each <= k] or [k] if settings.counts else [k]
     best: _Found | None = None
     for each in tried:
         now = layer.found(each)
@@ -105,7 +112,7 @@ def shared(path: str, use: Use, leaf: Any, known: Evidence, k: int, settings: Se
     values = unmatrix(use, best.values.astype(np.float64) * unit, leaf.shape)
     found = _shown(leaf, values, np.unique(values), 0.0)
     costs = [layer.judged(each.leaf, leaf, known, unit) for each in (found, plain)]
-    least = known.least_gain() if settings.rate is None else 0.0
+    least = 0.0 if settings.counts else known.least_gain()
     better = costs[0][0] < (1 - least) * costs[1][0] and costs[0][1] < costs[1][1]
     return found if better else plain
 
@@ -137,7 +144,7 @@ class _Layer(NamedTuple):
 
     def found(self, k: int) -> _Found:
         """The best values of so many centres."""
-        zero = bool((~self.kept).any()) or (self.settings.rate is not None and k > 1)
+        zero = bool((~self.kept).any()) or (self.settings.counts and k > 1)
         squares = np.diagonal(self.inputs.moment, axis1=1, axis2=2)[..., None] / self.price
         weight = np.broadcast_to(squares, self.aim.shape) * self.kept
         centres = optimal(np.where(self.kept, self.aim, 0), k, importance=weight, zero=zero)
@@ -165,14 +172,14 @@ class _Layer(NamedTuple):
 
     def _free(self, lengths: Lengths) -> Lengths:
         """Code lengths, all 0 where bits do not count."""
-        return lengths if self.settings.rate is not None else lengths._replace(bits=0 * lengths.bits)
+        return lengths if self.settings.counts else lengths._replace(bits=0 * lengths.bits)
 
     def _cost(self, values: np.ndarray, centres: np.ndarray) -> float:
         cost = float((self.inputs.error(values - self.aim) / self.price).sum())
         return cost + self._bits(values, centres)
 
     def _bits(self, values: np.ndarray, centres: np.ndarray) -> float:
-        if self.settings.rate is None:
+        if not self.settings.counts:
             return 0.0
         coder = self._coder(centres)
         return TABLE_BITS * len(centres) + float(coder.bits(values, coder.lengths(values)).sum())

@@ -47,7 +47,7 @@ def test_centres_are_the_least_squares_of_their_places() -> None:
     centres, place, kept = np.array([-1.0, 0.0, 0.4, 1.5]), rng.integers(0, 4, (2, 12, 5)), rng.random((2, 12, 5)) < 0.9
     aim = (1.2 * centres[place] + 0.1 * rng.standard_normal(place.shape)).astype(np.float32)
     price = 1 + rng.random((2, 1, 5))
-    layer = share_layer._Layer(Any, (), aim, kept, inputs, price, share_layer.Settings(0.0, False, 1, None))
+    layer = share_layer._Layer(Any, (), aim, kept, inputs, price, share_layer.Settings(0.0, False, 1, None, False))
     values = np.where(kept, centres[place], 0).astype(np.float32)
     _, found = layer._refitted(values, centres)
     rows, target = [], []
@@ -70,6 +70,16 @@ def test_budgets_hold_and_layers_choose_how_many_centres(tmp_path: Any) -> None:
     assert 0.95 * plain < jc.pack.save(tmp_path / "m.jcz", new.params) <= plain
     assert error(new.params) < 0.7 * error(alone(6))
     assert len({len(centres) for centres in new.centres.values()}) > 1
+
+
+def test_outputs_of_which_the_loss_feels_little_count_little() -> None:
+    few = jnp.arange(48) < 24  # small weights whose results count
+    params = PARAMS | {"up": jnp.where(few, 0.2, 1) * PARAMS["up"]}
+    params["down"] = jnp.where(few[:, None], 10, 0.1) * normal(48, 24, seed=1)
+    felt = jc.observe.fisher_diagonal(jc.observe.output_gradients(residual, params, [X]))
+    found = [share(residual, params, [X], {"up": 4}, **how).params for how in ({}, {"fisher": felt})]
+    plain, weighed = (np.sum(np.square(residual(new, X) - residual(params, X))) for new in found)
+    assert weighed < 0.7 * plain
 
 
 def test_rules_types_and_few_distinct_values() -> None:
@@ -115,7 +125,6 @@ def test_every_model(name: str) -> None:
     ({"k": 1000}, "'head': 1000 centres for 192 weights"),
     ({"k": [("up", 512)], "rate": 1.0}, "a file has tables of at most 256 values"),
     ({"file_bytes": -1}, "file_bytes must be a whole number"),
-    ({"fisher": PARAMS}, "give rate= with it"),
     ({"params": PARAMS | {"up": PARAMS["up"] * jnp.nan}}, "'?up"),
 ])  # fmt: skip
 def test_errors(options: dict[str, Any], said: str) -> None:
