@@ -7,6 +7,11 @@ how many values each layer shares, ``k16``. Batch norm is folded, layers have on
 ``round_weights`` by a rate, or ``share``), biases have 8 bits. What layers and outputs are worth is measured by
 gradients of the results, without labels. Calibration images are training images, augmented as in training. Every point
 is written when it is known, and a run that was stopped goes on with the next.
+
+    python -m train.small_files --weights resnet20.npz --settings rate1e-6 rate2e-6 --held_out 5000 --limits 64000
+
+With ``--held_out`` a setting is judged by how far its answers are from the float network's on training images kept from
+all else; of those that a limit of bytes leaves, the nearest alone is scored on the test set.
 """
 
 import argparse
@@ -20,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxcomp.core.files import write_atomically
-from train.common import options
+from train.common import data, options
 from train.common.errors import UserError, exit_status
 from train.common.published import add_options, claim, load, reopen
 from train.common.scoring import score
 from train.common.small import Setting, Smaller
-from train.common.step import Functions
 from train.common.table import Table
 
-FREE = ("settings",)
+FREE = ("settings", "limits")
 SETTINGS = ("bytes100000", "bytes64000", "bytes45000", "bytes35000", "k16", "k8", "k4")
 
 
@@ -45,11 +49,14 @@ def evaluated(path: Path, args: argparse.Namespace) -> float:
 def job(args: argparse.Namespace) -> dict[str, Any]:
     """Makes and scores every file; returns the table."""
     settings = {name: Setting.of(name) for name in args.settings}
+    if args.limits and not args.held_out:
+        raise UserError("--limits chooses among settings by images that --held_out keeps: give --held_out 5000")
     reopen(args, *FREE)
     whole = load(args)
     claim(args, *FREE)
     points = Table(args.workdir, line)
-    dense = points.fact("dense", lambda: whole.accuracy(whole.variables))
+    test = data.load(args.dataset, args.data_dir).test
+    dense = points.fact("dense", lambda: score(whole.model, whole.variables, test)["accuracy"])
     print(f"float: {dense:.2%}", flush=True)
     images = [batch["image"] for batch in whole.take(args, args.calibration)]
     model, options = whole.model.infer, {"damping": args.damping, "places": args.places or None}
@@ -60,26 +67,36 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         small = smaller(setting, path)
         seconds = time.process_time() - began
         write_atomically(args.workdir / f"{name}.txt", f"{small.report}\n".encode())
-        if args.held_out:
-            accuracy = score(Functions(smaller.infer), small.params, whole.dataset.test)["accuracy"]
-        else:
-            accuracy = evaluated(path, args)
-        size = path.stat().st_size
-        return {"accuracy": accuracy, "drop": dense - accuracy, "bytes": size, "cpu_seconds": seconds}
+        found = {"bytes": path.stat().st_size, "cpu_seconds": seconds}
+        return {**found, **({"lost": smaller.lost(small, whole.dataset.test)} if args.held_out else tested(name))}
+
+    def tested(name: str) -> dict[str, Any]:
+        accuracy = evaluated(args.workdir / f"{name}.jcz", args)
+        return {"accuracy": accuracy, "drop": dense - accuracy}
+
+    def chosen(limit: int) -> dict[str, Any]:
+        fitting = [row for row in points.rows if "limit" not in row and row["bytes"] <= limit]
+        if not fitting:
+            raise UserError(f"--limits: no setting's file takes {limit:,} bytes or fewer: give smaller ones")
+        best = min(fitting, key=lambda row: row["lost"])
+        return {**best, **tested(best["setting"])}
 
     for name, setting in settings.items():
         points.row(functools.partial(point, name, setting), setting=name)
+    for limit in args.limits:
+        points.row(functools.partial(chosen, limit), limit=limit)
     return points.summary
 
 
 def line(row: Mapping[str, Any]) -> str:
     """A file's row as it is printed."""
-    lost = f"{100 * row['drop']:>7.2f} points lost"
-    return f"{row['setting']:<14}{row['accuracy']:>8.2%}{lost}{row['bytes']:>11,} bytes{row['cpu_seconds']:>6.0f} s"
+    found = f"{row['setting']:<14}{row['bytes']:>11,} bytes{row['cpu_seconds']:>6.0f} s"
+    found += f"{row['lost']:>9.4f} nats from the float network's" if "lost" in row else ""
+    return found + (f"{row['accuracy']:>8.2%}{100 * row['drop']:>7.2f} points lost" if "drop" in row else "")
 
 
 def table(summary: dict[str, Any]) -> str:
-    """A line a file; Markdown. Drops are in points, seconds of a processor.
+    """A line a file that was tested; Markdown. Drops are in points, seconds of a processor.
 
     Example:
       >>> row = {"setting": "k8", "accuracy": 0.91, "drop": 0.0073, "bytes": 90_000, "cpu_seconds": 9.0}
@@ -87,7 +104,7 @@ def table(summary: dict[str, Any]) -> str:
       | k8 | 91.00 % | 0.73 | 90,000 | 9 s |
     """
     lines = [["setting", "accuracy", "drop", "bytes", "CPU"], ["---", *["---:"] * 4]]
-    for row in summary["rows"]:
+    for row in (row for row in summary["rows"] if "drop" in row):
         cells = [f"{100 * row['accuracy']:.2f} %", f"{100 * row['drop']:.2f}", f"{row['bytes']:,}"]
         lines.append([row["setting"], *cells, f"{row['cpu_seconds']:.0f} s"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -98,6 +115,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = options.parser(__doc__)
     add_options(parser, workdir="runs/small", held_out=True)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), help="bytes64000, rate3e-5, k16")
+    parser.add_argument("--limits", nargs="+", type=int, default=[], help="bytes, of which the best setting is tested")
     options.add(parser, calibration=4, places=256, damping=0.01)
     return parser.parse_args(argv)
 

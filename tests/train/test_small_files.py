@@ -34,6 +34,15 @@ def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any],
     kinds = {row.kind for row in jc.pack.inspect(workdir / "rate1e-4.jcz").tensors}
     assert all(kind.startswith(("codes", "table", "plain+gaps")) for kind in kinds), kinds
     assert "4 centres" in (workdir / "k4.txt").read_text()
+    held = [*(part for part in command if "workdir" not in part), f"--workdir={tmp_path / 'held'}", "--held_out=64"]
+    done = here(*held, "--settings", "rate1e-4", "rate1e-3", "--limits", "100000", module="train.small_files")
+    assert done.returncode == 0, done.stderr
+    *rows, best = json.loads((tmp_path / "held/summary.json").read_text())["rows"]
+    assert [row["setting"] for row in rows if "accuracy" not in row] == ["rate1e-4", "rate1e-3"]
+    assert 0 < rows[0]["lost"] < rows[1]["lost"]
+    assert (best["setting"], best["limit"]) == ("rate1e-4", 100_000)
+    assert best["accuracy"] == evaluate.score_artifact(str(tmp_path / "held/rate1e-4.jcz"), None)["accuracy"]
+    assert "give --held_out" in here(*command, "--limits", "9", module="train.small_files").stderr
     few = here(*command, "--settings", "bytes10", module="train.small_files")
     assert few.returncode == 1
     assert "cannot be reached" in few.stderr

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jaxcomp as jc
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.posttrain.fit_bytes import first_rate, within
+from train.common import data
 from train.common.errors import UserError
 
 PROBES = 2
@@ -133,7 +135,9 @@ class Smaller:
         rate = setting.rate or rate
         if rate is None:
             assert setting.k is not None
-            new: Any = jc.posttrain.share(self.infer, self._folded, self._batches, setting.k, **self._options)
+            new: Any = jc.posttrain.share(
+                self.infer, self._folded, self._batches, setting.k, fisher=self._felt, **self._options
+            )
             notes: Mapping[str, Any] = {}
         else:
             given = self.infer, self._folded, self._batches, self._scheme
@@ -152,6 +156,14 @@ class Smaller:
         state = biases.init(new.params)
         told = {path: note for path, note in biases.describe(new.params, state, 0).items() if path.endswith("bias")}
         return Small(biases.apply(new.params, state), {**told, **notes}, new.report)
+
+    def lost(self, small: Small, split: data.Split) -> float:
+        """How far a classifier's answers are from the float network's, on some images: the mean divergence, in nats."""
+        infer, total = jax.jit(self.infer), 0.0
+        for batch in data.eval_batches(split, data.eval_size(split)):
+            new, old = (infer(params, batch["image"]) for params in (small.params, self._folded))
+            total += float(jc.distill.kl(new, old).sum())
+        return total / len(split)
 
     def _save(self, small: Small, path: Path) -> int:
         return jc.rewrite.save(path, self.infer, small.params, notes=small.notes, metadata=self._about)
