@@ -30,7 +30,18 @@ from train.common.errors import exit_status
 from train.common.iterative import Rewind, prune_until
 from train.common.published import claim, fixed
 from train.common.scoring import score
-from train.common.sparse_training import KERNELS, METHODS, MOVES, Data, Knobs, moved, shifted, sparsity_of, train
+from train.common.sparse_training import (
+    KERNELS,
+    METHODS,
+    MOVES,
+    STEEP,
+    Data,
+    Knobs,
+    moved,
+    shifted,
+    sparsity_of,
+    train,
+)
 from train.common.step import Functions, network
 from train.common.table import Table
 from train.models.lenet import LeNet5, LeNet300
@@ -51,8 +62,6 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
 ITERATIVE: dict[str, Rewind] = {"lottery ticket": "weights", "learning-rate rewinding": "learning rate"}
 DISTILLED = {"cubic distilled": "cubic", "steep distilled": "steep", "steep distilled, shifted": "steep"}
 """The method of :mod:`train.common.sparse_training` that each is."""
-STEEP = {"start": 0.9, "begin": 0.0, "end": 0.3, "learning_rate": 5e-3, "weight_decay": 0.0}
-"""The settings of the steep methods; found with LeNet-300-100 at 99 %, on images held out of training."""
 FROM_DENSE = (*ITERATIVE, *DISTILLED)
 NAMES = ("cubic", "RigL", "STR", "L1", *FROM_DENSE)
 FIRST_ROUNDS = (0.5, 0.75)

@@ -1,14 +1,17 @@
-"""The smallest file of a network trained on MNIST from scratch: trained towards short codes, cut, trained on, coded.
+"""The smallest file of a network trained on MNIST from scratch: pruned, cut, rounded to learned grids, coded.
 
-    python -m train.deep_compression --model lenet300 [--data_dir DIR] [--strengths 1e-5 2e-5] [--seeds 0 1 2]
+    python -m train.deep_compression --model lenet300 [--data_dir DIR] [--sparsities 0.99 0.993] [--seeds 0 1 2]
 
-A dense network is trained and becomes the teacher. Its weights are then rounded to learned grids and charged for the
-bits of their codes, ever more; channels and inputs that died are cut, and what is left goes on at the full charge,
-which takes far less time. The file holds the leaves of the parameters alone: who reads it knows the model's name, and
-widths follow from shapes. Half of the training images, drawn in every epoch, are moved by a pixel.
+A dense network is trained and becomes the teacher. Its weights are pruned by what the loss feels of them, from 90 % on
+in a third of a run, the rest of which trains what is left; channels that died are cut, and the others trained on
+learned grids, zeros staying zeros, and charged for the bits of their codes. The file holds the leaves of the parameters
+alone: who reads it knows the model's name, and widths follow from shapes. Half of the training images, drawn in every
+epoch, are moved by a pixel.
 
 Every point is written when it is known, and a run that was stopped goes on with the next. ``--held_out`` is for
 choosing settings; ``--check`` decodes all files of a folder in this process and compares.
+
+Reference: Han, Mao and Dally, Deep compression, 2016.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from train.common import data, options, rated
 from train.common.errors import UserError, exit_status
 from train.common.published import claim, fixed
 from train.common.scoring import score
-from train.common.sparse_training import METHODS, MOVES, Data, Knobs, moved, shifted, train
+from train.common.sparse_training import METHODS, MOVES, STEEP, Data, Knobs, moved, shifted, train
 from train.common.step import Functions, network
 from train.common.table import Table
 from train.models.lenet import LeNet5, LeNet300
@@ -56,7 +59,7 @@ PUBLISHED: dict[str, list[dict[str, Any]]] = {
     "strided": [],
 }
 """Han et al., 2016; Oktay et al., 2020; Havasi et al., Minimal random code learning, 2019."""
-FREE = ("strengths", "seeds", "check")  # what may change from one run in a folder to the next
+FREE = ("sparsities", "seeds", "check")  # what may change from one run in a folder to the next
 
 
 class Bench(NamedTuple):
@@ -67,6 +70,11 @@ class Bench(NamedTuple):
     classes: int
     learnt: Data
     scored_on: data.Split
+
+    @property
+    def over_pixels(self) -> bool:
+        """Whether the first layer is a matrix over pixels."""
+        return bool(self.args.model == "lenet300")
 
     def model(self, widths: tuple[int, ...]) -> Functions:
         """The functions of the model at these widths, the same at each call."""
@@ -125,49 +133,47 @@ def taught(bench: Bench, seed: int) -> jax.Array:
     return jnp.stack([seen(number) for number in range(len(MOVES))])
 
 
-def point(bench: Bench, targets: Callable[[], jax.Array], strength: float, seed: int) -> dict[str, Any]:
-    """Trains towards short codes, cuts, trains on, writes the file; what it came to."""
-    args, began, name = bench.args, time.process_time(), f"{strength:g}-{seed}"
+def pruned(bench: Bench, teach: Callable[..., Data], sparsity: float, seed: int) -> Any:
+    """The dense network of a seed with so many zeros in its kernels, trained on; made once."""
+    args, path, begun = bench.args, bench.args.workdir / f"pruned-{sparsity:g}-{seed}.jcz", dense(bench, seed)
+    if not path.exists():
+        how: dict[str, Any] = {"model": bench.model(tuple(args.widths)), "method": METHODS["steep"], "anew": teach}
+        how |= {"distil": args.temperature, "batch_size": args.batch_size}
+        knobs = bench.knobs(args.epochs)._replace(sparsity=sparsity, **STEEP)
+        jc.pack.save(path, jax.device_get(train(begun, knobs, bench.learnt, seed=seed, **how)))
+    return jc.pack.load(path, like=begun)[0]
+
+
+def point(bench: Bench, targets: Callable[[], jax.Array], sparsity: float, seed: int) -> dict[str, Any]:
+    """Prunes, cuts, trains on grids, writes the file; what it came to."""
+    args, began, images = bench.args, time.process_time(), bench.learnt.images[:1]
     teach = functools.partial(shifted, targets=targets())
+    small = rated.cut(bench.model(tuple(args.widths)), pruned(bench, teach, sparsity, seed), images)
+    model = bench.model(rated.widths(small))
+    knobs = bench.knobs(args.rounded, strength=args.strength, begin=-1.0, end=0.0)
     how = {"bits": args.bits, "distil": args.temperature, "batch_size": args.batch_size}
-    begun, model = dense(bench, seed), bench.model(tuple(args.widths))
-    rising = bench.knobs(args.epochs, strength=strength, begin=0.0, end=args.rise)
-    first = rated.kept(
-        args.workdir / f"first-{name}.jcz",
-        begun,
-        args.bits,
-        lambda: rated.trained(begun, rising, bench.learnt, model=model, seed=seed, anew=teach, **how),
-    )
-    small = rated.cut(model, first, args.bits, bench.learnt.images[:1])
-    model = bench.model(rated.widths(small.params))
-    full = bench.knobs(args.longer * args.epochs, strength=strength, begin=-1.0, end=0.0)
-    last = _trained_on(bench, small, full, teach, seed=seed + 1000, model=model, **how)
-    path = args.workdir / f"{name}.jcz"
-    told = rated.write(path, model, last, args.bits, bench.learnt.images[:1])
+    net = _on_grids(bench, small, knobs, teach, seed=seed + 1000, model=model, **how)
+    path = args.workdir / f"{sparsity:g}-{seed}.jcz"
+    told = rated.write(path, model, net, args.bits, images, pixels=bench.over_pixels)
     return {**told, **scored(bench, path), "cpu_seconds": time.process_time() - began}
 
 
-def _trained_on(bench: Bench, net: rated.Net, knobs: Knobs, teach: Callable[..., Data], **how: Any) -> rated.Net:
+def _on_grids(bench: Bench, params: Any, knobs: Knobs, teach: Callable[..., Data], **how: Any) -> rated.Net:
     """Trains what is left; where pixels are read by a matrix, without those that are not read."""
-    if bench.args.model != "lenet300":
-        return rated.trained(net.params, knobs, bench.learnt, compressor=net.compressor, anew=teach, **how)
-    pixels = rated.Pixels(rated.view(net, bench.args.bits))
-    few = rated.trained(
-        pixels.rows(net.params),
-        knobs,
-        bench.learnt,
-        compressor=net.compressor,
-        anew=lambda learnt, rng: pixels.images(teach(learnt, rng)),
-        **how,
-    )
-    return few._replace(params=pixels.back(few.params, net.params))
+    if not bench.over_pixels:
+        return rated.trained(params, knobs, bench.learnt, anew=teach, **how)
+    pixels = rated.Pixels(params)
+    anew = lambda learnt, rng: pixels.images(teach(learnt, rng))  # noqa: E731
+    few = rated.trained(pixels.rows(params), knobs, bench.learnt, anew=anew, **how)
+    return rated.again(few, pixels.back(few.params, params), how["bits"])
 
 
 def decoded(bench: Bench, path: Path) -> tuple[Functions, Any]:
     """A file's function and parameters: its leaves, and widths by their shapes."""
     found, _ = jc.pack.load(path)
     narrow = bench.model(tuple(bench.args.widths)).init(jax.random.key(0), bench.learnt.images[:1])["params"]
-    params = jax.tree.unflatten(jax.tree.structure(narrow), found)
+    tree = jax.tree.structure(narrow)
+    params = rated.Pixels.restored(found, tree) if bench.over_pixels else jax.tree.unflatten(tree, found)
     return bench.model(rated.widths(params)), params
 
 
@@ -194,10 +200,10 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         check(bench, points.rows)
         return points.summary
     for seed in args.seeds:
-        points.row(functools.partial(teacher, bench, seed), strength=0.0, seed=seed)
+        points.row(functools.partial(teacher, bench, seed), sparsity=0.0, seed=seed)
         targets = functools.cache(functools.partial(taught, bench, seed))
-        for strength in args.strengths:
-            points.row(functools.partial(point, bench, targets, strength, seed), strength=strength, seed=seed)
+        for sparsity in args.sparsities:
+            points.row(functools.partial(point, bench, targets, sparsity, seed), sparsity=sparsity, seed=seed)
     return points.summary
 
 
@@ -207,8 +213,8 @@ def check(bench: Bench, rows: list[dict[str, Any]]) -> None:
     Raises:
       UserError: if one is not of the bytes and the error that its row has.
     """
-    for row in (row for row in rows if row["strength"]):
-        path = bench.args.workdir / f"{row['strength']:g}-{row['seed']}.jcz"
+    for row in (row for row in rows if row["sparsity"]):
+        path = bench.args.workdir / f"{row['sparsity']:g}-{row['seed']}.jcz"
         found = scored(bench, path)
         if any(row[name] != value for name, value in found.items()):
             raise UserError(f"{path} gives {found}, and its row has {row}")
@@ -217,26 +223,26 @@ def check(bench: Bench, rows: list[dict[str, Any]]) -> None:
 
 def line(row: Mapping[str, Any]) -> str:
     """A point's row as it is printed."""
-    if not row["strength"]:
+    if not row["sparsity"]:
         return f"dense              {row['error']:>7.2%}  seed {row['seed']}"
     size = f"{row['bytes']:>7,} B  {row['error']:>7.2%}"
     cut = "-".join(map(str, row["widths"]))
-    return f"{row['strength']:<8g}{size}  seed {row['seed']}  {cut}, {row['nonzeros']:,} nonzeros"
+    return f"{row['sparsity']:<8.4g}{size}  seed {row['seed']}  {cut}, {row['nonzeros']:,} nonzeros"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Bytes and error at each strength, Markdown: means and, of several seeds, sample deviations.
+    """Bytes and error at each sparsity, Markdown: means and, of several seeds, sample deviations.
 
     Example:
-      >>> rows = [{"strength": 1e-5, "bytes": 900 + 2 * seed, "error": 0.01 + seed / 1000} for seed in (0, 1)]
+      >>> rows = [{"sparsity": 0.993, "bytes": 900 + 2 * seed, "error": 0.01 + seed / 1000} for seed in (0, 1)]
       >>> print(table(rows).splitlines()[-1])
-      | 1e-05 | 901 ± 1 | 1.05 ± 0.07 |
+      | 99.3 | 901 ± 1 | 1.05 ± 0.07 |
     """
-    lines = [["strength", "bytes", "error, %"], ["---", "---:", "---:"]]
-    for strength in sorted({row["strength"] for row in rows if row["strength"]}):
-        own = [row for row in rows if row["strength"] == strength]
+    lines = [["zeros, %", "bytes", "error, %"], ["---:", "---:", "---:"]]
+    for sparsity in sorted({row["sparsity"] for row in rows if row["sparsity"]}):
+        own = [row for row in rows if row["sparsity"] == sparsity]
         sizes, errors = [row["bytes"] for row in own], [100 * row["error"] for row in own]
-        lines.append([f"{strength:g}", spread(sizes, ",.0f"), spread(errors, ".2f")])
+        lines.append([f"{100 * sparsity:.4g}", spread(sizes, ",.0f"), spread(errors, ".2f")])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -248,12 +254,12 @@ def spread(values: list[float], form: str) -> str:
 
 def show(summary: dict[str, Any], model: str, workdir: Path) -> None:
     """Prints the table and writes the figure."""
-    rows = [{**row, "method": "ours"} for row in summary["rows"] if row["strength"]]
+    rows = [{**row, "method": "ours"} for row in summary["rows"] if row["sparsity"]]
     if not rows:
         return
     print(table(rows))
     drawing = tradeoff_curves(
-        rows, "bytes", ["error"], "method", repeats="strength", marks=PUBLISHED[model], logarithmic=True
+        rows, "bytes", ["error"], "method", repeats="sparsity", marks=PUBLISHED[model], logarithmic=True
     )
     with naming(workdir / "error.png"):
         drawing.savefig(workdir / "error.png", dpi=150)
@@ -266,14 +272,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", required=True, choices=list(MODELS), help="what is trained")
     add("--widths", type=int, nargs="+", help="channels of its layers but the last to begin with; else the published")
     options.add(parser, dataset="mnist", data_dir=None, workdir=None, held_out=0)
-    add("--strengths", type=float, nargs="+", default=[1e-5], help="charges for a bit, beside the mean cross-entropy")
+    add("--sparsities", type=float, nargs="+", default=[0.99], help="fractions of zeros in all kernels together")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of parameters and the order of images")
     add("--bits", type=int, default=4, help="of a code at most, in two's complement without its least")
+    add("--strength", type=float, default=1e-6, help="charge for a bit, beside the mean cross-entropy")
     add("--dense_epochs", type=int, default=15, help="of the dense network")
-    add("--epochs", type=int, default=10, help="until channels are cut")
-    add("--longer", type=int, default=4, help="times as many epochs afterwards")
-    add("--rise", type=float, default=0.5, help="the fraction of the first epochs until the charge is full")
-    options.add(parser, batch_size=128, learning_rate=3e-3, temperature=2.0)
+    add("--epochs", type=int, default=40, help="of pruning, and of training what is left")
+    add("--rounded", type=int, default=15, help="epochs on grids")
+    options.add(parser, batch_size=128, learning_rate=1e-3, temperature=2.0)
     add("--check", action="store_true", help="decode the files that are there, and compare")
     args = parser.parse_args(argv)
     args.workdir = args.workdir or Path(f"runs/deep_compression-{args.model}")

@@ -1,7 +1,6 @@
-"""Training towards short codes: the method, and a network between its stages, whole, cut, and without idle inputs."""
+"""Training towards short codes: the method, and a network on learned grids, cut, and without idle inputs."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,12 +32,12 @@ class Net(NamedTuple):
 
 @functools.cache
 def method(bits: int) -> Method:
-    """Codes of so many bits on learned grids, charged for; the same for the same bits."""
+    """Codes of so many bits on learned grids, charged for, and zeros that stay; the same for the same bits."""
 
     def recipe(knobs: Knobs) -> jc.Compressor:
         del knobs
-        kernels, others = (jc.pack.rated(jc.quant.lsq(own)) for own in (bits, BIAS_BITS))
-        return jc.partition([(".*/kernel", kernels), (".*", others)])
+        kernels, others = (jc.pack.rated(jc.quant.lsq(own, start=jc.quant.mse())) for own in (bits, BIAS_BITS))
+        return jc.partition([(".*/kernel", jc.chain(sparse_training.standing(), kernels)), (".*", others)])
 
     def penalty(knobs: Knobs) -> Penalty:
         def charge(step: jax.Array, params: Any, compressor: Any) -> jax.Array:
@@ -71,20 +70,17 @@ def trained(
     learnt: Data,
     *,
     bits: int,
-    compressor: Any = None,
     **how: Any,
 ) -> Net:
-    """Trains a network with the charge of the knobs, from a recipe's state or from grids that fit its weights."""
-    state = sparse_training.trained(params, knobs, learnt, method=method(bits), masks=compressor, **how)
+    """Trains a network with the charge of the knobs, from grids that fit its weights."""
+    state = sparse_training.trained(params, knobs, learnt, method=method(bits), **how)
     return Net(*jax.device_get((state.params, state.compressor)))
 
 
-def kept(path: Path, params: Any, bits: int, make: Callable[[], Net]) -> Net:
-    """A network as an earlier run left it in a file, or made and left there."""
-    if not path.exists():
-        jc.pack.save(path, make()._asdict())
-    begun = jax.eval_shape(lambda: method(bits).recipe(Knobs(0.0, 1)).init(params))
-    return Net(**jc.pack.load(path, like={"params": params, "compressor": begun})[0])
+def again(net: Net, params: Any, bits: int) -> Net:
+    """Other parameters, of other shapes, on a network's grids."""
+    state = method(bits).recipe(Knobs(0.0, 1)).init(params)
+    return Net(params, jax.device_get(jc.with_learned(state, jc.learned(net.compressor))))
 
 
 def widths(params: Any) -> tuple[int, ...]:
@@ -98,23 +94,22 @@ def view(net: Net, bits: int) -> Any:
     return method(bits).recipe(Knobs(0.0, 1)).apply(net.params, net.compressor)
 
 
-def cut(model: Functions, net: Net, bits: int, images: Any) -> Net:
-    """Without the channels that change nothing as the recipe shows them."""
-    new, _ = jc.rewrite.remove_dead(model.infer, {"params": view(net, bits)}, images)
-    _, small = jc.rewrite.shrink(model.infer, {"params": net.params}, images, keep=new.keep, lenient=True)
-    return net._replace(params=jax.device_get(small["params"]))
+def cut(model: Functions, params: Any, images: Any) -> Any:
+    """Parameters without the channels that change nothing."""
+    _, small = jc.rewrite.remove_dead(model.infer, {"params": params}, images)
+    return jax.device_get(small["params"])
 
 
 class Pixels:
     """The pixels that a first matrix over them reads: what the others are changes nothing, and costs time.
 
     Args:
-      view: parameters as they are shown, whose ``Dense_0`` is over pixels.
+      params: whose ``Dense_0`` is over pixels.
     """
 
-    def __init__(self, view: Any):
+    def __init__(self, params: Any):
         """Finds the rows that are not all 0."""
-        self.read = np.flatnonzero(np.asarray(view["Dense_0"]["kernel"]).any(axis=1))
+        self.read = np.flatnonzero(np.asarray(params["Dense_0"]["kernel"]).any(axis=1))
 
     def images(self, learnt: Data) -> Data:
         """Images of these pixels alone, ``[n, pixels, 1, 1]``."""
@@ -131,15 +126,40 @@ class Pixels:
         kernel[self.read] = few["Dense_0"]["kernel"]
         return self._with(few, kernel)
 
+    def stored(self, params: Any) -> list[Any]:
+        """The leaves of parameters, of the first matrix those rows, turned, so that a pixel is a column of the file's
+        contexts; and which they are."""
+        few = self._with(params, np.asarray(params["Dense_0"]["kernel"])[self.read].T)
+        which = np.zeros(len(params["Dense_0"]["kernel"]), bool)
+        which[self.read] = True
+        return [*jax.tree.leaves(few), which]
+
+    @classmethod
+    def restored(cls, leaves: list[Any], structure: Any) -> Any:
+        """The parameters of :meth:`stored`."""
+        *few, which = leaves
+        params = jax.tree.unflatten(structure, few)
+        kernel = np.zeros((which.size, len(params["Dense_0"]["kernel"])), np.float32)
+        kernel[which] = params["Dense_0"]["kernel"].T
+        return cls._with(params, kernel)
+
     @staticmethod
     def _with(params: Any, kernel: np.ndarray) -> Any:
         return {**params, "Dense_0": {**params["Dense_0"], "kernel": kernel}}
 
 
-def write(path: Path, model: Functions, net: Net, bits: int, images: Any) -> dict[str, float]:
+def write(path: Path, model: Functions, net: Net, bits: int, images: Any, *, pixels: bool = False) -> dict[str, float]:
     """Writes a network's file: the leaves of its view, cut, by their order; what it should take, and what it takes.
 
     Scales are rounded to bfloat16, which the file has two bytes for.
+
+    Args:
+      path: of the file.
+      model: the functions of the network.
+      net: on its grids.
+      bits: of its codes.
+      images: to trace it on.
+      pixels: whether its first matrix is over pixels: of those that are not read the file says that alone.
     """
     recipe = method(bits).recipe(Knobs(0.0, 1))
     learned = {
@@ -147,11 +167,9 @@ def write(path: Path, model: Functions, net: Net, bits: int, images: Any) -> dic
     }
     state = jc.with_learned(net.compressor, learned)
     notes = recipe.describe(net.params, state, 0)
-    view = {"params": recipe.apply(net.params, state)}
-    _, small = jc.rewrite.remove_dead(model.infer, view, images)
-    named = named_leaves(small["params"])
-    by_place = {str(place): notes[name] for place, name in enumerate(named)}
-    size = jc.pack.save(path, list(jax.device_get(list(named.values()))), notes=by_place)
+    small = cut(model, recipe.apply(net.params, state), images)
+    by_place = {str(place): notes[name] for place, name in enumerate(named_leaves(small))}
+    size = jc.pack.save(path, Pixels(small).stored(small) if pixels else jax.tree.leaves(small), notes=by_place)
     return {"bytes": size, "rate": float(jc.pack.rate(recipe, net.params, state)) / 8}
 
 

@@ -50,6 +50,10 @@ class Knobs(NamedTuple):
     first: int = 0
 
 
+STEEP: dict[str, Any] = {"start": 0.9, "begin": 0.0, "end": 0.3, "learning_rate": 5e-3, "weight_decay": 0.0}
+"""The settings of the steep methods; found with LeNet-300-100 at 99 %, on images held out of training."""
+
+
 class Method(NamedTuple):
     """A way to train a sparse network.
 
@@ -176,10 +180,18 @@ def _rising_thresholds(knobs: Knobs, recipe: jc.Compressor) -> Any:
     return optax.chain(adamw(knobs), push)
 
 
+def standing() -> jc.Compressor:
+    """Masks that stand as they are: zeros stay zeros."""
+    return jc.Compressor(
+        lambda params: jax.tree.map(lambda leaf: leaf != 0, params),
+        lambda params, masks, step, **extra: masks,
+        lambda params, masks: jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, 0), params, masks),
+        kept=lambda params, masks: masks,
+    )
+
+
 def _standing(knobs: Knobs) -> jc.Compressor:
-    """Masks that stand as they are."""
-    pruner = jc.partition([(KERNELS, jc.prune.magnitude(0.0))])
-    return pruner._replace(update=lambda params, state, step, **extra: state)
+    return jc.partition([(KERNELS, standing())])
 
 
 def _plain(knobs: Knobs, recipe: jc.Compressor) -> Any:
