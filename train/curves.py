@@ -73,23 +73,23 @@ class Bench(NamedTuple):
 
     args: argparse.Namespace
     model: Functions
-    learnt: Data
+    learned: Data
     scored_on: data.Split
 
     def knobs(self, sparsity: float, **others: Any) -> Knobs:
         """The settings of the command line."""
-        count = len(self.learnt.labels) // self.args.batch_size
+        count = len(self.learned.labels) // self.args.batch_size
         rate, decay = self.args.learning_rate, self.args.weight_decay
         return Knobs(sparsity, self.args.epochs * count, rate, decay, **others)
 
     def train(self, params: Any, knobs: Knobs, method: str, seed: int, **how: Any) -> Any:
         """The view at the end of a run."""
         how = {"model": self.model, "method": METHODS[method], "batch_size": self.args.batch_size, **how}
-        return jax.device_get(train(params, knobs, how.pop("learnt", self.learnt), seed=seed, **how))
+        return jax.device_get(train(params, knobs, how.pop("learned", self.learned), seed=seed, **how))
 
     def fresh(self, seed: int) -> Any:
         """Parameters before training."""
-        return self.model.init(jax.random.key(seed), self.learnt.images[:1])["params"]
+        return self.model.init(jax.random.key(seed), self.learned.images[:1])["params"]
 
     def error(self, view: Any) -> float:
         """On the images that are scored on."""
@@ -103,8 +103,8 @@ def prepared(args: argparse.Namespace) -> Bench:
     images, labels = dataset.train.images, dataset.train.labels
     cut = len(labels) - args.held_out
     scored_on = data.Split(images[cut:], labels[cut:]) if args.held_out else dataset.test
-    learnt = Data(jnp.asarray(images[:cut]), jnp.asarray(labels[:cut]), jnp.zeros((cut, dataset.classes)))
-    return Bench(args, model, learnt, scored_on)
+    learned = Data(jnp.asarray(images[:cut]), jnp.asarray(labels[:cut]), jnp.zeros((cut, dataset.classes)))
+    return Bench(args, model, learned, scored_on)
 
 
 def dense(bench: Bench, seed: int, name: str = "dense") -> dict[str, Any]:
@@ -146,14 +146,14 @@ def distilled(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
     own = STEEP if DISTILLED[method] == "steep" else {"end": args.distilled_end}
     knobs = knobs._replace(steps=args.longer * knobs.steps, **own)
     temperature = 2.0 if DISTILLED[method] == "steep" else 4.0
-    learnt, how = bench.learnt, dict[str, Any](distil=temperature)
+    learned, how = bench.learned, dict[str, Any](distil=temperature)
     if begins(method) == "dense":
-        learnt = learnt._replace(targets=taught(learnt.images))
+        learned = learned._replace(targets=taught(learned.images))
     else:  # the teacher sees each image once by every move, not once an epoch
-        chosen = jnp.zeros(len(learnt.labels), jnp.int32)
-        targets = jnp.stack([taught(moved(learnt.images, chosen + number)) for number in range(len(MOVES))])
+        chosen = jnp.zeros(len(learned.labels), jnp.int32)
+        targets = jnp.stack([taught(moved(learned.images, chosen + number)) for number in range(len(MOVES))])
         how["anew"] = functools.partial(shifted, targets=targets)
-    return bench.train(end["params"], knobs, DISTILLED[method], seed, learnt=learnt, **how)
+    return bench.train(end["params"], knobs, DISTILLED[method], seed, learned=learned, **how)
 
 
 def scratch(bench: Bench, method: str, sparsity: float, seed: int) -> Any:
@@ -167,7 +167,7 @@ def iterate(bench: Bench, method: str, seed: int, record: Callable[[float, Calla
     wanted = set(bench.args.sparsities)
     asked = sorted(wanted | {early for early in FIRST_ROUNDS if early < min(wanted)})
     begun = dense(bench, seed)
-    epoch = len(bench.learnt.labels) // bench.args.batch_size
+    epoch = len(bench.learned.labels) // bench.args.batch_size
 
     def tune(variables: Any, masks: Any, number: int, rewound: bool) -> Any:
         assert rewound

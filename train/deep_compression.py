@@ -68,7 +68,7 @@ class Bench(NamedTuple):
     args: argparse.Namespace
     moments: tuple[tuple[float, ...], tuple[float, ...]]
     classes: int
-    learnt: Data
+    learned: Data
     scored_on: data.Split
 
     @property
@@ -82,7 +82,7 @@ class Bench(NamedTuple):
 
     def knobs(self, epochs: int, **others: Any) -> Knobs:
         """The settings of the command line."""
-        count = len(self.learnt.labels) // self.args.batch_size
+        count = len(self.learned.labels) // self.args.batch_size
         return Knobs(0.0, epochs * count, self.args.learning_rate, 0.0, **others)
 
 
@@ -99,19 +99,19 @@ def prepared(args: argparse.Namespace) -> Bench:
         raise UserError(f"--held_out must leave some of the {len(labels):,} training images, got {args.held_out}")
     cut = len(labels) - args.held_out
     scored_on = data.Split(images[cut:], labels[cut:]) if args.held_out else dataset.test
-    learnt = Data(jnp.asarray(images[:cut]), jnp.asarray(labels[:cut]), jnp.zeros((cut, dataset.classes)))
-    return Bench(args, dataset.moments(), dataset.classes, learnt, scored_on)
+    learned = Data(jnp.asarray(images[:cut]), jnp.asarray(labels[:cut]), jnp.zeros((cut, dataset.classes)))
+    return Bench(args, dataset.moments(), dataset.classes, learned, scored_on)
 
 
 def dense(bench: Bench, seed: int) -> Any:
     """The parameters of the dense network of a seed, trained once."""
     path, widths = bench.args.workdir / f"dense-{seed}.jcz", tuple(bench.args.widths)
     model = bench.model(widths)
-    fresh = model.init(jax.random.key(seed), bench.learnt.images[:1])["params"]
+    fresh = model.init(jax.random.key(seed), bench.learned.images[:1])["params"]
     if not path.exists():
         how = {"model": model, "method": METHODS["masked"], "anew": shifted, "batch_size": bench.args.batch_size}
         knobs = bench.knobs(bench.args.dense_epochs)._replace(learning_rate=2e-3, weight_decay=1e-2)
-        jc.pack.save(path, jax.device_get(train(fresh, knobs, bench.learnt, seed=seed, **how)))
+        jc.pack.save(path, jax.device_get(train(fresh, knobs, bench.learned, seed=seed, **how)))
     return jc.pack.load(path, like=fresh)[0]
 
 
@@ -123,7 +123,7 @@ def teacher(bench: Bench, seed: int) -> dict[str, float]:
 
 def taught(bench: Bench, seed: int) -> jax.Array:
     """``[moves, images, classes]``, the logits of a seed's dense network for all images by each of MOVES."""
-    params, images = dense(bench, seed), bench.learnt.images
+    params, images = dense(bench, seed), bench.learned.images
     outputs, parts = jax.jit(bench.model(tuple(bench.args.widths)).infer), max(1, len(images) // 1000)
 
     def seen(number: int) -> jax.Array:
@@ -140,13 +140,13 @@ def pruned(bench: Bench, teach: Callable[..., Data], sparsity: float, seed: int)
         how: dict[str, Any] = {"model": bench.model(tuple(args.widths)), "method": METHODS["steep"], "anew": teach}
         how |= {"distil": args.temperature, "batch_size": args.batch_size}
         knobs = bench.knobs(args.epochs)._replace(sparsity=sparsity, **STEEP)
-        jc.pack.save(path, jax.device_get(train(begun, knobs, bench.learnt, seed=seed, **how)))
+        jc.pack.save(path, jax.device_get(train(begun, knobs, bench.learned, seed=seed, **how)))
     return jc.pack.load(path, like=begun)[0]
 
 
 def point(bench: Bench, targets: Callable[[], jax.Array], sparsity: float, seed: int) -> dict[str, Any]:
     """Prunes, cuts, trains on grids, writes the file; what it came to."""
-    args, began, images = bench.args, time.process_time(), bench.learnt.images[:1]
+    args, began, images = bench.args, time.process_time(), bench.learned.images[:1]
     teach = functools.partial(shifted, targets=targets())
     small = rated.cut(bench.model(tuple(args.widths)), pruned(bench, teach, sparsity, seed), images)
     model = bench.model(rated.widths(small))
@@ -161,17 +161,17 @@ def point(bench: Bench, targets: Callable[[], jax.Array], sparsity: float, seed:
 def _on_grids(bench: Bench, params: Any, knobs: Knobs, teach: Callable[..., Data], **how: Any) -> rated.Net:
     """Trains what is left; where pixels are read by a matrix, without those that are not read."""
     if not bench.over_pixels:
-        return rated.trained(params, knobs, bench.learnt, anew=teach, **how)
+        return rated.trained(params, knobs, bench.learned, anew=teach, **how)
     pixels = rated.Pixels(params)
-    anew = lambda learnt, rng: pixels.images(teach(learnt, rng))  # noqa: E731
-    few = rated.trained(pixels.rows(params), knobs, bench.learnt, anew=anew, **how)
+    anew = lambda learned, rng: pixels.images(teach(learned, rng))  # noqa: E731
+    few = rated.trained(pixels.rows(params), knobs, bench.learned, anew=anew, **how)
     return rated.again(few, pixels.back(few.params, params), how["bits"])
 
 
 def decoded(bench: Bench, path: Path) -> tuple[Functions, Any]:
     """A file's function and parameters: its leaves, and widths by their shapes."""
     found, _ = jc.pack.load(path)
-    narrow = bench.model(tuple(bench.args.widths)).init(jax.random.key(0), bench.learnt.images[:1])["params"]
+    narrow = bench.model(tuple(bench.args.widths)).init(jax.random.key(0), bench.learned.images[:1])["params"]
     tree = jax.tree.structure(narrow)
     params = rated.Pixels.restored(found, tree) if bench.over_pixels else jax.tree.unflatten(tree, found)
     return bench.model(rated.widths(params)), params

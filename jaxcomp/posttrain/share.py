@@ -28,11 +28,11 @@ from jaxcomp.trace.ir import trace
 from jaxcomp.trace.scaled import with_factors
 from jaxcomp.trace.uses import Use, uses_of
 
-Centres = int | Sequence[tuple[str, int | None]] | Mapping[str, int | None]
+Centers = int | Sequence[tuple[str, int | None]] | Mapping[str, int | None]
 """A number for all weights, rules ``[(regex, number or None), ...]``, or ``{path: number or None}`` of exact paths."""
 
 MOST = 256
-"""Centres of a layer that a file codes as places in a table."""
+"""Centers of a layer that a file codes as places in a table."""
 
 
 class Shared(NamedTuple):
@@ -40,12 +40,12 @@ class Shared(NamedTuple):
 
     Attributes:
       params: of the same structure, shapes and dtypes as before.
-      centres: ``{path: [k]}``, the values of each weight, in order.
+      centers: ``{path: [k]}``, the values of each weight, in order.
       report: the treatment of each weight.
     """
 
     params: Params
-    centres: dict[str, np.ndarray]
+    centers: dict[str, np.ndarray]
     report: RoundReport
 
 
@@ -54,7 +54,7 @@ def share(
     apply_fn: Callable[..., Any],
     params: Params,
     batches: Iterable[Any],
-    k: Centres = 16,
+    k: Centers = 16,
     *,
     rate: float | None = None,
     file_bytes: int | None = None,
@@ -69,34 +69,34 @@ def share(
 ) -> Shared:
     r"""Makes the weights of each layer share k values so that, on data, its outputs stay what they were.
 
-    Centres start at the exact weighted optimum (:func:`jaxcomp.share.optimal`, by the squares of what flows in).
-    Then, in turn, weights go to centres in GPTQ's order, those that follow making up for each error, and centres move
+    Centers start at the exact weighted optimum (:func:`jaxcomp.share.optimal`, by the squares of what flows in).
+    Then, in turn, weights go to centers in GPTQ's order, those that follow making up for each error, and centers move
     to where, given that, the error of the outputs is least. Zeros stay zero, and 0 then is one of the k.
     :func:`jaxcomp.pack.save` stores such a weight as a table and places in it.
 
-    With a ``rate`` or a budget, what places take in the file counts beside errors, and each layer has as many centres,
+    With a ``rate`` or a budget, what places take in the file counts beside errors, and each layer has as many centers,
     up to k, as cost least with these; 0 is one of them.
 
     Layers are solved one after another, and judged on examples that are held out, as of :func:`round_weights`; what is
-    no better there than the nearest of the centres of least squared error is these.
+    no better there than the nearest of the centers of least squared error is these.
 
     Args:
       apply_fn: ``apply_fn(params, *inputs)``: any JAX function, for inference.
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
-      k: centres of each weight that a matmul or a convolution reads, the one at 0 included; by path or rules, None:
+      k: centers of each weight that a matmul or a convolution reads, the one at 0 included; by path or rules, None:
         that weight stays.
       rate, file_bytes: as of :func:`round_weights`: what a bit is worth, or the bytes that the file may take; then k is
         at most 256.
       fisher: likewise, what the loss feels of weights; without a rate too: errors of outputs of which it feels little
-        count little for the centres.
+        count little for the centers.
       biases: whether they take up the mean of the error.
       damping, act_order, sweeps, places: as of :func:`round_weights`.
       select: the inputs of each batch, a key or a function of it: :mod:`jaxcomp.observe.batches`.
       progress: how far the call is: None: on terminals; True, False; or called with (done, total, what).
 
     Returns:
-      The parameters, the centres of each weight, and a report that prints as a table.
+      The parameters, the centers of each weight, and a report that prints as a table.
 
     Raises:
       ArgumentError: for an argument out of range, no batch, batches of several shapes, a budget that no rate keeps to,
@@ -107,11 +107,11 @@ def share(
       >>> layer = lambda p, x: x @ p["w"]
       >>> params = {"w": jax.random.normal(jax.random.key(0), (16, 8))}
       >>> new = share(layer, params, [jax.random.normal(jax.random.key(1), (64, 16))], 4)
-      >>> new.centres["w"].shape, len(jnp.unique(new.params["w"]))
+      >>> new.centers["w"].shape, len(jnp.unique(new.params["w"]))
       ((4,), 4)
 
     Reference: Han, Mao and Dally, Deep compression, 2016; Frantar et al., GPTQ, 2023; Choi, El-Khamy and Lee, Towards
-    the limit of network quantization, 2017 (Hessian-weighted and entropy-constrained centres).
+    the limit of network quantization, 2017 (Hessian-weighted and entropy-constrained centers).
     """
     params = as_arrays(params)
     check_unquantized(apply_fn, params, "share")
@@ -140,18 +140,18 @@ def share(
 
     options = {"biases": biases, "places": places, "judged": rate is None, "what": "share", "progress": progress}
     layers = InTurn(program, params, given, own, near, better, **options)
-    centres = {path: np.unique(np.asarray(each.leaf)) for path, each in layers.found.items()}
-    methods = {path: (f"{len(each)} centres", "share") for path, each in centres.items()}
+    centers = {path: np.unique(np.asarray(each.leaf)) for path, each in layers.found.items()}
+    methods = {path: (f"{len(each)} centers", "share") for path, each in centers.items()}
     skipped = {path: "not asked for" for path, each in uses.items() if each.sites and path not in own}
-    return Shared(layers.new_params, centres, layers.report(named, methods, skipped))
+    return Shared(layers.new_params, centers, layers.report(named, methods, skipped))
 
 
-def _counts(k: Centres, paths: list[str], named: Mapping[str, Any]) -> dict[str, int]:
-    """How many centres each weight has, checked."""
+def _counts(k: Centers, paths: list[str], named: Mapping[str, Any]) -> dict[str, int]:
+    """How many centers each weight has, checked."""
     found = {path: each for path, each in by_rule(k, paths).items() if each is not None}
     for path, count in found.items():
         check_count(count)
-        check_finite({path: named[path]}, why="which no centre is near to")
+        check_finite({path: named[path]}, why="which no center is near to")
         if count > named[path].size:
-            raise ArgumentError(f"{path!r}: {count} centres for {named[path].size} weights: give fewer, or None")
+            raise ArgumentError(f"{path!r}: {count} centers for {named[path].size} weights: give fewer, or None")
     return found

@@ -1,12 +1,12 @@
 r"""One layer's weights made to share a few values, which make up for each other's errors as GPTQ's codes do.
 
-Centres begin at the exact weighted optimum of one dimension. Then, in turn: each weight goes to a centre, those that
-follow making up for the error; and the centres are those of the least error given who goes where, in closed form:
+Centers begin at the exact weighted optimum of one dimension. Then, in turn: each weight goes to a center, those that
+follow making up for the error; and the centers are those of the least error given who goes where, in closed form:
 
 .. math:: \min_c \operatorname{tr} (W - C)^\top H (W - C) \;\Rightarrow\; M c = b, \quad M_{kl} = \sum_o a_{ko}^\top H
    a_{lo}, \quad b_k = \sum_o a_{ko}^\top H w_o
 
-with a the places of centre k in output o.
+with a the places of center k in output o.
 """
 
 from typing import Any, NamedTuple
@@ -26,11 +26,11 @@ from jaxcomp.share import optimal
 from jaxcomp.trace.uses import Use
 
 ROUNDS = 4
-"""Times that centres and places are found in turn."""
+"""Times that centers and places are found in turn."""
 TABLE_BITS = 24
 """The bits of a center in a file, about."""
 FEWER = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Numbers of centres that are tried where bits count."""
+"""Numbers of centers that are tried where bits count."""
 
 
 class Settings(NamedTuple):
@@ -54,7 +54,7 @@ class Shared(NamedTuple):
 
     Attributes:
       leaf: of its own shape and dtype.
-      back: the fraction of its outputs that are at the nearest of the plain centres: all or none.
+      back: the fraction of its outputs that are at the nearest of the plain centers: all or none.
     """
 
     leaf: Any
@@ -67,10 +67,10 @@ def nearest(leaf: Any, k: int) -> Shared:
     return _shown(leaf, values, optimal(values, k, zero=bool((values == 0).any())))
 
 
-def _shown(leaf: Any, values: np.ndarray, centres: np.ndarray, back: float = 1.0) -> Shared:
-    """A weight with values at the nearest of some centres; 0 stays 0."""
-    middles = (centres[1:] + centres[:-1]) / 2
-    found = np.where(values == 0, 0.0, centres[np.searchsorted(middles, values)])
+def _shown(leaf: Any, values: np.ndarray, centers: np.ndarray, back: float = 1.0) -> Shared:
+    """A weight with values at the nearest of some centers; 0 stays 0."""
+    middles = (centers[1:] + centers[:-1]) / 2
+    found = np.where(values == 0, 0.0, centers[np.searchsorted(middles, values)])
     return Shared(beside(jax.device_put(found.astype(leaf.dtype)), leaf), back)
 
 
@@ -143,16 +143,16 @@ class _Layer(NamedTuple):
     settings: Settings
 
     def found(self, k: int) -> _Found:
-        """The best values of so many centres."""
+        """The best values of so many centers."""
         zero = bool((~self.kept).any()) or (self.settings.counts and k > 1)
         squares = np.diagonal(self.inputs.moment, axis1=1, axis2=2)[..., None] / self.price
         weight = np.broadcast_to(squares, self.aim.shape) * self.kept
-        centres = optimal(np.where(self.kept, self.aim, 0), k, importance=weight, zero=zero)
+        centers = optimal(np.where(self.kept, self.aim, 0), k, importance=weight, zero=zero)
         best, values = None, None
         ones, none = np.ones(self.aim.shape, np.float32), np.zeros(self.aim.shape, np.int32)
         for _ in range(ROUNDS):
-            coder = self._coder(centres)
-            start = np.asarray(centres[_places(centres, self.aim if values is None else values)], np.float32)
+            coder = self._coder(centers)
+            start = np.asarray(centers[_places(centers, self.aim if values is None else values)], np.float32)
             start = np.where(self.kept, start, 0)
             lengths = coder.lengths(start)
             choices = coder.choices(self._free(lengths), self.price)
@@ -160,29 +160,29 @@ class _Layer(NamedTuple):
             values = fixed(self.aim, self.inputs, given, None, choices=choices)[0] if values is None else start
             sweeps = self.settings.sweeps
             values = descended(self.aim, values, self.inputs.moment, given, None, sweeps, choices=choices)
-            values, centres = self._refitted(values, centres)
-            now = _Found(self._cost(values, centres), values)
+            values, centers = self._refitted(values, centers)
+            now = _Found(self._cost(values, centers), values)
             best = now if best is None or now.cost < best.cost else best
         assert best is not None
         return best
 
-    def _coder(self, centres: np.ndarray) -> Coder:
-        origin = min(int(np.searchsorted(centres, 0.0)), len(centres) - 1)
-        return Coder(self.use, self.shape, centres, -origin)
+    def _coder(self, centers: np.ndarray) -> Coder:
+        origin = min(int(np.searchsorted(centers, 0.0)), len(centers) - 1)
+        return Coder(self.use, self.shape, centers, -origin)
 
     def _free(self, lengths: Lengths) -> Lengths:
         """Code lengths, all 0 where bits do not count."""
         return lengths if self.settings.counts else lengths._replace(bits=0 * lengths.bits)
 
-    def _cost(self, values: np.ndarray, centres: np.ndarray) -> float:
+    def _cost(self, values: np.ndarray, centers: np.ndarray) -> float:
         cost = float((self.inputs.error(values - self.aim) / self.price).sum())
-        return cost + self._bits(values, centres)
+        return cost + self._bits(values, centers)
 
-    def _bits(self, values: np.ndarray, centres: np.ndarray) -> float:
+    def _bits(self, values: np.ndarray, centers: np.ndarray) -> float:
         if not self.settings.counts:
             return 0.0
-        coder = self._coder(centres)
-        return TABLE_BITS * len(centres) + float(coder.bits(values, coder.lengths(values)).sum())
+        coder = self._coder(centers)
+        return TABLE_BITS * len(centers) + float(coder.bits(values, coder.lengths(values)).sum())
 
     def judged(self, new: Any, leaf: Any, known: Evidence, unit: float) -> tuple[float, float]:
         """The costs of a weight on the examples that are held out, and on the others."""
@@ -191,24 +191,24 @@ class _Layer(NamedTuple):
         held, fit = (float((known.error(values, old, each) / price).sum()) for each in (True, False))
         return held + bits, fit + bits
 
-    def _refitted(self, values: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The values with the centres of the least error of those who are at each."""
-        place = _places(centres, values)
-        free = [i for i, each in enumerate(centres) if each != 0 and (place == i).any()]
+    def _refitted(self, values: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values with the centers of the least error of those who are at each."""
+        place = _places(centers, values)
+        free = [i for i, each in enumerate(centers) if each != 0 and (place == i).any()]
         if not free:
-            return values, centres
+            return values, centers
         at = [(place == i) & self.kept for i in free]
         pulls = [np.matmul(self.inputs.moment, each.astype(np.float32)) / self.price for each in at]
         m = np.array([[np.sum(pull, where=other, dtype=np.float64) for other in at] for pull in pulls])
         b = np.array([np.sum(pull * self.aim, dtype=np.float64) for pull in pulls])
-        now = centres[free]
+        now = centers[free]
         ridge = 1e-6 * np.trace(m) / len(m) * np.eye(len(m))
-        new = centres.copy()
+        new = centers.copy()
         new[free] = now + np.linalg.solve(m + ridge, b - m @ now)
-        if (np.diff(new) <= 0).any():  # centres that cross would not be in order: they stay
-            return values, centres
+        if (np.diff(new) <= 0).any():  # centers that cross would not be in order: they stay
+            return values, centers
         return np.where(self.kept, new[place], 0).astype(np.float32), new
 
 
-def _places(centres: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.searchsorted((centres[1:] + centres[:-1]) / 2, values)
+def _places(centers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.searchsorted((centers[1:] + centers[:-1]) / 2, values)

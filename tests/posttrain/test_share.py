@@ -1,4 +1,4 @@
-"""Shared weights: as many values as asked for, zeros kept, less error than centres of the weights alone, budgets."""
+"""Shared weights: as many values as asked for, zeros kept, less error than centers of the weights alone, budgets."""
 
 from typing import Any
 
@@ -20,36 +20,36 @@ WEIGHTS = ("up", "down", "head")
 
 
 def alone(k: int) -> Any:
-    """The parameters at the centres of their own least squared error."""
+    """The parameters at the centers of their own least squared error."""
     return {path: leaf if path == "bias" else share_layer.nearest(leaf, k).leaf for path, leaf in PARAMS.items()}
 
 
-def test_layers_hold_k_values_and_err_less_than_the_centres_of_weights_alone(tmp_path: Any) -> None:
+def test_layers_hold_k_values_and_err_less_than_the_centers_of_weights_alone(tmp_path: Any) -> None:
     for k, part in ((8, 0.75), (3, 0.9)):
         new = share(residual, PARAMS, [X[:48], X[48:]], k)
         for path in WEIGHTS:
-            np.testing.assert_array_equal(np.unique(new.params[path]), new.centres[path])
-            assert len(new.centres[path]) == k
+            np.testing.assert_array_equal(np.unique(new.params[path]), new.centers[path])
+            assert len(new.centers[path]) == k
         assert not np.asarray(new.params["down"])[np.asarray(PARAMS["down"]) == 0].any()
-        assert 0 in new.centres["down"]
+        assert 0 in new.centers["down"]
         assert error(new.params) < part * error(alone(k))
         jc.pack.save(tmp_path / "m.jcz", new.params)
         tables = [row for row in jc.pack.inspect(tmp_path / "m.jcz").tensors if row.kind.startswith("table")]
         assert {row.path for row in tables} == {*WEIGHTS}
-        assert f"{k} centres" in str(new.report)
+        assert f"{k} centers" in str(new.report)
         assert {row.bias for row in new.report.rows if row.path == "up"} == {"bias"}
 
 
-def test_centres_are_the_least_squares_of_their_places() -> None:
+def test_centers_are_the_least_squares_of_their_places() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 60, 12))
     inputs = Factored.of(np.einsum("gri,grj->gij", x, x) / 60, 0.0)
-    centres, place, kept = np.array([-1.0, 0.0, 0.4, 1.5]), rng.integers(0, 4, (2, 12, 5)), rng.random((2, 12, 5)) < 0.9
-    aim = (1.2 * centres[place] + 0.1 * rng.standard_normal(place.shape)).astype(np.float32)
+    centers, place, kept = np.array([-1.0, 0.0, 0.4, 1.5]), rng.integers(0, 4, (2, 12, 5)), rng.random((2, 12, 5)) < 0.9
+    aim = (1.2 * centers[place] + 0.1 * rng.standard_normal(place.shape)).astype(np.float32)
     price = 1 + rng.random((2, 1, 5))
     layer = share_layer._Layer(Any, (), aim, kept, inputs, price, share_layer.Settings(0.0, False, 1, None, False))
-    values = np.where(kept, centres[place], 0).astype(np.float32)
-    _, found = layer._refitted(values, centres)
+    values = np.where(kept, centers[place], 0).astype(np.float32)
+    _, found = layer._refitted(values, centers)
     rows, target = [], []
     for group in range(2):
         root = np.linalg.cholesky(inputs.moment[group].astype(np.float64)).T
@@ -63,13 +63,13 @@ def test_centres_are_the_least_squares_of_their_places() -> None:
 
 
 @pytest.mark.exhaustive
-def test_budgets_hold_and_layers_choose_how_many_centres(tmp_path: Any) -> None:
+def test_budgets_hold_and_layers_choose_how_many_centers(tmp_path: Any) -> None:
     felt = jc.observe.fisher_diagonal(jc.observe.output_gradients(residual, PARAMS, [X]))
     plain = jc.pack.save(tmp_path / "m.jcz", alone(6))
     new = share(residual, PARAMS, [X], 8, file_bytes=plain, fisher=felt)
     assert 0.95 * plain < jc.pack.save(tmp_path / "m.jcz", new.params) <= plain
     assert error(new.params) < 0.7 * error(alone(6))
-    assert len({len(centres) for centres in new.centres.values()}) > 1
+    assert len({len(centers) for centers in new.centers.values()}) > 1
 
 
 def test_outputs_of_which_the_loss_feels_little_count_little() -> None:
@@ -85,8 +85,8 @@ def test_outputs_of_which_the_loss_feels_little_count_little() -> None:
 def test_rules_types_and_few_distinct_values() -> None:
     params = {path: leaf.astype(jnp.bfloat16) for path, leaf in PARAMS.items()} | {"head": jnp.ones((24, 8))}
     new = share(residual, params, [X], [("up", 5), ("head", 4)])
-    assert len(new.centres["up"]) == 5
-    assert new.centres["head"].tolist() == [1.0]
+    assert len(new.centers["up"]) == 5
+    assert new.centers["head"].tolist() == [1.0]
     assert new.params["down"] is params["down"]
     assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype, new.params, params))
     assert "down (not asked for)" in str(new.report)
@@ -116,13 +116,13 @@ def test_every_model(name: str) -> None:
     new = share(apply_fn, params, [CASES[name].example], 4)
     assert jax.tree.structure(new.params) == jax.tree.structure(params)
     named = named_leaves(new.params)
-    assert all(len(np.unique(named[path])) <= 4 for path in new.centres)
+    assert all(len(np.unique(named[path])) <= 4 for path in new.centers)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(apply_fn(new.params, CASES[name].example)))
 
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"k": 0}, "k is a number of centers, from 1"),
-    ({"k": 1000}, "'head': 1000 centres for 192 weights"),
+    ({"k": 1000}, "'head': 1000 centers for 192 weights"),
     ({"k": [("up", 512)], "rate": 1.0}, "a file has tables of at most 256 values"),
     ({"file_bytes": -1}, "file_bytes must be a whole number"),
     ({"params": PARAMS | {"up": PARAMS["up"] * jnp.nan}}, "'?up"),

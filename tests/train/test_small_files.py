@@ -33,7 +33,7 @@ def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any],
     assert 2_600 < summary["rows"][2]["bytes"] <= 3_000
     kinds = {row.kind for row in jc.pack.inspect(workdir / "rate1e-4.jcz").tensors}
     assert all(kind.startswith(("codes", "table", "plain+gaps")) for kind in kinds), kinds
-    assert "4 centres" in (workdir / "k4.txt").read_text()
+    assert "4 centers" in (workdir / "k4.txt").read_text()
     held = [*(part for part in command if "workdir" not in part), f"--workdir={tmp_path / 'held'}", "--held_out=64"]
     done = here(*held, "--settings", "rate1e-4", "rate1e-3", "--limits", "100000", module="train.small_files")
     assert done.returncode == 0, done.stderr

@@ -67,13 +67,13 @@ def _optimizer(knobs: Knobs, recipe: jc.Compressor) -> Any:
 def trained(
     params: Any,
     knobs: Knobs,
-    learnt: Data,
+    learned: Data,
     *,
     bits: int,
     **how: Any,
 ) -> Net:
     """Trains a network with the charge of the knobs, from grids that fit its weights."""
-    state = sparse_training.trained(params, knobs, learnt, method=method(bits), **how)
+    state = sparse_training.trained(params, knobs, learned, method=method(bits), **how)
     return Net(*jax.device_get((state.params, state.compressor)))
 
 
@@ -111,10 +111,10 @@ class Pixels:
         """Finds the rows that are not all 0."""
         self.read = np.flatnonzero(np.asarray(params["Dense_0"]["kernel"]).any(axis=1))
 
-    def images(self, learnt: Data) -> Data:
+    def images(self, learned: Data) -> Data:
         """Images of these pixels alone, ``[n, pixels, 1, 1]``."""
-        flat = learnt.images.reshape(len(learnt.images), -1)
-        return learnt._replace(images=flat[:, self.read, None, None])
+        flat = learned.images.reshape(len(learned.images), -1)
+        return learned._replace(images=flat[:, self.read, None, None])
 
     def rows(self, params: Any) -> Any:
         """Parameters whose first matrix has these rows alone."""

@@ -303,13 +303,13 @@ def trained(
     Args:
       params: to begin with.
       knobs: of the run.
-      data: what is learnt from.
+      data: what is learned from.
       model: what is trained.
       method: how.
       batch_size: images in a step; an epoch is cut into whole batches.
       seed: of the order of images.
       masks: the recipe's state to begin with, if it is not to find its own.
-      distil: the temperature at which the teacher's outputs are learnt beside the labels; None if they are not.
+      distil: the temperature at which the teacher's outputs are learned beside the labels; None if they are not.
       anew: makes of the data what an epoch learns from.
       each: is told, after each epoch, its number and the view.
 
