@@ -3,13 +3,16 @@
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
+_CLIENTS |= {"http": "aiohttp", "https": "aiohttp"}
+_AT_ONCE = {"gs", "gcs", "s3", "az", "abfs", "hf", "memory"}  # storage shows a file once all of it has arrived
 
 
 def url(path: str | os.PathLike[str]) -> str | None:
@@ -21,9 +24,15 @@ def url(path: str | os.PathLike[str]) -> str | None:
       >>> import pathlib
       >>> url(pathlib.PurePosixPath("gs://bucket/run")), url("C:/run"), url("run")
       ('gs://bucket/run', None, None)
+      >>> url("file:///run"), url("hdfs:///run")
+      ('file:///run', 'hdfs:///run')
     """
     found = _SCHEME.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
-    return f"{found[1]}://{found[2]}" if found else None
+    if not found:
+        return None
+    scheme, slashes, rest = found.groups()
+    slashes = "///" if scheme in ("file", "local") else slashes if len(slashes) > 1 else "//"
+    return f"{scheme}:{slashes}{rest}"
 
 
 @contextlib.contextmanager
@@ -33,8 +42,8 @@ def opened(address: str) -> Iterator[tuple[Any, str]]:
     Raises:
       ArgumentError: for a scheme that fsspec does not know.
       MissingExtraError: without fsspec, or without the client of that storage; it says how to install it.
-      FileNotFoundError: if there is no such file.
-      OSError: for all else: no permission, no such bucket, no network.
+      FileNotFoundError: if there is no such file or bucket.
+      OSError: for all else: no permission, no network.
     """
     try:
         import fsspec
@@ -67,13 +76,17 @@ def read(address: str) -> bytes:
 
 
 def write(address: str, content: bytes) -> None:
-    """Writes content to an address. Storage shows it once all has arrived: whole, or not at all.
+    """Writes content to an address, whole or not at all: under another name first where storage shows what arrives.
 
     Raises:
       As :func:`opened`.
     """
     with opened(address) as (storage, path):
-        storage.pipe_file(path, content)
+        if address.split("://")[0] in _AT_ONCE:
+            storage.pipe_file(path, content)
+        else:
+            storage.pipe_file(torn := f"{path}.{secrets.token_hex(4)}.tmp", content)
+            storage.mv(torn, path)
 
 
 def size(address: str) -> int:
@@ -100,7 +113,7 @@ def sizes(address: str) -> dict[str, int]:
     """Counts the bytes of each file below an address, by its name there; none where there is nothing.
 
     Raises:
-      As :func:`opened`, but FileNotFoundError.
+      As :func:`opened`.
     """
     with opened(address) as (storage, path):
         storage.invalidate_cache()

@@ -182,7 +182,7 @@ class Pieces:
         cut = [(i, at) for i, size in enumerate(sizes) for at in range(0, size, self._length)]
         self._array = np.array([i for i, _ in cut], np.int32)
         self._begin = np.array([at for _, at in cut], np.int32)
-        self._end = np.minimum(self._begin + self._length, np.array(sizes, np.int32)[self._array])
+        self._end = np.array([min(at + self._length, sizes[i]) for i, at in cut], np.int32)
         self._rank = np.array(ranked.ranks, np.uint32)[self._array]
         self._as_given = len({value.dtype for value in ranked.values}) == 1  # else no branch could return them all
         self.group = np.array(ranked.group, np.int32)[self._array]

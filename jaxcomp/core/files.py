@@ -46,7 +46,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
     replaced keeps its permissions and its owner; through a symbolic link the file that it points to is replaced.
 
     Args:
-      path: the file; ``gs://...`` and other addresses that ``etils.epath`` opens are storage's to keep whole.
+      path: the file; ``gs://...`` and other addresses that fsspec opens are storage's to keep whole.
       content: all of its bytes, in one or in parts.
 
     Raises:

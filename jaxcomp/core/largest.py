@@ -25,6 +25,8 @@ def keep_largest(
 ) -> list[Array]:
     """Selects the largest scores as :func:`jaxcomp.core.threshold.keep_largest` does; by NumPy where a CPU holds them.
 
+    Only subnormal scores may be told apart here, and be ties there, where a compiler takes them for 0.
+
     Args:
       values, group, score: as there.
       keep: a count a group.

@@ -125,7 +125,7 @@ def activity(codes: Array) -> Array:
 
 
 def fitted(codes: Array) -> Array:
-    """Fits a model to begin with, ``[4]``: the odds of nonzeros, a slope of 1 by activity, and their mean size.
+    """Fits a model to begin with, ``[4]``: odds of nonzeros and their slope by activity, 1; mean size and its, 0.
 
     Example:
       >>> fitted(jnp.array([0.0, 0.0, 1.0, -1.0])).round(2)

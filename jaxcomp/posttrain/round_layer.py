@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.axes import usual_size
+from jaxcomp.core.axes import own_axes, usual_size
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.factored import Factored
 from jaxcomp.core.leaves import wide
@@ -92,7 +92,8 @@ def _spanned(target: Target, leaf: Any) -> Grid | None:
     own = target.scheme
     if own.fit or own.block or own.format.kind == "sign" or is_explicit(leaf) or not leaf.is_fully_addressable:
         return None
-    values, shared = np.asarray(leaf, wide(leaf.dtype)), tuple(i for i in range(leaf.ndim) if i not in target.axes)
+    axes, values = own_axes(target.axes, leaf.ndim), np.asarray(leaf, wide(leaf.dtype))
+    shared = tuple(i for i in range(leaf.ndim) if i not in axes)
     low, high = (end(values, axis=shared, keepdims=True, initial=0) for end in (np.min, np.max))
     return between(low, high, own.format, usual_size(leaf.shape))
 
@@ -191,7 +192,9 @@ def _priced(
     other = Solution(_on_grid(leaf, leaf, whole, format), whole) if plain is None else plain
     if known.suffices and cost(found) < cost(other):
         return found
-    alone = solved(known.uncorrelated(), settings._replace(correct=False), 1.0)
+    alone = solved(known.uncorrelated(), settings._replace(correct=False), 0.0)
+    if known.suffices:
+        return min(alone, other, key=cost)
     return found if known.other is not None and cost(found) < (1 - known.least_gain()) * cost(alone) else alone
 
 

@@ -129,7 +129,7 @@ def share(
         again = functools.partial(share, apply_fn, params, given, k, **options)
         return within(file_bytes, begin, lambda rate: again(rate=rate), lambda new: file_size(new.params, {}))
     weights = {path: named[path] for path in own}
-    felt = None if rate is None and fisher is None else rate_of(rate or 1.0, fisher, "gptq", weights)
+    felt = None if rate is None and fisher is None else rate_of(1.0 if rate is None else rate, fisher, "gptq", weights)
     settings = Settings(damping, act_order, sweeps, felt, rate is not None)
 
     def near(path: str, _: bool) -> Solution:

@@ -170,7 +170,7 @@ def sparsify(
     _check_fisher(recipe, goals, named)
     uses = {path: own.sites for path, own in sites.items() if path in goals}
     recipe = _timely(recipe, method, distribution, [_shape(own[0], named[path]) for path, own in uses.items()])
-    evidence = {path: moments.pop(path).evidence(examples) for path in [*moments]}
+    evidence = {path: moments.pop(path).evidence(examples) for path in goals if path in moments}
     if not recipe.pattern:
         goals = _counts(recipe, uses, named, goals, evidence, distribution, maximum)
     found: dict[str, Pruned] = {}

@@ -49,7 +49,8 @@ def _seen(some: Sequence[tuple[np.ndarray, np.ndarray, Split]], weight: np.ndarr
 def _rows_of(use: Use, now: Any, old: Any, places: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Copies a site's rows as they are now, and their old values less those, on the host, which compiles nothing."""
     rows, before = (input_rows(use, np.asarray(replicated(x)), places) for x in (now, old))
-    return tuple(np.asarray(by_factor(use, each)) for each in (rows, before - rows))  # type: ignore[return-value]
+    with np.errstate(all="ignore"):  # what is no number is refused by its weight's name
+        return tuple(np.asarray(by_factor(use, each)) for each in (rows, before - rows))  # type: ignore[return-value]
 
 
 def squares_of(examples: Examples, new: Any, old: Any, leak: Any) -> np.ndarray:

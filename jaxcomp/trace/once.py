@@ -53,7 +53,7 @@ def found(of: Any, args: Any, make: Callable[[], Result]) -> Result:
         types = tuple(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x) for x in leaves)
         key = id(of), tree, types, jax.sharding.get_abstract_mesh()
         is_known = key in known
-    except TypeError:  # what is no array: to make it says so
+    except (TypeError, ValueError):  # what is no array: to make it says so
         return make()
     if not is_known:
         known[key] = of, make()  # it is held, so that its number stays its own

@@ -35,6 +35,17 @@ def test_files_go_there_and_come_back(bucket: str) -> None:
     assert buckets.sizes(f"{bucket}/nowhere") == {}
 
 
+def test_a_file_system_shows_what_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its addresses keep their three slashes, and what is cut off leaves the old file."""
+    files.write_atomically(f"file://{tmp_path}/a", b"old")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    with monkeypatch.context() as patched:
+        patched.setattr(fsspec.filesystem("file"), "mv", lambda *_: 1 / 0)
+        with pytest.raises(OSError, match="cannot be used"):
+            files.write_atomically(f"file://{tmp_path}/a", b"new")
+    assert files.read(PurePosixPath(f"file://{tmp_path}/a")) == b"old"
+
+
 def test_artifacts_go_there_and_come_back(bucket: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     for place in (bucket, str(tmp_path)):

@@ -205,6 +205,8 @@ def test_every_model(name: str) -> None:
         ({"sweeps": -1}, "sweeps must be a whole number of at least 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
         ({"scheme": Scheme(4)}, "the range of the inputs of 'down' is not known"),
+        ({"scheme": WEIGHTS._replace(bits=8, axis=7)}, "axis 7 has a scale for each index"),
+        ({"scheme": WEIGHTS._replace(axis=7)}, "axis 7 has a scale for each index"),
     ],
 )
 def test_errors(options: dict[str, Any], said: str) -> None:

@@ -124,6 +124,7 @@ def test_every_model(name: str) -> None:
     ({"k": 0}, "k is a number of centers, from 1"),
     ({"k": 1000}, "'head': 1000 centers for 192 weights"),
     ({"k": [("up", 512)], "rate": 1.0}, "a file has tables of at most 256 values"),
+    ({"rate": 0}, "rate must be a number above 0"),
     ({"file_bytes": -1}, "file_bytes must be a whole number"),
     ({"params": PARAMS | {"up": PARAMS["up"] * jnp.nan}}, "'?up"),
 ])  # fmt: skip

@@ -144,7 +144,7 @@ def test_what_is_no_number_in_the_function_itself_is_refused(bad: float) -> None
 
     with pytest.raises(ArgumentError, match=r"output 'ratio' holds NaN in 16 of 40 numbers"):
         sensitivity(divided, PARAMS, [X], OPTIONS, harm="error")
-    with pytest.raises(ArgumentError, match=r"'b' holds NaN or infinity, .* place: 1 of 30 numbers"):
+    with pytest.raises(ArgumentError, match=r"'b' holds NaN or infinity, .*: 1 of 30 numbers"):
         sensitivity(net, PARAMS | {"b": PARAMS["b"].at[0, 0].set(bad)}, [X], OPTIONS)
 
 
@@ -197,7 +197,7 @@ def test_what_harms_without_limit_is_not_chosen() -> None:
 def test_a_score_that_is_no_number_never_suffices() -> None:
     scheme, found = Scheme(2, inputs=None), table({"a": {"2": 1.0}, "b": {"2": 0.5}})
     for whole in (NAN, INF, -INF):
-        with pytest.raises(ArgumentError, match="the score of the function as it is is"):
+        with pytest.raises(ArgumentError, match="the original function scores"):
             fall_back(net, PARAMS, [X], lambda run, own: whole, drop=0.1, scheme=scheme, found=found)  # noqa: B023
     scores = iter([1.0, NAN, 1.0, NAN])  # as it is, nothing given back, all, one
     result = fall_back(net, PARAMS, [X], lambda run, own: next(scores), drop=0.1, scheme=scheme, found=found)

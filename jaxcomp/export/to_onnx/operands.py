@@ -101,7 +101,7 @@ class Coded:
 
     @property
     def shape(self) -> Dims:
-        """The value's dtype."""
+        """The value's shape."""
         return self.codes.shape
 
     @property
