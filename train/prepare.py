@@ -18,7 +18,7 @@ from jaxcomp.core.files import write_atomically
 from train.common import options
 from train.common.checks import warn
 from train.common.errors import UserError, exit_status, first_line
-from train.common.image_folder import class_folders, count_records, write_records
+from train.common.image_folder import GRAY, class_folders, count_records, write_records
 from train.common.pictures import decoded
 
 QUALITY = 95
@@ -33,7 +33,8 @@ def smaller(file: bytes, side: int) -> bytes:
     """
     from PIL import Image
 
-    image = decoded(file, 3)
+    gray = Image.open(io.BytesIO(file)).mode in GRAY
+    image = decoded(file, 1 if gray else 3)
     image.load()
     scale = side / min(image.size) if side else 1.0
     if scale >= 1:
@@ -52,7 +53,7 @@ def prepare(source: Path, target: Path, side: int, shards: int, corrupt: str) ->
       target: folder of the files.
       side: pixels of the shorter side, at most; 0: files stay as they are.
       shards: files of the training split; the test split has one for every ten.
-      corrupt: ``"stop"`` at an image that cannot be decoded, or ``"skip"`` it.
+      corrupt: ``"stop"`` at a training image that cannot be decoded, or ``"skip"`` it. One to be scored always stops.
 
     Returns:
       How many images each split has.
@@ -68,14 +69,15 @@ def prepare(source: Path, target: Path, side: int, shards: int, corrupt: str) ->
         # in an order of its own, so that a part is not of a few classes
         order = np.random.default_rng(0).permutation(len(found.labels))
 
-        def pairs(part: np.ndarray, found: Any = found) -> Iterator[tuple[bytes, int]]:
+        def pairs(part: np.ndarray, found: Any = found, split: str = split) -> Iterator[tuple[bytes, int]]:
             for number in part.tolist():
                 try:
                     file = smaller(found.fetch([number])[0], side)
                 except Exception as error:  # whatever the decoder says
                     told = f"{found.names(number)} cannot be read ({first_line(error)})"
-                    if corrupt == "stop":
-                        raise UserError(f"{told}: mend it, leave it out, or give --corrupt skip") from error
+                    if split == "test" or corrupt == "stop":
+                        skip = ", or give --corrupt skip" if split == "train" else ": all that is scored must be sound"
+                        raise UserError(f"{told}: mend it or leave it out{skip}") from error
                     warn(f"{told} and is left out")
                     continue
                 yield file, int(found.labels[number])
@@ -96,7 +98,7 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="folder for the files")
     parser.add_argument("--side", type=int, default=0, help="pixels of the shorter side, at most; 0: as they are")
     parser.add_argument("--shards", type=int, default=16, help="files of the training split")
-    parser.add_argument("--corrupt", choices=("stop", "skip"), default="stop", help="at an image that cannot be read")
+    parser.add_argument("--corrupt", choices=("stop", "skip"), default="stop", help="at a training image that is torn")
     args = parser.parse_args()
 
     def run() -> None:

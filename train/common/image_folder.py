@@ -24,6 +24,8 @@ IMAGE_KEYS, LABEL_KEYS = ("image", "image/encoded"), ("label", "image/class/labe
 """Features of the tf.train.Example that a record is."""
 MODES = 32
 """Images of which it is seen whether they are gray."""
+GRAY = {"1", "L", "LA"}
+"""PIL's modes of gray images."""
 
 
 class Found(NamedTuple):
@@ -100,7 +102,7 @@ def _channels(found: Found) -> int:
             modes.add(Image.open(io.BytesIO(encoded)).mode)
         except Exception:  # it is told when it is decoded
             continue
-    return 1 if modes and modes <= {"1", "L", "LA"} else 3
+    return 1 if modes and modes <= GRAY else 3
 
 
 def _counted(name: str, root: Path) -> tuple[int, dict[str, Found]]:

@@ -111,14 +111,19 @@ class Stored:
         shapes = {image.shape for image in images if image is not None}
         if len(shapes) > 1:
             raise several_sizes(self.where, shapes)
-        blank = np.zeros(next(iter(shapes), self._blank()), np.uint8)
+        blank = np.zeros(next(iter(shapes), None) or self._blank, np.uint8)
         sound = np.array([image is not None for image in images], np.float32)
         read = [blank if image is None else image for image in images]
         return np.stack(read) if read else np.zeros((0, *blank.shape), np.uint8), sound
 
+    @functools.cached_property
     def _blank(self) -> tuple[int, ...]:
-        size = self.reading.image_size or 1
-        return size, size, self.channels
+        """The shape of an image that is skipped: of the first that can be decoded, where none is given."""
+        size = self.reading.image_size
+        if size is not None:
+            return size, size, self.channels
+        read = (self._one(lambda _, encoded: self._square(encoded), n, *self.fetch([n])) for n in range(self.count))
+        return next((image.shape for image in read if image is not None), (1, 1, self.channels))
 
     def _chunk(self, how: Callable[[int, Any], np.ndarray], numbers: list[int]) -> list[np.ndarray | None]:
         return [self._one(how, *pair) for pair in zip(numbers, self.fetch(numbers), strict=True)]

@@ -121,6 +121,12 @@ def test_folders_become_records_of_the_same_images(tmp_path: Path, side: int) ->
     with pytest.raises(UserError, match=r"003\.png cannot be read .* give --corrupt skip"):
         prepare.prepare(tmp_path / "set", tmp_path / "stop", side, 2, "stop")
     assert not list((tmp_path / "stop").glob(".*"))  # nothing torn is left
+    test = tmp_path / "set" / "a" / "009.png"
+    sound = test.read_bytes()
+    test.write_text("no image")
+    with pytest.raises(UserError, match=r"009\.png cannot be read .* all that is scored must be sound"):
+        prepare.prepare(tmp_path / "set", tmp_path / "stop", side, 2, "skip")
+    test.write_bytes(sound)
     held = prepare.prepare(tmp_path / "set", tmp_path / "new", side, 2, "skip")
     assert held == {"train": 20, "test": 2}
     assert (tmp_path / "new" / "classes.txt").read_text() == "a\nb\n"
@@ -131,6 +137,12 @@ def test_folders_become_records_of_the_same_images(tmp_path: Path, side: int) ->
             assert abs(mine.images.mean() - theirs.images.mean()) < 3
         else:
             assert {image.tobytes() for image in mine.images} == {image.tobytes() for image in theirs.images}
+
+
+@pytest.mark.parametrize("gray", [True, False])
+def test_smaller_images_have_the_channels_of_the_large(gray: bool) -> None:
+    small = pixels(prepare.smaller(encoded(0, gray=gray), 12))
+    assert small.shape == ((12, 16) if gray else (12, 16, 3))
 
 
 def test_a_set_in_a_bucket_is_read_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from train.common import data, pictures
 from train.common.data import Split
 from train.common.errors import UserError
 from train.common.feed import Feed
-from train.common.stored import Reading, Stored
+from train.common.stored import CHUNK, Reading, Stored, in_memory
 
 FILES = [encoded(n, 30 + n, 40, "png") for n in range(20)]
 
@@ -75,6 +75,17 @@ def test_pixels_of_sixteen_bits_are_refused() -> None:
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(file, "png")
     with pytest.raises(UserError, match=r"here: 0 cannot be read .*8 bits a channel are needed"):
         stored([file.getvalue()])[:]
+
+
+def test_a_torn_image_has_the_shape_of_the_sound_ones() -> None:
+    files = [b"torn"] * 2 * CHUNK + [encoded(n, 9, 7, "png") for n in range(3)]
+    found = stored(files, image_size=None, random_crop=0.0, corrupt="skip")
+    assert found.shape == (len(files), 7, 9, 3)
+    assert found[: CHUNK + 1].shape == (CHUNK + 1, 7, 9, 3)
+    numbers = np.arange(len(files), dtype=np.int32)
+    assert in_memory(found, numbers, limit=len(files) * 7 * 9 * 3 - 1)[0] is found
+    images, labels = in_memory(found, numbers, limit=len(files) * 7 * 9 * 3)
+    assert (images.shape, labels.tolist()) == ((3, 7, 9, 3), numbers[-3:].tolist())
 
 
 @pytest.mark.parametrize("crop", [0.0, 0.3])
