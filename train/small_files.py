@@ -17,10 +17,11 @@ all else; of those that a limit of bytes leaves, the nearest alone is scored on 
 import argparse
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def evaluated(path: Path, args: argparse.Namespace) -> float:
     """The accuracy of a file on the test set, in another process."""
     command = [sys.executable, "-m", "train.evaluate", f"--artifact={path}"]
     command += [f"--data_dir={args.data_dir}"] if args.data_dir else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}  # this process holds the accelerator
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{path} could not be scored: {done.stderr.strip()[-500:]}")
     return float(json.loads(done.stdout)["accuracy"])
@@ -75,17 +77,31 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         return {"accuracy": accuracy, "drop": dense - accuracy}
 
     def chosen(limit: int) -> dict[str, Any]:
-        fitting = [row for row in points.rows if "limit" not in row and row["bytes"] <= limit]
-        if not fitting:
-            raise UserError(f"--limits: no setting's file takes {limit:,} bytes or fewer: give smaller ones")
-        best = min(fitting, key=lambda row: row["lost"])
+        best = nearest(points.rows, settings, limit)
         return {**best, **tested(best["setting"])}
 
     for name, setting in settings.items():
         points.row(functools.partial(point, name, setting), setting=name)
     for limit in args.limits:
-        points.row(functools.partial(chosen, limit), limit=limit)
+        points.row(functools.partial(chosen, limit), limit=limit, of=sorted(settings))
     return points.summary
+
+
+def nearest(rows: Iterable[Mapping[str, Any]], settings: Container[str], limit: int) -> Mapping[str, Any]:
+    """The row of these settings whose file, of those within so many bytes, is nearest the float network.
+
+    Raises:
+      UserError: if there is none.
+
+    Example:
+      >>> rows = [{"setting": name, "bytes": size, "lost": 1 / size} for name, size in (("k4", 50), ("k8", 90))]
+      >>> [nearest(rows, settings, 100)["setting"] for settings in (["k4"], ["k4", "k8"])]
+      ['k4', 'k8']
+    """
+    asked = [row for row in rows if "limit" not in row and row["setting"] in settings and row["bytes"] <= limit]
+    if not asked:
+        raise UserError(f"--limits: no setting's file takes {limit:,} bytes or fewer: give smaller ones")
+    return min(asked, key=lambda row: row["lost"])
 
 
 def line(row: Mapping[str, Any]) -> str:

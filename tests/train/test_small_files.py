@@ -1,6 +1,8 @@
 """Small files of a published network, made from the command line and scored by another process."""
 
+import argparse
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,20 @@ import pytest
 
 import jaxcomp as jc
 from tests.train.test_pretrained import torch_names
-from train import evaluate
+from train import evaluate, small_files
+
+
+def test_files_are_scored_beside_what_holds_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def run(command: list[str], *, env: dict[str, str], **how: Any) -> Any:
+        seen.update(env)
+        return subprocess.CompletedProcess(command, 0, '{"accuracy": 0.5}', "")
+
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert small_files.evaluated(Path("a.jcz"), argparse.Namespace(data_dir=None)) == 0.5
+    assert seen["JAX_PLATFORMS"] == "cpu"
 
 
 @pytest.mark.exhaustive
@@ -42,6 +57,8 @@ def test_every_setting_is_scored_as_its_file_is_loaded(here: Callable[..., Any],
     assert 0 <= rows[0]["lost"] <= rows[1]["lost"]
     assert (best["setting"], best["limit"]) == ("rate1e-4", 100_000)
     assert best["accuracy"] == evaluate.score_artifact(str(tmp_path / "held/rate1e-4.jcz"), None)["accuracy"]
+    other = here(*held, "--settings", "rate1e-3", "--limits", "100000", module="train.small_files")
+    assert "rate1e-3 " in other.stdout.splitlines()[-1]  # among others, another is chosen
     assert "give --held_out" in here(*command, "--limits", "9", module="train.small_files").stderr
     few = here(*command, "--settings", "bytes10", module="train.small_files")
     assert few.returncode == 1
