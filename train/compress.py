@@ -113,8 +113,9 @@ def fresh(job: Job, name: str, seed: int) -> Net:
     """The network of the teacher or of the student, with fresh variables."""
     config, dataset = job.config, job.dataset
     model = phases.make_network(config, name, dataset)
+    make = job.parallel.make if name == "teacher" else jax.jit  # each host rewrites a student for itself: it is whole
     with waiting(f"making the {name}"):
-        variables = job.parallel.make(model.init)(jax.random.key(seed), dataset.train.images[:1])
+        variables = make(model.init)(jax.random.key(seed), dataset.train.images[:1])
     return Net(model, phases.make_network(config, name, dataset, job.parallel.axis, training=True), variables)
 
 
@@ -143,7 +144,7 @@ def train_student(job: Job, teacher: tuple[Functions, Any]) -> list[Trained]:
         cut = job.workdir / ("cut.jcz" if stage.name == "student" else f"cut-{stage.name}.jcz")
         with waiting(f"rewriting for {stage.name}"):
             net = begin(stage, net, phases.some_batches(dataset, config), dataset.task, cut)
-        recipe = recipe_of(stage, net, phase.steps)
+        recipe = recipe_of(stage, net, phase.steps, first=number == 0)
         objective = teaching.objective(config, asked, (net.model, net.spread), net.variables, dataset)
         how: dict[str, Any] = {"frozen": frozen, "count": count, "seed": seed, **stored}
         ended.append(train(job, phase, net, objective, recipe, **how))
@@ -386,15 +387,15 @@ def main(config: ConfigDict) -> None:
         dataset = data.load(*where, task, **reading).read_all()
     hosts.agree({f"data set {config.dataset!r}": dataset.digest})
     own = command_line.own_functions()
-    asked = stages(config, own)
+    asked = stages(config, own, command_line.PARALLEL.value)
     models = {name: phases.make_network(config, name, dataset) for name in ("teacher", "student")}
     teaching.check(config, models["teacher"], models["student"], dataset, phases.make_views(config, dataset))
+    rows = phases.make_phases(config, dataset, asked)
     command_line.claim(workdir, config)
-    rows = [phases.make_phase(config, "student", dataset, *own) for own in zip(asked, range(len(asked)), strict=True)]
     numbers = {
         name: f"{config[name].model}, {phases.parameters(model, dataset):,} parameters"
         for name, model in models.items()
     }
     told = {row.name: numbers["student"] for row in rows} | {"teacher": numbers["teacher"]}
-    report.header(workdir, dataset, told, [phases.make_phase(config, "teacher", dataset), *rows], how["mesh"])
+    report.header(workdir, dataset, told, rows, how["mesh"])
     run(Job(config, dataset, parallel, workdir, own, sight))

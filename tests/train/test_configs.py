@@ -61,6 +61,8 @@ def test_a_ready_configuration_builds(name: str) -> None:
         compressed = jax.eval_shape(lambda params, recipe=recipe: recipe.apply(params, recipe.init(params)), student)
         assert jax.tree.map(np.shape, compressed) == jax.tree.map(np.shape, student)
         tx = phases.make_optimizer(config, phase, 1250)
+        if config.optimizer != "sgd":  # the others' steps are as large as the rate, whatever the gradients are
+            assert max(config.teacher.learning_rate, stage.learning_rate) <= 0.05
         assert jax.tree.leaves(jax.eval_shape(tx.init, (student, {})))
     doc = runpy.run_path(path)["get_config"].__doc__
     assert "Cost" in doc or file in ("cifar10", "imagenet2012")

@@ -73,6 +73,8 @@ def test_the_usual_stages_are_what_the_fields_say() -> None:
         ([Stage("a", 1, 1), Stage("a", 1, 1)], r"stages need names of their own, .* got \['a', 'a'\]"),
         ([Stage("teacher", 1, 1)], "and not 'teacher'"),
         ([Stage("a/b", 1, 1)], "of letters and digits"),
+        ([Stage("a", 1, 1), Stage("a-best", 1, 1)], "no -best last"),  # where the best of the other are
+        ([Stage("12", 1, 1)], "a letter first"),  # a checkpoint's name
         ([Stage("a", 1, 1, grids=Grids(4, 4)), Stage("b", 1, 1, macs=0.5)], "stage 'b' cuts or rounds a network that"),
     ],
 )
@@ -81,18 +83,36 @@ def test_stages_that_cannot_be_are_told(row: Any, words: str) -> None:
         stages.stages(default.get_config(), {"stages": lambda config: row})
 
 
+def test_what_is_kept_as_best_is_as_sparse_as_was_asked() -> None:
+    config = default.get_config()
+    config.best_from = 0.5
+    with pytest.raises(UserError, match=r"best_from=0\.5 may keep .*prune_until=0\.6, .* give 0\.6 or more"):
+        stages.stages(config, {})
+    config.best_from = 0.6
+    assert len(stages.stages(config, {})) == 1
+
+
+def test_pmap_trains_no_stage_that_is_rewritten() -> None:
+    row = {"stages": lambda config: [Stage("a", 1, 1), Stage("b", 1, 1, macs=0.5)]}
+    with pytest.raises(UserError, match=r"stage 'b' rewrites .* leave out --parallel"):
+        stages.stages(default.get_config(), row, "pmap")
+    assert len(stages.stages(default.get_config(), row)) == 2
+
+
 def test_what_is_zero_in_a_kernel_stays_zero() -> None:
     params = {"a": {"kernel": jnp.array([[0.0, 1.0], [-2.0, 0.0]]), "bias": jnp.zeros(2)}, "b": jnp.zeros((2, 2))}
     net = Net(Functions(lambda v, x: x), Functions(lambda v, x: x), {"params": params})
     for recipe in (None, lambda steps: jc.partition([(".*kernel", jc.quant.fake(4, axis=-1))])):
-        own = stages.recipe_of(Stage("a", 1, 1, recipe), net, 10)
+        own = stages.recipe_of(Stage("a", 1, 1, recipe), net, 10, first=False)
         state = own.init(params)
         moved = jax.tree.map(lambda leaf: leaf + 0.25, params)
         view = own.apply(moved, own.update(moved, state, 1, grads=moved))
         np.testing.assert_array_equal(view["a"]["kernel"] == 0, params["a"]["kernel"] == 0)
         assert (view["a"]["bias"] == 0.25).all()
     dense = net._replace(variables={"params": jax.tree.map(jnp.ones_like, params)})
-    assert not jax.tree.leaves(stages.recipe_of(Stage("a", 1, 1), dense, 10).init(params))
+    assert not jax.tree.leaves(stages.recipe_of(Stage("a", 1, 1), dense, 10, first=False).init(params))
+    fresh = stages.recipe_of(Stage("a", 1, 1), net, 10, first=True)  # zeros of an initializer are trained
+    assert not jax.tree.leaves(fresh.init(params))
 
 
 @pytest.mark.exhaustive

@@ -134,6 +134,16 @@ class Checkpoints:
         self.records = meta["records"]
         return found.state, float(meta["seconds"])
 
+    def forget(self, after: int) -> None:
+        """Deletes the checkpoints of later steps; with several hosts, all call."""
+        steps = list(self._manager.all_steps())
+        with hosts.together() as first:
+            for step in steps if first else []:
+                if step > after:
+                    with _alone():
+                        self._manager.delete(step)
+        self._latest = max((step for step in steps if step <= after), default=None)
+
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()

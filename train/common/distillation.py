@@ -34,12 +34,14 @@ class Method(NamedTuple):
       soft: the weight of its loss, as published; 0: no teacher is asked.
       make: ``(student's shape, teacher's shape) -> (init, loss)``: values from a key, and a :data:`Term`.
       hard: the weight of the labels' cross-entropy.
+      classes: whether it reads labels as numbers of classes, which those that are mixed or smoothed are not.
     """
 
     reads: str
     soft: float
     make: Callable[[Shape, Shape], tuple[Callable[[jax.Array], Any], Term]]
     hard: float = 1.0
+    classes: bool = False
 
 
 def _plain(loss: Callable[..., jax.Array], labeled: bool = False) -> Callable[[Shape, Shape], Any]:
@@ -113,7 +115,9 @@ def soft_targets(temperature: float = 4.0, alpha: float = 0.9, task: Task = CLAS
 METHODS: Mapping[str, Method] = {
     "alone": Method("outputs", 0.0, _plain(jc.distill.mse)),
     "soft targets": soft_targets(),
-    "dkd": Method("logits", 1.0, _plain(functools.partial(jc.distill.dkd, temperature=4.0), labeled=True)),
+    "dkd": Method(
+        "logits", 1.0, _plain(functools.partial(jc.distill.dkd, temperature=4.0), labeled=True), classes=True
+    ),
     "dist": Method("logits", 1.0, _plain(jc.distill.dist)),
     "standardized": Method(
         "logits", 9.0, _plain(functools.partial(jc.distill.standardized(jc.distill.kl), temperature=2.0)), hard=0.1

@@ -62,8 +62,12 @@ def header(dataset: data.Dataset, teacher: str, view: jc.augment.Augmentation | 
       **fields: ``seed`` of the views, ``views`` of each image, and ``k`` classes of an answer.
 
     Raises:
-      UserError: for views that cannot be shown again by image, or numbers out of range.
+      UserError: for views that cannot be shown again by image, numbers out of range, or several hosts.
     """
+    if jax.process_count() > 1:
+        raise UserError(
+            "answers of a teacher are made by one process: use one host, or let it run in the step, views=0"
+        )
     if view is not None and mixes(view, dataset):
         raise UserError(f"{view} mixes images with their neighbors in the batch: such views belong to no image alone")
     if fields["views"] < 1 or not 2 <= fields["k"] <= dataset.classes:
@@ -153,10 +157,6 @@ def kept(
       UserError: if the folder holds answers of anything else, a file is damaged, or the teacher answers with what is
         no number.
     """
-    if jax.process_count() > 1:
-        raise UserError(
-            "answers of a teacher are made by one process: use one host, or let it run in the step, views=0"
-        )
     file = folder / FILE
     if file.exists():
         return Labels(file, about)

@@ -58,6 +58,8 @@ def check(config: ConfigDict, parallel: str) -> None:
             "--config.distill.views keeps answers to views that are shown again, which those of --config.shift and "
             f"--config.flip are not: give --config.shift=0 --config.flip=False --config.augment='{same}'"
         )
+    crop = config.random_crop
+    _need(not (distill.views and crop), "random_crop", crop, "0 with distill.views, whose answers are to whole squares")
     _need(config.batch_size >= 1, "batch_size", config.batch_size, "1 image or more")
     _need(0 <= config.random_crop < 1, "random_crop", config.random_crop, "a fraction in [0, 1)")
     _need(config.corrupt in ("stop", "skip"), "corrupt", config.corrupt, "'stop' or 'skip'")

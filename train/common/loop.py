@@ -171,7 +171,8 @@ def batches(
 class Best:
     """The state of a phase that is scored best from a step on, in a checkpoint of its own.
 
-    Which it is, records tell: a run that goes on finds the same one.
+    It is the newest there. A run that goes on forgets those that its records do not tell of: what was scored best may
+    be another where devices are others.
     """
 
     def __init__(self, phase: Phase, folder: Path, of: dict[str, str], metrics: "Metrics") -> None:
@@ -179,15 +180,17 @@ class Best:
         last = phase.best_from is None or phase.best_from >= phase.steps
         self._from, self._metrics = phase.best_from or 0, metrics
         self._kept = None if last else Checkpoints(folder / f"{phase.name}-best", of)
+        if self._kept is not None:
+            self._kept.forget(after=max((record["step"] for record in metrics.records), default=0))
 
     def offer(self, state: TrainState, record: dict[str, Any]) -> None:
         """Keeps a state that is scored higher than all before; called before its record is added."""
         own = self._score(record)
-        if self._kept is not None and own is not None and own > max(map(self._score, self._scored()), default=-1.0):
+        if self._kept is None or own is None:
+            return
+        best = next((self._score(each) for each in self._metrics.records if each["step"] == self._kept.latest()), None)
+        if best is None or own > best:
             self._kept.save(int(state.step), state, 0.0)
-
-    def _scored(self) -> list[dict[str, Any]]:
-        return [record for record in self._metrics.records if self._score(record) is not None]
 
     def _score(self, record: dict[str, Any]) -> Any:
         found = [value for name, value in record.items() if name.startswith("test_")]

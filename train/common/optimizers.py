@@ -36,8 +36,12 @@ def make(
       options: further arguments of optax's.
 
     Raises:
-      UserError: for arguments that optax does not take.
+      UserError: for arguments that optax does not take, or what is no regular expression.
     """
+    try:
+        re.compile(undecayed)
+    except re.error as error:
+        raise UserError(f"--config.undecayed={undecayed!r} is no regular expression of paths: {error}") from error
 
     def kernels(trained: optax.Params) -> optax.Params:
         def decays(path: Any, leaf: Any) -> bool:

@@ -1,5 +1,6 @@
 """Phases as a configuration has them: network, recipe, optimizer, batches."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -109,6 +110,19 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset, stage: Any 
     return Phase(known, steps, every, batch_size, seed, *moved, rate, parts=config.accumulate, **how)
 
 
+def make_phases(config: ConfigDict, dataset: data.Dataset, stages: Sequence[Any]) -> list[Phase]:
+    """The teacher's phase, and that of each of the student's stages.
+
+    Raises:
+      UserError: for one whose optimizer cannot be made.
+    """
+    found = [make_phase(config, "teacher", dataset)]
+    found += [make_phase(config, "student", dataset, stage, number) for number, stage in enumerate(stages)]
+    for phase in found:
+        make_optimizer(config, phase, per_epoch(config, dataset))
+    return found
+
+
 def make_optimizer(
     config: ConfigDict, phase: Phase, per_epoch: int, rounded: bool = False
 ) -> optax.GradientTransformation:
@@ -135,8 +149,12 @@ def make_views(config: ConfigDict, dataset: data.Dataset) -> jc.augment.Augmenta
 
 
 def some_batches(dataset: data.Dataset, config: ConfigDict, count: int = 8) -> list[Any]:
-    """The first training batches, as they are, by which channels are ranked and ranges found."""
-    size = min(config.batch_size, len(dataset.train))
+    """The first training batches, as they are, by which channels are ranked and ranges found.
+
+    One device computes them, so that they are no larger than those that are scored.
+    """
+    height, width = dataset.train.images[:1].shape[1:3]
+    size = max(1, min(config.batch_size, len(dataset.train), data.EVAL_PIXELS // (height * width)))
     batches = (data.train_batch(dataset.train, n, size, config.seed, shift=0, flip=False) for n in range(count))
     return [data.pad({name: batch[name] for name in ("image", "label")}, 1) for batch in batches]
 

@@ -18,6 +18,9 @@ from train.common.rounding import Grids, as_tree, rounded
 from train.common.step import Batch, Functions, Variables
 from train.tasks.task import Task
 
+NAME = re.compile(r"[A-Za-z][\w-]*(?<!-best)")
+"""Of a stage."""
+
 
 class Stage(NamedTuple):
     """A training of the student, one in a row: it begins with what the one before ends with.
@@ -73,15 +76,17 @@ class Net(NamedTuple):
         return self.before, {**shown, "params": shown["params"]["weights"]}
 
 
-def stages(config: ConfigDict, own: dict[str, Callable[..., Any]]) -> list[Stage]:
+def stages(config: ConfigDict, own: dict[str, Callable[..., Any]], parallel: str = "jit") -> list[Stage]:
     """The stages of a configuration.
 
     Args:
       config: the job's.
       own: the functions of its file: ``stages(config)``, or ``recipe(config, steps)`` for the first of the usual ones.
+      parallel: of the command line.
 
     Raises:
-      UserError: for stages that are no list of such, have one name, or quantize twice.
+      UserError: for stages that are no list of such, have one name, quantize twice, or rewrite what pmap trains; for a
+        best state that may be of a sparsity below the one that is asked.
     """
     if "stages" not in own:
         return _usual(config, own.get("recipe", make_recipe))
@@ -89,17 +94,28 @@ def stages(config: ConfigDict, own: dict[str, Callable[..., Any]]) -> list[Stage
     if not isinstance(found, list | tuple) or not found or not all(isinstance(each, Stage) for each in found):
         raise UserError("stages(config) of the configuration must return a list of train.common.stages.Stage")
     names = [each.name for each in found]
-    if len({*names, "teacher"}) != len(names) + 1 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
-        raise UserError(f"stages need names of their own, of letters and digits, and not 'teacher'; got {names}")
+    # numbers name checkpoints, and NAME-best is where the best of a stage are
+    if len({*names, "teacher"}) != len(names) + 1 or not all(NAME.fullmatch(name) for name in names):
+        raise UserError(
+            "stages need names of their own, of letters and digits, a letter first and no -best last, and not "
+            f"'teacher'; got {names}"
+        )
     after = [each for number, each in enumerate(found) if any(before.grids for before in found[:number])]
     if late := [each.name for each in after if each.macs < 1 or each.grids]:
         raise UserError(f"stage {late[0]!r} cuts or rounds a network that is rounded already: do it before")
+    if parallel == "pmap" and (anew := [each.name for each in found if each.macs < 1 or each.grids]):
+        raise UserError(f"stage {anew[0]!r} rewrites what is trained by jit over a mesh: leave out --parallel")
     return list(found)
 
 
 def _usual(config: ConfigDict, recipe: Callable[..., jc.Compressor]) -> list[Stage]:
     """One; two, where a pruned network is to compute in few bits."""
     student = config.student
+    if recipe is make_recipe and student.sparsity and config.best_from < student.prune_until:
+        raise UserError(
+            f"--config.best_from={config.best_from} may keep a state from before --config.student.prune_until="
+            f"{student.prune_until}, of fewer zeros than are asked: give {student.prune_until} or more"
+        )
     grids = Grids(student.bits, student.input_bits) if student.input_bits else None
 
     def compressed(steps: int) -> jc.Compressor:
@@ -134,10 +150,13 @@ def begin(stage: Stage, net: Net, some: Sequence[Batch], task: Task, path: Path)
     return net
 
 
-def recipe_of(stage: Stage, net: Net, steps: int) -> jc.Compressor:
-    """The recipe of a stage; what is zero in a kernel already, of more weights than a few, stays so."""
+def recipe_of(stage: Stage, net: Net, steps: int, *, first: bool) -> jc.Compressor:
+    """The recipe of a stage; what a stage before has left zero in a kernel stays so.
+
+    Before the first, zeros are nobody's choice: of an initializer, or the teacher's.
+    """
     own = jc.identity() if stage.recipe is None else stage.recipe(steps)
-    if net.integers is not None or not _pruned(net.variables["params"]):
+    if first or net.integers is not None or not _pruned(net.variables["params"]):
         return own
     held = jc.prune.magnitude(0.0)._replace(
         init=lambda params: jax.tree.map(lambda leaf: (leaf != 0) | (leaf.ndim < 2), params),
@@ -147,6 +166,6 @@ def recipe_of(stage: Stage, net: Net, steps: int) -> jc.Compressor:
 
 
 def _pruned(params: Any) -> bool:
-    """Whether a kernel has zeros and is not of zeros alone, as some begin."""
+    """Whether a kernel has zeros and is not of zeros alone."""
     kernels = [np.asarray(leaf) for leaf in named_leaves(params).values() if leaf.ndim > 1]
     return any(kernel.any() and not kernel.all() for kernel in kernels)

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
-from train.common import data, distillation, labels
+from train.common import data, distillation, labels, views
 from train.common.errors import UserError
 from train.common.step import Functions, Objective
 from train.tasks import named
@@ -57,10 +57,16 @@ def check(config: ConfigDict, teacher: Functions, student: Functions, dataset: d
     """Makes of shapes alone what the student will learn by.
 
     Raises:
-      UserError: for a method, taps, views or answers that cannot be.
+      UserError: for a method, taps, labels, views or answers that cannot be.
     """
     theirs, ours = (jax.eval_shape(x.init, jax.random.key(0), dataset.train.images[:1]) for x in (teacher, student))
     objective(config, (teacher, theirs), (student, student), ours, dataset)
+    reads_classes = any(method.classes for method in methods(config))
+    if reads_classes and (config.label_smoothing or (view is not None and views.mixes(view, dataset))):
+        raise UserError(
+            f"--config.distill.method={config.distill.method!r} reads labels as numbers of classes: leave out "
+            "--config.label_smoothing, mixup and cutmix"
+        )
     if config.distill.views:
         labels.header(dataset, "", view, seed=0, views=config.distill.views, k=config.distill.k)
 

@@ -63,6 +63,14 @@ def test_two_are_kept_and_none_is_written_twice(saved: Path) -> None:
     assert_restores(saved, 2)
 
 
+def test_later_ones_are_forgotten(saved: Path) -> None:
+    checkpoints = Checkpoints(saved)
+    checkpoints.forget(after=1)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+    assert_restores(saved, 1)
+
+
 def largest(folder: Path) -> Path:
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 

@@ -77,6 +77,8 @@ def test_views_that_are_not_shown_again_keep_no_answers() -> None:
     with pytest.raises(UserError, match=re.escape(words)):
         command_line.resolve(changed(distill__views=3, shift=2, flip=True))
     command_line.resolve(changed(distill__views=3, shift=0, augment="pad_crop(2)"))
+    with pytest.raises(UserError, match=r"--config\.random_crop must be 0 with distill\.views"):
+        command_line.resolve(changed(distill__views=3, shift=0, random_crop=0.08))
 
 
 def test_the_limits_themselves_are_allowed() -> None:

@@ -51,6 +51,12 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labels, "BATCH", 16)
 
 
+def test_several_hosts_are_told_before_a_teacher_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="made by one process: use one host"):
+        about()
+
+
 @pytest.mark.usefixtures("in_parts")
 def test_an_answer_belongs_to_the_view_that_a_step_shows(tmp_path: Path) -> None:
     found = made(tmp_path)

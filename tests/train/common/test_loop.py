@@ -84,6 +84,12 @@ def test_the_best_scored_state_ends_a_phase_that_asks_for_it(tmp_path: Path) -> 
     assert Checkpoints(tmp_path / "checkpoints" / "teacher").latest() == 10
     shutil.rmtree(tmp_path / "checkpoints" / "teacher" / "10")  # a run that lost its end finds the same
     assert int(run(tmp_path, optax.sgd(0.1), score, phase)[0].step) == 8
+    shutil.rmtree(tmp_path / "checkpoints" / "teacher")  # what was kept then is of no record, and another is best now
+    scores[8] = 0.1
+    assert int(run(tmp_path, optax.sgd(0.1), score, phase)[0].step) == 10
+    shutil.rmtree(tmp_path / "checkpoints" / "teacher" / "10")
+    scores[10] = 0.4
+    assert int(run(tmp_path, optax.sgd(0.1), score, phase)[0].step) == 6
     asked.clear()
     run(tmp_path / "seldom", optax.sgd(0.1), score, dataclasses.replace(phase, score_every=2))
     assert asked == [4, 8, 10]

@@ -51,6 +51,13 @@ def test_the_rate_rises_straight_and_falls_as_a_cosine() -> None:
     assert float(optimizers.schedule(0.4, 50)(0)) == pytest.approx(0.4)
 
 
+def test_paths_that_do_not_decay_are_a_regular_expression() -> None:
+    with pytest.raises(
+        UserError, match=r"--config.undecayed='\*\.token' is no regular expression of paths: nothing to"
+    ):
+        optimizers.make("adamw", 0.1, 10, 0.5, undecayed="*.token")
+
+
 def test_gradients_are_clipped_together() -> None:
     grads = jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), TRAINED)
     norm = 3 * math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(TRAINED)))

@@ -5,6 +5,7 @@ Sums over devices are rounded otherwise than sums on one: parameters may differ 
 
 import functools
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import pytest
 
 import jaxcomp as jc
 from tests.tpu.hlo import collectives
-from train import models
+from train import compress, models
 from train.common import data, parallel
 from train.common.distillation import soft_targets, taught
 from train.common.errors import UserError
@@ -201,3 +202,11 @@ def test_a_split_batch_is_spread_over_all_devices() -> None:
         rows = np.asarray(under_jit[key])
         np.testing.assert_array_equal(np.reshape(under_pmap[key], rows.shape), rows)
     np.testing.assert_array_equal(np.asarray(under_jit["valid"]), jnp.arange(40) < 36)
+
+
+def test_a_student_that_is_rewritten_by_each_host_is_whole(tmp_path: Path) -> None:
+    config, spread = default.get_config(), data_parallel("jit", mesh="fsdp=8")
+    job = compress.Job(config, DATASET, spread, tmp_path, {})
+    for name, devices in (("teacher", 8), ("student", 1)):
+        kernel = compress.fresh(job, name, 0).variables["params"]["Conv_2"]["kernel"]
+        assert len(kernel.sharding.device_set) == devices
