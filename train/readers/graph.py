@@ -145,6 +145,7 @@ class Network:
     def _parameters(self) -> Params:
         """Takes out of the constants those that are weights: each belongs to the first operator that reads it."""
         params, count = Params(), Counter[str]()
+        layouts = dict[str, Callable[[np.ndarray], np.ndarray]]()
         for each in self._operators:
             name = f"{each.kind}_{count[each.kind]}"
             count[each.kind] += 1
@@ -157,4 +158,21 @@ class Network:
                 ):
                     params.setdefault(name, {})[role] = jnp.asarray(prepared(self._known.pop(own)))
                     self._homes[own] = name, role
+                    layouts[own] = prepared
+        for each in self._operators:
+            self._agree(each, layouts)
         return params
+
+    def _agree(self, operator: Operator, layouts: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> None:
+        """Refuses an operand that is not in the layout which the operator reads: its home's, or else the file's."""
+        for position, name in enumerate(operator.ins):
+            _, needed = self._rules[operator.kind].weights.get(position, ("", same))
+            single = not name or (name in self._known and self._known[name].size <= 1)
+            if single or layouts.get(name, same) is needed:
+                continue
+            home, _ = self._homes.get(name, ("", ""))
+            said = f"which {home} keeps in another layout" if home else "which is no weight"
+            raise UserError(
+                f"{self._path}: {operator.kind} ({operator.place}) has operand {position}, {said}, "
+                "for which there is no rule"
+            )

@@ -76,6 +76,7 @@ def _turned(kernel: np.ndarray) -> np.ndarray:
 def dense(a: Attributes, x: Array, kernel: Array, bias: Array | None = None) -> Array:
     """A matrix product with its bias and activation."""
     y = x.reshape(-1, kernel.shape[0]) @ kernel
+    y = y.reshape(*x.shape[:-1], -1) if a.get("keepNumDims") else y
     return _activated(a, y if bias is None else y + bias)
 
 

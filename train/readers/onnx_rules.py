@@ -1,5 +1,6 @@
 """How JAX computes the operators of ONNX that occur in the networks read here; channels come second.
 
+Operands stand where the newest versions have them; ``opset`` among the attributes tells versions apart.
 What is known beforehand, shapes and places, is computed in NumPy and stays so: JAX needs it to be static.
 """
 
@@ -92,21 +93,23 @@ def _turned(kernel: np.ndarray) -> np.ndarray:
 
 def batch_norm(a: Attributes, x: Array, scale: Array, bias: Array, mean: Array, var: Array) -> Array:
     """Batch norm at inference."""
+    if a.get("training_mode") or not a.get("spatial", 1):
+        raise UnsupportedError("training_mode or spatial=0")
     shape = (-1, *[1] * (x.ndim - 2))
     factor = lax.rsqrt(var + a.get("epsilon", 1e-5)) * scale
     return (x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)
 
 
 def lstm(
-    a: Attributes, x: Array, kernel: Array, recurrent: Array, bias: Array, *more: Array | None
+    a: Attributes, x: Array, kernel: Array, recurrent: Array, bias: Array | None = None, *more: Array | None
 ) -> tuple[Array, ...]:
     """An LSTM over steps ``[time, batch, in]``; gates in the order input, output, forget, cell."""
     given = dict(enumerate(more))
     lengths, hidden, cell, peepholes = (given.get(i) for i in range(4))
     if a.get("direction", b"forward") != b"forward" or lengths is not None or peepholes is not None:
         raise UnsupportedError("two directions, lengths or peepholes")
-    if a.get("activations") or a.get("clip") or a.get("layout", 0):
-        raise UnsupportedError("activations, clipping or a layout of its own")
+    if a.get("activations") or a.get("clip") or a.get("layout") or a.get("input_forget"):
+        raise UnsupportedError("activations, clip, layout=1 or input_forget=1")
     begin = jnp.zeros((x.shape[1], a["hidden_size"]), x.dtype)
     states: Any = tuple(begin if each is None else each[0] for each in (hidden, cell))
 
@@ -117,7 +120,8 @@ def lstm(
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return (h, c), h
 
-    (h, c), every = lax.scan(step, states, x @ kernel + bias)
+    gates = x @ kernel
+    (h, c), every = lax.scan(step, states, gates if bias is None else gates + bias)
     return every[:, None], h[None], c[None]
 
 
@@ -134,13 +138,15 @@ def _joined(biases: np.ndarray) -> np.ndarray:
 def pad(a: Attributes, x: Array, pads: Array, value: Array | None = None, axes: Array | None = None) -> Array:
     """Zeros, a number or a reflection around the borders."""
     mode, numbers = a.get("mode", b"constant").decode(), _numbers("pads", pads)
+    if mode not in ("constant", "reflect", "edge") or min(numbers, default=0) < 0:
+        raise UnsupportedError(f"mode={mode} and pads={numbers}")
     which = range(x.ndim) if axes is None else _numbers("axes", axes)
     sides, half = [(0, 0)] * x.ndim, len(numbers) // 2
     for axis, low, high in zip(which, numbers[:half], numbers[half:], strict=True):
         sides[axis] = low, high
     if mode == "constant":
         return _of(x).pad(x, sides, constant_values=0 if value is None else value.item())
-    return _of(x).pad(x, sides, mode={"reflect": "reflect", "edge": "edge"}[mode])
+    return _of(x).pad(x, sides, mode=mode)
 
 
 def part(
@@ -162,16 +168,33 @@ def reshape(a: Attributes, x: Array, shape: Array) -> Array:
     return x.reshape([x.shape[i] if size == 0 and not a.get("allowzero") else size for i, size in enumerate(sizes)])
 
 
+def _repeats(a: Attributes) -> bool:
+    """Whether the nearest neighbor at whole factors is each number repeated; by default it is."""
+    if a["opset"] < 11:
+        return True
+    places = a.get("coordinate_transformation_mode", b"half_pixel")
+    rounding = a.get("nearest_mode", b"round_prefer_floor")
+    if places == b"asymmetric":
+        return bool(rounding == b"floor")
+    return places in (b"half_pixel", b"pytorch_half_pixel") and rounding.startswith(b"round_prefer")
+
+
 def resize(
     a: Attributes, x: Array, roi: Array | None, scales: Array | None = None, sizes: Array | None = None
 ) -> Array:
     """Every number several times: whole factors, the nearest neighbor."""
-    if a.get("mode", b"nearest") != b"nearest":
-        raise UnsupportedError(f"mode={a['mode'].decode()}")
-    given: Any = scales
+    if a.get("mode", b"nearest") != b"nearest" or not _repeats(a):
+        asked = ("mode", "coordinate_transformation_mode", "nearest_mode")
+        raise UnsupportedError(", ".join(f"{name}={a[name].decode()}" for name in asked if name in a))
+    if a.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise UnsupportedError(f"keep_aspect_ratio_policy={a['keep_aspect_ratio_policy'].decode()}")
+    axes = a.get("axes", range(x.ndim))
+    given: Any = roi if a["opset"] < 11 else scales
     if sizes is not None:
-        given = np.asarray(_numbers("sizes", sizes)) / x.shape
-    for axis, scale in enumerate(given.tolist()):
+        given = np.asarray(_numbers("sizes", sizes)) / [x.shape[axis] for axis in axes]
+    if not _static(given):
+        raise UnsupportedError("scales that depend on its inputs")
+    for axis, scale in zip(axes, given.tolist(), strict=True):
         if scale != int(scale) or scale < 1:
             raise UnsupportedError(f"a scale of {scale}")
         x = x if scale == 1 else jnp.repeat(x, int(scale), axis=axis)
@@ -179,13 +202,13 @@ def resize(
 
 
 def reduced(name: str) -> Callable[..., Array]:
-    """A mean or a sum over axes."""
+    """A mean or a sum over axes; over all, where none is given."""
 
     def compute(a: Attributes, x: Array, axes: Array | None = None) -> Array:
-        which = a.get("axes") if axes is None else _numbers("axes", axes)
-        return getattr(_of(x), name)(
-            x, axis=None if which is None else tuple(which), keepdims=bool(a.get("keepdims", 1))
-        )
+        which = () if axes is None else tuple(_numbers("axes", axes))
+        if not which and a.get("noop_with_empty_axes"):
+            return x
+        return getattr(_of(x), name)(x, axis=which or None, keepdims=bool(a.get("keepdims", 1)))
 
     return compute
 
@@ -215,19 +238,32 @@ def average_pool(a: Attributes, x: Array) -> Array:
 
 def clip(a: Attributes, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     """Numbers between two bounds."""
-    least = a.get("min") if low is None else low.item()
-    return jnp.clip(x, least, a.get("max") if high is None else high.item())
+    return jnp.clip(x, *(None if each is None else each.item() for each in (low, high)))
 
 
 def squeeze(a: Attributes, x: Array, axes: Array | None = None) -> Array:
     """Without axes of length 1."""
-    which = a.get("axes") if axes is None else _numbers("axes", axes)
-    return x.squeeze(None if which is None else tuple(which))
+    return x.squeeze(None if axes is None else tuple(_numbers("axes", axes)))
 
 
-def unsqueeze(a: Attributes, x: Array, axes: Array | None = None) -> Array:
+def unsqueeze(a: Attributes, x: Array, axes: Array) -> Array:
     """With axes of length 1."""
-    return _of(x).expand_dims(x, tuple(a["axes"] if axes is None else _numbers("axes", axes)))
+    return _of(x).expand_dims(x, tuple(_numbers("axes", axes)))
+
+
+def softmax(a: Attributes, x: Array) -> Array:
+    """Softmax along an axis; before opset 13 over all from that axis on."""
+    if a["opset"] >= 13:
+        return jax.nn.softmax(x, axis=a.get("axis", -1))
+    return jax.nn.softmax(x, axis=tuple(range(a.get("axis", 1) % x.ndim, x.ndim)))
+
+
+def divide(a: Attributes, x: Array, y: Array) -> Array:
+    """A quotient; that of integers is rounded toward zero."""
+    own = _of(x, y)
+    if not all(np.issubdtype(each.dtype, np.integer) for each in (x, y)):
+        return own.divide(x, y)
+    return own.sign(x) * own.sign(y) * (abs(x) // abs(y))
 
 
 def gather(a: Attributes, x: Array, places: Array) -> Array:
@@ -256,9 +292,11 @@ def gemm(a: Attributes, x: Array, kernel: Array, bias: Array | None = None) -> A
     return y if bias is None else y + bias
 
 
+EITHER = {0: ("value", same), 1: ("value", same)}
+
+
 def _pairwise(name: str) -> Rule:
-    weights = {0: ("value", same), 1: ("value", same)}
-    return Rule(lambda a, x, y: getattr(_of(x, y), name)(x, y), weights)
+    return Rule(lambda a, x, y: getattr(_of(x, y), name)(x, y), EITHER)
 
 
 def _each(compute: Callable[[Array], Array]) -> Rule:
@@ -277,7 +315,7 @@ RULES: Rules = {
     "ConstantOfShape": Rule(filled),
     "Conv": Rule(conv, {1: ("kernel", same), 2: ("bias", same)}),
     "ConvTranspose": Rule(conv_transpose, {1: ("kernel", _turned), 2: ("bias", same)}),
-    "Div": _pairwise("divide"),
+    "Div": Rule(divide, EITHER),
     "Erf": _each(lax.erf),
     "Exp": _each(jnp.exp),
     "Gather": Rule(gather),
@@ -297,10 +335,10 @@ RULES: Rules = {
     "Relu": _each(jax.nn.relu),
     "Reshape": Rule(reshape),
     "Resize": Rule(resize),
-    "Shape": _each(lambda x: np.asarray(x.shape, np.int64)),
+    "Shape": Rule(lambda a, x: np.asarray(x.shape[a.get("start", 0) : a.get("end")], np.int64)),
     "Sigmoid": _each(jax.nn.sigmoid),
     "Slice": Rule(part),
-    "Softmax": Rule(lambda a, x: jax.nn.softmax(x, axis=a.get("axis", -1))),
+    "Softmax": Rule(softmax),
     "Sqrt": _each(jnp.sqrt),
     "Squeeze": Rule(squeeze),
     "Sub": _pairwise("subtract"),

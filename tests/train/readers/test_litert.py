@@ -52,6 +52,8 @@ CASES = (
     Case(CUSTOM, "", {}, (IMAGE, normal(3, 2, 2, 4), normal(3)), (1, 18, 14, 3)),
     Case("FULLY_CONNECTED", "FullyConnectedOptions", {"fusedActivationFunction": 1},
          (normal(1, 4), normal(5, 4), normal(5)), (1, 5)),
+    Case("FULLY_CONNECTED", "FullyConnectedOptions", {"keepNumDims": True},
+         (normal(1, 3, 4), normal(5, 4), normal(5)), (1, 3, 5)),
     Case("MEAN", "ReducerOptions", {"keepDims": True}, (IMAGE, whole(1, 2)), (1, 1, 1, 4)),
     Case("PAD", "PadOptions", {}, (IMAGE, whole(0, 0, 1, 0, 0, 2, 0, 3).reshape(4, 2)), (1, 10, 9, 7)),
     Case("PRELU", "", {}, (IMAGE, normal(1, 1, 4)), IMAGE.shape),
