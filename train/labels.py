@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from train.common import data, labels, options, views
+from train.common import data, labels, mirror, options, views
 from train.common.errors import exit_status
 from train.common.published import Published
 from train.models import pretrained
@@ -30,9 +30,11 @@ def job(args: argparse.Namespace) -> None:
     """Makes the file, and says what it holds."""
     began = time.monotonic()
     whole = Published.read(args.weights, data.load(args.dataset, args.data_dir).read_all())
+    mirror.take(args.workdir)
     found = answers(whole, args, args.workdir)
     count, size = found.about["images"] * args.views, found.path.stat().st_size
-    print(f"{count:,} answers in {found.path}: {size / count:.2f} bytes each; {time.monotonic() - began:.0f} s")
+    each, where = size / count, mirror.shown(str(found.path))
+    print(f"{count:,} answers in {where}: {each:.2f} bytes each; {time.monotonic() - began:.0f} s")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

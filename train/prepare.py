@@ -3,7 +3,8 @@
     python -m train.prepare photographs/ prepared/ [--side 256] [--shards 16]
 
 Then ``--dataset=./prepared``. Split and labels are those that ``--dataset=./photographs`` has; classes.txt names them.
-A file that is there already is left as it is, so that a call that was stopped is gone on with.
+A file that is there already is left as it is, so that a call that was stopped is gone on with; prepared.json says of
+what the files are made, and a call for others is refused.
 """
 
 import io
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxcomp.core.files import write_atomically
-from train.common import options
+from train.common import options, sealed
 from train.common.checks import warn
 from train.common.errors import UserError, exit_status, first_line
 from train.common.image_folder import GRAY, class_folders, count_records, write_records
@@ -59,10 +60,12 @@ def prepare(source: Path, target: Path, side: int, shards: int, corrupt: str) ->
       How many images each split has.
 
     Raises:
-      UserError: for a folder of another layout, or an image that cannot be decoded.
+      UserError: for a folder of another layout, an image that cannot be decoded, or files of another call.
     """
     classes, splits = class_folders(str(source), source)
     target.mkdir(parents=True, exist_ok=True)
+    images = sealed.digest([[split, found.digest] for split, found in splits.items()])
+    _claim(target, {"images": images, "side": side, "shards": shards, "corrupt": corrupt})
     held: dict[str, int] = {}
     for split, found in splits.items():
         parts = max(1, shards if split == "train" else -(-shards // 10))
@@ -89,6 +92,23 @@ def prepare(source: Path, target: Path, side: int, shards: int, corrupt: str) ->
         held[split] = count_records(target.glob(f"{split}-*-of-{parts:05}.array_record"))
     write_atomically(target / "classes.txt", "".join(f"{name}\n" for name in classes).encode())
     return held
+
+
+def _claim(target: Path, ours: dict[str, Any]) -> None:
+    """Writes down of what the files are made; those that are there must be of the same."""
+    path = target / "prepared.json"
+    theirs = sealed.read(path, "and the array_record files beside it; all are made anew.") if path.exists() else {}
+    known = {**theirs, "corrupt": ours["corrupt"]} if theirs.get("corrupt") == "stop" else theirs  # none was left out
+    if any(target.glob("*.array_record")) and known != ours:
+        differ = [
+            f"{name}: {theirs.get(name)!r} there, {ours[name]!r} now" for name in ours if known.get(name) != ours[name]
+        ]
+        raise UserError(
+            f"{target} holds files that were made otherwise:\n  " + "\n  ".join(differ) + "\nName another folder, or "
+            "delete that one to make them anew."
+        )
+    if theirs != ours:
+        sealed.write(path, ours)
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 
@@ -13,6 +13,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub"}
 _CLIENTS |= {"http": "aiohttp", "https": "aiohttp"}
 _AT_ONCE = {"gs", "gcs", "s3", "az", "abfs", "hf", "memory"}  # storage shows a file once all of it has arrived
+_VERSIONS = ("generation", "etag", "ETag", "LastModified", "last_modified", "mtime", "created")
 
 
 def url(path: str | os.PathLike[str]) -> str | None:
@@ -115,8 +116,33 @@ def sizes(address: str) -> dict[str, int]:
     Raises:
       As :func:`opened`.
     """
+    return {name: own.size for name, own in listed(address).items()}
+
+
+class Listed(NamedTuple):
+    """A file as storage lists it.
+
+    Attributes:
+      size: in bytes.
+      version: what is another once the file is written anew, as far as the storage tells: a number, a tag or a time.
+    """
+
+    size: int
+    version: str
+
+
+def listed(address: str) -> dict[str, Listed]:
+    """Lists each file below an address, by its name there; none where there is nothing. Folders' own entries are none.
+
+    Raises:
+      As :func:`opened`.
+    """
     with opened(address) as (storage, path):
         storage.invalidate_cache()
         found = storage.find(path, detail=True)
         start = len(path.rstrip("/")) + 1
-        return {name[start:]: int(about["size"]) for name, about in found.items() if name[start:].strip("/")}
+        return {
+            name[start:]: Listed(int(about["size"]), next((str(about[key]) for key in _VERSIONS if about.get(key)), ""))
+            for name, about in found.items()
+            if name[start:] and not name.endswith("/") and about.get("type") != "directory"
+        }

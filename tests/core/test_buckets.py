@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -44,6 +45,17 @@ def test_a_file_system_shows_what_is_whole(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match="cannot be used"):
             files.write_atomically(f"file://{tmp_path}/a", b"new")
     assert files.read(PurePosixPath(f"file://{tmp_path}/a")) == b"old"
+
+
+def test_folders_that_storage_lists_are_no_files(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's console and FUSE make an empty object for one, its name with a slash at the end."""
+    marks: dict[str, Any] = {f"/bucket/run/{name}": {"size": 0} for name in ("", "deep/")}
+    marks["/bucket/run/x"] = {"size": 0, "type": "directory"}
+    file = {"size": 3, "type": "file", "generation": 7, "etag": "x"}
+    found = {**marks, "/bucket/run/deep/a": file}
+    monkeypatch.setattr(fsspec.filesystem("memory"), "find", lambda path, detail: found)
+    assert buckets.listed(bucket) == {"deep/a": (3, "7")}
+    assert buckets.sizes(bucket) == {"deep/a": 3}
 
 
 def test_artifacts_go_there_and_come_back(bucket: str, tmp_path: Path) -> None:

@@ -2,12 +2,33 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
+from jaxcomp.core import buckets
 from tests.train.test_pretrained import torch_names
+from train import labels
+from train.common import mirror
+from train.common.errors import exit_status
+
+
+def test_answers_for_a_bucket_are_put_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "_open", {})
+    fsspec.filesystem("memory").store.clear()
+
+    def answered(whole: Any, args: Any, folder: Path) -> Any:
+        (folder / "labels.array_record").write_bytes(b"1")
+        return SimpleNamespace(about={"images": 1}, path=folder / "labels.array_record")
+
+    monkeypatch.setattr(labels, "answers", answered)
+    monkeypatch.setattr(labels.Published, "read", lambda *_: None)
+    args = labels.parse(["--weights=a.npz", "--dataset=digits", "--workdir=memory://bucket/labels"])
+    assert exit_status(lambda: labels.job(args)) == 0
+    assert "labels.array_record" in buckets.sizes("memory://bucket/labels")
 
 
 @pytest.mark.exhaustive

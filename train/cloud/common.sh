@@ -89,9 +89,12 @@ EOF
 # What a machine does to start a run, or to go on with it; it goes on when the connection ends.
 starting() {
   local words
-  words=$(quoted .venv/bin/python -m train.compress "--workdir=gs://$BUCKET/runs/$RUN" "${ARGUMENTS[@]}")
+  words=$(quoted .venv/bin/python -m train.compress "--workdir=gs://$BUCKET/runs/$RUN" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"})
   cat <<EOF
-cd ~/jaxcomp
+if ! cd ~/jaxcomp 2> /dev/null || [ ! -x .venv/bin/python ]; then
+  echo "nothing is installed here: install first" >&2
+  exit 1
+fi
 if [ -f run.pid ] && kill -0 "\$(cat run.pid)" 2> /dev/null; then echo "a run is on already: stop it first" >&2; exit 1; fi
 nohup ${words} >> run.log 2>&1 < /dev/null & echo \$! > run.pid
 EOF

@@ -46,7 +46,9 @@ install() {
 }
 
 resume() {
-  if [ -n "$DRY_RUN" ] || [ "$(state)" != RUNNING ]; then
+  local now=TERMINATED
+  [ -n "$DRY_RUN" ] || now=$(state) || fail "cannot ask for $NAME: nothing is started"
+  if [ "$now" != RUNNING ]; then
     run gcloud compute instances start "$NAME" --zone="$ZONE"
     [ -n "$DRY_RUN" ] || sleep 60 # until it answers
   fi

@@ -6,13 +6,14 @@
 #   train/cloud/tpu.sh create                            # asks for the slice, and waits until it is there
 #   train/cloud/tpu.sh install                           # the committed code, and what it needs, on every host
 #   REGION=us-west4 DATA=~/tensorflow_datasets train/cloud/tpu.sh data    # a bucket, and prepared data in it
-#   train/cloud/tpu.sh run -- --dataset=imagenet2012 --data_dir=gs://my-bucket/tfds
+#   train/cloud/tpu.sh run -- --dataset=cifar10 --data_dir=gs://my-bucket/tfds
 #   train/cloud/tpu.sh logs                              # follows the first host's words
-#   train/cloud/tpu.sh resume -- --dataset=imagenet2012 --data_dir=gs://my-bucket/tfds
+#   train/cloud/tpu.sh resume -- --dataset=cifar10 --data_dir=gs://my-bucket/tfds
 #   train/cloud/tpu.sh status | stop | delete
 #
 # resume makes the slice anew if it was taken away, and gives the command again, which goes on from the bucket.
-# With --dry_run the commands are shown and none is run.
+# With --dry_run the commands are shown and none is run. Of data in a bucket every host makes a copy: ImageNet, which does
+# not fit on its disk, is mounted by Cloud Storage FUSE, and --data_dir names that folder.
 #
 # Settings, from the environment: ZONE, BUCKET; NAME (jaxcomp), TYPE (v5litepod-16), RUNTIME (v2-alpha-tpuv5-lite),
 # SPOT (1: cheaper, may be taken away), RUN (run: the folder gs://BUCKET/runs/RUN), REGION and DATA of "data".
@@ -27,12 +28,20 @@ state() {
   gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --format="value(state.state)"
 }
 
+# The state of the slice; nothing if there is none, of which describe says no more than where Google cannot be asked.
+state_if_any() {
+  local found
+  found=$(gcloud compute tpus queued-resources list --zone="$ZONE" --filter="name~/$NAME\$" \
+    --format="value(name)") || return 1
+  [ -z "$found" ] || state
+}
+
 create() {
   run gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="$ZONE" \
     --accelerator-type="$TYPE" --runtime-version="$RUNTIME" ${SPOT:+--spot}
   [ -z "$DRY_RUN" ] || return 0
   local now
-  while now=$(state) && [ "$now" != ACTIVE ]; do
+  while now=$(state) || fail "cannot ask for $NAME: status tells when it is there"; [ "$now" != ACTIVE ]; do
     case "$now" in FAILED | SUSPENDING | SUSPENDED) fail "the slice is $now: delete it, and create it again" ;; esac
     echo "waiting for $TYPE in $ZONE: $now"
     sleep 30
@@ -54,8 +63,10 @@ install() {
 }
 
 resume() {
-  if [ -n "$DRY_RUN" ] || [ "$(state)" != ACTIVE ]; then
-    delete
+  local now=SUSPENDED
+  [ -n "$DRY_RUN" ] || now=$(state_if_any) || fail "cannot ask for $NAME: nothing is deleted and nothing started"
+  if [ "$now" != ACTIVE ]; then
+    [ -z "$now" ] || delete
     create
     install
   fi

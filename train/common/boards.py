@@ -1,10 +1,12 @@
 """Numbers of a run for programs that draw them: TensorBoard's event files in the run folder, and Weights & Biases."""
 
-import hashlib
 import importlib.util
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxcomp.core.files import write_atomically
+from train.common import mirror
 from train.common.errors import UserError
 
 
@@ -48,12 +50,13 @@ class WeightsAndBiases:
       workdir: as the user named it.
       config: of the run.
       phase: put before names, as steps begin anew in each.
+      folder: the run folder on this machine, which keeps by what name the run is known there.
     """
 
-    def __init__(self, project: str, workdir: str, config: dict[str, Any], phase: str) -> None:
+    def __init__(self, project: str, workdir: str, config: dict[str, Any], phase: str, folder: Path) -> None:
         import wandb
 
-        name = hashlib.sha256(workdir.encode()).hexdigest()[:16]
+        name = _known_as(folder)
         self._run = wandb.init(project=project, id=name, name=workdir, config=config, resume="allow", reinit=True)
         self._phase = phase
 
@@ -64,6 +67,15 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _known_as(folder: Path) -> str:
+    """A name that no other run has: others of the project may have a run folder of the same path."""
+    path = folder / "wandb.txt"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(8).encode())
+        mirror.push(folder)
+    return path.read_text()
 
 
 def check(tensorboard: bool, wandb: str | None) -> None:

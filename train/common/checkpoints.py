@@ -105,6 +105,9 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[Any, float]:
         """The newest checkpoint as NumPy arrays in the structure of ``like``, and the seconds that it had taken.
 
+        Args:
+          like: arrays, or what has their shapes and types alone: of arrays that lie on several hosts none can be read.
+
         Raises:
           UserError: if it cannot be read, is not what was written, or belongs to something else; the folder to delete
             is named.
@@ -115,10 +118,11 @@ class Checkpoints:
             mirror.refresh(self.folder)
             self._manager.reload()  # what was written by another is not noticed else
         check_checkpoint(self.folder, step)
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
             with _alone():
                 found = self._manager.restore(
-                    step, args=args.Composite(state=args.StandardRestore(_on_host(like)), meta=args.JsonRestore())
+                    step, args=args.Composite(state=args.StandardRestore(like), meta=args.JsonRestore())
                 )
         except Exception as error:  # whatever a damaged file makes Orbax raise; its words are kept
             raise UserError(damaged(self.folder, step, first_line(error))) from error

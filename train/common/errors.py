@@ -3,9 +3,10 @@
 Nothing of JAX is imported here: what can be told without it is told at once.
 """
 
+import contextlib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from train.common.signals import Stopped, stopping_on_sigterm
@@ -26,9 +27,8 @@ def exit_status(job: Callable[[], Any]) -> int:
       (128 + SIGTERM, by which a supervisor knows the reason) for a run that was asked to stop.
     """
     try:
-        with stopping_on_sigterm(f"stopped by SIGTERM; what was saved is kept: {GO_ON}"):
+        with stopping_on_sigterm(f"stopped by SIGTERM; what was saved is kept: {GO_ON}"), _put_in_buckets():
             job()
-            _put_in_buckets()
     except Stopped as stopped:
         print(_as_given(str(stopped)), file=sys.stderr)
         return 143
@@ -43,7 +43,22 @@ def exit_status(job: Callable[[], Any]) -> int:
     return 0
 
 
-def _put_in_buckets() -> None:
+@contextlib.contextmanager
+def _put_in_buckets() -> Iterator[None]:
+    """Puts there what the block has written, however it ends; of two failures its own is the one that is raised."""
+    try:
+        yield
+    except BaseException as ended:
+        try:
+            _push_all()
+        except Exception as error:
+            if str(error) != str(ended):
+                print(f"note: {_as_given(explained(error) or first_line(error))}", file=sys.stderr)
+        raise
+    _push_all()
+
+
+def _push_all() -> None:
     if mirror := sys.modules.get("train.common.mirror"):
         mirror.push_all()
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -189,8 +190,20 @@ def _records(name: str, root: Path) -> tuple[int, dict[str, Found]]:
                     if any(file.startswith(prefix) for file in held)), None)  # fmt: skip
         if own is None:
             raise UserError(f"dataset {name!r} has no files of {' or '.join(prefixes)}, it holds {', '.join(held[:8])}")
+        _check_whole(f"dataset {name!r}, split {split!r}", own)
         found[split] = _of_records(f"dataset {name!r}, split {split!r}", own)
     return 1 + int(found["train"].labels.max(initial=0)), found
+
+
+def _check_whole(where: str, paths: list[Path]) -> None:
+    """Refuses files of which each says of how many it is one, where they are not so many, or of two such sets."""
+    totals = {int(found[1]) for path in paths if (found := re.search(r"-of-(\d+)(?=\.|$)", path.name))}
+    if totals and totals != {len(paths)}:
+        said = " and ".join(map(str, sorted(totals)))
+        raise UserError(
+            f"{where} has {len(paths)} files, and their names are of sets of {said}: give the command that writes them "
+            "again if it was stopped, or remove those that do not belong there"
+        )
 
 
 def _of_records(where: str, paths: list[Path]) -> Found:

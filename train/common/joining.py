@@ -3,6 +3,9 @@
 JAX is imported where there are others.
 """
 
+import contextlib
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "where hosts do not find 
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator: how many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator: which of them this one is, from 0")
 WAIT = flags.DEFINE_integer("wait", 300, "seconds that hosts wait for each other at the start", lower_bound=1)
+
+_MODEL = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Of a configuration's values those that name a function, ``package.module:function``."""
 
 FLAGS = (MULTIHOST, COORDINATOR, NUM_PROCESSES, PROCESS_ID, WAIT)
 
@@ -57,12 +63,22 @@ def agree(given: dict[str, Any]) -> None:
     import jaxcomp
     from train.common import hosts
 
-    versions = {"JAX": jax.__version__, "jaxcomp": jaxcomp.__version__, "code of train/": _code()}
+    versions = {"JAX": jax.__version__, "jaxcomp": jaxcomp.__version__, **_code(given)}
     hosts.agree(given | versions | {"devices": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"})
 
 
-def _code() -> str:
-    """A digest of the Python files of ``train``, which decide what a step computes."""
-    root = Path(__file__).parents[1]
-    files = sorted(root.rglob("*.py"))
-    return sealed.digest([[path.relative_to(root).as_posix(), path.read_text()] for path in files])[:12]
+def _code(given: dict[str, Any]) -> dict[str, str]:
+    """Digests of the Python files that decide what a step computes: of train, of jaxcomp, of modules of one's own."""
+    import jaxcomp
+
+    places = {f"code of {root.name}/": root for root in (Path(__file__).parents[1], Path(jaxcomp.__file__).parent)}
+    for module in sorted({str(value).partition(":")[0] for value in given.values() if _MODEL.fullmatch(str(value))}):
+        with contextlib.suppress(Exception):  # of the user's own package; making the network says what is wrong there
+            if (spec := importlib.util.find_spec(module)) and spec.origin:
+                places[f"code of {module}"] = Path(spec.origin)
+    return {name: _digest(place) for name, place in places.items()}
+
+
+def _digest(place: Path) -> str:
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    return sealed.digest([[path.relative_to(place).as_posix(), path.read_text()] for path in files])[:12]

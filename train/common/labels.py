@@ -20,7 +20,7 @@ import numpy as np
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from jaxcomp.core.paths import named_leaves
-from train.common import data, lock, sealed
+from train.common import data, lock, mirror, sealed
 from train.common.errors import UserError, first_line
 from train.common.parallel import data_parallel
 from train.common.progress import Progress
@@ -179,6 +179,7 @@ def kept(
                 rows = _answers(answer, spread, placed, dataset.train, view_number, part)
             lock.check(folder)
             _write(path, [sealed.sealed(own), rows.tobytes()])
+            mirror.push(folder)
             progress.advance()
     _write(file, _joined(about, paths))
     for path in paths:

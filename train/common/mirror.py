@@ -8,6 +8,7 @@ locks: who comes last has the folder, and who had it before notices when it save
 """
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -73,7 +74,7 @@ def copied(path: str) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcomp"
     local = cache / f"{above.rsplit('/', 1)[-1]}-{hashlib.sha256(above.encode()).hexdigest()[:12]}" / name
     print(f"copying {address} to {local}, as far as it is not there", file=sys.stderr)
-    Mirror(address, local).pull()
+    Mirror(address, local).pull(alone=True)
     if not any(local.iterdir()):
         raise UserError(f"{address}: there is nothing: prepare the data, and copy their folder there")
     return str(local)
@@ -105,21 +106,24 @@ def note(path: Path) -> str | None:
 
 
 def push(path: Path) -> None:
-    """Puts into the bucket what has changed in a copy; a folder that is no copy is left as it is.
+    """Puts into the bucket what has changed in a copy, or in that which a path is in; what is no copy is left as it is.
 
     Raises:
       UserError: if another process has taken the folder over.
       OSError: if the bucket cannot be written.
     """
-    if mirror := _open.get(path):
+    for mirror in _holding(path):
         mirror.push()
 
 
 def refresh(path: Path) -> None:
     """Reads into a copy what another host of the run has put into the bucket since; below it, a path will do."""
-    for local, mirror in _open.items():
-        if local == path or local in path.parents:
-            mirror.pull()
+    for mirror in _holding(path):
+        mirror.pull()
+
+
+def _holding(path: Path) -> "list[Mirror]":
+    return [mirror for local, mirror in _open.items() if local == path or local in path.parents]
 
 
 def push_all() -> None:
@@ -148,21 +152,43 @@ class Mirror:
         self.address, self.local, self.token = address, local, ""
         self._put: dict[str, tuple[int, int]] = {}  # what the bucket holds: time and size of the file here
 
-    def pull(self) -> None:
-        """Reads what the bucket holds and the copy does not, but what is left of checkpoints that are not whole."""
+    def pull(self, *, alone: bool = False) -> None:
+        """Reads what the bucket holds and the copy does not, but what is left of checkpoints that are not whole.
+
+        Args:
+          alone: whether what the bucket does not hold is taken out of the copy.
+
+        Raises:
+          UserError: for a name in the bucket that leads out of the copy.
+        """
         from jaxcomp.core import buckets
 
-        there = buckets.sizes(self.address)
+        there = buckets.listed(self.address)
         whole = {_unit(name) for name in there if name.endswith(LAST)} | {None}
         self.local.mkdir(parents=True, exist_ok=True)
-        wanted = [name for name, size in there.items() if name != NOTE and _unit(name) in whole]
-        self._each(self._fetch, [name for name in wanted if self._size(name) != there[name]])
+        wanted = {name: own for name, own in there.items() if name != NOTE and _unit(name) in whole}
+        for name in wanted:
+            _check_inside(self.address, self.local, name)
+        missing = {name: own.version for name, own in wanted.items() if not self._has(name, *own)}
+        self._each(lambda name: self._fetch(name, missing[name]), list(missing))
         here = self._here()
+        for name in here.keys() - there.keys() if alone else ():
+            self._drop(self.local / name)
         self._put = {name: here.get(name, (0, 0)) for name in there if name != NOTE}
 
-    def _size(self, name: str) -> int | None:
+    def _has(self, name: str, size: int, version: str) -> bool:
         path = self.local / name
-        return path.stat().st_size if path.is_file() else None
+        if not path.is_file():
+            return False
+        stat = path.stat()
+        return (stat.st_mtime_ns, stat.st_size) == (_time_of(version), size)
+
+    def _drop(self, path: Path) -> None:
+        """Takes a file away, and folders that are empty without it: they would count as classes."""
+        path.unlink(missing_ok=True)
+        for above in path.parents[: len(path.relative_to(self.local).parts) - 1]:
+            with contextlib.suppress(OSError):
+                above.rmdir()
 
     def take(self) -> None:
         """Writes the note by which this process has the folder."""
@@ -226,11 +252,13 @@ class Mirror:
 
         buckets.write(f"{self.address}/{name}", content)
 
-    def _fetch(self, name: str) -> None:
+    def _fetch(self, name: str, version: str) -> None:
         path = self.local / name
+        content = self._read(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(self._read(name))
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another process may fetch it as well
+        temporary.write_bytes(content)
+        os.utime(temporary, ns=(_time_of(version),) * 2)
         os.replace(temporary, path)
 
     def _send(self, name: str) -> None:
@@ -239,6 +267,16 @@ class Mirror:
     def _each(self, do: Any, names: list[str]) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(do, names))
+
+
+def _time_of(version: str) -> int:
+    """The nanoseconds, whole seconds, that a copied file has for its time of change: they stand for its version."""
+    return int(hashlib.sha256(version.encode()).hexdigest()[:7], 16) * 10**9
+
+
+def _check_inside(address: str, local: Path, name: str) -> None:
+    if not Path(os.path.abspath(local / name)).is_relative_to(os.path.abspath(local)):
+        raise UserError(f"{address} holds {name!r}, which leads out of the folder: remove it, or name another address")
 
 
 def _unit(name: str) -> str | None:

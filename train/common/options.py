@@ -6,9 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from train.common import mirror
+from train.common.errors import explained
 
 REQUIRED = object()
 """The default of an option that has to be given."""
+
+
+def _run_folder(path: str) -> Path:
+    """The folder to work in; what is wrong with an address is told as of any other value that is no good."""
+    try:
+        return mirror.folder(path)
+    except Exception as error:
+        if (words := explained(error)) is None:
+            raise
+        raise argparse.ArgumentTypeError(words) from error
+
 
 SHARED: dict[str, tuple[Any, str]] = {
     "weights": (
@@ -18,7 +30,7 @@ SHARED: dict[str, tuple[Any, str]] = {
     "dataset": (str, "'digits' (embedded), or the name of an image set of TensorFlow Datasets"),
     "data_dir": (str, "folder of prepared TFDS data, or gs://bucket/tfds; without it TFDS_DATA_DIR, or TFDS's own"),
     "model": (str, "the package.module:function that made the network, if one did: it is run"),
-    "workdir": (mirror.folder, "run folder, or gs://bucket/run; a run found there goes on"),
+    "workdir": (_run_folder, "run folder, or gs://bucket/run; a run found there goes on"),
     "batch_size": (int, "images in a batch"),
     "seed": (int, "of the order and augmentation of images"),
     "maximum": (float, "no layer, or group of channels, loses more than this fraction"),

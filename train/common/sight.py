@@ -78,7 +78,7 @@ class Sight:
         if first and self.tensorboard:
             drawn.append(boards.TensorBoard(folder / "tensorboard" / phase))
         if first and self.wandb:
-            drawn.append(boards.WeightsAndBiases(self.wandb, self.workdir, self.config, phase))
+            drawn.append(boards.WeightsAndBiases(self.wandb, self.workdir, self.config, phase, folder))
         profile = folder / "profile" / phase if first and self.profile_steps else None
         return Watch(phase, batch_size, batch_size * _operations(*network), drawn, profile, self.profile_steps)
 

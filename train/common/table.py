@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from train.common import sealed
+from train.common import mirror, sealed
 from train.common.errors import GO_ON
 
 REMADE = f"{GO_ON}, and it is made again."
@@ -65,7 +65,8 @@ class Table:
         return self.summary[name]
 
     def write(self, **more: Any) -> dict[str, Any]:
-        """Writes the file, with further fields; gives all that it holds."""
+        """Writes the file, with further fields, also into the bucket; gives all that it holds."""
         self.summary |= more
         sealed.write(self.path, self.summary)
+        mirror.push(self.path.parent)
         return self.summary

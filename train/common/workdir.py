@@ -19,6 +19,7 @@ FILES = (
     "summary.json",
     "report.html",
     "pictures.png",
+    "wandb.txt",
 )
 """Files that a run leaves beside its checkpoints."""
 

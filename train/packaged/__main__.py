@@ -32,9 +32,12 @@ from train.common.errors import exit_status
 from train.common.published import claim
 from train.common.small import Setting, Smaller
 from train.common.table import Table
+from train.packaged import prose
 from train.packaged.subject import Folders, Part, Run, Subject
 
 NETWORKS = ("voice", "text", "selfie", "faces")
+SPEAK = ("voice", "text")
+"""Those that are judged by sentences."""
 FREE = ("networks", "settings", "npm")
 
 
@@ -45,7 +48,8 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     claim(args, *FREE)
     rows = Table(args.workdir, line)
     for name in args.networks:
-        rows.row(functools.partial(judged, name, args), network=name, settings=args.settings)
+        of = {"sentences": prose.digest()} if name in SPEAK else {}
+        rows.row(functools.partial(judged, name, args), network=name, settings=args.settings, **of)
     return rows.summary
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_a_dry_run_shows_what_a_run_does(script: str, command: str, google: dict
     Path(google["RECORD"]).unlink()
     fake = FAKE
     if command == "resume":  # the machine is gone at first, and there again once it was created
-        fake = FAKE.replace('"$STATE"', "$(grep -q create $RECORD && echo ACTIVE)").replace("grep", "2>/dev/null grep")
+        fake = FAKE.replace('"$STATE"', "$(grep -qs create $RECORD && echo ACTIVE || echo SUSPENDED)")
         (tmp_path / "sleep").write_text("#!/bin/sh\n")
         (tmp_path / "sleep").chmod(0o755)
     if command == "data":  # there is no bucket yet
@@ -73,15 +74,36 @@ def test_a_dry_run_shows_what_a_run_does(script: str, command: str, google: dict
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_where_google_cannot_be_asked_nothing_is_done(script: str, google: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "gcloud").write_text(FAKE.replace("exit 0", "exit 1"))
+    done = call(script, "resume", STATE="", **google)
+    assert (done.returncode, recorded(google)) == (1, [])
+    assert "error: cannot ask for n: nothing" in done.stderr
+    if script == "tpu.sh":
+        done = call(script, "create", STATE="", **google)
+        assert (done.returncode, "cannot ask for n: status tells" in done.stderr) == (1, True)
+
+
+def test_a_slice_that_is_gone_is_made_anew(google: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "gcloud").write_text(FAKE.replace('"$STATE"', "$(grep -qs create $RECORD && echo ACTIVE)"))
+    assert call("tpu.sh", "resume", **google).returncode == 0
+    assert not any("delete" in words for words in recorded(google))
+    assert any("create" in words for words in recorded(google))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_what_a_machine_is_told_is_shell_that_starts_the_run(script: str, tmp_path: Path) -> None:
     shown = call(script, "run", "--dry_run", "--", *OPTIONS, **SETTINGS)
     (told,) = (word.removeprefix("--command=") for word in shlex.split(shown.stdout) if word.startswith("--command="))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    how: dict[str, Any] = {"env": environment, "capture_output": True, "text": True, "check": False}
+    bare = subprocess.run(["bash", "-c", told], **how)
+    assert (bare.returncode, bare.stderr) == (1, "nothing is installed here: install first\n")
     python = tmp_path / "jaxcomp" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import sys; print(sys.argv[1:])' \"$@\"\n")
     python.chmod(0o755)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    done = subprocess.run(["bash", "-c", f"{told}\nwait"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-c", f"{told}\nwait"], **how)
     assert done.returncode == 0, done.stderr
     given = ["-m", "train.compress", "--workdir=gs://b/runs/run", *OPTIONS]
     assert (tmp_path / "jaxcomp" / "run.log").read_text() == f"{given}\n"

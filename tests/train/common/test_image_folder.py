@@ -100,6 +100,14 @@ WRONG: list[tuple[Callable[[Path], Any], str]] = [
     (lambda root: _records(root, example(), example(None)), "record 1 needs a whole number as label or image/class"),
     (lambda root: _records(root, example(), example(key="jpg")), "record 1 needs the bytes of an image as image or"),
     (lambda root: _records(root, example(), example(-1)), "record 1 has the label -1, and labels go from 0 to 1"),
+    (
+        lambda root: write(root / "train-0-of-2.array_record", [example()] * 2),
+        "train' has 1 files, and .* sets of 2: give",
+    ),
+    (
+        lambda root: [write(root / f"train.array_record-0-of-{n}", [example()]) for n in (1, 2)],
+        "has 2 files.* 1 and 2:",
+    ),
     (lambda root: (root / "train.array_record").write_bytes(b"torn" * 9), "split 'train' cannot be read"),
 ]
 
@@ -125,9 +133,10 @@ def test_folders_become_records_of_the_same_images(tmp_path: Path, side: int) ->
     sound = test.read_bytes()
     test.write_text("no image")
     with pytest.raises(UserError, match=r"009\.png cannot be read .* all that is scored must be sound"):
-        prepare.prepare(tmp_path / "set", tmp_path / "stop", side, 2, "skip")
+        prepare.prepare(tmp_path / "set", tmp_path / "torn", side, 2, "skip")
     test.write_bytes(sound)
     held = prepare.prepare(tmp_path / "set", tmp_path / "new", side, 2, "skip")
+    assert prepare.prepare(tmp_path / "set", tmp_path / "stop", side, 2, "skip") == held  # goes on
     assert held == {"train": 20, "test": 2}
     assert (tmp_path / "new" / "classes.txt").read_text() == "a\nb\n"
     one, other = (data.load(str(tmp_path / name), image_size=8, corrupt="skip") for name in ("set", "new"))
@@ -143,6 +152,27 @@ def test_folders_become_records_of_the_same_images(tmp_path: Path, side: int) ->
 def test_smaller_images_have_the_channels_of_the_large(gray: bool) -> None:
     small = pixels(prepare.smaller(encoded(0, gray=gray), 12))
     assert small.shape == ((12, 16) if gray else (12, 16, 3))
+
+
+def test_what_was_prepared_otherwise_is_not_gone_on_with(tmp_path: Path) -> None:
+    class_folders(tmp_path / "set", {"a": 12, "b": 11})
+    first = (tmp_path / "set", tmp_path / "new", 0, 11, "skip")
+    prepare.prepare(*first)
+    for at, other, words in (
+        (2, 8, "side: 0 there, 8 now"),
+        (3, 2, "shards: 11 there"),
+        (4, "stop", "corrupt: 'skip' t"),
+    ):
+        with pytest.raises(UserError, match=f"new holds files that were made otherwise:\n  {words}"):
+            prepare.prepare(*(other if number == at else own for number, own in enumerate(first)))
+    (tmp_path / "new" / "test-00001-of-00002.array_record").unlink()  # as a kill leaves it
+    with pytest.raises(UserError, match="split 'test' has 1 files, and their names are of sets of 2"):
+        data.load(str(tmp_path / "new"), image_size=8)
+    prepare.prepare(*first)
+    assert len(data.load(str(tmp_path / "new"), image_size=8).test) == 2
+    (tmp_path / "set" / "a" / "000.png").write_bytes(encoded(99))
+    with pytest.raises(UserError, match=r"otherwise:\n  images: '\w+' there"):
+        prepare.prepare(*first)
 
 
 def test_a_set_in_a_bucket_is_read_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

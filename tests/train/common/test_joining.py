@@ -1,5 +1,7 @@
 """Who joins others: a TPU slice by itself, others by flags; what hosts were given must be the same."""
 
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +45,20 @@ def test_a_part_of_the_flags_is_refused(left_out: str, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="are given together, or none of them"):
         joining.join()
     assert joined == []
+
+
+def test_all_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own, values = tmp_path / "of_ones_own.py", {"--config.student.model": "of_ones_own:net", "--config.seed": 0}
+    seen = []
+    for text in ("a = 1", "a = 2"):
+        own.write_text(text)
+        importlib.invalidate_caches()
+        seen.append(joining._code(values))
+    assert list(seen[0]) == ["code of train/", "code of jaxcomp/", "code of of_ones_own"]
+    assert [name for name in seen[0] if seen[0][name] != seen[1][name]] == ["code of of_ones_own"]
+    assert seen[0]["code of jaxcomp/"] != seen[0]["code of train/"]
+    assert len(joining._code({"--config.student.model": "nowhere.at_all:net"})) == 2  # what makes it says so
 
 
 def test_what_differs_is_listed_by_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import pytest
 from jaxcomp.core import buckets
 from tests.train.conftest import Cli, assert_same_end, finish, wait_until
 from train.common import mirror
-from train.common.errors import UserError
+from train.common.errors import UserError, exit_status
 from train.common.mirror import Mirror
+from train.common.signals import Stopped
+from train.common.table import Table
 
 ADDRESS = "memory://bucket/run"
 
@@ -136,9 +138,17 @@ def test_data_are_read_once(
     found = mirror.data_folder(None, "mnist")
     assert found is not None
     assert contents(Path(found)) == {"mnist/1.0.0/a": "mnist"}
-    monkeypatch.setattr(buckets, "read", lambda address: pytest.fail(f"{address} was read again"))
-    assert mirror.data_folder("memory://bucket/tfds/", "mnist") == found
-    assert mirror.copied("memory://bucket/tfds/mnist") == f"{found}/mnist"
+    with monkeypatch.context() as patched:
+        patched.setattr(buckets, "read", lambda address: pytest.fail(f"{address} was read again"))
+        assert mirror.data_folder("memory://bucket/tfds/", "mnist") == found
+        assert mirror.copied("memory://bucket/tfds/mnist") == f"{found}/mnist"
+    buckets.write("memory://bucket/tfds/mnist/1.0.0/a", b"MNIST")  # of the same size
+    assert mirror.data_folder(None, "mnist") == found
+    assert contents(Path(found)) == {"mnist/1.0.0/a": "MNIST"}
+    buckets.write("memory://bucket/tfds/mnist/2.0.0/a", b"")
+    buckets.remove("memory://bucket/tfds/mnist/1.0.0/a")
+    mirror.copied("memory://bucket/tfds/mnist")
+    assert [path.name for path in Path(found, "mnist").iterdir()] == ["2.0.0"]  # nor is a folder left
     with pytest.raises(UserError, match="memory://bucket/tfds/svhn: there is nothing"):
         mirror.copied("memory://bucket/tfds/svhn")
     assert mirror.data_folder("/data", "mnist") == "/data"
@@ -147,6 +157,48 @@ def test_data_are_read_once(
         assert mirror.absolute(path) == same  # as it is handed to another process
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert mirror.data_folder(None, "mnist") is None
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x"])
+def test_no_name_leads_out_of_the_copy(
+    storage: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(buckets, "listed", lambda address: {name: buckets.Listed(1, "")})
+    with pytest.raises(UserError, match=f"{ADDRESS} holds '{name}', which leads out of the folder"):
+        Mirror(ADDRESS, tmp_path / "copy").pull()
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt(), Stopped("stopped"), UserError("no")])
+def test_however_a_script_ends_the_bucket_has_what_it_wrote(
+    storage: fsspec.AbstractFileSystem, end: BaseException | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = mirror.folder(ADDRESS)
+
+    def job() -> None:
+        mirror.take(here)
+        Table(here, str).row(dict, a=1)
+        assert "summary.json" in buckets.sizes(ADDRESS)  # at once: a kill may come next
+        (here / "labels").mkdir()
+        (here / "labels" / "part").write_text("1")
+        mirror.push(here / "labels")
+        assert "labels/part" in buckets.sizes(ADDRESS)
+        (here / "small.jcz").write_text("1")
+        if end:
+            raise end
+
+    exit_status(job)
+    assert "small.jcz" in buckets.sizes(ADDRESS)
+
+    def torn() -> None:
+        mirror.take(here)
+        buckets.remove(f"{ADDRESS}/{mirror.NOTE}")
+        raise UserError("no such thing")
+
+    capsys.readouterr()
+    assert exit_status(torn) == 1
+    note, own = capsys.readouterr().err.splitlines()[-2:]  # of two failures both are told
+    assert note.startswith(f"note: {ADDRESS} was taken over")
+    assert own == "error: no such thing"
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly")

@@ -1,6 +1,7 @@
 """Scripts have one habit: what two of them ask for by one name is one thing, with one line of help."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,18 @@ def test_options_of_one_name_are_one_option(monkeypatch: pytest.MonkeyPatch) -> 
                 assert seen.setdefault(action.dest, said) == said, f"--{action.dest} of {script.__name__}"
             met += action.dest in options.SHARED
     assert met > len(options.SHARED)
+
+
+def test_a_bucket_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: str) -> Path:
+        raise FileNotFoundError(f"{path}: there is no such bucket")
+
+    monkeypatch.setattr(options.mirror, "folder", refuse)
+    with pytest.raises(SystemExit):
+        prune.parse(["--weights=a.npz", "--workdir=gs://b/run"])
+    assert "error: argument --workdir: gs://b/run: there is no such bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)

@@ -119,6 +119,10 @@ def test_weights_and_biases_gets_the_numbers(tmp_path: Path, monkeypatch: pytest
     watch.record({"step": 4, "loss": 0.5}, 0.0)
     watch.close(None)
     assert given[0] == given[1]
+    other = tmp_path / "other"
+    other.mkdir()
+    Sight("gs://b/run", {"seed": 1}, wandb="mine").of("student", 8, other, (None, None, None))
+    assert given.pop()["id"] != given[0]["id"]  # another folder of that path, of somebody else
     assert (given[0]["project"], given[0]["config"], given[0]["resume"]) == ("mine", {"seed": 1}, "allow")
     assert given[2:] == [{"student/loss": 0.5, "student/step": 4}, "end"]
 

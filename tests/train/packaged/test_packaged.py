@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from train.common.errors import UserError
-from train.packaged import faces, selfie, text, voice
+from train.packaged import __main__ as main
+from train.packaged import faces, prose, selfie, text, voice
 from train.packaged.__main__ import NETWORKS, difference, ran
 from train.packaged.subject import Folders, of_pypi
 
@@ -62,6 +63,17 @@ def test_lines_are_judged_by_what_they_say_where_they_are() -> None:
     other = [lines[0]._replace(box=(4, 6, 91, 24)), lines[1]._replace(text="too"), text.Line((5, 70, 9, 80), "more")]
     assert text.compared([other], [lines]) == {"score": 0.5, "lines": 2, "more": 1}
     assert text.pages(1, held_out=True)[0].shape == (text.SIDE, text.SIDE, 3)
+
+
+def test_rows_on_other_sentences_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prose, "DOCS", tmp_path)
+    measured: list[str] = []
+    monkeypatch.setattr(main, "judged", lambda name, args: measured.append(name) or {})
+    monkeypatch.setattr(main, "line", str)
+    for said in ("pruning", "pruning", "packing"):
+        (tmp_path / "a.md").write_text(f"This page has a sentence, and it is of {said}.")
+        main.job(main.parse(["--networks", "voice", "faces", f"--workdir={tmp_path / 'run'}"]))
+    assert measured == ["voice", "faces", "voice"]
 
 
 @pytest.mark.exhaustive
