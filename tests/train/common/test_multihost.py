@@ -14,13 +14,17 @@ from tests.train.conftest import Cli, checkpoint_arrays, finish, last_checkpoint
 from train.common.loop import read_metrics
 from train.common.mirror import Mirror
 
+WIDE = [f"--config.{phase}.options={{'widths': (16, 32)}}" for phase in ("teacher", "student")]
+IN_PARTS = ("--mesh=fsdp=4", *WIDE)
+"""The state in parts, on both hosts: narrower kernels would be in full on each."""
 
-def start_both(cli: Cli, workdir: Path | str, *of_second: str) -> list:
+
+def start_both(cli: Cli, workdir: Path | str, *of_second: str, both: tuple[str, ...] = ()) -> list:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     common = [f"--coordinator=localhost:{port}", "--num_processes=2", "--wait=60", f"--workdir={workdir}"]
-    return [cli.start(*common, f"--process_id={i}", *(of_second if i else ()), devices=2) for i in range(2)]
+    return [cli.start(*common, *both, f"--process_id={i}", *(of_second if i else ()), devices=2) for i in range(2)]
 
 
 def last_words(ends: list) -> list[str]:
@@ -71,15 +75,15 @@ def test_two_hosts_stop_together_and_end_as_one(cli: Cli, tmp_path: Path) -> Non
 
 @pytest.mark.exhaustive
 def test_two_hosts_go_on_from_a_bucket(cli: Cli, google: str, tmp_path: Path) -> None:
-    """Each works in a copy of its own; the first one alone writes into the bucket."""
+    """Each works in a copy of its own, and holds a part of the state; the first one alone writes into the bucket."""
     address, folder = f"{google}/runs/two", tmp_path / "copy"
-    both = start_both(cli, address)
+    both = start_both(cli, address, both=IN_PARTS)
     wait_until(both[0], lambda: any("checkpoints/student/" in name for name in buckets.sizes(address)))
     both[1].kill()
     first = finish(both[0])
     assert first.returncode == 1
     assert "host 1 of this run has gone" in first.stderr
-    ended = [finish(process) for process in start_both(cli, address)]
+    ended = [finish(process) for process in start_both(cli, address, both=IN_PARTS)]
     assert [end.returncode for end in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     Mirror(address, folder).pull()
     assert len(read_metrics(folder / "metrics.jsonl")) > 4
