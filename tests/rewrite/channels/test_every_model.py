@@ -11,12 +11,10 @@ import jaxcomp as jc
 from jaxcomp.observe import fisher_diagonal
 from jaxcomp.rewrite import choose, importance, mask, shrink
 from jaxcomp.trace import groups
-from tests.rewrite.channels.test_models import CASES as OWN
-from tests.rewrite.channels.test_models import DISTINCT, SHIPPED, prepared
+from tests.rewrite.channels.test_models import CASES, DISTINCT, prepared
 from tests.rewrite.parity import TOLERANCE, distance, randomize
 
 pytestmark = pytest.mark.exhaustive
-CASES = OWN | SHIPPED
 SCORES = ("l2", "activation", "fpgm", "taylor", "lamp", "hessian", "norm_scale", "apoz")
 
 
