@@ -19,9 +19,6 @@ if __name__ == "__main__":
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +34,7 @@ from train.common.errors import UserError
 from train.common.loop import Phase, fit
 from train.common.parallel import DataParallel, data_parallel
 from train.common.progress import waiting
-from train.common.scoring import predictions, score, scored
+from train.common.scoring import predictions, score, score_in_new_process, scored
 from train.common.sight import QUIET, Sight
 from train.common.stages import Net, begin, recipe_of, stages
 from train.common.step import (
@@ -222,7 +219,7 @@ def ship_after(
     images = [batch["image"] for batch in phases.some_batches(job.dataset, job.config)]
     new, path = make(student.infer, view, images), job.workdir / f"{name}.jcz"
     size = jc.rewrite.save(path, new.apply_fn, new.params, metadata=metadata)
-    found = score_in_new_process(path, job.config.student.model)
+    found = score_in_new_process(path, command_line.DATA_DIR.value, job.config.student.model)
     return {**figures_of(name, found), f"{name}_bytes": size}
 
 
@@ -240,26 +237,6 @@ def kernel_sparsity(params: Any) -> float:
     """The fraction of zeros among all kernels."""
     kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     return 1 - sum(map(np.count_nonzero, kernels)) / sum(kernel.size for kernel in kernels)
-
-
-def score_in_new_process(artifact: Path, model: str) -> dict[str, Any]:
-    """Scores the file in a fresh interpreter, which has only the file and knows its model.
-
-    Raises:
-      UserError: if it fails; its last words are shown.
-    """
-    command = [sys.executable, "-m", "train.evaluate", f"--artifact={artifact.absolute()}"]
-    command += [f"--model={model}"] if ":" in model else []
-    if command_line.DATA_DIR.value:
-        command.append(f"--data_dir={mirror.absolute(command_line.DATA_DIR.value)}")
-    # This process holds the accelerator, so the other one computes on the CPU.
-    root, known = Path(__file__).parent.parent, os.environ.get("PYTHONPATH", "")
-    path = os.pathsep.join([str(Path.cwd()), *filter(None, [known])])  # models of one's own are found from here
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"the artifact could not be scored in a new process:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def described(config: ConfigDict, dataset: data.Dataset) -> dict[str, Any]:
@@ -299,7 +276,7 @@ def ship(job: Job, net: Net, student: Functions, packed: Any, view: Any, notes: 
     else:
         size = jc.pack.save(path, packed, notes=inside, metadata=metadata)
     with waiting("scoring model.jcz in a new process"):
-        there = score_in_new_process(path, config.student.model)
+        there = score_in_new_process(path, command_line.DATA_DIR.value, config.student.model)
     after = {"integers": as_integers(config.student.bits)} if config.student.integers else {}
     after |= {"posttrained": own["post_training"]} if "post_training" in own else {}
     found: dict[str, Any] = {"compressed_bytes": size}

@@ -24,7 +24,7 @@ import jax
 import jaxcomp as jc
 from jaxcomp.core.files import naming
 from train import models, shrink
-from train.common import data, distillation, optimizers, options, students, views
+from train.common import data, distillation, mirror, optimizers, options, students, views
 from train.common.distilled import drawn, told
 from train.common.errors import UserError, exit_status
 from train.common.labels import Labels
@@ -164,7 +164,7 @@ def prepare(dataset: data.Dataset, args: argparse.Namespace) -> Job:
     teacher = read_teacher(dataset, args)
     student = students.create(teacher, args, functools.partial(cut, args))
     if args.views:
-        folder = args.labels or args.workdir / "labels"
+        folder = Path(mirror.copied(args.labels)) if args.labels else args.workdir / "labels"
         return Job(args, teacher, student, {}, answers(teacher, args, folder), view)
     some: Any = data.pad({"image": dataset.train.images[:2], "label": dataset.train.labels[:2]}, 1)
     start = jax.eval_shape(student.start, 0) if args.start is None else student.start(0)
@@ -282,7 +282,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=float, default=30, help="of students")
     add("--optimizer", default="adamw", choices=("adamw", "sgd"), help="of teacher and students")
     options.add(parser, learning_rate=2e-3, weight_decay=1e-2, augment="", views=0, k=5, view_seed=0)
-    add("--labels", type=Path, help="folder of train.labels; without it --views are kept in the run folder")
+    add("--labels", help="folder of train.labels, or gs://bucket/it; without it --views are kept in the run folder")
     options.add(parser, record_every=1000, record_test=0)
     parser.epilog = HOW_TO_EXPORT
     return parser.parse_args(argv)

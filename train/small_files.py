@@ -16,36 +16,21 @@ all else; of those that a limit of bytes leaves, the nearest alone is scored on 
 
 import argparse
 import functools
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxcomp.core.files import write_atomically
 from train.common import data, options
 from train.common.errors import UserError, exit_status
 from train.common.published import add_options, claim, load, reopen
-from train.common.scoring import score
+from train.common.scoring import score, score_in_new_process
 from train.common.small import Setting, Smaller
 from train.common.table import Table
 
 FREE = ("settings", "limits")
 SETTINGS = ("bytes100000", "bytes64000", "bytes45000", "bytes35000", "k16", "k8", "k4")
-
-
-def evaluated(path: Path, args: argparse.Namespace) -> float:
-    """The accuracy of a file on the test set, in another process."""
-    command = [sys.executable, "-m", "train.evaluate", f"--artifact={path}"]
-    command += [f"--data_dir={args.data_dir}"] if args.data_dir else []
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}  # this process holds the accelerator
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{path} could not be scored: {done.stderr.strip()[-500:]}")
-    return float(json.loads(done.stdout)["accuracy"])
 
 
 def job(args: argparse.Namespace) -> dict[str, Any]:
@@ -73,7 +58,7 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
         return {**found, **({"lost": smaller.lost(small, whole.dataset.test)} if args.held_out else tested(name))}
 
     def tested(name: str) -> dict[str, Any]:
-        accuracy = evaluated(args.workdir / f"{name}.jcz", args)
+        accuracy = score_in_new_process(args.workdir / f"{name}.jcz", args.data_dir)["accuracy"]
         return {"accuracy": accuracy, "drop": dense - accuracy}
 
     def chosen(limit: int) -> dict[str, Any]:

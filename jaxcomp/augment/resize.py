@@ -11,7 +11,12 @@ from jaxcomp.core.leaves import wide as wide_enough
 
 
 class Window(NamedTuple):
-    """A rectangle of each image: ``[batch]`` int32, in pixels."""
+    """A rectangle of each image.
+
+    Attributes:
+      top, left: its corner, ``[batch]`` int32, in pixels.
+      height, width: ``[batch]`` int32, in pixels.
+    """
 
     top: Array
     left: Array

@@ -69,6 +69,9 @@ def opened(address: str) -> Iterator[tuple[Any, str]]:
 def read(address: str) -> bytes:
     """Reads all bytes of a file.
 
+    Args:
+      address: its place, such as ``"gs://bucket/run/model.jcz"``.
+
     Raises:
       As :func:`opened`.
     """
@@ -92,6 +95,9 @@ def write(address: str, content: bytes) -> None:
 
 def size(address: str) -> int:
     """Counts the bytes of a file.
+
+    Args:
+      address: its place, as of :func:`read`.
 
     Raises:
       As :func:`opened`.

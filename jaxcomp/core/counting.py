@@ -53,7 +53,12 @@ class Ranked(NamedTuple):
 
 
 def clean(scores: Array) -> Array:
-    """Replaces NaN among scores by infinity."""
+    """Replaces NaN among scores by infinity.
+
+    Example:
+      >>> clean(jnp.array([1.0, jnp.nan])).tolist()
+      [1.0, inf]
+    """
     return jnp.where(jnp.isnan(scores), jnp.inf, scores)
 
 

@@ -100,7 +100,11 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 
 def size(path: str | os.PathLike[str]) -> int:
-    """Counts the bytes of a file, as :func:`read` finds it."""
+    """Counts the bytes of a file, as :func:`read` finds it.
+
+    Raises:
+      As :func:`read`.
+    """
     address = buckets.url(path)
     return buckets.size(address) if address else os.path.getsize(path)
 

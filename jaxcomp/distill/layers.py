@@ -70,7 +70,12 @@ def _biased(params: Params, y: Array) -> Array:
 
 
 def norm_init(channels: int) -> Params:
-    """Makes a scale of 1 and a bias of 0, ``[channels]`` each."""
+    """Makes a scale of 1 and a bias of 0, ``[channels]`` float32 each.
+
+    Example:
+      >>> norm_init(2)["scale"].tolist()
+      [1.0, 1.0]
+    """
     return {"scale": jnp.ones(channels, jnp.float32), "bias": jnp.zeros(channels, jnp.float32)}
 
 

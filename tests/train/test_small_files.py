@@ -1,8 +1,6 @@
 """Small files of a published network, made from the command line and scored by another process."""
 
-import argparse
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,7 @@ import pytest
 
 import jaxcomp as jc
 from tests.train.test_pretrained import torch_names
-from train import evaluate, small_files
-
-
-def test_files_are_scored_beside_what_holds_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, str] = {}
-
-    def run(command: list[str], *, env: dict[str, str], **how: Any) -> Any:
-        seen.update(env)
-        return subprocess.CompletedProcess(command, 0, '{"accuracy": 0.5}', "")
-
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(subprocess, "run", run)
-    assert small_files.evaluated(Path("a.jcz"), argparse.Namespace(data_dir=None)) == 0.5
-    assert seen["JAX_PLATFORMS"] == "cpu"
+from train import evaluate
 
 
 @pytest.mark.exhaustive

@@ -103,7 +103,7 @@ def write(
         measure.tiles(
             [
                 (f"teacher {title}", f"{before_it:.2%}", f"{summary['examples']:,} test images"),
-                (f"compressed {title}", f"{reached:.2%}", f"{100 * (before_it - reached):+.2f} points lost"),
+                (f"compressed {title}", f"{reached:.2%}", _change(before_it, reached)),
                 *_as_integers(summary, title, before_it),
                 ("smaller", f"{summary['ratio']:.1f}x", size),
                 ("sparsity", f"{summary['sparsity']:.1%}", "of the kernels' weights"),
@@ -156,7 +156,7 @@ def _as_integers(summary: dict[str, Any], title: str, before: float) -> list[tup
     """The tile of the network that computes in integers, if one was made."""
     if (found := summary.get(f"integers_{summary['metric']}")) is None:
         return []
-    detail = f"{100 * (before - found):+.2f} points lost, {summary['integers_bytes']:,} bytes"
+    detail = f"{_change(before, found)}, {summary['integers_bytes']:,} bytes"
     return [(f"in integers, {title}", f"{found:.2%}", detail)]
 
 
@@ -233,3 +233,14 @@ def show(summary: dict[str, Any], layers: jc.measure.Summary, workdir: Path) -> 
     console.print(layers)
     console.print(table)
     console.print(f"{summary['wall_seconds']:.0f} s; report: {mirror.shown(str(workdir / 'report.html'))}")
+
+
+def _change(before: float, after: float) -> str:
+    """What a figure lost or gained.
+
+    Example:
+      >>> _change(0.98, 0.9783), _change(0.9, 0.91)
+      ('0.17 points lost', '1.00 points gained')
+    """
+    lost = 100 * (before - after)
+    return f"{abs(lost):.2f} points {'gained' if lost < 0 else 'lost'}"

@@ -139,7 +139,7 @@ def file_dtype(graph: Graph, dtype: Any) -> np.dtype:
 
 
 def onnx_dtype(dtype: Any) -> int:
-    """Returns ONNX's number for a dtype."""
+    """Returns the number that ONNX's files have for a NumPy ``dtype``: 1 for float32, 3 for int8."""
     from onnx import helper
 
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

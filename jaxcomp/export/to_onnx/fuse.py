@@ -9,7 +9,14 @@ from jaxcomp.export.to_onnx.graph import Graph, Operator
 
 
 class View:
-    """A graph's operators by what they make and who reads it."""
+    """A graph's operators by what they make and who reads it.
+
+    Attributes:
+      graph: the graph.
+      results: names of the tensors that it returns: nobody may take them away.
+      makers: the operator that makes each tensor.
+      readers: the operators that read each.
+    """
 
     def __init__(self, graph: Graph, results: list[str]):
         """Reads a graph."""

@@ -209,7 +209,12 @@ class Graph:
 
 
 def count(dims: Sequence[Any]) -> Any:
-    """Counts the numbers that a shape holds."""
+    """Counts the numbers that a shape holds; symbolic where a size is.
+
+    Example:
+      >>> count((2, 3))
+      6
+    """
     return math.prod(dims)
 
 

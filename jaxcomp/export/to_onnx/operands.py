@@ -155,7 +155,12 @@ def shrunk(part: np.ndarray) -> np.ndarray:
 
 
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """Inverts a transposition."""
+    """Inverts a transposition.
+
+    Example:
+      >>> inverse((2, 0, 1))
+      (1, 2, 0)
+    """
     return tuple(order.index(axis) for axis in range(len(order)))
 
 
