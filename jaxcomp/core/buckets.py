@@ -1,6 +1,7 @@
 """Files in buckets, ``gs://`` and ``s3://``: read and written whole, by fsspec, which is imported only for them."""
 
 import contextlib
+import logging
 import os
 import re
 import secrets
@@ -14,6 +15,23 @@ _CLIENTS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": 
 _CLIENTS |= {"http": "aiohttp", "https": "aiohttp"}
 _AT_ONCE = {"gs", "gcs", "s3", "az", "abfs", "hf", "memory"}  # storage shows a file once all of it has arrived
 _VERSIONS = ("generation", "etag", "ETag", "LastModified", "last_modified", "mtime", "created")
+
+
+class _Once(logging.Filter):
+    """Lets each place of a client's code warn once: gcsfs warns at every use of a bucket that it may not look up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[tuple[str, int]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place = record.pathname, record.lineno
+        new = record.levelno != logging.WARNING or place not in self._warned
+        self._warned.add(place)
+        return new
+
+
+_ONCE = _Once()
 
 
 def url(path: str | os.PathLike[str]) -> str | None:
@@ -49,6 +67,7 @@ def opened(address: str) -> Iterator[tuple[Any, str]]:
     try:
         import fsspec
 
+        logging.getLogger("gcsfs").addFilter(_ONCE)
         yield fsspec.core.url_to_fs(address)
     except ImportError as error:
         scheme = address.split("://")[0]

@@ -1,5 +1,6 @@
 """Files in a bucket, which fsspec's storage in memory plays: artifacts go there and come back, and errors name them."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,6 +46,17 @@ def test_a_file_system_shows_what_is_whole(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match="cannot be used"):
             files.write_atomically(f"file://{tmp_path}/a", b"new")
     assert files.read(PurePosixPath(f"file://{tmp_path}/a")) == b"old"
+
+
+def test_what_gcsfs_warns_of_at_every_use_is_said_once(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that pushes its folder for days would fill its log with one sentence."""
+    for number in range(3):
+        buckets.write(f"{bucket}/{number}", b"")
+        logging.getLogger("gcsfs").warning("upload %d: the type of the bucket is unknown", number)
+        logging.getLogger("gcsfs").error("upload %d failed", number)
+    said = [record.getMessage() for record in caplog.records]
+    failed = [f"upload {number} failed" for number in range(3)]
+    assert said == ["upload 0: the type of the bucket is unknown", *failed]
 
 
 def test_folders_that_storage_lists_are_no_files(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,20 @@ def get_config():
 """
 
 
+class Process(subprocess.Popen):
+    """A process whose words go into files: it would stop once a pipe that nobody reads meanwhile is full."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self._words = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - open as long as it lives
+        super().__init__(command, stdout=self._words[0], stderr=self._words[1], text=True, **options)
+
+    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for its end; returns what it printed and what it complained of."""
+        self.wait(timeout)
+        out, err = (file.seek(0) or file.read() for file in self._words)
+        return out, err
+
+
 class Cli:
     """``python -m train.compress`` on a tiny configuration (or another module), as a user would run it.
 
@@ -44,7 +59,7 @@ class Cli:
         self.folder, self.config = folder, folder / "tiny.py"
         self.config.write_text(TINY)
 
-    def start(self, *arguments: str, module: str = "train.compress", devices: int = 1) -> subprocess.Popen:
+    def start(self, *arguments: str, module: str = "train.compress", devices: int = 1) -> "Process":
         """Starts a process."""
         environment = {
             **os.environ,
@@ -56,8 +71,7 @@ class Cli:
         command = [sys.executable, "-m", module, *arguments]
         if module == "train.compress" and not any(argument.startswith("--config=") for argument in arguments):
             command.insert(3, f"--config={self.config}")
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return Process(command, cwd=ROOT, env=environment)
 
     def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
         """Runs a process to its end."""
@@ -79,13 +93,21 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
     """Waits for a process."""
-    out, err = process.communicate(timeout=400)
+    try:
+        out, err = process.communicate(timeout=400)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"it did not end within 400 s: {process.communicate()}")
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def wait_until(process: subprocess.Popen, holds: Callable[[], Any]) -> None:
-    """Waits for a condition, as long as the process lives."""
+    """Waits for a condition, as long as the process lives, and 400 seconds at most."""
+    end = time.monotonic() + 400
     while not holds():
+        if time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"the moment did not come within 400 s: {process.communicate()}")
         assert process.poll() is None, f"it ended before the moment came: {process.communicate()}"
         time.sleep(0.001)
 
