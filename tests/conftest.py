@@ -42,7 +42,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-FEW = {"exhaustive": 6, "nightly": 16}  # so many cases of one test stay together
+FEW = {"exhaustive": 3, "nightly": 12}  # so many cases of one test stay together
 _run = itertools.count(1)
 MAPPINGS = Path("/proc/self/maps")
 
