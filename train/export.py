@@ -1,16 +1,16 @@
 """Exports an artifact for other runtimes: ``python -m train.export --artifact model.jcz --to litert onnx safetensors``.
 
-Each file is written beside the artifact, and what runs is run: its outputs against ours over test images, and the time
-that one image takes. The artifact's network takes pixels, 0 to 255, and so does the file.
+Each file is written beside the artifact and run by every runtime of it that is installed: its outputs against ours over
+test images, and what a batch takes on one thread, beside the network in floating point (``--float``) there. The
+artifact's network takes pixels, 0 to 255, and so does the file.
 """
 
 import json
-import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,52 +18,38 @@ import numpy as np
 import jaxcomp as jc
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
-from train.common import options
+from train.bench import timing
+from train.common import options, runtimes
 from train.common.errors import UserError, exit_status
+from train.common.published import Published
+from train.common.runtimes import Run, Runtime
 from train.evaluate import Opened, opened
 
-Run = Callable[[np.ndarray], np.ndarray]
-"""From an image ``[1, height, width, channels]`` uint8 to logits ``[1, classes]``."""
+ROUNDS = {1: 50, 256: 5}
+"""By the images of a batch: how often it is timed."""
 
 
-def to_litert(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], Run]:
-    """Writes a .tflite file; says what it holds, and how it is run."""
-    example, batches = own.dataset.test.images[:1], _batches(own, calibration)
-    report = jc.export.litert(path, own.model.infer, own.variables, example, batches=batches)
+def to_litert(own: Opened, path: Path, calibration: int) -> int:
+    """Writes a .tflite file; returns its bytes."""
+    report = jc.export.litert(
+        path, own.model.infer, own.variables, own.dataset.test.images[:1], batches=_batches(own, calibration)
+    )
     print(report)
-    from ai_edge_litert.interpreter import Interpreter  # of the same extra
-
-    model = Interpreter(model_path=str(path), num_threads=1)
-    model.allocate_tensors()
-    (given,), (result,) = model.get_input_details(), model.get_output_details()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        model.set_tensor(given["index"], image)
-        model.invoke()
-        return model.get_tensor(result["index"])
-
-    return {"bytes": report.bytes, "float_products": len(report.float_products)}, run
+    return report.bytes
 
 
-def to_onnx(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], Run]:
-    """Writes an .onnx file; says what it holds, and how it is run."""
-    example, batches = own.dataset.test.images[:1], _batches(own, calibration)
-    report = jc.export.onnx(path, own.model.infer, own.variables, example, batches=batches)
+def to_onnx(own: Opened, path: Path, calibration: int) -> int:
+    """Writes an .onnx file that takes any batch; returns its bytes."""
+    report = jc.export.onnx(
+        path,
+        own.model.infer,
+        own.variables,
+        own.dataset.test.images[:1],
+        shapes="batch, ...",
+        batches=_batches(own, calibration),
+    )
     print(report)
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(f"{path} is written, and what runs it is not here: pip install onnxruntime") from error
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # else inputs are rounded, too
-    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        return session.run(None, {given.name: image})[0]
-
-    return {"bytes": report.bytes, "float_products": report.float_sites}, run
+    return report.bytes
 
 
 def _batches(own: Opened, calibration: int) -> list[np.ndarray]:
@@ -72,52 +58,102 @@ def _batches(own: Opened, calibration: int) -> list[np.ndarray]:
     return [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
 
 
-def to_safetensors(own: Opened, path: Path, calibration: int) -> tuple[dict[str, Any], None]:
-    """Writes a .safetensors file of the parameters, under PyTorch's names."""
-    return {"bytes": jc.export.safetensors(path, own.variables, names=jc.export.torch_names(own.variables))}, None
+def to_safetensors(own: Opened, path: Path, calibration: int) -> int:
+    """Writes a .safetensors file of the parameters, under PyTorch's names; returns its bytes."""
+    return jc.export.safetensors(path, own.variables, names=jc.export.torch_names(own.variables))
 
 
-FORMATS: dict[str, tuple[str, Callable[[Opened, Path, int], tuple[dict[str, Any], Run | None]]]] = {
-    "litert": (".tflite", to_litert),
-    "onnx": (".onnx", to_onnx),
-    "safetensors": (".safetensors", to_safetensors),
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+      suffix: of its name.
+      write: what writes it.
+      runtimes: those that run it.
+    """
+
+    suffix: str
+    write: Callable[[Opened, Path, int], int]
+    runtimes: tuple[Runtime, ...] = ()
+
+
+FORMATS = {
+    "litert": Format(".tflite", to_litert, (runtimes.LITERT, runtimes.OPENVINO)),
+    "onnx": Format(".onnx", to_onnx, (runtimes.ONNX_RUNTIME, runtimes.OPENVINO)),
+    "safetensors": Format(".safetensors", to_safetensors),
 }
-"""The suffix of each, and what writes it."""
 
 
-def compared(own: Opened, run: Run, count: int) -> dict[str, Any]:
-    """A file's logits against ours, image by image, and the time of each; of one thread, and of as many as JAX has."""
-    images, labels = own.dataset.test.images[:count], own.dataset.test.labels[:count]
-    ours = jax.jit(own.model.infer)
-    wanted = np.concatenate([np.asarray(ours(own.variables, image[None])) for image in images])
-    times: list[float] = []
-    found = np.concatenate([_timed(run, image[None], times) for image in images])
-    own_times: list[float] = []
-    for image in images[:200]:
-        _timed(lambda image: np.asarray(ours(own.variables, image)), image[None], own_times)
+def answers(run: Run, images: np.ndarray, batch: int) -> np.ndarray:
+    """Logits ``[n, classes]`` of images, batch by batch; the last is filled up."""
+    padded = np.concatenate([images, np.zeros((-len(images) % batch, *images.shape[1:]), images.dtype)])
+    rows = [np.asarray(run(padded[i : i + batch])) for i in range(0, len(padded), batch)]
+    return np.concatenate(rows)[: len(images)]
+
+
+class Ours(NamedTuple):
+    """What a file is compared with.
+
+    Attributes:
+      run: the artifact's function, compiled.
+      images, labels: of the test set.
+      logits: its answers.
+    """
+
+    run: Run
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @classmethod
+    def of(cls, own: Opened, count: int, batch: int) -> "Ours":
+        """Computes the answers to so many test images."""
+        compiled = jax.jit(own.model.infer)
+        run = lambda images: np.asarray(compiled(own.variables, images))  # noqa: E731
+        images, labels = own.dataset.test.images[:count], own.dataset.test.labels[:count]
+        return cls(run, images, labels, answers(run, images, batch))
+
+
+def compared(ours: Ours, run: Run, batch: int) -> dict[str, Any]:
+    """The answers of a file, opened for so many images at once, beside ours."""
+    found, wanted = answers(run, ours.images, batch), ours.logits
     return {
-        "images": len(images),
-        "accuracy": float(np.mean(found.argmax(-1) == labels)),
-        "our_accuracy": float(np.mean(wanted.argmax(-1) == labels)),
+        "images": len(ours.images),
+        "accuracy": float(np.mean(found.argmax(-1) == ours.labels)),
+        "our_accuracy": float(np.mean(wanted.argmax(-1) == ours.labels)),
         "agreement": float(np.mean(found.argmax(-1) == wanted.argmax(-1))),
         "largest_difference": float(np.abs(found - wanted).max()),
         "mean_difference": float(np.abs(found - wanted).mean()),
-        "milliseconds": 1e3 * statistics.median(times),
-        "our_milliseconds": 1e3 * statistics.median(own_times),
     }
 
 
-def _timed(run: Run, image: np.ndarray, times: list[float]) -> np.ndarray:
-    start = time.perf_counter()
-    result = run(image)
-    times.append(time.perf_counter() - start)
-    return result
+def timed(ours: Ours, runtime: Runtime, path: Path, beside: Path | None, rounds: int, batch: int) -> list[timing.Row]:
+    """What a batch takes: the file, the one in floating point beside it, and the artifact in JAX, in turn."""
+    images = np.resize(ours.images, (batch, *ours.images.shape[1:]))
+    runs = {"file": runtime.opened(path, batch).run, "ours": ours.run}
+    runs |= {"float": runtime.opened(beside, batch).run} if beside else {}
+    each = {name: lambda run=run: run(images) for name, run in runs.items()}
+    return timing.summarize(timing.interleave(each, rounds), "float" if beside else "file")
+
+
+def in_floats(own: Opened, weights: Path) -> Opened:
+    """The network before quantization, its batch norms folded, on the same images."""
+    whole = Published.read(weights, own.dataset)
+    infer, variables = jc.rewrite.fold_batch_norm(whole.model.infer, whole.variables, own.dataset.test.images[:1])
+    return own._replace(model=own.model._replace(infer=infer), variables=variables)
 
 
 def job(
-    artifact: str, formats: Sequence[str], data_dir: str | None, calibration: int, count: int, model: str = ""
-) -> dict[str, Any]:
-    """Exports an artifact; returns a row for each format.
+    artifact: str,
+    formats: Sequence[str],
+    data_dir: str | None,
+    calibration: int,
+    count: int,
+    model: str = "",
+    weights: Path | None = None,
+    rounds: dict[int, int] = ROUNDS,
+) -> list[dict[str, Any]]:
+    """Exports an artifact; returns a row for each file and runtime.
 
     Raises:
       UserError: as :func:`train.evaluate.opened`; for a task whose files are not compared, and for no image.
@@ -127,46 +163,101 @@ def job(
         raise UserError(f"{artifact} is for {own.task.name}: classifiers are what is exported and compared here")
     if calibration < 1 or count < 1:
         raise UserError(f"--calibration and --images must be at least 1, got {calibration} and {count}")
-    rows = {}
-    for name in formats:
-        suffix, write = FORMATS[name]
-        path = Path(artifact).with_suffix(suffix)
-        said, run = write(own, path, calibration)
-        rows[name] = {"file": path.name, **said, **({} if run is None else compared(own, run, count))}
+    batch, rows = max(rounds), list[dict[str, Any]]()
+    ours = Ours.of(own, count, batch) if any(FORMATS[name].runtimes for name in formats) else None
+    name = "/".join(Path(artifact).with_suffix("").parts[-2:])
+    with tempfile.TemporaryDirectory() as folder:
+        floats = in_floats(own, weights) if weights else None
+        for kind in map(FORMATS.__getitem__, formats):
+            path, beside = Path(artifact).with_suffix(kind.suffix), Path(folder, f"float{kind.suffix}")
+            about = {"artifact": name, "file": path.name, "bytes": kind.write(own, path, calibration)}
+            about |= {"float_bytes": kind.write(floats, beside, calibration)} if floats else {}
+            if ours is None or not kind.runtimes:
+                rows.append(about)
+                continue
+            for runtime in _here(path, kind):
+                engine = runtime.opened(path, batch)
+                row = about | {"runtime": str(runtime), "products": dict(engine.products)}
+                row |= compared(ours, engine.run, batch)
+                row["times"] = {
+                    str(size): timed(ours, runtime, path, beside if floats else None, turns, size)
+                    for size, turns in rounds.items()
+                }
+                rows.append(row)
     return rows
 
 
-def shown(rows: dict[str, Any]) -> str:
-    """The rows as a table."""
-    columns = ["file", "bytes", "accuracy", "ours", "agreement", "largest difference", "ms", "ours, ms"]
+def _here(path: Path, kind: Format) -> list[Runtime]:
+    """The runtimes of a format that are installed."""
+    missing = [each for each in kind.runtimes if not each.is_here]
+    if missing:
+        said = ", ".join(f"{each.title} (pip install {each.package})" for each in missing)
+        print(f"{path} is not run by what is not here: {said}")
+    if len(missing) == len(kind.runtimes):
+        raise UserError(f"{path} is written, and what runs it is not here: pip install {kind.runtimes[0].package}")
+    return [each for each in kind.runtimes if each.is_here]
 
-    def cells(row: dict[str, Any]) -> list[str]:
-        figures = [f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "our_accuracy", "agreement")]
-        numbers = ("largest_difference", "milliseconds", "our_milliseconds")
-        return [
-            row["file"],
-            f"{row['bytes']:,}",
-            *figures,
-            *(f"{row[key]:.3f}" if key in row else "" for key in numbers),
-        ]
 
-    return table(columns, [cells(row) for row in rows.values()])
+def in_floats_of(row: dict[str, Any]) -> int:
+    """How many of a file's products its runtime computes in floating point."""
+    return sum(count for kind, count in row["products"].items() if kind in ("float32", "f32"))
+
+
+def shown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table; times are the processor's, in milliseconds."""
+    columns = [
+        "file",
+        "runtime",
+        "bytes",
+        "accuracy",
+        "ours",
+        "alike",
+        "furthest",
+        "in floats",
+        "batch",
+        "ms",
+        "of float",
+    ]
+    lines = []
+    for row in rows:
+        about = [row["file"], row.get("runtime", ""), f"{row['bytes']:,}"]
+        about += [f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "our_accuracy", "agreement")]
+        about += [f"{row[key]:.3f}" if key in row else "" for key in ("largest_difference",)]
+        about += [f"{in_floats_of(row)}" if "products" in row else ""]
+        for batch, times in (row.get("times") or {"": []}).items():
+            own = {each["variant"]: each for each in times}
+            cells = [f"{own['file']['cpu_ms']:.2f}"] if own else [""]
+            cells += [f"{own['file']['cpu_ratio']:.2f}x"] if "float" in own else [""]
+            lines.append([*about, batch, *cells])
+            about = [""] * len(about)
+    return table(columns, lines)
+
+
+def merged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A file of rows with these in it, in the place of those of the same artifact."""
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    names = {row["artifact"] for row in rows}
+    return {"machine": timing.machine("train.export"), "rows": [*(r for r in old if r["artifact"] not in names), *rows]}
 
 
 def main() -> int:
     """Exports ``--artifact``; writes what was measured beside it, as ``export.json``."""
     parser = options.parser(__doc__)
-    parser.add_argument("--artifact", required=True, help="the .jcz file")
-    parser.add_argument("--to", nargs="+", choices=[*FORMATS], default=[*FORMATS], help="the formats")
-    parser.add_argument("--images", type=int, default=1000, help="test images that are compared")
-    parser.add_argument("--calibration", type=int, default=512, help="training images from which grids are measured")
+    add = parser.add_argument
+    add("--artifact", required=True, help="the .jcz file")
+    add("--to", nargs="+", choices=[*FORMATS], default=[*FORMATS], help="the formats")
+    add("--images", type=int, default=1000, help="test images that are compared")
+    add("--calibration", type=int, default=512, help="training images from which grids are measured")
+    add("--float", type=Path, help="the network before it was quantized, .npz or .jcz, whose files are timed beside")
+    add("--out", type=Path, help="JSON file of rows; those of other artifacts in it stay; export.json by the artifact")
     options.add(parser, data_dir=None, model="")
     args = parser.parse_args()
 
     def run() -> None:
-        rows = job(args.artifact, args.to, args.data_dir, args.calibration, args.images, args.model)
+        rows = job(args.artifact, args.to, args.data_dir, args.calibration, args.images, args.model, args.float)
         print(shown(rows))
-        write_atomically(Path(args.artifact).with_name("export.json"), (json.dumps(rows, indent=2) + "\n").encode())
+        path = args.out or Path(args.artifact).with_name("export.json")
+        write_atomically(path, (json.dumps(timing.rounded(merged(path, rows)), indent=1) + "\n").encode())
 
     return exit_status(run)
 

@@ -5,6 +5,7 @@ The function's StableHLO goes through LiteRT's own converter. Where
 them, and it writes codes and integer operations.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Grid, Params
+from jaxcomp.export.litert_file import Operation, converted, operations
 from jaxcomp.export.placement import place
 from jaxcomp.export.ranges import ranges_of
 from jaxcomp.observe.batches import Select, checked_batches
@@ -31,25 +33,11 @@ from jaxcomp.trace.interpreter import Interpreter
 from jaxcomp.trace.ir import Node, Program, Value, trace
 from jaxcomp.trace.packed.marked import DECODE, FAKE_QUANT, mark_of, marking
 
-PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
-"""The runtime's operations that multiply."""
-
 STEPS = 256
 """Iterations of a scan, each of which is written out."""
 
-
-class Operation(NamedTuple):
-    """One operation of a file.
-
-    Attributes:
-      name: the runtime's, ``"CONV_2D"``.
-      types: those of its first two operands, of which one is its weight, and of its result.
-      shape: of its result.
-    """
-
-    name: str
-    types: tuple[str, ...]
-    shape: tuple[int, ...]
+FEW = 4096
+"""Numbers of which a grid may be computed; weights have more."""
 
 
 class LitertReport(NamedTuple):
@@ -66,13 +54,14 @@ class LitertReport(NamedTuple):
     @property
     def float_products(self) -> tuple[Operation, ...]:
         """Convolutions and matmuls that are computed in floating point."""
-        return tuple(each for each in self.operations if each.name in PRODUCTS and "FLOAT32" in each.types)
+        return tuple(each for each in self.operations if each.is_product and "FLOAT32" in each.types)
 
     def __str__(self) -> str:
         rows = Counter((each.name, " ".join(dict.fromkeys(each.types))) for each in self.operations)
         lines = table(["operation", "types", "count"], [[*key, f"{count}"] for key, count in rows.items()])
         said = f"{self.bytes:,} bytes; {len(self.float_products)} convolutions and matmuls in floating point"
-        return f"{lines}\n{said}"
+        names = Counter(each.name for each in self.float_products)
+        return f"{lines}\n{said}{': ' * bool(names)}{', '.join(names)}"
 
 
 def litert(
@@ -121,12 +110,17 @@ def litert(
     Reference: https://ai.google.dev/edge/litert.
     """
     _need()
-    marked = _marked(fn, params, example, batches, select, preprocess)
     arguments = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else _shape(leaf) for leaf in jax.tree.leaves(example)]
     given = _names(names, len(arguments))
-    lowered = jax.jit(marked).lower(*jax.tree.unflatten(jax.tree.structure(example), arguments))
-    content = _converted(str(lowered.compiler_ir("stablehlo")), given, len(jax.tree.leaves(lowered.out_info)))
-    report = LitertReport(len(content), _operations(content))
+    if any(compat.is_symbolic(size) for leaf in arguments for size in leaf.shape):
+        shapes = ", ".join(f"[{','.join(map(str, leaf.shape))}]" for leaf in arguments)
+        raise ArgumentError(
+            f"LiteRT's converter takes sizes that are numbers, got {shapes}: give a batch of 1, and another one to the "
+            "runtime, as resize_tensor_input does"
+        )
+    marked = _marked(fn, params, example, batches, select, preprocess)
+    content = converted(marked, jax.tree.unflatten(jax.tree.structure(example), arguments), given)
+    report = LitertReport(len(content), operations(content))
     marks = [each for each in report.operations if each.name == "STABLEHLO_COMPOSITE"]
     if marks:
         raise ArgumentError(f"the converter left {len(marks)} grids without effect: the file would compute in floats")
@@ -189,7 +183,7 @@ def _grids(program: Program, leaves: list[Any]) -> dict[Node, Grid]:
 
 
 class _Constants(Interpreter):
-    """Computes what depends on parameters alone; anything else is None."""
+    """Computes the few numbers that depend on parameters alone, grids among them; anything else is None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +192,7 @@ class _Constants(Interpreter):
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         if mark_of(node)[0] == FAKE_QUANT and operands[0] is None and operands[1] is not None:
             self.grids[node] = _grid(operands)
-        if any(x is None for x in operands):
+        if any(x is None for x in operands) or any(math.prod(value.shape) > FEW for value in node.outs):
             return [None for _ in node.outs]
         return compat.bind(node.equation, operands)
 
@@ -244,13 +238,13 @@ class _MarkedRun(Interpreter):
 
     def _weight(self, node: Node, operands: list[Any], size: int) -> Any:
         """A weight's value, marked if a runtime has its codes: about 0, with a scale a channel or one for all."""
-        with jax.ensure_compile_time_eval():
-            (value,) = map(np.asarray, compat.bind(node.equation, operands))
         codes, scale = map(np.asarray, operands[:2])
         axes = [i for i, n in enumerate(scale.shape) if n > 1]
         if size or len(operands) > 2 or len(axes) > 1:
-            return jnp.asarray(value)
+            with jax.ensure_compile_time_eval():
+                return compat.bind(node.equation, operands)[0]
         kind = "i4" if np.abs(codes).max(initial=0) <= 7 else "i8"
+        value = codes.astype(scale.dtype) * scale  # by NumPy: XLA would compile it for each shape
         return _mark(jnp.asarray(value), scale.ravel(), 0, kind, axes[0] if axes else None)
 
     def _unrolled(self, node: Node, operands: list[Any]) -> list[Any]:
@@ -317,44 +311,3 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     if len(found) != count or len({*found}) != count:
         raise ArgumentError(f"names are to be {count} different ones, one for each input's array: got {found}")
     return found
-
-
-def _converted(text: str, inputs: list[str], outputs: int) -> bytes:
-    from litert_converter import converter_api_ext as converter
-    from litert_converter.mlir import ir, passmanager
-    from litert_converter.mlir.dialects import stablehlo
-
-    context = ir.Context()
-    converter.prepare_mlir_context(context)
-    stablehlo.register_dialect(context)
-    results = ["y"] if outputs == 1 else [f"y{i}" for i in range(outputs)]
-    try:
-        with context:
-            module = ir.Module.parse(text)
-            converter.set_signature(
-                module.operation, signature_name="serving_default", input_names=inputs, output_names=results
-            )
-            settings = converter.ConvertToTFLConfig()
-            settings.model_origin_framework = "JAX"
-            settings.strict_qdq_mode = True  # else marks are dropped without a word
-            converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), settings)
-            return bytes(converter.export_flatbuffer_to_bytes(module.operation))
-    except Exception as error:  # the converter's own kinds
-        raise ArgumentError(f"LiteRT's converter refuses the function: {type(error).__name__}: {error}") from error
-
-
-def _operations(content: bytes) -> tuple[Operation, ...]:
-    from litert_converter import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
-    types = {number: name for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
-    found = []
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            tensors = [graph.tensors[i] for i in (*operator.inputs[:2], *operator.outputs[:1]) if i >= 0]
-            kinds = tuple(types[tensor.type] for tensor in tensors)
-            shape = () if tensors[-1].shape is None else tuple(map(int, tensors[-1].shape))
-            found.append(Operation(names[max(code.builtinCode, code.deprecatedBuiltinCode)], kinds, shape))
-    return tuple(found)

@@ -136,6 +136,30 @@ def bind(equation: Equation, args: Sequence[Any], **changes: Any) -> list[Any]:
     return list(out) if equation.primitive.multiple_results else [out]
 
 
+def constants_apart(fn: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """Takes the constants out of a function that it closes over.
+
+    Args:
+      fn: a function of arrays.
+      *example: its arguments, or their shapes.
+
+    Returns:
+      ``fn`` as a function of ``(constants, *arguments)``, and its constants.
+
+    Example:
+      >>> apart, constants = constants_apart(lambda x: x + np.float32([2, 3]), np.float32([1, 1]))
+      >>> apart([2 * each for each in constants], np.float32([1, 1])).tolist()
+      [5.0, 7.0]
+    """
+    closed, results = jax.make_jaxpr(fn, return_shape=True)(*example)
+
+    def apart(constants: Sequence[Any], *arguments: Any) -> Any:
+        own = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, list(constants)))
+        return jax.tree.unflatten(jax.tree.structure(results), own(*jax.tree.leaves(arguments)))
+
+    return apart, [jax.numpy.asarray(each) for each in closed.consts]
+
+
 def is_whole(equation: Equation) -> bool:
     """Returns whether every device holds an equation's result in full, as its type says."""
     return all(entry is None for entry in layout(equation).spec)

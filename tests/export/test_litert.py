@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.export import symbolic_args_specs
 
 from jaxcomp import export
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.rewrite import Scheme, calibrate, choose, factorize, fold_batch_norm, quantize, shrink
 from tests.train.models.tiny import TINY, made
+from train.bench.scale import peak
 
 litert_converter = pytest.importorskip("litert_converter", reason="jaxcomp[litert] is not installed")
 runtime = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
@@ -47,10 +49,12 @@ def path(tmp_path: Path) -> Path:
 def run(path: Path, *inputs: Any) -> list[np.ndarray]:
     """The results of a file, in its runtime."""
     model = runtime.Interpreter(model_path=str(path))
+    given = {int(own["name"].split("x")[-1].split(":")[0] or 0): own["index"] for own in model.get_input_details()}
+    for number, index in given.items():
+        model.resize_tensor_input(index, np.shape(inputs[number]))
     model.allocate_tensors()
-    for own in model.get_input_details():
-        index = int(own["name"].split("x")[-1].split(":")[0] or 0) if len(inputs) > 1 else 0
-        model.set_tensor(own["index"], np.asarray(inputs[index]))
+    for number, index in given.items():
+        model.set_tensor(index, np.asarray(inputs[number]))
     model.invoke()
     return [model.get_tensor(own["index"]) for own in model.get_output_details()]
 
@@ -114,6 +118,30 @@ def test_a_transformer_multiplies_its_weights_in_integers(path: Path) -> None:
     integers = [each for each in report.operations if each.name == "FULLY_CONNECTED" and each.types[0] == "INT8"]
     assert len(integers) >= 4
     assert furthest(run(path, IMAGES[:2]), fn(packed, IMAGES[:2])) < 0.25
+
+
+def test_weights_go_to_the_converter_beside_the_text(path: Path) -> None:
+    params = [jnp.full((1024, 1024), i, jnp.float32) for i in range(16)]
+    before = peak(reset=True)
+    report = export.litert(path, lambda p, x: functools.reduce(jnp.matmul, p, x), params, jnp.ones((1, 1024)))
+    assert report.bytes > 64 * 2**20
+    assert peak() - before < 6 * report.bytes  # in the text 8 times
+
+
+def test_another_batch_is_taken_by_the_runtime(path: Path) -> None:
+    apply_fn, params = residual()
+    fn, packed = quantize(apply_fn, params, IMAGES[:1], ranges=calibrate(apply_fn, params, [IMAGES]))
+    for own, given, far in ((apply_fn, params, 1e-4), (fn, packed, 0.05)):
+        export.litert(path, own, given, IMAGES[:1], batches=[IMAGES])
+        assert furthest(run(path, IMAGES), own(given, IMAGES)) < far
+    with pytest.raises(ArgumentError, match=r"sizes that are numbers, got \[batch,16,16,3\].*resize_tensor_input"):
+        export.litert(path, apply_fn, params, *symbolic_args_specs((IMAGES,), "batch, ..."))
+
+
+def test_an_input_that_nothing_reads_is_the_files_too(path: Path) -> None:
+    export.litert(path, lambda p, x, y: x @ p, jnp.eye(3), jnp.ones((2, 3)), jnp.ones((2, 3)))
+    (found,) = run(path, np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32))
+    assert np.array_equal(found, np.ones((2, 3)))
 
 
 def test_every_tiny_model_is_known() -> None:

@@ -1,5 +1,6 @@
 """An ONNX file computes in ONNX Runtime what the function computes: floats to rounding, integers to a step."""
 
+import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from jaxcomp import export, rewrite
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.rewrite import Scheme, calibrate, factorize, fold_batch_norm, quantize, shrink
 from tests.rewrite.channels.test_models import CASES, Case, prepared
+from train.bench.scale import peak
 
 onnx = pytest.importorskip("onnx", reason="needs the package onnx")
 runtime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
@@ -214,6 +216,16 @@ def test_weights_of_four_bits_are_half_a_byte(tmp_path: Path) -> None:
     report = export.onnx(tmp_path / "model.onnx", fn, params, normal(2, 256))
     assert 256 * 128 < report.bytes < 256 * 128 + 3000
     assert off(tmp_path / "model.onnx", fn, params, normal(2, 256)) <= 1e-5
+
+
+def test_writing_takes_less_than_four_times_the_weights(tmp_path: Path) -> None:
+    params = [jnp.full((1024, 1024), i, jnp.float32) for i in range(12)]
+    before = peak(reset=True)
+    report = export.onnx(
+        tmp_path / "model.onnx", lambda p, x: functools.reduce(jnp.matmul, p, x), params, normal(1, 1024)
+    )
+    assert report.bytes > 48 * 2**20
+    assert peak() - before < 4 * report.bytes
 
 
 def test_stacked_layers_in_integers(tmp_path: Path) -> None:

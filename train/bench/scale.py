@@ -112,6 +112,13 @@ def _pack(network: Network, load: bool) -> Call:
     return lambda: jc.pack.load(path)
 
 
+def _export(network: Network, name: str, rewrite: str) -> Call:
+    function, params = network.rewritten(rewrite)
+    batches, write = network.batches[:1] if rewrite == "quantized" else None, getattr(jc.export, name)
+    path = Path(tempfile.mkdtemp()) / name
+    return lambda: write(path, function, params, network.example, batches=batches)
+
+
 rewrite, trace = jc.rewrite, jc.trace
 CALLS: dict[str, Callable[[Network], Call]] = {
     "forward, jitted": _forward,
@@ -136,6 +143,10 @@ CALLS: dict[str, Callable[[Network], Call]] = {
     "sparsify, sparsegpt": lambda n: _on_data(n, jc.posttrain.sparsify, 0.8, method="sparsegpt", places=256),
     "pack.save": lambda n: _pack(n, False),
     "pack.load": lambda n: _pack(n, True),
+    "export.onnx": lambda n: _export(n, "onnx", "folded"),
+    "export.onnx, quantized": lambda n: _export(n, "onnx", "quantized"),
+    "export.litert": lambda n: _export(n, "litert", "folded"),
+    "export.litert, quantized": lambda n: _export(n, "litert", "quantized"),
     "folded": lambda n: _forward(n, "folded", jit=False),
     "folded, jitted": lambda n: _forward(n, "folded"),
     "quantized": lambda n: _forward(n, "quantized", jit=False),

@@ -80,12 +80,12 @@ def _quartiles(numbers: np.ndarray) -> list[float]:
     return np.quantile(numbers, [0.25, 0.75]).tolist()
 
 
-def machine() -> dict[str, Any]:
+def machine(module: str = "train.bench") -> dict[str, Any]:
     """Where, when and by which command the numbers came about."""
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m train.bench", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),

@@ -158,8 +158,14 @@ def part(
     strides = [1] * len(first) if steps is None else _numbers("steps", steps)
     places = [slice(None)] * x.ndim
     for axis, begin, end, stride in zip(which, first, last, strides, strict=True):
-        places[axis] = slice(begin, None if stride < 0 and end < -x.shape[axis] else end, stride)
+        places[axis] = slice(begin, end, stride) if stride > 0 else _backwards(begin, end, stride, x.shape[axis])
     return x[tuple(places)]
+
+
+def _backwards(begin: int, end: int, stride: int, size: int) -> slice:
+    """Places from the last to the first: a beginning before all is the first, for Python it would be none."""
+    begin, end = (place + size * (place < 0) for place in (begin, end))
+    return slice(min(max(begin, 0), size - 1), None if end < 0 else end, stride)
 
 
 def reshape(a: Attributes, x: Array, shape: Array) -> Array:
@@ -202,13 +208,17 @@ def resize(
 
 
 def reduced(name: str) -> Callable[..., Array]:
-    """A mean or a sum over axes; over all, where none is given."""
+    """A mean or a sum over axes, over all where none is given; of integers one, rounded toward zero."""
 
     def compute(a: Attributes, x: Array, axes: Array | None = None) -> Array:
         which = () if axes is None else tuple(_numbers("axes", axes))
         if not which and a.get("noop_with_empty_axes"):
             return x
-        return getattr(_of(x), name)(x, axis=which or None, keepdims=bool(a.get("keepdims", 1)))
+        how: dict[str, Any] = {"axis": which or None, "keepdims": bool(a.get("keepdims", 1))}
+        if name == "mean" and np.issubdtype(x.dtype, np.integer):
+            total = _of(x).sum(x, dtype=x.dtype, **how)
+            return divide(a, total, np.asarray(x.size // max(total.size, 1), x.dtype))
+        return getattr(_of(x), name)(x, dtype=x.dtype, **how)
 
     return compute
 
