@@ -177,7 +177,7 @@ def describe(opt_state: Any, compressor: Compressor, params: Params | None = Non
       {'kernel': 4}
     """
     behind, state, step = _adaptor(opt_state, params)
-    return dict(compressor.describe(behind, _own_state(compressor, behind, state), step))
+    return dict(compressor.describe(behind, _own_state(compressor, behind, state), int(step)))
 
 
 def _flatten(tree: Any, is_leaf: Callable[[Any], bool]) -> list[tuple[Any, Any]]:
@@ -189,7 +189,7 @@ def _is_adaptor(node: Any) -> bool:
     return isinstance(node, CompressState) or (isinstance(node, Mapping) and needed <= set(node) <= fields)
 
 
-def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]:
+def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, Any]:
     """The parameters behind the view, the compressor's state and its step, of the only adaptor in an optimizer's."""
     found = [(jax.tree_util.keystr(path), node) for path, node in _flatten(opt_state, _is_adaptor) if _is_adaptor(node)]
     if len(found) != 1:
@@ -202,7 +202,7 @@ def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]
         )
     ((_, node),) = found
     if isinstance(node, CompressState):
-        return node.params, node.compressor, int(node.step)
+        return node.params, node.compressor, node.step
     if params is None:
         raise ArgumentError(
             "the optimizer state is made of dictionaries, in which the structure of the parameters is lost: call "
@@ -212,7 +212,7 @@ def _adaptor(opt_state: Any, params: Params | None) -> tuple[Params, State, int]
     behind = jax.tree_util.tree_map_with_path(
         lambda path, leaf: held.get(paths.path_string(path), optax.MaskedNode()), params
     )
-    return behind, node.get("compressor", ()), int(jnp.asarray(node["step"]))
+    return behind, node.get("compressor", ()), jnp.asarray(node["step"])
 
 
 def _own_state(compressor: Compressor, params: Params, state: State) -> State:

@@ -342,3 +342,10 @@ def test_the_optimizer_of_nnx_is_a_state_like_any_other():
         jax.tree.map(np.testing.assert_array_equal, view, recipe.apply(params, recipe.init(params)))
     with pytest.raises(ArgumentError, match="made of dictionaries"):
         finalize(nnx.state(optimizer), recipe)
+
+
+def test_it_is_finalized_inside_of_transformations():
+    prune, params = jc.prune.magnitude(0.5), {"w": jnp.arange(8.0).reshape(2, 4)}
+    ensemble = jax.vmap(compress(optax.sgd(0.1), prune).init)(params)
+    views = jax.jit(jax.vmap(lambda held: finalize(held, prune)))(ensemble)
+    assert views["w"].tolist() == [[0, 0, 2, 3], [0, 0, 6, 7]]

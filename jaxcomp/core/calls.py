@@ -184,6 +184,8 @@ def _hint(params: Any, inputs: Sequence[Any]) -> str:
             " These parameters hold packed weights: give them with the function that the rewrite returned beside them, "
             "or give jaxcomp.rewrite.densify(params)."
         )
+    if any(isinstance(leaf, bool | str) for leaf in jax.tree.leaves(inputs)):
+        return " Flags and names are no inputs: bind them first, as in lambda params, x: model.apply(params, x, False)."
     if not inputs:
         return " Give its other arguments too, an example of them or their shapes, after the parameters."
     bare = jax.tree_util.treedef_is_leaf(jax.tree.structure(params))

@@ -39,12 +39,25 @@ def compiled(function: Callable[..., Any], key: Any = None) -> Callable[..., Any
         leaves, tree = jax.tree.flatten(args)
         if any(isinstance(x, jax.core.Tracer) for x in leaves):
             return function(*args)
-        key = tree, jax.sharding.get_abstract_mesh(), tuple((jax.typeof(x), _layout(x)) for x in leaves)
+        kinds = tuple((jax.typeof(x), _layout(x)) for x in leaves)
+        key = tree, jax.sharding.get_abstract_mesh(), settings(), kinds
         if key not in own:
             own[key] = _found(function, args, key)
         return own[key](*args)
 
     return call
+
+
+def settings() -> tuple[Any, ...]:
+    """Returns the settings of JAX that a trace takes in: under others a function is traced anew.
+
+    Example:
+      >>> known = settings()
+      >>> with jax.default_matmul_precision("highest"):
+      ...     settings() == known
+      False
+    """
+    return tuple(getattr(jax.config, name) for name in ("jax_default_matmul_precision", "jax_enable_x64"))
 
 
 @functools.lru_cache(MOST)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Frame, Node, Program, Value
+from jaxcomp.trace.liveness import has_effects
 
 
 class Origin(NamedTuple):
@@ -75,7 +76,8 @@ class Origins:
                 return outs
         if node.frames:
             return self._body(node.frames[0], ins, calls)
-        return [_all(ins)] * len(node.outs)
+        # What a node with effects gives is of whatever went before: a mutable array holds what was written to it.
+        return [LIVE if has_effects(node) else _all(ins)] * len(node.outs)
 
     def _loop(self, frame: Frame, ins: Sequence[Origin], first: int, carried: int, calls: int) -> list[Origin]:
         consts, carry, rest = list(ins[:first]), list(ins[first : first + carried]), list(ins[first + carried :])

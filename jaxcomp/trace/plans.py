@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core import meshes
+from jaxcomp.core.programs import settings
 from jaxcomp.core.types import Params
 from jaxcomp.trace import compat
 from jaxcomp.trace.ir import Program, all_nodes
@@ -20,7 +21,9 @@ def shapes_of(params: Params) -> Params:
 
 
 class Plans(Generic[Plan]):
-    """Plans by the structure, shapes and dtypes of inputs, under Explicit axes by layouts too: they are types there.
+    """Plans by the structure, shapes and dtypes of inputs, and by the settings that JAX traces in (precision, x64).
+
+    Under Explicit axes by layouts too: they are types there.
 
     A function that closes over values which some transformation traces is planned anew each time: they are gone once
     the trace ends.
@@ -59,7 +62,7 @@ class Plans(Generic[Plan]):
 
 def _key(layouts: Any, inputs: tuple[Any, ...]) -> Any:
     leaves, tree = jax.tree.flatten(inputs)
-    return tree, layouts, tuple(_type(x) for x in leaves)
+    return tree, layouts, settings(), tuple(_type(x) for x in leaves)
 
 
 def _type(leaf: Any) -> Any:

@@ -77,6 +77,10 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
         lambda: shrink(net, PARAMS, keep=choose(0.5)),
         ("apply_fn", "inputs = none", "after the parameters"),
     ),
+    "a flag": (
+        lambda: jc.trace.sites(lambda p, x, train: net(p, x) if train else x, PARAMS, X, True),
+        ("apply_fn", "bool", "bind them first"),
+    ),
     "another tree": (lambda: shown({"a": X, "c": X}), ("parameters", "dict", "state")),
     "other shapes": (lambda: shown({"a": X, "b": X}), ("parameter of", "(2, 3)", "compressor.init(params)")),
     "a module for a function": (

@@ -135,3 +135,19 @@ def test_float64_parameters_where_float64_is_allowed() -> None:
         out = jax.jit(made)(new, x)
     assert out.dtype == jnp.float64
     assert np.abs(np.asarray(out) - np.asarray(wanted)).max() < 0.02 * np.abs(np.asarray(wanted)).max()
+
+
+def test_precision_is_that_of_the_call() -> None:
+    net = lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"]  # noqa: E731
+    params, x = {"a": jnp.ones((2, 4)), "b": jnp.ones((4, 2))}, jnp.ones((3, 2))
+    weights_alone = jc.rewrite.Scheme(8, inputs=None)
+    for new, own in (
+        jc.rewrite.shrink(net, params, x, keep={"a": np.arange(4) < 2}),
+        jc.rewrite.fold_weights(net, params, x),
+        jc.rewrite.quantize(net, params, x, scheme=weights_alone),
+    ):
+        with jax.default_matmul_precision("highest"):
+            assert str(jax.make_jaxpr(new)(own, x)).count("HIGHEST") == str(jax.make_jaxpr(net)(params, x)).count(
+                "HIGHEST"
+            )
+        assert "HIGHEST" not in str(jax.make_jaxpr(new)(own, x))

@@ -172,7 +172,7 @@ def recipe(program: Program, values: list[Value]) -> tuple[Any, ...]:
       program: a traced function.
       values: of it.
     """
-    live = live_values(program.frame, values)
+    live = live_values(program.frame, values, effects=False)
     nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
     return constants_of(program, values), tuple(node.op for node in nodes if node.op not in _SPREADS)
 
@@ -212,7 +212,7 @@ def _is_of_inputs(each: Computed) -> bool:
 
 
 def _nodes(program: Program, each: Computed) -> list[Node]:
-    live = live_values(program.frame, [each.value])
+    live = live_values(program.frame, [each.value], effects=False)
     return [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
 
 

@@ -106,7 +106,7 @@ def constants_of(program: Program, wanted: Sequence[Value]) -> tuple[Any, ...]:
 
     They may depend on the inputs' shapes.
     """
-    live = live_values(program.frame, {value for value in wanted if value.const is None})
+    live = live_values(program.frame, {value for value in wanted if value.const is None}, effects=False)
     nodes = [node for node in all_nodes(program.frame) if not live.isdisjoint(node.outs)]
     values = [*wanted, *(value for node in nodes for value in node.ins)]
     consts = [value.const for value in values if value.const is not None]

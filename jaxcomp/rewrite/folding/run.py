@@ -90,7 +90,7 @@ class Evaluation(Interpreter):
         self._wanted: dict[int, set[Value]] = {}
         for frame, values in wanted:
             self._wanted.setdefault(id(frame), set()).update(values)
-        self._live = live_values(program.frame, set[Value]().union(*self._wanted.values()))
+        self._live = live_values(program.frame, set[Value]().union(*self._wanted.values()), effects=False)
 
     def node(self, node: Node, operands: list[Any]) -> list[Any]:
         if self._live.isdisjoint(node.outs) and self._live.isdisjoint(values_inside(node)):

@@ -116,7 +116,27 @@ def test_the_function_stays_and_every_weight_is_a_parameter(name: str) -> None:
     assert jax.tree.all(jax.tree.map(np.array_equal, same, folded))
 
 
+def reported(p: Any, x: jax.Array) -> jax.Array:
+    """What is told on the way is no part of any weight."""
+    jax.debug.callback(lambda _: None, x.sum())
+    return x @ p["w"]
+
+
+def kept_in_a_reference(p: Any, x: jax.Array) -> jax.Array:
+    """A mutable array begins without inputs, and holds what is written to it."""
+    sums = jax.new_ref(jnp.zeros((len(x), 5)))
+
+    def step(carry: Any, row: jax.Array) -> tuple[Any, None]:
+        sums[...] += row @ p["w"]
+        return carry, None
+
+    lax.scan(step, 0, jnp.stack([x, -2 * x]))
+    return jnp.tanh(sums[...]) @ p["w"].T
+
+
 LEFT: dict[str, tuple[Callable[..., Any], str]] = {
+    "beside a callback": (reported, ""),
+    "in a mutable array": (kept_in_a_reference, ""),
     "a result": (lambda p, x: (x @ jnp.tanh(p["w"]), p["w"].sum()), "becomes free"),
     "needed elsewhere": (lambda p, x: (x @ jnp.tanh(p["w"])) @ p["w"].T, "becomes free"),
     "moved, cast and scaled": (lambda p, x: 3 * x @ -(p["w"] / 2).astype(jnp.float16).astype(jnp.float32), ""),
