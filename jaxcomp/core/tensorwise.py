@@ -40,7 +40,7 @@ def tensorwise(
         try:
             return function(*args)
         except ArgumentError as error:
-            raise ArgumentError(f"{path_string(path)}: {error}") from None
+            raise ArgumentError(f"{path_string(path) or 'the parameter'}: {error}") from None
 
     def own(path: Any, leaf: Any) -> tuple[Any, ...]:
         if beside is None:

@@ -133,7 +133,8 @@ class Rewritten(Generic[Plan]):
         Args:
           choose: from the program of the original to ``{value: name}``.
         """
-        marked = copy.copy(self)
+        marked = object.__new__(type(self))
+        vars(marked).update(vars(self))
         marked._marks = choose
         return marked
 
@@ -144,6 +145,15 @@ class Rewritten(Generic[Plan]):
     def __repr__(self) -> str:
         steps = " -> ".join(f"{each.name}({each.said})" for each in self.decisions)
         return f"<{getattr(self.original, '__name__', type(self.original).__name__)} -> {steps}>"
+
+    def __deepcopy__(self, memo: Any) -> "Rewritten[Plan]":
+        return self  # as any function: nothing in it changes
+
+    def __reduce__(self) -> Any:
+        raise ArgumentError(
+            "a rewritten function is not pickled: jaxcomp.rewrite.save(path, fn, params) stores it, and "
+            "jaxcomp.rewrite.load(path, apply_fn, shapes, *example) makes it again"
+        )
 
     def plan(self, program: Program) -> Plan:
         """Plans the run of a program, once for each shape of its inputs."""

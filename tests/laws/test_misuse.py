@@ -1,5 +1,6 @@
 """A call that was meant otherwise is an error: it names the argument, what came, and the call that was meant."""
 
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,10 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
     "a flag": (
         lambda: jc.trace.sites(lambda p, x, train: net(p, x) if train else x, PARAMS, X, True),
         ("apply_fn", "bool", "bind them first"),
+    ),
+    "a pickle": (
+        lambda: pickle.dumps(jc.rewrite.fold_weights(net, PARAMS, X)[0]),
+        ("rewritten function", "pickled", "save(path, fn, params)"),
     ),
     "another tree": (lambda: shown({"a": X, "c": X}), ("parameters", "dict", "state")),
     "other shapes": (lambda: shown({"a": X, "b": X}), ("parameter of", "(2, 3)", "compressor.init(params)")),

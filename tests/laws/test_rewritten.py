@@ -1,5 +1,6 @@
 """Laws of what a rewrite returns: an ordinary function, which computes what the rewrite promises, wherever it runs."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,7 @@ def made(name: str, network: str) -> tuple[Any, Any, Any]:
 def test_it_computes_what_it_promises_alone_and_mapped(name: str, network: str) -> None:
     f, params, x = NETWORKS[network]
     new, small, _ = made(name, network)
+    assert copy.deepcopy({"apply_fn": new})["apply_fn"] is new  # as any function is
     other, view = PROMISES[name](f, params, x, new, small)
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), small)
 

@@ -47,6 +47,9 @@ class Groups:
         """
         return _find(self, name)
 
+    def __deepcopy__(self, memo: Any) -> "Groups":
+        return self  # nothing in it changes
+
     def masks(self, keep: Mapping[str, Any]) -> dict[AxisKey, np.ndarray]:
         """Translates what is kept of groups to what is kept of each parameter's axis.
 

@@ -125,6 +125,9 @@ class Tapped:
     def __repr__(self) -> str:
         return f"<{getattr(self.__wrapped__, '__name__', self.__wrapped__)} tapped at {', '.join(self.at.values())}>"
 
+    def __deepcopy__(self, memo: Any) -> "Tapped":
+        return self  # as any function: nothing in it changes
+
     def prepare(self, *given: Any) -> None:
         """Finds the values for arguments of some shapes; nothing is computed."""
         self._plans((), given)
