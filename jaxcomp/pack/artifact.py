@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError, MissingExtraError
 from jaxcomp.core.types import Note, Params
-from jaxcomp.pack import coding, container, entropy, layout, stored
+from jaxcomp.pack import coding, container, entropy, layout, pieces, stored
 
 Path = str | os.PathLike[str]
 
@@ -90,10 +90,8 @@ def write(
     arrays = [fetch(leaf) for leaf in full]
     said = [notes.get(leaf.note, Note()) for leaf in full]
     fields = layout.bit_fields(params)
-    coded = [
-        coding.encode(array, note.grid, note.format, ranges=ranges, fields=fields.get(leaf.note))
-        for leaf, array, note in zip(full, arrays, said, strict=True)
-    ]
+    own = [fields.get(leaf.note) for leaf in full]
+    coded = _encoded(list(zip(arrays, said, own, strict=True)), ranges)
     _warn_of([leaf.name for leaf, c in zip(full, coded, strict=True) if c.off_grid])
     header: dict[str, Any] = {
         "empty": [[i, leaf.keys, leaf.value] for i, leaf in enumerate(leaves) if leaf.empty],
@@ -107,6 +105,17 @@ def write(
         for leaf, array, c in zip(full, arrays, coded, strict=True)
     ]
     return container.write(path, {key: value for key, value in header.items() if value}, blocks)
+
+
+def _encoded(tensors: list[tuple[np.ndarray, Note, Any]], ranges: bool) -> list[coding.Coded]:
+    """Tensors as streams: small ones side by side in threads, large ones one after the other, each in pieces."""
+
+    def one(array: np.ndarray, note: Note, apart: Any) -> coding.Coded:
+        return coding.encode(array, note.grid, note.format, ranges=ranges, fields=apart)
+
+    with pieces.workers() as pool:
+        small = [pool.submit(one, *tensor) if tensor[0].size <= pieces.PIECE else None for tensor in tensors]
+        return [job.result() if job else one(*tensor) for tensor, job in zip(tensors, small, strict=True)]
 
 
 def _ranges(coder: str) -> bool:

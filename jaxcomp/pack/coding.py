@@ -22,7 +22,7 @@ from jaxcomp.pack.forms import (
     in_pieces,
     promising,
     set_bits,
-    streams_at,
+    smallest,
     without_matches,
 )
 from jaxcomp.pack.streams import expand_into
@@ -152,15 +152,16 @@ def _deflated(array: np.ndarray, found: Found | None, facts: Facts, ranges: bool
     """The smallest of the forms without the range coder, but perhaps for the positions; or another that is smaller."""
     flat = array.reshape(-1)
     every = forms_of(flat, found, facts, array.ndim)
-    if other is not None and flat.size >= _CLEAR and without_matches(flat, every[1], other.size):
-        return other
+    if other is not None and flat.size >= _CLEAR:
+        codes = next(form for form in every if form.kind != "plain")
+        if without_matches(flat, codes, other.size):
+            return other
     forms = promising(flat, every, math.inf if other is None else other.size)
     if other is not None and not forms:
         return other
     where = pieces.sample(flat.size)
-    tried = [streams_at(flat, form, where) for form in forms]
-    form, streams = min(zip(forms, tried, strict=True), key=lambda each: sum(len(stream) + 3 for stream in each[1]))
     times = flat.size / max(1, where.size)
+    form, streams = smallest(flat, forms, where, math.inf if other is None else other.size / times)
     if other is not None and times > 1 and other.size <= times * sum(map(len, streams)):
         return other
     numbers, pattern = _pattern(array) if ranges and form.where else ([], None)

@@ -13,7 +13,7 @@ Reference: Weinberger, Seroussi, Sapiro, The LOCO-I lossless image compression a
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,10 +152,10 @@ class Contexts:
             expected = (UNIT * self._same[at].astype(np.int64) + 2 * expected) // (turns + 2)[:, None]
         return np.searchsorted(self._edges, expected.reshape(-1), "right").astype(np.uint8).reshape(expected.shape)
 
-    def tables(self) -> np.ndarray:
-        """Returns every table: ``[tables, symbols]`` int64, each at least 1 and of sum TOTAL."""
-        leaning = self.symbols * self._shapes // 2 + (8 + self.symbols // 2) * self._of_all()
-        weights = (self._counts << _SHIFT) + leaning
+    def tables(self, of: Any = slice(None)) -> np.ndarray:
+        """Returns every table, ``[tables, symbols]`` int64, each at least 1 and of sum TOTAL; or some, by number."""
+        leaning = self.symbols * self._shapes[of] // 2 + (8 + self.symbols // 2) * self._of_all()
+        weights = (self._counts[of] << _SHIFT) + leaning
         tables = 1 + weights * (TOTAL - self.symbols) // weights.sum(axis=1, keepdims=True)
         likeliest = tables.argmax(axis=1)
         tables[np.arange(len(tables)), likeliest] += TOTAL - tables.sum(axis=1)

@@ -99,8 +99,8 @@ def encode(
             ends.append(_append(stream, encoder))
             encoder, held = coder.stream.queue.RangeEncoder(), 0
         symbols = (part.codes.reshape(-1) - numbers.low).astype(np.int32)[part.order]
-        for table, begin, end in part.runs:
-            encoder.encode(symbols[begin:end], _model(coder, part.tables[table]))
+        for table, (_, begin, end) in zip(part.tables, part.runs, strict=True):
+            encoder.encode(symbols[begin:end], _model(coder, table))
         held += symbols.size
     _append(stream, encoder)
     return numbers._replace(ends=tuple(ends)), stream
@@ -129,9 +129,9 @@ def decode(stream: Any, shape: tuple[int, ...], numbers: Numbers) -> Iterator[tu
             rest = rest[size:]
         which = contexts.of(begin, end)
         order, runs = _grouped(which)
-        tables, symbols = contexts.tables(), np.empty(which.size, np.int64)
-        for table, first, last in runs:
-            symbols[order[first:last]] = _decoded(decoder, _model(coder, tables[table]), last - first)
+        tables, symbols = contexts.tables([number for number, _, _ in runs]), np.empty(which.size, np.int64)
+        for table, (_, first, last) in zip(tables, runs, strict=True):
+            symbols[order[first:last]] = _decoded(decoder, _model(coder, table), last - first)
         codes = (symbols + numbers.low).reshape(which.shape)
         contexts.see(begin, codes, which)
         held += codes.size
@@ -149,8 +149,9 @@ def ideal_bytes(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray
     """
     bits = 0.0
     for part in _sliced(shape, codes, numbers):
-        chosen = part.tables[part.which.reshape(-1), part.codes.reshape(-1) - numbers.low]
-        bits -= float(np.log2(chosen / TOTAL).sum())
+        symbols = (part.codes.reshape(-1) - numbers.low)[part.order]
+        for table, (_, begin, end) in zip(part.tables, part.runs, strict=True):
+            bits -= float(np.log2(table[symbols[begin:end]] / TOTAL).sum())
     return bits / 8
 
 
@@ -171,8 +172,9 @@ def modeled(
 
 
 class _Slice(NamedTuple):
+    """Codes, the tables that they take, their order by table, and which run of them is whose."""
+
     codes: np.ndarray
-    which: np.ndarray
     tables: np.ndarray
     order: np.ndarray
     runs: list[tuple[int, int, int]]
@@ -184,7 +186,8 @@ def _sliced(shape: tuple[int, ...], codes: Callable[[np.ndarray], np.ndarray], n
     for begin, end in layout.slices(numbers.first_version):
         which = contexts.of(begin, end)
         own = codes(layout.positions(begin, end)).reshape(which.shape)
-        yield _Slice(own, which, contexts.tables(), *_grouped(which))
+        order, runs = _grouped(which)
+        yield _Slice(own, contexts.tables([number for number, _, _ in runs]), order, runs)
         contexts.see(begin, own, which)
 
 

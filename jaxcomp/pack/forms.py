@@ -13,7 +13,12 @@ from jaxcomp.pack import fields, lattice, pieces
 from jaxcomp.pack.regrid import regrid
 from jaxcomp.pack.streams import Squeezer, matches, squeeze
 
+_LITERAL = 2
+"""Bytes that a value takes at least where it comes first."""
 _GLANCE, _DOUBT = 1 << 12, 1.1
+
+_HEADER = 3
+"""Bytes that the header takes for a stream, about."""
 
 
 class Form(NamedTuple):
@@ -66,15 +71,26 @@ class Facts(NamedTuple):
 
 
 class Found(NamedTuple):
+    """The grid that a tensor's values lie on.
+
+    Attributes:
+      lattice: it, with its numbers in the order of the tensor.
+      grid: it, as it was told or found.
+      facts: of the codes.
+      steps: ``[n]`` int64, the codes less zero points of a small tensor; None: they are made anew where they are asked.
+    """
+
     lattice: lattice.Lattice
     grid: Grid
     facts: Facts
+    steps: np.ndarray | None = None
 
     def codes(self, flat: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Returns a function from positions of ``flat`` to codes."""
 
         def codes(positions: np.ndarray) -> np.ndarray:
-            steps = self.lattice.steps(flat[positions], positions)
+            held = self.steps
+            steps = self.lattice.steps(flat[positions], positions) if held is None else held[positions]
             assert steps is not None  # they were checked
             return self.lattice.codes(steps, positions)
 
@@ -102,13 +118,15 @@ def _checked(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
     made, flat = lattice.lattice_of(array, grid, format), array.reshape(-1)
     if made is None:
         return None
-    sampled = pieces.sample(flat.size)
-    if made.steps(flat[sampled], sampled) is None:
+    small = flat.size <= pieces.PIECE
+    first = pieces.sample(flat.size, flat.size if small else pieces.SAMPLE)
+    held = made.steps(flat[first], first)
+    if held is None:
         return None
 
     def facts(piece: tuple[int, int]) -> Facts | None:
         positions = np.arange(*piece)
-        steps = made.steps(flat[slice(*piece)], positions)
+        steps = held if small else made.steps(flat[slice(*piece)], positions)
         if steps is None:
             return None
         stored, codes = set_bits(flat[slice(*piece)]), made.codes(steps, positions)
@@ -116,7 +134,7 @@ def _checked(array: np.ndarray, grid: Grid, format: str | None) -> Found | None:
         return Facts(not stored.all(), negative, fields.span(codes), fields.span(codes[stored]))
 
     whole = _whole(flat.size, facts)
-    return None if whole is None else Found(made, grid, whole)
+    return None if whole is None else Found(made, grid, whole, held if small else None)
 
 
 def facts_of(flat: np.ndarray) -> Facts:
@@ -160,8 +178,11 @@ def forms_of(flat: np.ndarray, found: Found | None, facts: Facts, ndim: int) -> 
     few = (
         facts.zeros and np.count_nonzero(set_bits(flat[pieces.sample(flat.size)])) <= min(flat.size, pieces.SAMPLE) / 2
     )
-    for where in ("", "mask", "gaps") if few else ("", "mask") if facts.zeros else ("",):
-        forms.append(Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
+    ways = ("", "mask", "gaps") if few else ("", "mask") if facts.zeros else ("",)
+    bare = ways if found is None or _told(flat, before) else ways[: facts.negative]
+    for where in ways:
+        if where in bare:
+            forms.append(Form("plain", where, [], [], flat.itemsize, flat.__getitem__, _bytes_of))
         held = facts.kept if where else facts.every
         if _are_integers(flat.dtype):
             forms += _packed("ints", where, [], [], held, lambda positions: flat[positions].astype(np.int64))
@@ -169,6 +190,12 @@ def forms_of(flat: np.ndarray, found: Found | None, facts: Facts, ndim: int) -> 
         elif found is not None and (where or not facts.negative):
             forms += _packed("codes", where, args, before, held, found.codes(flat))
     return forms
+
+
+def _told(flat: np.ndarray, numbers: list[Any]) -> bool:
+    """Whether values as they are could tell of their scales in fewer bytes than these take: each is there once."""
+    words = flat.view(f"u{flat.itemsize}")[pieces.sample(flat.size, _GLANCE)]
+    return _LITERAL * np.unique(words).size < sum(map(len, numbers)) + _HEADER * len(numbers)
 
 
 def _packed(
@@ -200,22 +227,47 @@ def set_bits(flat: np.ndarray) -> np.ndarray:
     return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
 
 
-def streams_at(flat: np.ndarray, form: Form, where: np.ndarray) -> list[Any]:
+def streams_at(flat: np.ndarray, form: Form, where: np.ndarray, most: float, kept: dict[str, Any]) -> list[Any]:
     """Encodes a tensor at some positions, as if these were all.
 
     Args:
       flat: ``[n]``, the tensor.
       form: in which.
       where: positions.
+      most: bytes above which any streams will do.
+      kept: what was found of positions for another form there, by how zeros are left out; it is added to.
     """
-    positions, streams = where, []
+    positions, streams, most = where, [], most - sum(map(len, form.before))
     if form.where:
-        stored = set_bits(flat[where])
-        positions = where[stored]
-        packed = fields.bits_of(stored) if form.where == "mask" else fields.Gaps()(stored)
-        streams.append(squeeze(packed.tobytes()))
+        if form.where not in kept:
+            stored = set_bits(flat[where])
+            packed = fields.bits_of(stored) if form.where == "mask" else fields.Gaps()(stored)
+            kept[form.where] = where[stored], squeeze(packed.tobytes(), 1, most)
+        positions, stream = kept[form.where]
+        streams.append(stream)
     values = form.convert(form.values(positions))
-    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize)]
+    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize, most - sum(map(len, streams)))]
+
+
+def smallest(flat: np.ndarray, forms: list[Form], where: np.ndarray, most: float) -> tuple[Form, list[Any]]:
+    """Encodes a tensor at some positions in each form, and returns the smallest; any, if that takes ``most`` or more.
+
+    Args:
+      flat: ``[n]``, the tensor.
+      forms: to choose from.
+      where: positions.
+      most: bytes; forms that leave out zeros are compared with each other alone, as positions have another coder.
+    """
+    best: tuple[float, Form, list[Any]] | None = None
+    kept: dict[str, Any] = {}
+    for form in sorted(forms, key=lambda form: form.itemsize):
+        least = math.inf if best is None else best[0]
+        more = _HEADER * (len(form.before) + 1 + bool(form.where))
+        streams = streams_at(flat, form, where, (least if form.where else min(least, most)) - more, kept)
+        size = more + sum(map(len, streams))
+        best = (size, form, streams) if best is None or size < best[0] else best
+    assert best is not None
+    return best[1], best[2]
 
 
 def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
@@ -229,10 +281,12 @@ def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
     where = pieces.sample(flat.size, _GLANCE)
     if 2 * where.size >= flat.size:
         return forms
-    sizes = []
+    sizes: list[float] = []
+    share, kept = where.size / flat.size, dict[str, Any]()
     for form in forms:
-        streams, fixed = streams_at(flat, form, where), sum(map(len, form.before))
-        sizes.append(fixed + (sum(map(len, streams)) - fixed) * flat.size / where.size)
+        fixed = sum(map(len, form.before))
+        streams = streams_at(flat, form, where, fixed + (_DOUBT * min([most, *sizes]) - fixed) * share, kept)
+        sizes.append(fixed + (sum(map(len, streams)) - fixed) / share)
     return [form for form, size in zip(forms, sizes, strict=True) if size <= _DOUBT * min(most, *sizes)]
 
 

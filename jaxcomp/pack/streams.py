@@ -5,6 +5,7 @@ bytes itself, and the 6 bytes of a zlib wrapper are a tenth of a small layer. Ev
 expects, so that a forged stream cannot unfold into more; a large stream is written and read in pieces.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -31,6 +32,8 @@ _ITEM_WAYS = (
     _Way(PLANES, zlib.Z_DEFAULT_STRATEGY, apart=True),
 )
 _BARE, _MEMORY = -15, 9
+_BLOCK = 1 << 15
+"""Bytes of one block's codes at most."""
 _LAST = zlib.compressobj(9, zlib.DEFLATED, _BARE).flush()
 """Ends a stream that was coded in parts: a last block of nothing."""
 _TRIED = 1 << 13
@@ -43,7 +46,7 @@ _PENDING = 3
 _SIP = 1 << 16
 
 
-def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
+def squeeze(raw: bytes, itemsize: int = 1, most: float = math.inf) -> bytes:
     """Squeezes bytes to the smallest stream at hand: as they are, deflated, or deflated plane by plane.
 
     A plane holds one byte of every item: signs and exponents repeat where whole floats never do.
@@ -51,6 +54,7 @@ def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
     Args:
       raw: the bytes.
       itemsize: bytes of an item, >= 1; ``len(raw)`` is a multiple of it.
+      most: bytes above which any stream will do: searches that would not get below it are left out.
 
     Returns:
       The stream: at most 1 byte longer than ``raw``.
@@ -62,10 +66,13 @@ def squeeze(raw: bytes, itemsize: int = 1) -> bytes:
     Reference: Deutsch, DEFLATE compressed data format, RFC 1951, 1996.
     """
     ways: tuple[_Way, ...] = _ITEM_WAYS if itemsize > 1 else _BYTE_WAYS
-    tried = [RAW + raw, *_halves(raw, itemsize), *(_code(raw, itemsize, way) for way in ways if way.strategy)]
-    best = min(tried, key=len)
+    best = min([RAW + raw, *_halves(raw, itemsize)], key=len)
     for way in ways:
-        if way.strategy == zlib.Z_DEFAULT_STRATEGY and (len(raw) < _SHORT or _hopeful(raw, itemsize, way, len(best))):
+        if way.strategy == zlib.Z_HUFFMAN_ONLY and _fewest(raw, itemsize, way) < min(most, len(best)):
+            best = min(best, _code(raw, itemsize, way), key=len)
+    for way in ways:
+        least = min(most, len(best))
+        if way.strategy == zlib.Z_DEFAULT_STRATEGY and (len(raw) < _SHORT or _hopeful(raw, itemsize, way, least)):
             best = min(best, _code(raw, itemsize, way), key=len)
     return best
 
@@ -78,7 +85,20 @@ def _halves(raw: bytes, itemsize: int) -> list[bytes]:
     return [] if halves[:, 0].any() else [HALVES + halves[:, 1].tobytes()]
 
 
-def _hopeful(raw: bytes, itemsize: int, way: _Way, best: int) -> bool:
+def _fewest(raw: bytes, itemsize: int, way: _Way) -> float:
+    """The fewest bytes that Huffman codes alone can take: by the frequencies, which one block's codes do not beat."""
+    if not _SHORT < len(raw) < _BLOCK:  # the codes of a short one take no longer
+        return 0
+    planes = np.frombuffer(raw, np.uint8).reshape(-1, itemsize if way.apart else 1).T
+    bits = 0.0
+    for plane in planes:
+        counts = np.bincount(plane)
+        counts = counts[counts > 0]
+        bits += plane.size * np.log2(plane.size) - float((counts * np.log2(counts)).sum())
+    return bits / 8
+
+
+def _hopeful(raw: bytes, itemsize: int, way: _Way, best: float) -> bool:
     """Whether a long search for matches, seconds a megabyte in noise, could find what a short one did not."""
     quick = len(_code(raw, itemsize, way, _QUICK))
     return quick - best <= _GAIN * (len(raw) - quick)
