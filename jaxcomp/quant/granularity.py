@@ -10,7 +10,7 @@ from jax import Array
 from jaxcomp.core.axes import Axes, Shape, own_axes
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import along, replicated, spread_like
-from jaxcomp.core.reproducible import filled_up
+from jaxcomp.core.reproducible import counted, filled_up
 from jaxcomp.core.types import Block, Grid
 
 
@@ -100,7 +100,7 @@ def all_zero(w: Array, axis: Axes = None, block: int | None = None) -> Array:
     """
     cut = block_of(w.shape, axis, block)
     laid = groups(w, axis, cut)
-    return place(jnp.all(laid.values == 0, axis=laid.shared, keepdims=True), w.shape, cut)
+    return place(counted(laid.values != 0, laid.shared) == 0, w.shape, cut)
 
 
 def grid_shape(shape: Shape, block: Block) -> Shape:

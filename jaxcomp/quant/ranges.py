@@ -14,7 +14,7 @@ from jax import Array, lax
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
-from jaxcomp.core.reproducible import rounded, steady_sum
+from jaxcomp.core.reproducible import counted, rounded, steady_sum
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
@@ -286,7 +286,11 @@ def mean_of(values: Array, groups: ScaleGroups, where: Array) -> Array:
       where: bool, the values that count.
     """
     chosen = _weighted(where.astype(values.dtype), groups)
-    return steady_sum(values * chosen, groups.shared) / jnp.maximum(steady_sum(chosen, groups.shared), 1)
+    if groups.weights is None:
+        count = counted(replicated(where), groups.shared).astype(values.dtype)
+    else:
+        count = steady_sum(chosen, groups.shared)
+    return steady_sum(values * chosen, groups.shared) / jnp.maximum(count, 1)
 
 
 def grid_between(low: Array, high: Array, format: Format, idle: float = 1.0) -> Grid:
