@@ -8,7 +8,7 @@ artifact's network takes pixels, 0 to 255, and so does the file.
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,16 +29,15 @@ ROUNDS = {1: 50, 256: 5}
 """By the images of a batch: how often it is timed."""
 
 
-def to_litert(own: Opened, path: Path, calibration: int) -> int:
-    """Writes a .tflite file; returns its bytes."""
-    report = jc.export.litert(
-        path, own.model.infer, own.variables, own.dataset.test.images[:1], batches=_batches(own, calibration)
-    )
+def to_litert(own: Opened, path: Path, calibration: int, batch: int) -> int:
+    """Writes a .tflite file for a batch; returns its bytes."""
+    images = jax.ShapeDtypeStruct((batch, *own.dataset.test.images.shape[1:]), np.uint8)
+    report = jc.export.litert(path, own.model.infer, own.variables, images, batches=_batches(own, calibration))
     print(report)
     return report.bytes
 
 
-def to_onnx(own: Opened, path: Path, calibration: int) -> int:
+def to_onnx(own: Opened, path: Path, calibration: int, batch: int) -> int:
     """Writes an .onnx file that takes any batch; returns its bytes."""
     report = jc.export.onnx(
         path,
@@ -58,7 +57,7 @@ def _batches(own: Opened, calibration: int) -> list[np.ndarray]:
     return [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
 
 
-def to_safetensors(own: Opened, path: Path, calibration: int) -> int:
+def to_safetensors(own: Opened, path: Path, calibration: int, batch: int) -> int:
     """Writes a .safetensors file of the parameters, under PyTorch's names; returns its bytes."""
     return jc.export.safetensors(path, own.variables, names=jc.export.torch_names(own.variables))
 
@@ -68,17 +67,28 @@ class Format(NamedTuple):
 
     Attributes:
       suffix: of its name.
-      write: what writes it.
+      write: what writes it, ``(artifact, path, calibration images, batch) -> bytes``.
       runtimes: those that run it.
+      is_of_one_batch: whether another batch takes another file.
     """
 
     suffix: str
-    write: Callable[[Opened, Path, int], int]
+    write: Callable[[Opened, Path, int, int], int]
     runtimes: tuple[Runtime, ...] = ()
+    is_of_one_batch: bool = False
+
+    def written(self, own: Opened, path: Path, folder: Path, calibration: int, sizes: Iterable[int]) -> dict[int, Path]:
+        """The files for batches of some sizes, the first of which is for the user."""
+        files: dict[int, Path] = {}
+        for size in sizes:
+            files[size] = path if not files or not self.is_of_one_batch else folder / f"{path.stem}-{size}{self.suffix}"
+            if files[size] not in [*files.values()][:-1]:
+                self.write(own, files[size], calibration, size)
+        return files
 
 
 FORMATS = {
-    "litert": Format(".tflite", to_litert, (runtimes.LITERT, runtimes.OPENVINO)),
+    "litert": Format(".tflite", to_litert, (runtimes.LITERT, runtimes.OPENVINO), True),
     "onnx": Format(".onnx", to_onnx, (runtimes.ONNX_RUNTIME, runtimes.OPENVINO)),
     "safetensors": Format(".safetensors", to_safetensors),
 }
@@ -163,28 +173,41 @@ def job(
         raise UserError(f"{artifact} is for {own.task.name}: classifiers are what is exported and compared here")
     if calibration < 1 or count < 1:
         raise UserError(f"--calibration and --images must be at least 1, got {calibration} and {count}")
-    batch, rows = max(rounds), list[dict[str, Any]]()
-    ours = Ours.of(own, count, batch) if any(FORMATS[name].runtimes for name in formats) else None
-    name = "/".join(Path(artifact).with_suffix("").parts[-2:])
-    with tempfile.TemporaryDirectory() as folder:
-        floats = in_floats(own, weights) if weights else None
-        for kind in map(FORMATS.__getitem__, formats):
-            path, beside = Path(artifact).with_suffix(kind.suffix), Path(folder, f"float{kind.suffix}")
-            about = {"artifact": name, "file": path.name, "bytes": kind.write(own, path, calibration)}
-            about |= {"float_bytes": kind.write(floats, beside, calibration)} if floats else {}
-            if ours is None or not kind.runtimes:
-                rows.append(about)
-                continue
-            for runtime in _here(path, kind):
-                engine = runtime.opened(path, batch)
-                row = about | {"runtime": str(runtime), "products": dict(engine.products)}
-                row |= compared(ours, engine.run, batch)
-                row["times"] = {
-                    str(size): timed(ours, runtime, path, beside if floats else None, turns, size)
-                    for size, turns in rounds.items()
-                }
-                rows.append(row)
+    rows = list[dict[str, Any]]()
+    ours = Ours.of(own, count, max(rounds)) if any(FORMATS[name].runtimes for name in formats) else None
+    name, floats = "/".join(Path(artifact).with_suffix("").parts[-2:]), in_floats(own, weights) if weights else None
+    for kind in map(FORMATS.__getitem__, formats):
+        with tempfile.TemporaryDirectory() as folder:
+            path, sizes = Path(artifact).with_suffix(kind.suffix), [*rounds] if kind.runtimes else [1]
+            files = kind.written(own, path, Path(folder), calibration, sizes)
+            about = {"artifact": name, "file": path.name, "bytes": path.stat().st_size}
+            beside = {}
+            if floats and kind.runtimes:
+                whole = Path(folder, f"float{kind.suffix}")
+                beside = kind.written(floats, whole, Path(folder), calibration, sizes)
+                about["float_bytes"] = whole.stat().st_size
+            rows += [about] if ours is None or not kind.runtimes else [
+                about | {"runtime": str(runtime)} | measured(ours, runtime, files, beside, rounds)
+                for runtime in _here(path, kind)
+            ]  # fmt: skip
     return rows
+
+
+def measured(
+    ours: Ours, runtime: Runtime, files: dict[int, Path], beside: dict[int, Path], rounds: dict[int, int]
+) -> dict[str, Any]:
+    """What a runtime makes of the files for some batches: its answers and times, or why it refuses them."""
+    batch = max(rounds)
+    try:
+        engine = runtime.opened(files[batch], batch)
+        times = {
+            f"{size}": timed(ours, runtime, files[size], beside.get(size), turns, size)
+            for size, turns in rounds.items()
+        }
+    except UserError as error:  # a runtime has its own limits: others may run the file
+        print(error)
+        return {"refused": [line for line in str(error).splitlines() if line][-1]}
+    return {"products": dict(engine.products), **compared(ours, engine.run, batch), "times": times}
 
 
 def _here(path: Path, kind: Format) -> list[Runtime]:
@@ -224,6 +247,8 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         about += [f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "our_accuracy", "agreement")]
         about += [f"{row[key]:.3f}" if key in row else "" for key in ("largest_difference",)]
         about += [f"{in_floats_of(row)}" if "products" in row else ""]
+        if "refused" in row:
+            about[3] = "refused"
         for batch, times in (row.get("times") or {"": []}).items():
             own = {each["variant"]: each for each in times}
             cells = [f"{own['file']['cpu_ms']:.2f}"] if own else [""]

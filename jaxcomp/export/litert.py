@@ -23,7 +23,7 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.export.litert_file import Operation, converted, operations
-from jaxcomp.export.placement import place
+from jaxcomp.export.placement import KEEPS, place
 from jaxcomp.export.ranges import ranges_of
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.quant.formats import integer
@@ -115,8 +115,8 @@ def litert(
     if any(compat.is_symbolic(size) for leaf in arguments for size in leaf.shape):
         shapes = ", ".join(f"[{','.join(map(str, leaf.shape))}]" for leaf in arguments)
         raise ArgumentError(
-            f"LiteRT's converter takes sizes that are numbers, got {shapes}: give a batch of 1, and another one to the "
-            "runtime, as resize_tensor_input does"
+            f"LiteRT's converter takes sizes that are numbers, got {shapes}: give each batch that is to run a file of "
+            "its own"
         )
     marked = _marked(fn, params, example, batches, select, preprocess)
     content = converted(marked, jax.tree.unflatten(jax.tree.structure(example), arguments), given)
@@ -172,7 +172,8 @@ def _measured(fn: Callable[..., Any], params: Params, batches: Sequence[tuple[An
     found = dict(zip(values, ranges_of(program, values, leaves, batches), strict=True))
     affine = integer(8, symmetric=False)
     ends = [(min(found[value][0] for value in own), max(found[value][1] for value in own)) for own in missing]
-    return [grid_between(jnp.float32(low), jnp.float32(high), affine) for low, high in ends]
+    grids = (grid_between(jnp.float32(low), jnp.float32(high), affine) for low, high in ends)
+    return [Grid(np.asarray(scale), np.asarray(zero)) for scale, zero, _ in grids]  # NumPy: compared while JAX traces
 
 
 def _grids(program: Program, leaves: list[Any]) -> dict[Node, Grid]:
@@ -207,7 +208,7 @@ class _MarkedRun(Interpreter):
 
     def __init__(self, grids: Mapping[Value, Grid]) -> None:
         super().__init__()
-        self._grids = grids
+        self._grids, self._turned = grids, set[Value]()
 
     def marked(self, values: Sequence[Value], xs: Sequence[Any]) -> list[Any]:
         """Numbers on the grids of their values."""
@@ -221,20 +222,38 @@ class _MarkedRun(Interpreter):
         if not any(map(compat.is_tracer, operands)):
             with jax.ensure_compile_time_eval():  # what depends on parameters alone is a constant of the file
                 return super().node(node, operands)
+        if node.op == "rev" or (node.op in KEEPS and not self._turned.isdisjoint(node.ins)):
+            self._turned.update(node.outs)
         if name == FAKE_QUANT and not any(map(compat.is_tracer, operands[1:])):
             return [self._on_grid(node, operands, **attributes)]
         if node.op == "scan":
-            return self._unrolled(node, operands)
+            return self.marked(node.outs, self._unrolled(node, operands))
+        if node.op == "reduce_window_sum" and any(map(any, node.params["padding"])):
+            return self.marked(node.outs, self._window_sums(node, *operands))
         made = self.body(node.frames[0], operands) if node.op in _ENTERED else super().node(node, operands)
         return self.marked(node.outs, made)
 
     def _on_grid(self, node: Node, operands: list[Any], bottom: int, top: int) -> Any:
-        """The input of a site: on a grid of 8 bits, or clipped to the fewer codes that it has."""
+        """The input of a site: on a grid of 8 bits, or clipped to the fewer codes that it has.
+
+        What was turned round stays on the grid that it shares with what it was made of: of another one behind it the
+        converter makes the result's of REVERSE_V2, which copies codes.
+        """
         x, own, held = operands[0], _grid(operands), self._grids.get(node.ins[0])
         if (bottom, top) not in _WHOLE:
             return _mark(jnp.clip(x, *((code - own.zero_point) * own.scale for code in (bottom, top))), *own[:2])
         same = held is not None and held.scale == own.scale and held.zero_point == own.zero_point
+        same = same or (held is not None and node.ins[0] in self._turned)
         return x if same else _mark(x, *own[:2])
+
+    def _window_sums(self, node: Node, x: Any) -> list[Any]:
+        """Sums over windows, padded before: else the converter does not know the mean that is made of them."""
+        if any(step != 1 for step in node.params["base_dilation"]):
+            return compat.bind(node.equation, [x])
+        padded = lax.pad(x, jnp.zeros((), x.dtype), [(low, high, 0) for low, high in node.params["padding"]])
+        grid = self._grids.get(node.ins[0])
+        padded = padded if grid is None else _mark(padded, *grid[:2])
+        return compat.bind(node.equation, [padded], padding=((0, 0),) * x.ndim)
 
     def _weight(self, node: Node, operands: list[Any], size: int) -> Any:
         """A weight's value, marked if a runtime has its codes: about 0, with a scale a channel or one for all."""

@@ -21,6 +21,10 @@ PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_
 """The runtime's operations that multiply."""
 
 
+SMALL = 2**24
+"""The bytes of a file up to which it is worth the time to store what is alike once."""
+
+
 class Operation(NamedTuple):
     """One operation of a file.
 
@@ -52,7 +56,8 @@ def converted(fn: Callable[..., Any], example: Sequence[Any], names: Sequence[st
       ArgumentError: if the converter refuses the function.
     """
     text, weights, results = _lowered(fn, example)
-    return _content(text, weights, names, results)
+    content = _content(text, weights, names, results)
+    return content if len(content) > SMALL else _shared(content)
 
 
 def _lowered(fn: Callable[..., Any], example: Sequence[Any]) -> tuple[str, list[np.ndarray], int]:
@@ -115,6 +120,26 @@ def _put_in(module: Any, weights: list[np.ndarray]) -> None:
     inputs = [each.type for each in block.arguments]
     main.attributes["function_type"] = ir.TypeAttr.get(ir.FunctionType.get(inputs, main.type.results))
     main.attributes["arg_attrs"] = ir.ArrayAttr.get([ir.DictAttr.get({}) for _ in inputs])
+
+
+def _shared(content: bytes) -> bytes:
+    """The same file with vectors that are alike in one place: zero points take eight bytes a channel, and are all 0."""
+    from flatbuffers import Builder
+    from litert_converter import schema_py_generated as schema
+
+    class Sharing(Builder):
+        def CreateNumpyVector(self, x: np.ndarray) -> Any:  # noqa: N802
+            key = x.dtype.str, x.tobytes()
+            if key not in known:
+                if x.itemsize == 1:
+                    self.Prep(16, x.nbytes)  # runtimes read weights where they lie
+                known[key] = super().CreateNumpyVector(x)
+            return known[key]
+
+    known: dict[Any, Any] = {}
+    builder = Sharing(len(content))
+    builder.Finish(schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0)).Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def operations(content: bytes) -> tuple[Operation, ...]:

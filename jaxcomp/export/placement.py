@@ -2,13 +2,15 @@
 
 Such a runtime computes an operation in integers where all that it reads and what it returns are codes. Sites' inputs
 have grids already. Here are the other values that are handed on: what a layer returns after its bias and activation,
-sums of branches, means. What only moves numbers, or takes the greatest of some, keeps the grid of what it reads.
+sums of branches, means. What only moves numbers, or takes the greatest of some, keeps the grid of what it reads; so do
+means over windows and concatenations, whose operands are all on it: the converter would put them there anyway.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcomp.core.types import Grid
 from jaxcomp.trace.ir import MATMULS, Node, Program, Value
@@ -17,6 +19,9 @@ KEEPS = frozenset(
     ("reshape", "transpose", "squeeze", "copy", "rev", "slice", "reduce_max", "reduce_window_max", "concatenate")
 )
 """Primitives that return numbers they were given: their results are on the grid of their operands."""
+
+MOVES = frozenset(("reshape", "transpose", "squeeze", "copy", "rev"))
+"""The primitives that return all that they were given, and no other."""
 
 CLIPS = frozenset(("max", "min", "clamp", "broadcast_in_dim", "convert_element_type"))
 """Primitives of activations that a runtime fuses with the operation before them."""
@@ -27,7 +32,8 @@ class Placement(NamedTuple):
 
     Attributes:
       classes: values that share a grid; each value is in one class.
-      known: for each class the grid that a site reads it on; None: it has to be measured.
+      known: for each class the grid that a site reads a value on which has the range of all; None: it has to be
+        measured.
     """
 
     classes: list[list[Value]]
@@ -65,12 +71,17 @@ def place(program: Program, read: Mapping[Node, Grid]) -> Placement:
                 own.read(operands[0], read[node])
         elif node.op in MATMULS and len(operands) == 1 and operands[0] in rounded:
             own.add(flow.end(node.outs[0]))
-        elif on_grids and node.op in KEEPS:
-            own.add(node.outs[0], *operands)
+        elif flow.keeps(node) and (on_grids or (node.op == "concatenate" and any(value in own for value in operands))):
+            joins, alone = node.op == "concatenate", all(len(flow.readers[value]) == 1 for value in operands)
+            # Where nothing else reads them, numbers may as well be clipped before the greatest are taken.
+            wide = joins or alone or node.op in (*MOVES, "pad")
+            own.join(node.outs[0], operands, holds=wide, is_held=not joins or len(node.ins) == 1)
         elif on_grids and (flow.is_sum(node, operands) or flow.is_gate(node, operands)):
             own.add(flow.end(node.outs[0]))
-        elif on_grids and (mean := flow.mean(node)) is not None:
-            own.add(mean, *(operands if node.op == "reduce_window_sum" else ()))
+        elif (mean := flow.mean(node)) is not None and (on_grids or flow.reaches(mean, read)):
+            own.add(mean)
+            if node.op == "reduce_window_sum":
+                own.join(mean, operands, holds=False, is_held=True)
     return own.placement()
 
 
@@ -79,30 +90,48 @@ class _Classes:
 
     def __init__(self) -> None:
         self._next: dict[Value, Value] = {}
-        self._grids: dict[Value, Grid] = {}
+        self._reads: list[tuple[Value, Grid]] = []
+        self._holds: dict[Value, list[Value]] = {}
 
     def __contains__(self, value: Value) -> bool:
         return value in self._next
 
-    def add(self, value: Value, *others: Value) -> None:
-        """Takes a value, which is on the grid of some others."""
+    def add(self, value: Value) -> None:
+        """Takes a value."""
         self._next.setdefault(value, value)
-        first, *rest = map(self._first, (*others, value))
-        for other in rest:
-            if other is not first:
-                self._next[other] = first
-                if other in self._grids:
-                    self._grids.setdefault(first, self._grids.pop(other))
+
+    def join(self, value: Value, others: Iterable[Value], *, holds: bool, is_held: bool) -> None:
+        """Takes a value that shares the grid of some others; whether its range holds theirs, and theirs its."""
+        self.add(value)
+        for other in others:
+            self.add(other)
+            self._next[self._first(value)] = self._first(other)
+            self._holds.setdefault(value, []).extend([other] if holds else [])
+            self._holds.setdefault(other, []).extend([value] if is_held else [])
 
     def read(self, value: Value, grid: Grid) -> None:
-        """Takes what a site reads a value on; of several grids the first."""
-        self._grids.setdefault(self._first(value), grid)
+        """Takes what a site reads a value on; of several grids that hold all of a class the first."""
+        self._reads.append((value, grid))
 
     def placement(self) -> Placement:
         members: dict[Value, list[Value]] = {}
         for value in self._next:
             members.setdefault(self._first(value), []).append(value)
-        return Placement(list(members.values()), [self._grids.get(first) for first in members])
+        known: dict[Value, Grid] = {}
+        for value, grid in self._reads:
+            first = self._first(value)
+            if first not in known and self._held_by(value).issuperset(members[first]):
+                known[first] = grid
+        return Placement(list(members.values()), [known.get(first) for first in members])
+
+    def _held_by(self, value: Value) -> set[Value]:
+        """The values whose range is within that of one."""
+        found, left = {value}, [value]
+        while left:
+            new = [each for each in self._holds.get(left.pop(), ()) if each not in found]
+            found.update(new)
+            left += new
+        return found
 
     def _first(self, value: Value) -> Value:
         while self._next[value] is not value:
@@ -126,13 +155,19 @@ class _Flow:
         for value in program.frame.outs:
             self.readers.setdefault(value, []).append(None)
 
+    def keeps(self, node: Node) -> bool:
+        """Whether a result is on the grid of its operands: every grid has a 0, with which they may be padded."""
+        return node.op in KEEPS or (
+            node.op == "pad" and node.ins[1].const is not None and not np.any(node.ins[1].const)
+        )
+
     def is_float(self, value: Value) -> bool:
         return bool(jnp.issubdtype(value.dtype, jnp.floating))
 
     def reaches(self, value: Value, marks: Collection[Node]) -> bool:
         """Whether a site reads a value, be it moved about."""
         return any(
-            node is not None and (node in marks or (node.op in KEEPS and self.reaches(node.outs[0], marks)))
+            node is not None and (node in marks or (self.keeps(node) and self.reaches(node.outs[0], marks)))
             for node in self.readers.get(value, [])
         )
 

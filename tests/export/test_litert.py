@@ -1,6 +1,7 @@
 """A .tflite file computes what the function computes, in LiteRT's own runtime: in integers where it was quantized."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from jax.export import symbolic_args_specs
 from jaxcomp import export
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.rewrite import Scheme, calibrate, choose, factorize, fold_batch_norm, quantize, shrink
+from tests.export.networks import MARKS, conv, random_network
 from tests.train.models.tiny import TINY, made
 from train.bench.scale import peak
 
 litert_converter = pytest.importorskip("litert_converter", reason="jaxcomp[litert] is not installed")
 runtime = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-litert is not installed")
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16, 16, 3)), jnp.float32)
 INTEGERS = ("alexnet", "convnext", "densenet", "ghostnet", "mobilenet_v2", "resnet", "shufflenet_v2", "unet")
@@ -49,12 +52,10 @@ def path(tmp_path: Path) -> Path:
 def run(path: Path, *inputs: Any) -> list[np.ndarray]:
     """The results of a file, in its runtime."""
     model = runtime.Interpreter(model_path=str(path))
-    given = {int(own["name"].split("x")[-1].split(":")[0] or 0): own["index"] for own in model.get_input_details()}
-    for number, index in given.items():
-        model.resize_tensor_input(index, np.shape(inputs[number]))
     model.allocate_tensors()
-    for number, index in given.items():
-        model.set_tensor(index, np.asarray(inputs[number]))
+    for own in model.get_input_details():
+        index = int(own["name"].split("x")[-1].split(":")[0] or 0) if len(inputs) > 1 else 0
+        model.set_tensor(own["index"], np.asarray(inputs[index]))
     model.invoke()
     return [model.get_tensor(own["index"]) for own in model.get_output_details()]
 
@@ -128,14 +129,67 @@ def test_weights_go_to_the_converter_beside_the_text(path: Path) -> None:
     assert peak() - before < 6 * report.bytes  # in the text 8 times
 
 
-def test_another_batch_is_taken_by_the_runtime(path: Path) -> None:
-    apply_fn, params = residual()
-    fn, packed = quantize(apply_fn, params, IMAGES[:1], ranges=calibrate(apply_fn, params, [IMAGES]))
-    for own, given, far in ((apply_fn, params, 1e-4), (fn, packed, 0.05)):
-        export.litert(path, own, given, IMAGES[:1], batches=[IMAGES])
+def test_means_over_padded_windows_are_pools(path: Path) -> None:
+    params = {"w": jnp.linspace(-1, 1, 12).reshape(1, 1, 3, 4)}
+
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        return nn.avg_pool(jax.nn.relu(conv(x, p["w"])), (3, 3), (2, 2), "SAME")
+
+    new, packed = quantize(fn, params, IMAGES, ranges=calibrate(fn, params, [IMAGES]))
+    for own, given, kind, far in ((fn, params, "FLOAT32", 1e-5), (new, packed, "INT8", 0.05)):
+        report = export.litert(path, own, given, IMAGES, batches=[IMAGES])
+        assert [each.types[0] for each in report.operations if each.name == "AVERAGE_POOL_2D"] == [kind]
         assert furthest(run(path, IMAGES), own(given, IMAGES)) < far
-    with pytest.raises(ArgumentError, match=r"sizes that are numbers, got \[batch,16,16,3\].*resize_tensor_input"):
-        export.litert(path, apply_fn, params, *symbolic_args_specs((IMAGES,), "batch, ..."))
+
+
+def test_what_is_alike_is_stored_once_and_weights_lie_where_runtimes_read_them(path: Path) -> None:
+    params = [jnp.asarray(np.random.default_rng(i).standard_normal((256, 256)), jnp.float32) / 16 for i in range(4)]
+    fn = lambda p, x: functools.reduce(jnp.matmul, p, x)  # noqa: E731
+    new, packed = quantize(fn, params, jnp.ones((1, 256)), ranges=calibrate(fn, params, [jnp.ones((4, 256))]))
+    report = export.litert(path, new, packed, jnp.ones((1, 256)), batches=[jnp.ones((4, 256))])
+    assert report.bytes < 4 * 256 * (256 + 4) + 256 * 8 + 4096  # codes, scales, one vector of zero points
+    own = schema.Model.GetRootAsModel(path.read_bytes(), 0)
+    tables = [own.Buffers(i)._tab for i in range(own.BuffersLength()) if own.Buffers(i).DataLength()]
+    starts = [table.Vector(table.Offset(4)) for table in tables]
+    assert starts
+    assert not any(start % 16 for start in starts)
+
+
+def test_sizes_are_numbers(path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"sizes that are numbers, got \[batch,16,16,3\]: give each batch"):
+        export.litert(path, *residual(), *symbolic_args_specs((IMAGES,), "batch, ..."))
+
+
+def test_shortcuts_that_skip_places_and_pad_channels_are_in_integers(path: Path) -> None:
+    normal = np.random.default_rng(0).standard_normal
+    params = [jnp.asarray(normal(shape) / 5, jnp.float32) for shape in ((3, 3, 3, 4), (3, 3, 4, 8), (3, 3, 8, 8))]
+
+    def fn(p: Any, x: jax.Array) -> jax.Array:
+        x = jax.nn.relu(conv(x, p[0]))
+        x = jax.nn.relu(jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (2, 2))) + conv(x, p[1], 2))
+        return jax.nn.relu(x + conv(x, p[2])).mean((1, 2))
+
+    new, packed = quantize(fn, params, IMAGES, ranges=calibrate(fn, params, [IMAGES]))
+    report = export.litert(path, new, packed, IMAGES, batches=[IMAGES])
+    assert [each.types[0] for each in report.operations if each.name == "ADD"] == ["INT8"] * 2
+    assert furthest(run(path, IMAGES), new(packed, IMAGES)) < 0.05
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [(29, 47, 143), *(pytest.param(range(i, i + 10), marks=MARKS[i > 0]) for i in range(0, 200, 10))],
+    ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}",
+)
+def test_random_networks(seeds: Sequence[int], path: Path) -> None:
+    for seed in seeds:
+        fn, params = random_network(seed)
+        x = jnp.asarray(np.random.default_rng(1000 + seed).standard_normal((2, 7, 6, 3)), jnp.float32)
+        scheme = Scheme(bits=4 if seed % 2 else 8)
+        export.litert(path, fn, params, x)
+        assert furthest(run(path, x), jax.jit(fn)(params, x)) < 1e-4, seed
+        new, packed = quantize(fn, params, x, scheme=scheme, ranges=calibrate(fn, params, [x], scheme))
+        assert export.litert(path, new, packed, x, batches=[x]).float_products == (), seed
+        assert furthest(run(path, x), new(packed, x)) < 0.2, seed
 
 
 def test_an_input_that_nothing_reads_is_the_files_too(path: Path) -> None:

@@ -29,14 +29,13 @@ class Engine(NamedTuple):
 
 
 def litert(path: Path, batch: int) -> Engine:
-    """Opens a .tflite file in LiteRT; one that was written for another batch is resized."""
+    """Opens a .tflite file of this batch in LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
     from jaxcomp.export.litert_file import operations
 
     model = Interpreter(model_path=str(path), num_threads=1)
     (given,), (result,) = model.get_input_details(), model.get_output_details()
-    model.resize_tensor_input(given["index"], [batch, *map(int, given["shape"][1:])])
     model.allocate_tensors()
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -70,13 +69,14 @@ _FLOATS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", 
 
 
 def openvino(path: Path, batch: int) -> Engine:
-    """Opens an .onnx or .tflite file in OpenVINO, floats as float32."""
+    """Opens an .onnx file of any batch or a .tflite file of this one in OpenVINO, floats as float32."""
     import openvino as runtime
 
     core = runtime.Core()
     model = core.read_model(str(path))
     (port,) = model.inputs
-    model.reshape([batch, *(dim.get_length() for dim in list(port.partial_shape)[1:])])
+    if model.is_dynamic():
+        model.reshape([batch, *(dim.get_length() for dim in list(port.partial_shape)[1:])])
     settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()

@@ -102,16 +102,25 @@ def pooled(graph: Graph, node: Node, x: Tensor, op: str) -> Tensor:
         "kernel_shape": [window[i] for i in space],
         "strides": [p["window_strides"][i] for i in space],
         "pads": [p["padding"][i][side] for side in (0, 1) for i in space],
-        "dilations": [p["window_dilation"][i] for i in space],
     }
-    if op == "AveragePool":
-        settings["count_include_pad"] = 1
+    if any(step != 1 for step in p["window_dilation"]):  # ONNX Runtime has means of integers for those without the word
+        settings["dilations"] = [p["window_dilation"][i] for i in space]
+    if op == "AveragePool" and any(settings["pads"]):
+        x, settings["pads"] = _padded(graph, x, settings["pads"]), [0] * 2 * len(space)
     out = (1,) * added + tuple(dims[i] for i in order)
     made: Any = graph.emit(op, [x], out, x.dtype, laid if not added else None, **settings)
     made = graph.reshaped(made, out[added:], laid) if added else made
     if op == "AveragePool":
         made = apply(graph, "Mul", [made, like(made, int(np.prod(window)))], made.dtype)
     return made
+
+
+def _padded(graph: Graph, x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Zeros around the last axes: OpenVINO's means of integers take the code 0 for what they pad, whatever it is."""
+    still = len(x.dims) - len(pads) // 2
+    low, high = ([0] * still + list(side) for side in (pads[: len(pads) // 2], pads[len(pads) // 2 :]))
+    dims = tuple(n + a + b for n, a, b in zip(x.dims, low, high, strict=True))
+    return graph.emit("Pad", [x, np.asarray([*low, *high], np.int64), like(x, 0)], dims, x.dtype, x.axes)
 
 
 def _window_min(graph: Graph, node: Node, operands: Sequence[Any]) -> Operand:
