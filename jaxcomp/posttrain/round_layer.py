@@ -19,7 +19,7 @@ from jaxcomp.core.types import Grid
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.matrices import matrix, unmatrix
-from jaxcomp.posttrain.round_priced import Coder, Rate, priced
+from jaxcomp.posttrain.round_priced import Coder, Rate, priced, shortened
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
@@ -108,15 +108,23 @@ def least_squares(target: Target, given: Grid | None, method: RoundMethod) -> Ta
     """
     return (
         dataclasses.replace(target, scheme=target.scheme._replace(fit=mse()))
-        if _searches(target, given, method)
+        if searches(target, given, method)
         else target
     )
 
 
-def _searches(target: Target, given: Grid | None, method: RoundMethod) -> bool:
-    """Whether a method chooses how far grids reach."""
+def searches(target: Target, given: Grid | None, method: RoundMethod, priced: bool = False) -> bool:
+    """Returns whether a method chooses the steps of a grid.
+
+    Args:
+      target: how a weight is quantized.
+      given: its grid; None: the method chooses.
+      method: by which it is rounded.
+      priced: whether bits have a price: then the steps of 8 bits are not the finest either.
+    """
     own = target.scheme
-    return method != "nearest" and given is None and own.fit is None and own.format.bits in range(2, 8)
+    fine = range(2, 9) if priced and own.format.kind == "integer" else range(2, 8)
+    return method != "nearest" and given is None and own.fit is None and own.format.bits in fine
 
 
 def rounded(
@@ -180,6 +188,8 @@ def _priced(
         apart = None if plain is None else layer.apart
         values, ratio = priced(layer.aim, layer.numbers(1), inputs, price / unit**2, coder, settings.sweeps, apart)
         grid = whole if plain is None else _reaching(target, use, leaf, whole, ratio)
+        if apart:
+            grid = grid._replace(scale=jax.device_put(shortened(grid.scale, np.rint)))  # products are an ulp off
         values = unmatrix(use, values.astype(np.float64) * unit, leaf.shape)
         return Solution(_on_grid(values, leaf, grid, format), grid, back)
 

@@ -16,7 +16,16 @@ from jaxcomp.observe.evidence import Evidence
 from jaxcomp.posttrain.fit_bytes import file_size, first_rate, within
 from jaxcomp.posttrain.in_turn import InTurn
 from jaxcomp.posttrain.quantized_inputs import altered_inputs
-from jaxcomp.posttrain.round_layer import RoundMethod, Settings, Solution, fitted, least_squares, nearest, rounded
+from jaxcomp.posttrain.round_layer import (
+    RoundMethod,
+    Settings,
+    Solution,
+    fitted,
+    least_squares,
+    nearest,
+    rounded,
+    searches,
+)
 from jaxcomp.posttrain.round_priced import rate_of
 from jaxcomp.posttrain.round_report import RoundReport
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
@@ -87,9 +96,9 @@ def round_weights(
 
     With a ``rate`` the result is small as a file: a weight becomes the number on its grid where its error and the bits
     that it takes cost least together, by the model that :func:`jaxcomp.pack.save` codes with, and the others make up
-    for the error; grids of less than 8 bits, without ``fit``, have the steps at which that is least. One scale a layer
+    for the error; grids of integers, without ``fit``, have the steps at which that is least. One scale a layer
     (``Scheme(6, axis=None, inputs=None)``) makes the smallest files: it is stored once, and outputs of little use take
-    few bits anyway.
+    few bits anyway. Outputs that differ widely need ``Scheme(8, inputs=None)``: scales of their own, of 4 bits.
 
     Where a site has a bias, or a batch norm's mean, that nothing else reads, it takes up the mean of the error over all
     examples, unless that is no more than chance makes it.
@@ -175,7 +184,7 @@ def round_weights(
         )
         return within(file_bytes, begin, lambda rate: again(rate=rate), lambda new: file_size(new.params, new.notes))
     settings = settings._replace(rate=rate_of(rate, fisher, method, {path: named[path] for path in own}))
-    grids_of, widest = _grids(targets.weights, named, fixed, method)
+    grids_of, widest = _grids(targets.weights, named, fixed, method, settings.rate is not None)
 
     def near(path: str, reached: bool) -> Solution:
         return nearest(targets.weights[path], named[path], (grids_of if reached else widest)[path])
@@ -206,11 +215,15 @@ def round_weights(
 
 
 def _grids(
-    targets: Mapping[str, Target], named: Mapping[str, Any], fixed: Mapping[str, Grid], method: RoundMethod
+    targets: Mapping[str, Target],
+    named: Mapping[str, Any],
+    fixed: Mapping[str, Grid],
+    method: RoundMethod,
+    priced: bool,
 ) -> tuple[dict[str, Grid], dict[str, Grid]]:
     """The grids whose nearest is the plain method, and those with which a search for a reach begins."""
     plain = {path: least_squares(own, None, method) for path, own in targets.items() if path not in fixed}
-    wide = [path for path, own in plain.items() if own is not targets[path]]
+    wide = [path for path in plain if searches(targets[path], None, method, priced)]
     wanted = [*plain.values(), *(targets[path] for path in wide)]
     grids = fitted(wanted, [named[path] for path in (*plain, *wide)])
     first = dict(zip(plain, grids, strict=False)) | dict(fixed)

@@ -201,7 +201,7 @@ REWRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
         f, p, [x], only_weights(4), method="adaround", steps=3
     ).params,
     "round_weights-rate": lambda f, p, x: jc.posttrain.round_weights(
-        f, p, [x], jc.rewrite.Scheme(5, axis=None, inputs=None), rate=1e-4
+        f, p, [x], jc.rewrite.Scheme(8, inputs=None), rate=1e-4
     ).params,
     "share": lambda f, p, x: jc.posttrain.share(f, p, [x], 4).params,
     "correct_biases": lambda f, p, x: jc.posttrain.correct_biases(f, p, [x], coarse(p)).params,

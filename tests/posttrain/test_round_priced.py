@@ -98,6 +98,20 @@ def test_the_higher_the_rate_the_smaller_the_file(tmp_path: Any) -> None:
     assert errors["felt"] / errors["high"] < sizes["high"] / sizes["felt"]
 
 
+def test_steps_are_those_of_the_price_whatever_codes_there_are(tmp_path: Any) -> None:
+    """Codes of 8 bits with the finest steps would take 7 for what 4 do, and scales of float32 4 bytes an output."""
+    found = {bits: round_weights(residual, PARAMS, [X], Scheme(bits, inputs=None), rate=1e-5) for bits in (5, 8)}
+    sizes = {bits: size(own, tmp_path) for bits, own in found.items()}
+    errors = {bits: error(own.params) for bits, own in found.items()}
+    assert sizes[8] < 1.05 * sizes[5], sizes
+    assert errors[8] < 1.1 * errors[5], errors
+    for own in found.values():
+        for grid in own.grids.values():
+            part, _ = np.frexp(np.asarray(grid.scale))
+            assert grid.scale.size > 1
+            np.testing.assert_array_equal(16 * part, np.rint(16 * part))
+
+
 def test_files_keep_to_budgets_and_beat_the_nearest(tmp_path: Any) -> None:
     plain = round_weights(residual, PARAMS, [X], Scheme(3, inputs=None), method="nearest", biases=False)
     budget = size(plain, tmp_path)

@@ -69,6 +69,11 @@ class Small(NamedTuple):
     report: Any
 
 
+def unchanged(results: Any) -> Any:
+    """What a network gives, as it is."""
+    return results
+
+
 class Smaller:
     """A network, folded, to be made small.
 
@@ -82,6 +87,9 @@ class Smaller:
       bits: of the grids that weights are rounded to by a rate: most of their codes are small, and take fewer.
       each_output: whether each output has a scale of its own, where a few weights are far larger than all others.
       others: 8: biases are on grids of 8 bits, one scale each; 16: all that is not rounded is as float16 holds it.
+      counts: of the results, what their sensitivity is measured on, all numbers of it alike; None: of layers nothing is
+        known but their own errors. Logits, not what saturates: a probability of almost 1 feels no small error of any
+        weight, and large ones all the same.
 
     Attributes:
       infer: the folded function.
@@ -99,8 +107,9 @@ class Smaller:
         bits: Bits = 6,
         each_output: bool = False,
         others: int = 8,
+        counts: Callable[[Any], Any] | None = unchanged,
     ) -> None:
-        self._about, self._batches, self._others_bits = about, batches, others
+        self._about, self._batches, self._others_bits, self._counts = about, batches, others, counts
         rules = [(".*", bits)] if isinstance(bits, int) else bits
         axis: Any = "channel" if each_output else None
         self._scheme = [(which, jc.rewrite.Scheme(each, axis=axis, inputs=None)) for which, each in rules]
@@ -110,11 +119,16 @@ class Smaller:
 
     @functools.cached_property
     def _felt(self) -> Any:
-        """The results' sensitivity to each weight."""
+        """The results' sensitivity to each weight; None where it does not count."""
+        counts, infer = self._counts, self.infer
+        if counts is None:
+            return None
         probes = (
             each
             for seed in range(PROBES)
-            for each in jc.observe.output_gradients(self.infer, self._folded, self._batches, seed)
+            for each in jc.observe.output_gradients(
+                lambda params, *inputs: counts(infer(params, *inputs)), self._folded, self._batches, seed
+            )
         )
         return jc.observe.fisher_diagonal(probes)
 

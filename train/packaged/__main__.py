@@ -10,7 +10,7 @@ where they are installed, and what is missing is said with the command that inst
     npm install @mediapipe/selfie_segmentation @mediapipe/face_detection @vladmandic/face-api
 
 A setting, of each file of a network in turn, is what the file may take, ``bytes90000``, or what a bit is worth,
-``rate3e-7``. Every row is written when it is known, and a run that was stopped goes on with the next.
+``rate3e-7``. Every file and row is written when it is known, and a run that was stopped goes on with the next.
 """
 
 import argparse
@@ -84,12 +84,15 @@ def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def made(part: Part, setting: str, path: Path, damping: float) -> Run:
-    """Writes the small file, and gives the function that it holds."""
+    """Writes the small file, if it is not there yet, and gives the function that it holds."""
     about = {"made_of": part.path.name}
-    how: dict[str, Any] = {"places": part.places, "bits": part.bits, "each_output": part.each_output}
-    smaller = Smaller(part.function, part.params, part.batches, about, damping=damping, others=16, **how)
-    small = smaller(Setting.of(setting), path)
-    write_atomically(path.with_suffix(".txt"), f"{small.report}\n".encode())
+    names = "places", "bits", "each_output", "counts"
+    how: dict[str, Any] = {name: getattr(part, name) for name in names}
+    report = path.with_suffix(".txt")
+    if not report.exists():  # it is written last: what a run that was stopped has made is there
+        smaller = Smaller(part.function, part.params, part.batches, about, damping=damping, others=16, **how)
+        small = smaller(Setting.of(setting), path)
+        write_atomically(report, f"{small.report}\n".encode())
     shapes, batch = jax.eval_shape(lambda: part.params), part.batches[0]
     return ran(*jc.rewrite.load(path, part.function, shapes, *(batch if isinstance(batch, tuple) else (batch,))))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -17,6 +18,9 @@ from train.tasks import boxes
 SIDE, CELLS = 192, 48
 SURE, SAME, CANDIDATES = 0.6, 0.3, 64
 """A face's least score, the overlap from which two boxes are of one face, and how many boxes are looked at."""
+
+SOFT, FINER = 2.0, 4.0
+"""What logits are divided by where errors of scores are felt, and how much more those of boxes count."""
 
 
 def load(folders: Folders) -> Subject:
@@ -30,7 +34,8 @@ def load(folders: Folders) -> Subject:
         return [found(*runs["faces"](scaled(image)[None])) for image in others]
 
     batches = [*known.reshape(8, 8, SIDE, SIDE, 3)]
-    how: dict[str, Any] = {"bits": 8, "each_output": True}  # channels of depthwise convolutions differ widely
+    # Channels of depthwise convolutions differ widely.
+    how: dict[str, Any] = {"bits": 8, "each_output": True, "counts": counted}
     part = Part(path, network, network.params, runtimes.litert(path), batches, "bytes300000", **how)
     return Subject({"faces": part}, answers, compared, lambda path, ours, theirs: drawn(path, ours, theirs, others))
 
@@ -38,6 +43,18 @@ def load(folders: Folders) -> Subject:
 def scaled(pixels: np.ndarray) -> np.ndarray:
     """Bytes as the network takes them, -1 to 1."""
     return pixels.astype(np.float32) / 127.5 - 1
+
+
+def counted(results: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Scores, and boxes in parts of their size, as far as there is a face: most cells have none.
+
+    Args:
+      results: boxes and logits, as of :func:`found`.
+    """
+    regressed, scores = results
+    sure, size = jax.nn.sigmoid(scores), jnp.abs(regressed[..., 2:4]).mean(-1, keepdims=True)
+    parts = jax.lax.stop_gradient(sure / jnp.maximum(size, 1)) * regressed
+    return jax.nn.sigmoid(scores / SOFT), FINER * parts
 
 
 def compared(ours: list[np.ndarray], theirs: list[np.ndarray]) -> dict[str, float]:

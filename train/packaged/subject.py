@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.common.errors import UserError
-from train.common.small import Bits
+from train.common.small import Bits, unchanged
 
 Run = Callable[..., Any]
 """Of a network's inputs its results, NumPy arrays or JAX's."""
@@ -25,6 +25,7 @@ class Part(NamedTuple):
       places: positions of each convolution's result that count; None: all.
       bits: of the grids of weights.
       each_output: whether each output has a scale of its own.
+      counts: what of the results does, as of :class:`train.common.small.Smaller`.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Part(NamedTuple):
     places: int | None = 256
     bits: Bits = 6
     each_output: bool = False
+    counts: Callable[[Any], Any] | None = unchanged
 
 
 class Subject(NamedTuple):

@@ -3,6 +3,8 @@
 import importlib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from train.common.errors import UserError
 from train.packaged import __main__ as main
 from train.packaged import faces, prose, selfie, text, voice
 from train.packaged.__main__ import NETWORKS, difference, ran
-from train.packaged.subject import Folders, of_pypi
+from train.packaged.subject import Folders, Part, of_pypi
 
 NPM = Path(__file__).parents[3] / "node_modules"
 
@@ -74,6 +76,32 @@ def test_rows_on_other_sentences_are_measured_anew(tmp_path: Path, monkeypatch: 
         (tmp_path / "a.md").write_text(f"This page has a sentence, and it is of {said}.")
         main.job(main.parse(["--networks", "voice", "faces", f"--workdir={tmp_path / 'run'}"]))
     assert measured == ["voice", "faces", "voice"]
+
+
+def test_what_is_sure_and_what_is_no_face_count_as_they_should() -> None:
+    sure = jnp.array([0.5, 0.9999])
+    logits = jax.scipy.special.logit(sure)
+    felt, plain = (
+        jax.grad(lambda logits, f=f: f(jax.nn.sigmoid(logits)).sum())(logits) for f in (selfie.softened, lambda x: x)
+    )
+    assert felt[1] > 0.2 * felt[0]
+    assert plain[1] < 0.001 * plain[0]
+    boxes = jnp.tile(jnp.array([1.0, 2.0, 20.0, 30.0] + [5.0] * 12), (1, 3, 1))
+    scores = jnp.array([-9.0, 3.0, 3.0]).reshape(1, 3, 1)
+    _, parts = faces.counted((boxes.at[0, 2].multiply(2), scores))
+    size = jnp.abs(parts).max((0, 2))
+    assert size[0] < 0.001 * size[1]
+    np.testing.assert_allclose(size[1], size[2], rtol=1e-5)
+
+
+def test_what_a_stopped_run_has_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {"w": jnp.arange(-6.0, 6.0).reshape(4, 3) / 7}
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    part = Part(tmp_path / "a.onnx", lambda p, x: x @ p["w"], params, None, [x], "rate1e-5", counts=None)
+    first = main.made(part, part.setting, tmp_path / "a.jcz", 0.01)
+    np.testing.assert_allclose(first(x), x @ np.asarray(params["w"]), atol=0.1)
+    monkeypatch.setattr(main, "Smaller", None)
+    np.testing.assert_array_equal(main.made(part, part.setting, tmp_path / "a.jcz", 0.01)(x), first(x))
 
 
 @pytest.mark.exhaustive
