@@ -123,7 +123,8 @@ def _put_in(module: Any, weights: list[np.ndarray]) -> None:
 
 
 def _shared(content: bytes) -> bytes:
-    """The same file with vectors that are alike in one place: zero points take eight bytes a channel, and are all 0."""
+    """The same file, smaller: vectors that are alike in one place (zero points take eight bytes a channel, and are all
+    0), and numbers in place of the names that the converter makes up."""
     from flatbuffers import Builder
     from litert_converter import schema_py_generated as schema
 
@@ -138,7 +139,11 @@ def _shared(content: bytes) -> bytes:
 
     known: dict[Any, Any] = {}
     builder = Sharing(len(content))
-    builder.Finish(schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0)).Pack(builder), b"TFL3")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    for graph in model.subgraphs:
+        for i, tensor in enumerate(graph.tensors):
+            tensor.name = tensor.name if i in (*graph.inputs, *graph.outputs) else f"{i}"
+    builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
