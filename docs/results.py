@@ -167,6 +167,36 @@ def packaged(data: Data) -> str:
     return table(head, rows)
 
 
+def exports(data: Data) -> str:
+    """Files of ``train.export`` in the runtimes that run them; times are the processor's, on one thread."""
+
+    def time(row: Data, batch: str) -> list[str]:
+        own = next(each for each in row["times"][batch] if each["variant"] == "file")
+        return [_milliseconds(own["cpu_ms"]), _ratio(own["cpu_ratio"])]
+
+    rows = []
+    for row in data["rows"]:
+        about = [row["artifact"], row["file"].rpartition(".")[2], row["runtime"], f"{row['bytes']:,}"]
+        if "refused" in row:
+            rows.append([*about, "refused", *[""] * 8])
+            continue
+        floats = sum(count for kind, count in row["products"].items() if kind in ("float32", "f32"))
+        scores = [percent(row[key]) for key in ("accuracy", "our_accuracy", "agreement")]
+        rows.append([*about, *scores, f"{row['images']:,}", f"{floats}", *time(row, "1"), *time(row, "256")])
+    head = [
+        "network",
+        "file",
+        "runtime",
+        "bytes",
+        "accuracy, %",
+        "in JAX, %",
+        "alike, %",
+        "of images",
+        "products in floats",
+    ]
+    return table([*head, "1 image, ms", "of its float", "256, ms", "of its float"], rows, 3)
+
+
 def qat(data: Data) -> str:
     """Runs of ``train.qat``."""
     head = ["command", "rounded, %", "trained, %", "integers, %", "drop, points", "bytes of the file", "minutes"]
@@ -302,6 +332,7 @@ TABLES: dict[str, Callable[[Data], str]] = {
         quantize,
         small_files,
         packaged,
+        exports,
         qat,
         oneshot,
         iterative,
