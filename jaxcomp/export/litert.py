@@ -5,8 +5,10 @@ The function's StableHLO goes through LiteRT's own converter. Where
 them, and it writes codes and integer operations.
 """
 
+import io
 import math
 import os
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -23,6 +25,7 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Grid, Params
 from jaxcomp.export.litert_file import Operation, converted, operations
+from jaxcomp.export.metadata import checked_metadata
 from jaxcomp.export.placement import KEEPS, place
 from jaxcomp.export.ranges import ranges_of
 from jaxcomp.observe.batches import Select, checked_batches
@@ -73,6 +76,7 @@ def litert(
     select: Select | None = None,
     preprocess: Callable[..., Any] | None = None,
     names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> LitertReport:
     """Saves a function with its parameters as a .tflite file.
 
@@ -91,6 +95,8 @@ def litert(
       preprocess: what the file does with its inputs before: ``lambda pixels: ((pixels / 255 - mean) / std,)`` lets it
         take uint8. The example is then what goes into this; ``batches`` stay what the function takes.
       names: of the inputs, in order; None: ``x``, or ``x0``, ``x1``, ...
+      metadata: texts by file name, ``{"labels.txt": "cat\\ndog"}``, behind the network in a zip archive, as the format
+        has associated files: ``unzip`` and ``zipfile`` read them.
 
     Returns:
       What the file holds, which prints as a table.
@@ -110,6 +116,7 @@ def litert(
     Reference: https://ai.google.dev/edge/litert.
     """
     _need()
+    texts = checked_metadata(metadata)
     arguments = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else _shape(leaf) for leaf in jax.tree.leaves(example)]
     given = _names(names, len(arguments))
     if any(compat.is_symbolic(size) for leaf in arguments for size in leaf.shape):
@@ -120,7 +127,9 @@ def litert(
         )
     marked = _marked(fn, params, example, batches, select, preprocess)
     content = converted(marked, jax.tree.unflatten(jax.tree.structure(example), arguments), given)
-    report = LitertReport(len(content), operations(content))
+    made = operations(content)
+    content = _with_files(content, texts) if texts else content
+    report = LitertReport(len(content), made)
     marks = [each for each in report.operations if each.name == "STABLEHLO_COMPOSITE"]
     if marks:
         raise ArgumentError(f"the converter left {len(marks)} grids without effect: the file would compute in floats")
@@ -313,6 +322,15 @@ def _mark(x: Any, scale: Any, zero_point: Any, kind: str = "i8", axis: int | Non
         known["quantization_dimension"] = axis
     # The converter takes marks whose body is a function of one operand and closes over no array.
     return lax.composite(lambda x, **_: x * jnp.ones((), x.dtype), name="quant.fake_quant")(x, **known)
+
+
+def _with_files(content: bytes, texts: Mapping[str, str]) -> bytes:
+    whole = io.BytesIO()
+    whole.write(content)
+    with zipfile.ZipFile(whole, "a") as archive:
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # of no date: the same file each time
+    return whole.getvalue()
 
 
 def _need() -> None:

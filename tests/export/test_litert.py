@@ -1,6 +1,7 @@
 """A .tflite file computes what the function computes, in LiteRT's own runtime: in integers where it was quantized."""
 
 import functools
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,18 @@ def test_pixels_are_normalized_inside(path: Path) -> None:
     (signature,) = model.get_signature_list().values()
     assert signature["inputs"] == ["pixels"]
     assert furthest(run(path, pixels), fn(packed, *normalize(jnp.asarray(pixels)))) < 0.05
+
+
+def test_labels_lie_behind_the_network(path: Path) -> None:
+    texts = {"labels.txt": "cat\nDrüse", "normalization.json": '{"mean": [0.5]}'}
+    report = export.litert(path, *residual(), IMAGES[:2], metadata=texts)
+    assert report.bytes == path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        assert {name: archive.read(name).decode() for name in archive.namelist()} == texts
+    fn, params = residual()
+    assert furthest(run(path, IMAGES[:2]), fn(params, IMAGES[:2])) < 1e-4
+    with pytest.raises(ArgumentError, match="metadata must be texts by name, got int at 'classes'"):
+        export.litert(path, fn, params, IMAGES[:2], metadata={"classes": 2})  # type: ignore[dict-item]
 
 
 def test_what_cannot_be_is_an_error_and_no_file(path: Path) -> None:

@@ -18,6 +18,7 @@ from jaxcomp.core.files import write_atomically
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Params
+from jaxcomp.export.metadata import checked_metadata
 from jaxcomp.export.to_onnx import handed
 from jaxcomp.export.to_onnx.convert import Converter, written
 from jaxcomp.export.to_onnx.elementwise import file_dtype
@@ -118,7 +119,7 @@ def onnx(
     """
     if find_spec("onnx") is None:
         raise MissingExtraError('ONNX files are written by the package onnx: pip install "jaxcomp[onnx]"')
-    _check_metadata(metadata)
+    texts = checked_metadata(metadata)
     fn, params = unjitted(fn), as_arrays(params)
     given = None if batches is None else checked_batches(fn, params, batches, select)
     program, inputs = _traced(fn, params, example, shapes)
@@ -129,17 +130,9 @@ def onnx(
     count = 0 if given is None else _handed(graph, names, converter, fn, params, given, program)
     fused(graph, names)
     _renamed(graph, names)
-    content = built(graph, inputs, results, dict(metadata or {})).SerializeToString(deterministic=True)
+    content = built(graph, inputs, results, texts).SerializeToString(deterministic=True)
     write_atomically(path, content)
     return _report(graph, len(content), count)
-
-
-def _check_metadata(metadata: Mapping[str, str] | None) -> None:
-    odd = [key for key, value in (metadata or {}).items() if not (isinstance(key, str) and isinstance(value, str))]
-    if odd:
-        raise ArgumentError(
-            f"metadata must be texts by name, got {type((metadata or {})[odd[0]]).__name__} at {odd[0]!r}"
-        )
 
 
 def _traced(fn: Any, params: Params, example: tuple[Any, ...], shapes: Any) -> tuple[Program, list[Port]]:
