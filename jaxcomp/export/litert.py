@@ -125,8 +125,11 @@ def litert(
             f"LiteRT's converter takes sizes that are numbers, got {shapes}: give each batch that is to run a file of "
             "its own"
         )
-    marked = _marked(fn, params, example, batches, select, preprocess)
-    content = converted(marked, jax.tree.unflatten(jax.tree.structure(example), arguments), given)
+    example = jax.tree.unflatten(jax.tree.structure(example), arguments)
+    batches = None if batches is None else [_on_no_mesh(batch) for batch in batches]
+    with jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ())):  # the converter knows of none
+        marked = _marked(fn, _on_no_mesh(as_arrays(params)), example, batches, select, preprocess)
+        content = converted(marked, example, given)
     made = operations(content)
     content = _with_files(content, texts) if texts else content
     report = LitertReport(len(content), made)
@@ -336,6 +339,12 @@ def _with_files(content: bytes, texts: Mapping[str, str]) -> bytes:
 def _need() -> None:
     if find_spec("litert_converter") is None:
         raise MissingExtraError('.tflite files are written by litert-converter: pip install "jaxcomp[litert]"')
+
+
+def _on_no_mesh(tree: Any) -> Any:
+    """The arrays of a tree without their layout on devices."""
+    is_laid_out = lambda x: isinstance(x, jax.Array) and isinstance(x.sharding, jax.sharding.NamedSharding)  # noqa: E731
+    return jax.tree.map(lambda x: np.asarray(x) if is_laid_out(x) else x, tree)
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -13,6 +13,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 from jax.export import symbolic_args_specs
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxcomp import export
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
@@ -247,6 +248,18 @@ def test_pixels_are_normalized_inside(path: Path) -> None:
     (signature,) = model.get_signature_list().values()
     assert signature["inputs"] == ["pixels"]
     assert furthest(run(path, pixels), fn(packed, *normalize(jnp.asarray(pixels)))) < 0.05
+
+
+def test_what_lies_on_a_mesh_is_written_too(path: Path) -> None:
+    apply_fn, params = residual()
+    fn, packed = quantize(apply_fn, params, IMAGES[:1], ranges=calibrate(apply_fn, params, [IMAGES]))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    for own, given, far in ((apply_fn, params, 1e-4), (fn, packed, 0.05)):
+        wanted = own(given, IMAGES)
+        with jax.set_mesh(mesh):
+            laid, images = jax.device_put((given, IMAGES), NamedSharding(mesh, PartitionSpec()))
+            export.litert(path, own, laid, images, batches=[images])
+        assert furthest(run(path, IMAGES), wanted) < far
 
 
 def test_labels_lie_behind_the_network(path: Path) -> None:
