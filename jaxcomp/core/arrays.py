@@ -29,6 +29,31 @@ def as_arrays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(as_array, params)
 
 
+def concrete(params: Any, maker: str) -> Any:
+    """Converts all leaves of a tree to arrays, for what works on their values: on the host, once, not in a program.
+
+    Args:
+      params: as of :func:`as_arrays`.
+      maker: what works on them, for the error.
+
+    Raises:
+      ArgumentError: for shapes, and for what a transformation (jit, grad, vmap) traces; names the path.
+
+    Example:
+      >>> concrete({"gain": 2.0}, "ptq")
+      {'gain': Array(2., dtype=float32, weak_type=True)}
+    """
+    params = as_arrays(params)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+            kind = "a shape" if isinstance(leaf, jax.ShapeDtypeStruct) else "traced, inside of jit, grad or vmap"
+            raise ArgumentError(
+                f"{maker} works on values, and the parameter {path_string(path)!r} is {kind}: call {maker} outside of "
+                "jit, with arrays (what it returns can be used inside)"
+            )
+    return params
+
+
 def as_array(path: Any, leaf: Any) -> Any:
     """Converts a leaf to an array; arrays and shapes stay as they are.
 

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from jaxcomp.core.errors import ArgumentError
 
 Axes = int | tuple[int, ...] | None
@@ -16,7 +18,7 @@ def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
       ndim: number of axes.
 
     Raises:
-      ArgumentError: for an axis that the tensor lacks.
+      ArgumentError: for what is no number of an axis, and for an axis that the tensor lacks.
 
     Example:
       >>> own_axes(-1, 4), own_axes(None, 4), own_axes(-1, 0)
@@ -24,14 +26,16 @@ def own_axes(axis: Axes, ndim: int) -> tuple[int, ...]:
     """
     if axis is None or ndim == 0:
         return ()
-    axes = (axis,) if isinstance(axis, int) else axis
+    axes = axis if isinstance(axis, tuple | list) else (axis,)
     for a in axes:
+        if not isinstance(a, int | np.integer):
+            raise ArgumentError(f"axis must be the number of an axis, a tuple of them, or None; got {axis!r}")
         if not -ndim <= a < ndim:
             raise ArgumentError(
                 f"axis {a} has a scale for each index, but the tensor has {ndim} axes; choose tensors that have it "
                 "with jc.partition"
             )
-    return tuple(sorted({a % ndim for a in axes}))
+    return tuple(sorted({int(a) % ndim for a in axes}))
 
 
 def usual_size(shape: Shape) -> float:

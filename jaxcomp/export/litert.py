@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.files import write_atomically
 from jaxcomp.core.tables import table
@@ -128,7 +128,7 @@ def litert(
     example = jax.tree.unflatten(jax.tree.structure(example), arguments)
     batches = None if batches is None else [_on_no_mesh(batch) for batch in batches]
     with jax.set_mesh(jax.sharding.Mesh(np.empty((), object), ())):  # the converter knows of none
-        marked = _marked(fn, _on_no_mesh(as_arrays(params)), example, batches, select, preprocess)
+        marked = _marked(fn, _on_no_mesh(concrete(params, "litert")), example, batches, select, preprocess)
         content = converted(marked, example, given)
     made = operations(content)
     content = _with_files(content, texts) if texts else content
@@ -149,7 +149,7 @@ def _marked(
     preprocess: Callable[..., Any] | None,
 ) -> Callable[..., Any]:
     """The function of inputs alone, in which everything that is to be codes is marked as the converter wants it."""
-    before, params = preprocess or (lambda *inputs: inputs), as_arrays(params)
+    before, params = preprocess or (lambda *inputs: inputs), concrete(params, "litert")
     leaves = jax.tree.leaves(params)
     program = _traced(fn, params, jax.eval_shape(before, *example))
     placement = place(program, _grids(program, leaves))

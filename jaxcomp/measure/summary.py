@@ -229,8 +229,8 @@ def _row(path: str, leaf: Any, note: Note | None) -> Row:
 
 def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:
     """A leaf's dtype, shape, number of values, number of non-zeros, and bits of one value."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        raise ArgumentError(f"{path!r} has a shape but no values: summarize concrete arrays, not eval_shape's")
+    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
+        raise ArgumentError(f"{path!r} has a shape but no values: summarize arrays, outside of jit and eval_shape")
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return str(leaf.dtype), leaf.shape, leaf.size, leaf.size, 8 * leaf.dtype.itemsize
     values = np.asarray(leaf)

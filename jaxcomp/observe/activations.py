@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.channels import Group
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
@@ -64,7 +64,7 @@ def activations(
     Reference: Molchanov et al., Pruning convolutional neural networks, 2017 (the mean); Hu et al., Network trimming,
     2016 (zeros after ReLU).
     """
-    params = as_arrays(params)
+    params = concrete(params, "activations")
     views = {group.name: _views(groups, group) for group in groups}
     axes: dict[Value, set[int]] = {}
     for value, axis in (key for own in views.values() for key in own):

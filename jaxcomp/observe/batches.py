@@ -253,6 +253,8 @@ def _passes(check: Check, inputs: tuple[Any, ...]) -> bool:
 
 def _check_numbers(inputs: tuple[Any, ...], which: str) -> None:
     leaves = jax.tree.leaves(inputs)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise ArgumentError(f"{which} is traced, inside of jit, grad or vmap: give arrays, outside of them")
     for leaf in leaves:
         if isinstance(leaf, jax.Array):
             continue  # random keys too

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Select, checked_batches
@@ -60,7 +60,7 @@ def input_norms(
 
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2024.
     """
-    params = as_arrays(params)
+    params = concrete(params, "input_norms")
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
     found = with_factors(program, uses_of(program), jax.tree.leaves(params))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import leaves_of, named_leaves, replace_leaves
@@ -114,7 +114,7 @@ def correct_biases(
     """
     if method not in ("exact", "fast"):
         raise ArgumentError(f"method must be 'exact' or 'fast', got {method!r}")
-    params, changed = as_arrays(params), as_arrays(changed)
+    params, changed = (concrete(tree, "correct_biases") for tree in (params, changed))
     check_unquantized(apply_fn, params, "correct_biases")
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])

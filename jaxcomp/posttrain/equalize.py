@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
@@ -125,7 +125,7 @@ def equalize(
     """
     if rounds < 1:
         raise ArgumentError(f"rounds must be at least 1, got {rounds!r}")
-    params = as_arrays(params)
+    params = concrete(params, "equalize")
     check_unquantized(apply_fn, params, "equalize")
     given = checked_batches(apply_fn, params, [example])
     program, links, skipped = _found(apply_fn, params, given[0])
@@ -188,7 +188,7 @@ def smooth(
     """
     if not 0 <= strength <= 1:
         raise ArgumentError(f"strength must be in [0, 1], got {strength!r}")
-    params = as_arrays(params)
+    params = concrete(params, "smooth")
     check_unquantized(apply_fn, params, "smooth")
     given = checked_batches(apply_fn, params, batches, select)
     program, links, skipped = _found(apply_fn, params, given[0])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.progress import Progress, shows_progress
@@ -128,7 +128,7 @@ def ptq(
 
     Reference: Nagel et al., A white paper on neural network quantization, 2021.
     """
-    params = as_arrays(params)
+    params = concrete(params, "ptq")
     check_unquantized(apply_fn, params, "ptq")
     given = checked_batches(apply_fn, params, batches, select)
     function, folded, computed = _folded(fold_weights, apply_fn, params, given[0])

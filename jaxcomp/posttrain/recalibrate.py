@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real, wide
@@ -47,7 +47,7 @@ def recalibrate(
       3.25
     """
     data = inputs_of(called(update, stats, "update(stats, batch)"), batches, select, single=True)
-    update, stats = jax.jit(update), as_arrays(stats)
+    update, stats = jax.jit(update), concrete(stats, "recalibrate")
     given = stats
     count, sums, keeps = 0, {}, {}
     for (batch,) in data:

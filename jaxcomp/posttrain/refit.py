@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.channels import check_groups
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
@@ -83,7 +83,7 @@ def refit(
     """
     if not damping >= 0:
         raise ArgumentError(f"damping must be at least 0, got {damping!r}")
-    params = as_arrays(params)
+    params = concrete(params, "refit")
     check_unquantized(apply_fn, params, "refit")
     given = checked_batches(apply_fn, params, batches, select)
     check_groups(groups)

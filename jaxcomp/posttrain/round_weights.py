@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.progress import Progress, shows_progress, told
@@ -154,7 +154,7 @@ def round_weights(
     Reference: Frantar et al., GPTQ, 2023; Behdin et al., QuantEase, 2023; Nagel et al., Up or down?, 2020 (AdaRound),
     and Data-free quantization through weight equalization and bias correction, 2019.
     """
-    params = as_arrays(params)
+    params = concrete(params, "round_weights")
     check_unquantized(apply_fn, params, "round_weights")
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     settings = _settings(method, reference, damping, act_order, sweeps, steps)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real
@@ -113,7 +113,7 @@ def share(
     Reference: Han, Mao and Dally, Deep compression, 2016; Frantar et al., GPTQ, 2023; Choi, El-Khamy and Lee, Towards
     the limit of network quantization, 2017 (Hessian-weighted and entropy-constrained centers).
     """
-    params = as_arrays(params)
+    params = concrete(params, "share")
     check_unquantized(apply_fn, params, "share")
     given, named = checked_batches(apply_fn, params, batches, select), named_leaves(params)
     program = trace(apply_fn, params, *given[0])

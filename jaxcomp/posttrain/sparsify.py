@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, path_string, replace_leaves
@@ -146,7 +146,7 @@ def sparsify(
     Reference: Frantar and Alistarh, Optimal brain compression, 2022, and SparseGPT, 2023; Sun et al., A simple and
     effective pruning approach for large language models (Wanda), 2024; Singh and Alistarh, WoodFisher, 2020.
     """
-    params = as_arrays(params)
+    params = concrete(params, "sparsify")
     check_unquantized(apply_fn, params, "sparsify")
     given = checked_batches(apply_fn, params, batches, select)
     named = named_leaves(params)

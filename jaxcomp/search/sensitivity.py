@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.leaves import is_real
@@ -157,7 +157,7 @@ def sensitivity(
             f"options must be at least one option, {{name: Scheme or None}}, got {options!r:.80}: "
             '{"8": jc.rewrite.Scheme(bits=8), "4": jc.rewrite.Scheme(bits=4)}'
         )
-    params = as_arrays(params)
+    params = concrete(params, "sensitivity")
     check_reads_weights(apply_fn, "sensitivity")
     given = checked_batches(apply_fn, params, batches, select)
     switched = Switched(apply_fn, params, *given[0])

@@ -107,6 +107,18 @@ def test_what_is_not_a_number_is_refused_by_whatever_reads_it(name: str) -> None
                 run(*spoilt[what])
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_inside_of_jit_whatever_works_on_values_says_so(name: str) -> None:
+    run, reads = CALLS[name]
+    traced = {
+        "weights": lambda: jax.eval_shape(lambda p: (run(p, X, ONES), p)[1], PARAMS),
+        "data": lambda: jax.eval_shape(lambda x: (run(PARAMS, x, ONES), x)[1], X),
+    }
+    for what in traced.keys() & set(reads):
+        with pytest.raises(JaxcompError, match="outside of"):
+            traced[what]()
+
+
 @pytest.mark.parametrize("name", ["l2", "taylor", "hessian", "magnitude", "woodfisher", "energy", "equalize", "round"])
 def test_the_error_says_where_and_how_many(name: str) -> None:
     run, reads = CALLS[name]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import export
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.calls import unjitted
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.files import write_atomically
@@ -120,7 +120,7 @@ def onnx(
     if find_spec("onnx") is None:
         raise MissingExtraError('ONNX files are written by the package onnx: pip install "jaxcomp[onnx]"')
     texts = checked_metadata(metadata)
-    fn, params = unjitted(fn), as_arrays(params)
+    fn, params = unjitted(fn), concrete(params, "onnx")
     given = None if batches is None else checked_batches(fn, params, batches, select)
     program, inputs = _traced(fn, params, example, shapes)
     graph, results = Graph(), list[Port]()

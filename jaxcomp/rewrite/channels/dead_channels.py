@@ -3,11 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
@@ -46,14 +44,8 @@ def remove_dead(apply_fn: Callable[..., Any], params: Params, *example: Any) -> 
       >>> small["up"].shape, small["down"].shape, new.keep["up"].tolist()
       ((4, 2), (2, 1), [True, False, True])
     """
-    params = as_arrays(params)
+    params = concrete(params, "remove_dead")
     check_reads_weights(apply_fn, "remove_dead")
-    for path, leaf in named_leaves(params).items():
-        if isinstance(leaf, jax.ShapeDtypeStruct) or compat.is_tracer(leaf):
-            raise ArgumentError(
-                f"dead channels are found by the values of parameters, and {path!r} is {type(leaf).__name__}: call "
-                "remove_dead outside jit, with arrays (the function it returns can be jitted)"
-            )
     return shrink(apply_fn, params, *example, keep=_alive, lenient=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import as_arrays, concrete
 from jaxcomp.core.channels import check_groups
 from jaxcomp.core.errors import ArgumentError, PathError
 from jaxcomp.core.finite import check_finite
@@ -164,7 +164,7 @@ class _Host(dict[str, Any]):
         return super().__getitem__(path)
 
     def __getitem__(self, path: str) -> np.ndarray:
-        leaf = self.raw(path)
+        leaf = concrete({path: self.raw(path)}, "importance")[path]
         check_finite({path: leaf}, self._whose)
         return np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
 

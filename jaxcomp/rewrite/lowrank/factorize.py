@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
-from jaxcomp.core.arrays import as_arrays
-from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.rules import ByPath
@@ -101,13 +99,9 @@ def factorize(
     Speeding up convolutional neural networks with low rank expansions, 2014; Kim et al., Compression of deep
     convolutional neural networks for fast and low power mobile applications, 2016; Yuan et al., ASVD, 2023.
     """
-    params = as_arrays(params)
+    params = concrete(params, "factorize")
     criterion = Criterion.of(rank, energy, macs, bytes)
     named = named_leaves(params)
-    if any(
-        not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, jax.core.Tracer) for leaf in named.values()
-    ):
-        raise ArgumentError("factorize decomposes values: params must hold arrays, outside of jit")
     check_unquantized(apply_fn, params, "factorize")
     program = trace(apply_fn, params, *example)
     moments = None if batches is None else second_moments(apply_fn, params, batches, select=select)

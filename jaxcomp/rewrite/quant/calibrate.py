@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, register_pytree_with_keys
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.programs import compiled
 from jaxcomp.core.progress import Progress, shows_progress, steps
@@ -121,7 +121,7 @@ def calibrate(
         raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
     if bins < 2:
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
-    params = as_arrays(params)
+    params = concrete(params, "calibrate")
     check_reads_weights(apply_fn, "calibrate")
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])

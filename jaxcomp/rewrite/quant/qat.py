@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcomp.core.arrays import as_arrays
+from jaxcomp.core.arrays import concrete
 from jaxcomp.core.calls import arguments
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import replicated
@@ -103,7 +103,7 @@ def qat(
     Jacob et al., Quantization and training of neural networks for integer-arithmetic-only inference, 2018.
     """
     _check(weight_grids, input_grids, momentum)
-    params = as_arrays(params)
+    params = concrete(params, "qat")
     check_reads_weights(apply_fn, "qat")
     given = checked_batches(apply_fn, params, batches, select)
     program = trace(apply_fn, params, *given[0])
