@@ -99,9 +99,9 @@ class _Layers:
         asked = {path: own for path, own in by_rule(axis, list(self.named)).items() if path in real}
         for path, own in asked.items():
             shape = self.named[path].shape
-            if not -len(shape) <= own < len(shape):
+            if not isinstance(own, int) or not -len(shape) <= own < len(shape):
                 raise ArgumentError(
-                    f"{path!r} of shape {shape} has no axis {own} that could count layers: say which leaves are "
+                    f"{path!r} of shape {shape} has no axis {own!r} that could count layers: say which leaves are "
                     "stacked, jc.stacked([(regex, axis)], compressor)"
                 )
         self.axes = {path: own % self.named[path].ndim for path, own in asked.items() if self.named[path].shape[own]}

@@ -1,9 +1,9 @@
 """Batches of data: what of each a function is given, checked in one place.
 
 A batch is the tuple of all of the function's inputs, or its single one (an array, or any tree). Where the function
-cannot be called so, a tuple or dict is taken for examples that come with labels, and its first entry is the input:
-``(image, label)``, ``{"image": ..., "label": ...}``. ``select=`` says otherwise: a key, or a function of the batch that
-gives the input or the tuple of all of them.
+cannot be called so, a tuple, list or dict is taken for examples that come with labels, and its first entry is the
+input: ``(image, label)``, ``[image, label]``, ``{"image": ..., "label": ...}``. ``select=`` says otherwise: a key, or a
+function of the batch that gives the input or the tuple of all of them.
 
 Whatever takes batches takes lists, loaders and iterators, and reads them to their end, which must come: of what has
 no length, more than 65,536 batches, or 4 GiB where all are held at once, are taken for data without end, and refused.
@@ -226,8 +226,8 @@ def _first(batch: Any) -> Any:
 
 
 def _has_first(batch: Any) -> bool:
-    """Whether a batch may be an input and what belongs to it; a list is one input."""
-    return (isinstance(batch, Mapping) and bool(batch)) or (isinstance(batch, tuple) and len(batch) > 1)
+    """Whether a batch may be an input and what belongs to it."""
+    return (isinstance(batch, Mapping) and bool(batch)) or (isinstance(batch, tuple | list) and len(batch) > 1)
 
 
 def _takes(check: Check, inputs: tuple[Any, ...], first: tuple[Any, ...] | None, which: str) -> bool:

@@ -86,6 +86,10 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
         lambda: pickle.dumps(jc.rewrite.fold_weights(net, PARAMS, X)[0]),
         ("rewritten function", "pickled", "save(path, fn, params)"),
     ),
+    "a word for layers": (
+        lambda: jc.prune.magnitude(0.5, stacked="a").init(PARAMS),
+        ("'a'", "no axis 'a'", "stacked([(regex, axis)]"),
+    ),
     "a word for an axis": (lambda: jc.quant.fake(4, axis="channel").init(PARAMS), ("a:", "axis", "'channel'")),
     "another tree": (lambda: shown({"a": X, "c": X}), ("parameters", "dict", "state")),
     "other shapes": (lambda: shown({"a": X, "b": X}), ("parameter of", "(2, 3)", "compressor.init(params)")),

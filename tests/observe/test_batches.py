@@ -97,8 +97,8 @@ def test_what_is_no_function_and_what_it_cannot_be_called_with_are_named(name: s
             call(function, PARAMS, X)
     with pytest.raises(CallError, match=r"params = float32\[6,4\]; inputs = dict {a: float32\[4,5\].*swapped\?"):
         call(net, X, PARAMS)
-    with pytest.raises(CallError, match=r"inputs = list {0: float32\[6,4\], 1: int32\[6\]}. A list is one input"):
-        call(net, PARAMS, [X, LABELS])
+    with pytest.raises(CallError, match=r"inputs = list {0: float32\[6,4\], 1: float32\[6,4\]}. A list is one input"):
+        call(lambda p, x, y: net(p, x + y), PARAMS, [X, X])
     with pytest.raises(CallError, match=r"failed with TypeError: .*\n.*inputs = float32\[6,7\]"):
         call(net, PARAMS, jnp.ones((6, 7)))
 
@@ -178,6 +178,7 @@ def test_labels_beside_the_inputs_are_left_out(name: str) -> None:
     expected = run(net, PARAMS, [X])
     ways: list[tuple[Any, Any]] = [
         ([(X, LABELS)], None),
+        ([[X, LABELS]], None),  # as PyTorch collates
         (iter([{"image": np.asarray(X), "label": np.asarray(LABELS)}]), None),
         ([{"index": LABELS, "image": X}], "image"),
         ([[LABELS, X]], 1),

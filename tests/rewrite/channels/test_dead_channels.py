@@ -80,7 +80,7 @@ def test_what_stays(function: Any, params: Any, left: dict[str, int]) -> None:
 def test_values_are_needed() -> None:
     with pytest.raises(ArgumentError, match="'a' is a shape: call remove_dead outside of jit"):
         remove_dead(mlp, jax.eval_shape(lambda: PARAMS), X)
-    with pytest.raises(ArgumentError, match="outside jit"):
+    with pytest.raises(ArgumentError, match="outside of jit"):
         jax.jit(lambda p: remove_dead(mlp, p, X)[1])(PARAMS)
 
 
