@@ -32,7 +32,7 @@ def recalibrate(
         (counters, keys) are left as they are, and so are averages that do not move.
       batches: inputs of ``update``, one after another; all of one shape.
       select: ``update``'s part of each batch, a key or a function of it; None: the whole batch, or, where it cannot
-        take that, the first entry of a tuple or dict.
+        take that, the first entry of a tuple, list or dict.
 
     Returns:
       The new statistics, of the structure and types of ``stats``.
