@@ -40,7 +40,7 @@ def compiled(function: Callable[..., Any], key: Any = None) -> Callable[..., Any
         if any(isinstance(x, jax.core.Tracer) for x in leaves):
             return function(*args)
         kinds = tuple((jax.typeof(x), _layout(x)) for x in leaves)
-        key = tree, jax.sharding.get_abstract_mesh(), settings(), kinds
+        key = tree, settings(), kinds
         if key not in own:
             own[key] = _found(function, args, key)
         return own[key](*args)
@@ -49,7 +49,7 @@ def compiled(function: Callable[..., Any], key: Any = None) -> Callable[..., Any
 
 
 def settings() -> tuple[Any, ...]:
-    """Returns the settings of JAX that a trace takes in: under others a function is traced anew.
+    """Returns the settings of JAX that a trace takes in, the mesh that is set too: under others it is made anew.
 
     Example:
       >>> known = settings()
@@ -57,7 +57,8 @@ def settings() -> tuple[Any, ...]:
       ...     settings() == known
       False
     """
-    return tuple(getattr(jax.config, name) for name in ("jax_default_matmul_precision", "jax_enable_x64"))
+    own = tuple(getattr(jax.config, name) for name in ("jax_default_matmul_precision", "jax_enable_x64"))
+    return jax.sharding.get_abstract_mesh(), *own
 
 
 @functools.lru_cache(MOST)

@@ -21,7 +21,7 @@ def shapes_of(params: Params) -> Params:
 
 
 class Plans(Generic[Plan]):
-    """Plans by the structure, shapes and dtypes of inputs, and by the settings that JAX traces in (precision, x64).
+    """Plans by the structure, shapes and dtypes of inputs, and by the settings that JAX traces in.
 
     Under Explicit axes by layouts too: they are types there.
 

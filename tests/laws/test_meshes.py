@@ -145,3 +145,19 @@ def test_what_was_made_on_one_device_runs_on_a_mesh(place: Place) -> None:
     with on(place) as mesh:
         spread = jax.tree.map(lambda leaf: replicate(leaf, mesh), made[1])
         same_numbers(ran((made[0], spread), shard(x, mesh)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fold_weights", {}),
+        ("shrink", {"keep": jc.rewrite.choose(0.5)}),
+        ("quantize", {"scheme": jc.rewrite.Scheme(8, inputs="dynamic")}),
+    ],
+)
+def test_what_was_made_under_a_mesh_runs_without_it(name: str, options: Any) -> None:
+    function, params, x = networks()["dense"]
+    with on(Place(AxisType.Explicit, True)):  # on which the arrays are not
+        made = getattr(jc.rewrite, name)(function, params, x, **options)
+        wanted = ran(made, x)
+    same_numbers(ran(made, x), wanted)
