@@ -10,7 +10,7 @@ forgets its programs after every 200 tests, and where they keep many mappings of
 every test, as some tests did, has what all use compiled again.
 
 A test of many cases is split by their names, in the same way everywhere: one half runs by default, the other is
-exhaustive; of many exhaustive cases one half runs in .ci/run, and all of them in .ci/nightly.
+exhaustive; of many exhaustive cases one half runs in .ci/run, of very many a quarter, and all of them in .ci/nightly.
 """
 
 import atexit
@@ -43,6 +43,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 FEW = {"exhaustive": 3, "nightly": 12}  # so many cases of one test stay together
+MANY = 48  # of more exhaustive cases only a quarter stays
 _run = itertools.count(1)
 MAPPINGS = Path("/proc/self/maps")
 
@@ -54,14 +55,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tests[item.nodeid.partition("[")[0]].append(item)
     for cases in tests.values():
         of_default = [case for case in cases if not case.get_closest_marker("exhaustive")]
-        _leave_half(of_default, "exhaustive")
-        _leave_half([case for case in cases if case.get_closest_marker("exhaustive")], "nightly")
+        _leave_out(of_default, "exhaustive", 2)
+        others = [case for case in cases if case.get_closest_marker("exhaustive")]
+        _leave_out(others, "nightly", 4 if len(others) > MANY else 2)
 
 
-def _leave_half(cases: list[pytest.Item], marker: str) -> None:
+def _leave_out(cases: list[pytest.Item], marker: str, parts: int) -> None:
+    """Marks all but one part of the cases, if they are many."""
     if len(cases) > FEW[marker]:
         for case in cases:
-            if zlib.crc32(f"{marker} {case.nodeid}".encode()) % 2:
+            if zlib.crc32(f"{marker} {case.nodeid}".encode()) % parts:
                 case.add_marker(marker)
 
 
