@@ -180,9 +180,9 @@ def exports(data: Data) -> str:
         if "refused" in row:
             rows.append([*about, "refused", *[""] * 8])
             continue
-        floats = sum(count for kind, count in row["products"].items() if kind in ("float32", "f32"))
         scores = [percent(row[key]) for key in ("accuracy", "our_accuracy", "agreement")]
-        rows.append([*about, *scores, f"{row['images']:,}", f"{floats}", *time(row, "1"), *time(row, "256")])
+        scores += [f"{row['images']:,}", f"{row['products_in_floats']}"]
+        rows.append([*about, *scores, *time(row, "1"), *time(row, "256")])
     head = [
         "network",
         "file",

@@ -79,10 +79,12 @@ class Format(NamedTuple):
 
     def written(self, own: Opened, path: Path, folder: Path, calibration: int, sizes: Iterable[int]) -> dict[int, Path]:
         """The files for batches of some sizes, the first of which is for the user."""
-        files: dict[int, Path] = {}
-        for size in sizes:
-            files[size] = path if not files or not self.is_of_one_batch else folder / f"{path.stem}-{size}{self.suffix}"
-            if files[size] not in [*files.values()][:-1]:
+        first, *others = sizes
+        self.write(own, path, calibration, first)
+        files = {first: path}
+        for size in others:
+            files[size] = folder / f"{path.stem}-{size}{self.suffix}" if self.is_of_one_batch else path
+            if self.is_of_one_batch:
                 self.write(own, files[size], calibration, size)
         return files
 
@@ -207,7 +209,9 @@ def measured(
     except UserError as error:  # a runtime has its own limits: others may run the file
         print(error)
         return {"refused": [line for line in str(error).splitlines() if line][-1]}
-    return {"products": dict(engine.products), **compared(ours, engine.run, batch), "times": times}
+    floats = sum(count for kind, count in engine.products.items() if kind in ("float32", "f32"))
+    products = {"products": dict(engine.products), "products_in_floats": floats}
+    return {**products, **compared(ours, engine.run, batch), "times": times}
 
 
 def _here(path: Path, kind: Format) -> list[Runtime]:
@@ -219,11 +223,6 @@ def _here(path: Path, kind: Format) -> list[Runtime]:
     if len(missing) == len(kind.runtimes):
         raise UserError(f"{path} is written, and what runs it is not here: pip install {kind.runtimes[0].package}")
     return [each for each in kind.runtimes if each.is_here]
-
-
-def in_floats_of(row: dict[str, Any]) -> int:
-    """How many of a file's products its runtime computes in floating point."""
-    return sum(count for kind, count in row["products"].items() if kind in ("float32", "f32"))
 
 
 def shown(rows: Sequence[dict[str, Any]]) -> str:
@@ -246,7 +245,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
         about = [row["file"], row.get("runtime", ""), f"{row['bytes']:,}"]
         about += [f"{row[key]:.2%}" if key in row else "" for key in ("accuracy", "our_accuracy", "agreement")]
         about += [f"{row[key]:.3f}" if key in row else "" for key in ("largest_difference",)]
-        about += [f"{in_floats_of(row)}" if "products" in row else ""]
+        about += [f"{row.get('products_in_floats', '')}"]
         if "refused" in row:
             about[3] = "refused"
         for batch, times in (row.get("times") or {"": []}).items():
@@ -259,10 +258,18 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def merged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A file of rows with these in it, in the place of those of the same artifact."""
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    names = {row["artifact"] for row in rows}
-    return {"machine": timing.machine("train.export"), "rows": [*(r for r in old if r["artifact"] not in names), *rows]}
+    """A file of rows with these in it, in the place of those of the same artifacts and formats.
+
+    Raises:
+      UserError: if there is a file of something else.
+    """
+    try:
+        old = json.loads(path.read_text())["rows"] if path.exists() else []
+        made = {(row["artifact"], row["file"]) for row in rows}
+        kept = [row for row in old if (row["artifact"], row["file"]) not in made]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} holds no rows of this script: move it away, or give another --out") from error
+    return {"machine": timing.machine("train.export"), "rows": [*kept, *rows]}
 
 
 def main() -> int:

@@ -47,8 +47,9 @@ def concrete(params: Any, maker: str) -> Any:
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             kind = "a shape" if isinstance(leaf, jax.ShapeDtypeStruct) else "traced, inside of jit, grad or vmap"
+            which = repr(path_string(path)) if path else "the parameter"
             raise ArgumentError(
-                f"{maker} works on values, and the parameter {path_string(path)!r} is {kind}: call {maker} outside of "
+                f"{maker} works on values, and {which} is {kind}: call {maker} outside of "
                 "jit, with arrays (what it returns can be used inside)"
             )
     return params

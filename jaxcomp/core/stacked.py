@@ -99,7 +99,7 @@ class _Layers:
         asked = {path: own for path, own in by_rule(axis, list(self.named)).items() if path in real}
         for path, own in asked.items():
             shape = self.named[path].shape
-            if not isinstance(own, int) or not -len(shape) <= own < len(shape):
+            if not isinstance(own, int | np.integer) or not -len(shape) <= own < len(shape):
                 raise ArgumentError(
                     f"{path!r} of shape {shape} has no axis {own!r} that could count layers: say which leaves are "
                     "stacked, jc.stacked([(regex, axis)], compressor)"

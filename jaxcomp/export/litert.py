@@ -149,7 +149,7 @@ def _marked(
     preprocess: Callable[..., Any] | None,
 ) -> Callable[..., Any]:
     """The function of inputs alone, in which everything that is to be codes is marked as the converter wants it."""
-    before, params = preprocess or (lambda *inputs: inputs), concrete(params, "litert")
+    before = preprocess or (lambda *inputs: inputs)
     leaves = jax.tree.leaves(params)
     program = _traced(fn, params, jax.eval_shape(before, *example))
     placement = place(program, _grids(program, leaves))
@@ -328,6 +328,7 @@ def _mark(x: Any, scale: Any, zero_point: Any, kind: str = "i8", axis: int | Non
 
 
 def _with_files(content: bytes, texts: Mapping[str, str]) -> bytes:
+    """A file with texts in a zip archive behind it."""
     whole = io.BytesIO()
     whole.write(content)
     with zipfile.ZipFile(whole, "a") as archive:

@@ -16,10 +16,8 @@ from jaxcomp.trace import compat
 LARGE, NUMBERS = 1024, ("float32", "float16", "int8", "int16", "int32")
 """The bytes from which on a constant is handed over beside the program, and the types that can be."""
 
-
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 """The runtime's operations that multiply."""
-
 
 SMALL = 2**24
 """The bytes of a file up to which it is worth the time to store what is alike once."""
@@ -51,6 +49,9 @@ def converted(fn: Callable[..., Any], example: Sequence[Any], names: Sequence[st
       fn: the function, which closes over its weights.
       example: the shapes of its inputs.
       names: of the arrays of the inputs.
+
+    Returns:
+      The bytes of a .tflite file.
 
     Raises:
       ArgumentError: if the converter refuses the function.
@@ -123,8 +124,10 @@ def _put_in(module: Any, weights: list[np.ndarray]) -> None:
 
 
 def _shared(content: bytes) -> bytes:
-    """The same file, smaller: vectors that are alike in one place (zero points take eight bytes a channel, and are all
-    0), and numbers in place of the names that the converter makes up."""
+    """The same file, smaller: equal vectors are stored once, and numbers are the names of inner tensors.
+
+    Zero points take eight bytes a channel, and are all 0; the names that the converter makes up are long.
+    """
     from flatbuffers import Builder
     from litert_converter import schema_py_generated as schema
 
@@ -148,7 +151,14 @@ def _shared(content: bytes) -> bytes:
 
 
 def operations(content: bytes) -> tuple[Operation, ...]:
-    """Lists the operations of a file's ``content``, in order."""
+    """Lists what a file computes.
+
+    Args:
+      content: the bytes of a .tflite file.
+
+    Returns:
+      The operations of all its graphs, in order.
+    """
     from litert_converter import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))

@@ -146,8 +146,11 @@ class Rewritten(Generic[Plan]):
         steps = " -> ".join(f"{each.name}({each.said})" for each in self.decisions)
         return f"<{getattr(self.original, '__name__', type(self.original).__name__)} -> {steps}>"
 
-    def __deepcopy__(self, memo: Any) -> "Rewritten[Plan]":
+    def __copy__(self) -> "Rewritten[Plan]":
         return self  # as any function: nothing in it changes
+
+    def __deepcopy__(self, memo: Any) -> "Rewritten[Plan]":
+        return self
 
     def __reduce__(self) -> Any:
         raise ArgumentError(

@@ -75,7 +75,7 @@ def made(name: str, network: str) -> tuple[Any, Any, Any]:
 def test_it_computes_what_it_promises_alone_and_mapped(name: str, network: str) -> None:
     f, params, x = NETWORKS[network]
     new, small, _ = made(name, network)
-    assert copy.deepcopy({"apply_fn": new})["apply_fn"] is new  # as any function is
+    assert copy.deepcopy({"apply_fn": new})["apply_fn"] is copy.copy(new) is new  # as any function is
     other, view = PROMISES[name](f, params, x, new, small)
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), small)
 

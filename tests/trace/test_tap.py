@@ -366,3 +366,9 @@ def test_the_list_fits_a_terminal_and_every_name_in_it_can_be_tapped() -> None:
     assert max(map(len, lines)) <= 80
     names = [line.split()[0] for line in lines[2 : 2 + len(found)]]
     assert len(jc.trace.tap(apply_fn, params, IMAGES, at=names)(params, IMAGES)[1]) == len(found)
+
+
+def test_where_no_layer_has_a_name_it_is_said() -> None:
+    found = jc.trace.values(lambda p, x: x @ p["w"], {"w": jnp.ones((4, 2))}, jnp.ones((1, 4)))
+    assert len(found) == 0
+    assert str(found) == "no layer has a name of its own; parameters have: see jaxcomp.trace.sites"

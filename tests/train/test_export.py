@@ -52,14 +52,20 @@ def test_a_file_answers_as_the_artifact(tmp_path: Path, quantized: bool, name: s
     rows = export.job(own, [name], None, 64, 100, weights=Path(whole), rounds={1: 1, 16: 1})
     assert str(runtime) in {row["runtime"] for row in rows}
     for row in rows:
-        assert (export.in_floats_of(row) == 0) == quantized or row["runtime"] != str(runtime)
+        assert (row["products_in_floats"] == 0) == quantized or row["runtime"] != str(runtime)
         assert row["agreement"] >= (0.95 if quantized else 1)
         assert row["largest_difference"] < (0.1 if quantized else 1e-4)
         assert {each["variant"] for each in row["times"]["16"]} == {"file", "float", "ours"}
     assert str(rows[0]["runtime"]) in export.shown(rows)
 
 
-def test_rows_of_other_artifacts_stay(tmp_path: Path) -> None:
-    path, others = tmp_path / "export.json", [{"artifact": "a", "bytes": 1}, {"artifact": "b", "bytes": 2}]
-    path.write_text(json.dumps({"rows": others}))
-    assert export.merged(path, [{"artifact": "a", "bytes": 3}])["rows"] == [others[1], {"artifact": "a", "bytes": 3}]
+def test_rows_of_other_artifacts_and_formats_stay(tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    rows = [{"artifact": own, "file": file} for own, file in (("a", "a.onnx"), ("a", "a.tflite"), ("b", "b.onnx"))]
+    path.write_text(json.dumps({"rows": rows}))
+    new = rows[0] | {"bytes": 3}
+    assert export.merged(path, [new])["rows"] == [*rows[1:], new]
+    for other in ("[]", "{}", "[1", '{"rows": [1]}'):
+        path.write_text(other)
+        with pytest.raises(UserError, match="holds no rows of this script"):
+            export.merged(path, [new])

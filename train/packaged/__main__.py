@@ -18,7 +18,7 @@ import functools
 import importlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,12 @@ def job(args: argparse.Namespace) -> dict[str, Any]:
     rows = Table(args.workdir, line)
     for name in args.networks:
         of = {"sentences": prose.digest()} if name in SPEAK else {}
-        rows.row(functools.partial(judged, name, args), network=name, settings=args.settings, **of)
+        rows.row(functools.partial(judged, name, args, of.values()), network=name, settings=args.settings, **of)
     return rows.summary
 
 
-def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """A network's row."""
+def judged(name: str, args: argparse.Namespace, of: Iterable[str]) -> dict[str, Any]:
+    """A network's row; its files are of the data ``of`` which it is made."""
     began = time.process_time()
     subject: Subject = importlib.import_module(f"train.packaged.{name}").load(Folders(args.npm))
     theirs = subject.answers({part: own.original for part, own in subject.parts.items()})
@@ -64,7 +64,7 @@ def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
     runs, sizes, settings = dict[str, Run](), dict[str, int](), dict[str, str]()
     for number, (part, own) in enumerate(subject.parts.items()):
         settings[part] = args.settings[number % len(args.settings)] if args.settings else own.setting
-        path = args.workdir / f"{part}-{settings[part]}.jcz"
+        path = args.workdir / f"{'-'.join([part, settings[part], *of])}.jcz"
         runs[part], sizes[part] = made(own, settings[part], path, args.damping), path.stat().st_size
     ours = subject.answers(runs)
     if subject.drawn is not None:

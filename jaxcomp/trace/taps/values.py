@@ -52,6 +52,9 @@ class Values:
         return len(self.rows)
 
     def __str__(self) -> str:
+        if not self.rows:
+            nothing = "no layer has a name of its own; parameters have: see jaxcomp.trace.sites"
+            return with_left_out(nothing, self.left_out)
         short = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "float64": "f64", "int32": "i32"}
         signs = {"input": "i", "normed": "n", "activated": "a"}
         cells = [

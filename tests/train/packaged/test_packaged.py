@@ -69,13 +69,14 @@ def test_lines_are_judged_by_what_they_say_where_they_are() -> None:
 
 def test_rows_on_other_sentences_are_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prose, "DOCS", tmp_path)
-    measured: list[str] = []
-    monkeypatch.setattr(main, "judged", lambda name, args: measured.append(name) or {})
+    measured: list[tuple[str, ...]] = []
+    monkeypatch.setattr(main, "judged", lambda name, args, of: measured.append((name, *of)) or {})
     monkeypatch.setattr(main, "line", str)
     for said in ("pruning", "pruning", "packing"):
         (tmp_path / "a.md").write_text(f"This page has a sentence, and it is of {said}.")
         main.job(main.parse(["--networks", "voice", "faces", f"--workdir={tmp_path / 'run'}"]))
-    assert measured == ["voice", "faces", "voice"]
+    assert [name for name, *_ in measured] == ["voice", "faces", "voice"]
+    assert measured[0] != measured[2]  # nor are the files of the others taken for theirs
 
 
 def test_what_is_sure_and_what_is_no_face_count_as_they_should() -> None:
