@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.linalg import lapack
 
 from jaxcomp.core import threshold
+from jaxcomp.core.lapack import side_by_side, solved
 from jaxcomp.core.largest import mask_of
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.quadratic import inverse
@@ -23,6 +23,8 @@ from jaxcomp.prune.patterns import best_of_groups
 
 NofM = tuple[int, int]
 """``(n, m)``: of every m weights in a row along the reduction, n are kept."""
+ROWS = 128
+"""Rows of which a triangle is copied at once."""
 
 
 def norms_of(moment: Array) -> Array:
@@ -135,11 +137,23 @@ def least_squares(weight: Any, moment: Any, mask: Any) -> np.ndarray:
     moment, mask = np.asarray(moment), np.asarray(mask)
     wanted = np.matmul(moment, np.asarray(weight))
     new = np.zeros(wanted.shape, wanted.dtype)
-    (solve,) = lapack.get_lapack_funcs(("posv",), (wanted,))
-    # On the host, where each output's problem has its own size: LAPACK, and nothing is compiled.
-    for g, o in np.argwhere(mask.any(1)):
+
+    def solve(at: tuple[int, int]) -> None:
+        g, o = at
         own = np.flatnonzero(mask[g, :, o])
-        part = moment[g][np.ix_(own, own)].T  # which it is itself, and columns in a row are not copied
-        _, found, failed = solve(part, wanted[g, own, o], overwrite_a=1)
-        new[g, own, o] = np.linalg.solve(moment[g][np.ix_(own, own)], wanted[g, own, o]) if failed else found
+        found = solved(_triangle(moment[g], own), wanted[g, own, o])
+        new[g, own, o] = np.linalg.solve(moment[g][np.ix_(own, own)], wanted[g, own, o]) if found is None else found
+
+    # On the host, where each output's problem has its own size: LAPACK, and nothing is compiled.
+    side_by_side(solve, np.argwhere(mask.any(1)).tolist())
     return new
+
+
+def _triangle(matrix: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Some rows and columns of a symmetric matrix, as far as the diagonal; what is beyond it has no meaning."""
+    found = np.empty((len(own), len(own)), matrix.dtype)
+    for first in range(0, len(own), ROWS):
+        rows = own[first : first + ROWS]
+        columns = own[: first + len(rows)]
+        found[first : first + len(rows), : len(columns)] = matrix[np.ix_(rows, columns)]
+    return found
