@@ -20,6 +20,7 @@ Score = Callable[[Array], Array]
 
 _PIECE = 2**14  # so many elements are counted at once: they stay in the first caches
 _WORTH_SAMPLING = 8  # pieces; a round over a smaller group costs as little as a sample
+_WORTH_COUNTING_IN_PLACE = 8  # pieces of an array
 _STRIDE = 13  # one piece of an array in so many is sampled
 
 
@@ -189,6 +190,9 @@ class Pieces:
         self._begin = np.array([at for _, at in cut], np.int32)
         self._end = np.array([min(at + self._length, sizes[i]) for i, at in cut], np.int32)
         self._rank = np.array(ranked.ranks, np.uint32)[self._array]
+        # Taking a piece costs as much as counting it. Code that counts in place, a size, costs more than it saves on
+        # small arrays; and ranks on a level are counted in few pieces.
+        self._large = np.array(sizes) >= _WORTH_COUNTING_IN_PLACE * self._length
         self._as_given = len({value.dtype for value in ranked.values}) == 1  # else no branch could return them all
         self.group = np.array(ranked.group, np.int32)[self._array]
         self.sizes = (self._end - self._begin).astype(np.uint32)
@@ -225,16 +229,29 @@ class Pieces:
 
         def row(i: Any) -> Array:
             array, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
-            scores, index = self._scores(array, begin, end)
 
-            def reach() -> Array:
+            def reach(scores: Array) -> Array:
                 return _sums([scores >= each for each in probes.unorder(at[g], ranked.dtype)])
 
-            def ties() -> Array:
+            def ties(scores: Array, index: Array) -> Array:
                 tied, ranks = (scores == level[g]) & (index >= begin), rank - index.astype(jnp.uint32)
                 return _sums([tied & (ranks >= each) for each in at[g].astype(jnp.uint32)])
 
-            return lax.cond(on_level, ties, reach)
+            def taken() -> Array:
+                return lax.cond(on_level, ties, lambda scores, _: reach(scores), *self._taken(array, begin, end))
+
+            def in_place(value: Array) -> Array:
+                return reach(self._own(ranked.scores(self._held(value, end)), begin, end)[0])
+
+            if not self._large.any():
+                return taken()
+            large = [
+                functools.partial(in_place, value)
+                for value, it_is in zip(ranked.values, self._large, strict=True)
+                if it_is
+            ]
+            nth = jnp.asarray(np.cumsum(self._large, dtype=np.int32) - 1)[array]
+            return lax.cond(on_level | ~jnp.asarray(self._large)[array], taken, lambda: lax.switch(nth, large))
 
         def one(i: Any, counts: Array) -> Array:
             # The branches hold a row each: all counts would be copied into them and out.
@@ -243,18 +260,24 @@ class Pieces:
 
         return lax.fori_loop(0, len(self.group), one, jnp.zeros((len(self.group), at.shape[1]), jnp.uint32))
 
-    def _scores(self, array: Array, begin: Array, end: Array) -> tuple[Array, Array]:
+    def _taken(self, array: Array, begin: Array, end: Array) -> tuple[Array, Array]:
         """A piece's scores, the least one where no element is, and the position of each in its array."""
-        length, ranked = self._length, self._ranked
+        ranked = self._ranked
 
         def part(value: Array, end: Array) -> Array:
-            if value.size < length:
-                held = jnp.pad(value, (length - value.size, 0))
-            else:
-                held = lax.dynamic_slice(value, (end - length,), (length,))
+            held = self._held(value, end)
             return held if self._as_given else ranked.scores(held)
 
         held = lax.switch(array, [functools.partial(part, value) for value in ranked.values], end)
-        scores = ranked.scores(held) if self._as_given else held
-        index = end - length + lax.iota(jnp.int32, length)
+        return self._own(ranked.scores(held) if self._as_given else held, begin, end)
+
+    def _held(self, value: Array, end: Array) -> Array:
+        """As many elements before ``end`` as a piece has; a short array is filled up before."""
+        if value.size < self._length:
+            return jnp.pad(value, (self._length - value.size, 0))
+        return lax.dynamic_slice(value, (end - self._length,), (self._length,))
+
+    def _own(self, scores: Array, begin: Array, end: Array) -> tuple[Array, Array]:
+        """Scores from ``begin`` on, the least one before, and the position of each in its array."""
+        index = end - self._length + lax.iota(jnp.int32, self._length)
         return jnp.where(index >= begin, scores, -jnp.inf), index
