@@ -49,12 +49,18 @@ class Factored(NamedTuple):
                 return cls(moment, order, np.full_like(moment, np.nan) if upper is None else upper)
             damping = 10 * max(damping, 1e-6)
 
+    def in_order(self, x: np.ndarray) -> np.ndarray:
+        """Returns what belongs to inputs, ``[groups, n, ...]``, in their order."""
+        return np.take_along_axis(x, self.order[..., None], 1)
+
+    def as_before(self, x: np.ndarray) -> np.ndarray:
+        """Inverts :meth:`in_order`."""
+        return np.take_along_axis(x, np.argsort(self.order, 1)[..., None], 1)
+
     def solve(self, wanted: np.ndarray) -> np.ndarray:
         r"""Solves :math:`H^{-1} B` for B ``wanted`` ``[groups, n, out]``."""
-        order = self.order[..., None]
-        found = np.matmul(self.upper, np.take_along_axis(wanted, order, 1))
-        found = np.matmul(self.upper.swapaxes(1, 2), found)
-        return np.take_along_axis(found, np.argsort(order, 1), 1)
+        found = np.matmul(self.upper, self.in_order(wanted))
+        return self.as_before(np.matmul(self.upper.swapaxes(1, 2), found))
 
     def error(self, change: np.ndarray) -> np.ndarray:
         r"""Computes :math:`\operatorname{diag} D^\top H D` of a change of weights D: ``[groups, 1, out]`` float64."""

@@ -20,10 +20,11 @@ from jaxcomp.core.units import host_unit
 from jaxcomp.observe.evidence import Evidence
 from jaxcomp.observe.matrices import matrix, unmatrix
 from jaxcomp.posttrain.round_priced import Coder, Rate, priced, shortened
+from jaxcomp.posttrain.round_reach import searched
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.fake import fit_grid
 from jaxcomp.quant.formats import Format
-from jaxcomp.quant.gptq import descend, fixed
+from jaxcomp.quant.gptq import descend
 from jaxcomp.quant.granularity import spread
 from jaxcomp.quant.padded import between, on_grid
 from jaxcomp.quant.ranges import mse
@@ -277,37 +278,14 @@ def _in_grid(use: Use, ratio: Any, shape: tuple[int, ...], target: Target, grid:
     return whole[tuple(slice(None) if i in own else slice(0, 1) for i in range(len(shape)))]
 
 
-TRIED = 2**23
-"""Weights that are tried together, over parts of the range."""
-
-
 def _searched(
     layer: _Layer, inputs: Factored, ratios: np.ndarray, format: Format, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best values, and by which part of the range, ``[groups, 1, out]``."""
-    kept, outs = layer.old != 0, layer.old.shape[2]
-    best, values = np.full((len(layer.old), 1, outs), np.inf), layer.old
-    ratio = np.ones(best.shape, np.float32)
-
-    def tried(some: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The methods' results at each part of the range, side by side, and their errors."""
-        old, aim, *own = (np.tile(x, len(some)) for x in (layer.old, layer.aim, *layer.numbers(1)))
-        own[0] = own[0] * np.repeat(some, outs)
-        plain = np.where(own[2], on_grid(old, own[0], own[1], format), 0)
-        found = [(plain, inputs.error(plain - aim))]
-        return [*found, fixed(aim, inputs, own, format)] if settings.method == "gptq" else found
-
-    together = max(1, TRIED // max(layer.old.size, 1))
-    for first in range(0, len(ratios), together):
-        some = ratios[first : first + together]
-        found = [[np.split(x, len(some), 2) for x in both] for both in tried(some)]
-        for i, part in enumerate(some):
-            for each, errors in found:
-                now = _shared(layer, errors[i])
-                wins = now < best
-                best, values = np.minimum(now, best), np.where(wins, each[i], values)
-                ratio = np.where(wins, part, ratio)
-    scale, zero_point, _ = layer.numbers(ratio)
+    values, ratio = searched(
+        layer.old, layer.aim, layer.numbers(1), inputs, ratios, format, settings.method == "gptq", layer.apart
+    )
+    scale, zero_point, kept = layer.numbers(ratio)
     if settings.method == "adaround":
         grid = Grid(jnp.asarray(scale), jnp.asarray(zero_point))
         learned = np.asarray(adaround(layer.aim, inputs.moment, grid, format, kept, steps=settings.steps))

@@ -26,7 +26,9 @@ BLOCK = 64
 COLUMNS = (8, 64, 256)
 """Sizes to which the columns of layers in groups are padded; of more there are several such parts."""
 WIDE = 2048
-"""Columns that are rounded side by side, where there are so many."""
+"""Columns that are rounded side by side, where there are half as many."""
+LEFT = 0.9
+"""The part of outputs that are not given up, below which only they are gone on with."""
 LEVELS = (16, 64, 256)
 """Sizes to which the numbers are padded that weights can become."""
 TABLES = 32
@@ -123,18 +125,86 @@ def fixed(
     Returns:
       The weights, and the squared error of each output, ``[groups, 1, out]``, float64.
     """
-    order = inputs.order[..., None]
-    new, errors = np.empty_like(weight), np.empty((len(weight), 1, weight.shape[2]))
-    lines = _padded_lines(inputs.upper, block)
-    for part in _parts([weight], numbers, block, choices, order):
-        (now,) = part.values
-        changes = np.zeros_like(now)
-        for here in _blocks(now, block):
-            slopes = np.matmul(lines[:, : here.start, here].swapaxes(1, 2), changes[:, : here.start])
-            now[:, here], changes[:, here] = part.rounded(now, slopes, lines, here, True, format)
-        new[..., part.some] = np.take_along_axis(part.own(now, weight), np.argsort(order, axis=1), 1)
-        errors[..., part.some] = np.sum(np.square(part.own(changes, weight), dtype=np.float64), 1, keepdims=True)
-    return new, errors
+    weight, *numbers = (inputs.in_order(x) for x in (weight, *numbers))
+    choices = choices and choices._replace(which=inputs.in_order(choices.which))
+    new, errors = fixed_in_order(weight, inputs.upper, numbers, format, block, choices)
+    return inputs.as_before(new), errors
+
+
+def fixed_in_order(
+    weight: np.ndarray,
+    upper: np.ndarray,
+    numbers: Sequence[np.ndarray],
+    format: Format | None,
+    block: int = BLOCK,
+    choices: Choices | None = None,
+    most: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds a layer as :func:`fixed` does, whose inputs are in order already.
+
+    Args:
+      weight, numbers, format, block, choices: see there.
+      upper: ``[groups, n, n]``, U of the inputs (:class:`jaxcomp.core.factored.Factored`).
+      most: the squared error of each output, ``[groups, 1, out]``, beyond which it is given up: infinite then.
+    """
+    new, choices = np.empty_like(weight), choices and _padded_choices(choices)
+
+    def step(here: slice, columns: Any, slopes: np.ndarray) -> np.ndarray:
+        own = choices and choices._replace(
+            which=choices.which[:, here][..., columns], price=choices.price[..., columns]
+        )
+        now, *some = (x[:, here][..., columns] for x in (weight, *numbers))
+        new[:, here, columns], changes = _rounded(now, slopes, some, upper[:, here, here], own, True, format, block)
+        return changes
+
+    return new, _errors(upper, weight.shape, step, block, most)
+
+
+def errors_in_order(
+    change: np.ndarray, upper: np.ndarray, block: int = BLOCK, most: np.ndarray | None = None
+) -> np.ndarray:
+    r"""Computes :math:`\operatorname{diag} D^\top H D = |U^{-\top} D|^2`, row after row: as much as is not given up.
+
+    Args:
+      change: D ``[groups, n, out]``, in the order of U.
+      upper, block, most: as of :func:`fixed_in_order`.
+
+    Returns:
+      ``[groups, 1, out]``, float64.
+    """
+
+    def step(here: slice, columns: Any, slopes: np.ndarray) -> np.ndarray:
+        inverse = np.linalg.inv(upper[:, here, here]).swapaxes(1, 2)
+        return np.matmul(inverse, change[:, here][..., columns] - slopes)
+
+    return _errors(upper, change.shape, step, block, most)
+
+
+def _errors(upper: np.ndarray, shape: Sequence[int], step: Any, block: int, most: np.ndarray | None) -> np.ndarray:
+    """The squared errors of outputs, added up over blocks of rows; of those that are given up infinite.
+
+    Args:
+      upper: U ``[groups, n, n]``.
+      shape: of the layer.
+      step: ``(a block, which columns, what rows before it take from it) -> its errors``.
+      block: rows.
+      most: the errors beyond which outputs are given up; None: none is.
+    """
+    groups, size, outs = shape
+    columns: Any = slice(None)
+    found, changes = np.zeros((groups, 1, outs)), np.empty((groups, size, outs), np.float32)
+    for here in _blocks(size, block):
+        slopes = np.matmul(upper[:, : here.start, here].swapaxes(1, 2), changes[:, : here.start])
+        changes[:, here] = step(here, columns, slopes)
+        found[..., columns] += np.sum(np.square(changes[:, here], dtype=np.float64), 1, keepdims=True)
+        good = (found[..., columns] <= most[..., columns]).any((0, 1)) if most is not None else np.ones(1, bool)
+        if good.mean() < LEFT:
+            columns, less = np.arange(outs)[columns][good], np.empty((groups, size, good.sum()), np.float32)
+            less[:, : here.stop] = changes[:, : here.stop, good]
+            changes = less
+            if not len(columns):
+                break
+    return found if most is None else np.where(found <= most, found, np.inf)
 
 
 def descend(
@@ -195,89 +265,54 @@ def descended(
       numbers, format, block, choices: as of :func:`fixed`.
       sweeps: over all rows.
     """
-    lines, new = _padded_lines(moment, block), np.empty_like(start)
-    for part in _parts([start, weight], numbers, block, choices):
-        now, aim = part.values
-        off = now - aim
-        for here in [*_blocks(now, block)] * sweeps:
-            slopes = np.matmul(lines[:, here], off)
-            now[:, here], changes = part.rounded(now, slopes, lines, here, False, format)
-            off[:, here] += changes
-        new[..., part.some] = part.own(now, weight)
-    return new
+    now, off = start.copy(), start - weight
+    choices = choices and _padded_choices(choices)
+    for here in [*_blocks(now.shape[1], block)] * sweeps:
+        slopes, some = np.matmul(moment[:, here], off), [x[:, here] for x in numbers]
+        own = choices and choices._replace(which=choices.which[:, here])
+        now[:, here], changes = _rounded(now[:, here], slopes, some, moment[:, here, here], own, False, format, block)
+        off[:, here] += changes
+    return now
 
 
 def _numbers(grid: Grid, kept: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
     return [np.broadcast_to(np.asarray(x), shape) for x in (grid.scale, grid.zero_point, kept)]
 
 
-def _padded_lines(lines: np.ndarray, block: int) -> np.ndarray:
-    """A matrix of each group, of as many groups and blocks as are swept; its diagonal 1 beyond what there is."""
-    groups, size = lines.shape[:2]
-    length = -(-size // block) * block
-    if (power(groups), length) == (groups, size):
-        return lines
-    found = padded(lines, (power(groups), length, length))
-    found[:, range(size, length), range(size, length)] = 1
-    found[groups:, range(size), range(size)] = 1
-    return found
-
-
-class _Part(NamedTuple):
-    """Some columns of a layer, padded.
-
-    Attributes:
-      some: which they are.
-      values: of each weight.
-      numbers: scale, zero point and what is kept.
-      choices: the numbers that weights can become.
-    """
-
-    some: slice
-    values: list[np.ndarray]
-    numbers: list[np.ndarray]
-    choices: Choices | None
-
-    def own(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Returns what is not padding."""
-        return x[: len(weight), : weight.shape[1], : self.some.stop - self.some.start]
-
-    def rounded(
-        self, now: np.ndarray, slopes: np.ndarray, lines: np.ndarray, here: slice, fixes: bool, format: Format | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The new rows of a block, and by what they change others."""
-        choices = None if self.choices is None else self.choices._replace(which=self.choices.which[:, here])
-        given = now[:, here], slopes, [x[:, here] for x in self.numbers], lines[:, here, here], choices
-        rows, changes = _block(*on_set_mesh(given), np.bool_(fixes), format)
-        return np.asarray(rows), np.asarray(changes)
-
-
-def _parts(
-    values: Sequence[np.ndarray],
+def _rounded(
+    now: np.ndarray,
+    slopes: np.ndarray,
     numbers: Sequence[np.ndarray],
-    block: int,
+    lines: np.ndarray,
     choices: Choices | None,
-    order: np.ndarray | None = None,
-) -> Iterator[_Part]:
-    """Some columns of a layer after another, their rows in an order."""
-    groups, size, total = values[0].shape
-    rows, first = -(-size // block) * block, 0
-    choices = None if choices is None else _padded_choices(choices)
+    fixes: bool,
+    format: Format | None,
+    block: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The new rows of a block, and by what they change others: :func:`_block`, by programs of few shapes."""
+    (groups, rows, total), first = now.shape, 0
+    some = power(groups), block
+    lines = padded(lines, (*some, block))
+    lines[:, range(rows, block), range(rows, block)] = 1
+    lines[groups:, range(rows), range(rows)] = 1
+    new, changes = np.empty_like(now), np.empty_like(slopes)
     while first < total:
-        width = common(total, COLUMNS if groups > 1 else COLUMNS[-1:])
-        width = WIDE if groups == 1 and total - first >= WIDE else width
-        some = slice(first, min(first + width, total))
+        wide = groups == 1 and total - first > WIDE // 2
+        width = WIDE if wide else common(total, COLUMNS if groups > 1 else COLUMNS[-1:])
+        end = min(first + width, total)
 
-        def part(x: np.ndarray, value: Any = 0, some: slice = some, width: int = width) -> np.ndarray:
-            own = x[..., some] if order is None else np.take_along_axis(x[..., some], order, 1)
-            return padded(own, (power(groups), rows, width), value)
+        def part(x: np.ndarray, value: Any = 0, own: slice = slice(first, end), width: int = width) -> np.ndarray:
+            return padded(x[..., own], (*some, width), value)
 
-        scale, zero_point, kept = numbers
         own = choices and choices._replace(
-            which=part(choices.which), price=padded(choices.price[..., some], (power(groups), 1, width))
+            which=part(choices.which), price=padded(choices.price[..., first:end], (some[0], 1, width))
         )
-        yield _Part(some, [*map(part, values)], [part(scale, 1), part(zero_point), part(kept, False)], own)
-        first = some.stop
+        each = [part(x, value) for x, value in zip(numbers, (1, 0, False), strict=True)]
+        found = _block(*on_set_mesh((part(now), part(slopes), each, lines, own)), np.bool_(fixes), format)
+        for whole, x in zip((new, changes), found, strict=True):
+            whole[..., first:end] = np.asarray(x)[:groups, :rows, : end - first]
+        first = end
+    return new, changes
 
 
 def _padded_choices(given: Choices) -> Choices:
@@ -289,8 +324,8 @@ def _padded_choices(given: Choices) -> Choices:
     return Choices(np.pad(levels, ends, "edge"), np.pad(bits, (tables, ends), "edge"), which, price)
 
 
-def _blocks(x: np.ndarray, block: int) -> Iterator[slice]:
-    return (slice(first, first + block) for first in range(0, x.shape[1], block))
+def _blocks(size: int, block: int) -> Iterator[slice]:
+    return (slice(first, min(first + block, size)) for first in range(0, size, block))
 
 
 @functools.partial(jax.jit, static_argnames="format")

@@ -11,7 +11,7 @@ from jaxcomp.core.factored import Factored
 from jaxcomp.core.quadratic import damped
 from jaxcomp.quant.adaround import adaround
 from jaxcomp.quant.formats import Format, as_format
-from jaxcomp.quant.gptq import descend, fixed, gptq
+from jaxcomp.quant.gptq import descend, errors_in_order, fixed, fixed_in_order, gptq
 from jaxcomp.quant.ranges import quantized
 
 RNG = np.random.default_rng(0)
@@ -149,3 +149,21 @@ def test_what_is_pruned_stays_pruned_and_the_rest_makes_up_for_it(round_: Any) -
     moved = np.asarray(descend(WEIGHT, jnp.asarray(found), MOMENT, grid, FORMATS[0], kept))
     assert not moved[~np.asarray(kept)].any()
     assert error(moved).sum() <= error(found).sum() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_outputs_are_given_up_only_where_their_errors_are_too_large(groups: int) -> None:
+    rows, weight = RNG.standard_normal((groups, 90, 30)), RNG.standard_normal((groups, 30, 9)).astype(np.float32)
+    inputs = Factored.of(np.einsum("gpi,gpj->gij", rows, rows), 0.01)
+    scale = np.broadcast_to(np.float32([0.2, 0.3, 1.5] * 3), weight.shape)
+    numbers = [scale, np.zeros(weight.shape, np.int32), np.ones(weight.shape, bool)]
+    whole, errors = fixed_in_order(weight, inputs.upper, numbers, FORMATS[0], 4)
+    most = np.broadcast_to(np.sort(errors, 2)[..., 5:6], errors.shape)
+    found, some = fixed_in_order(weight, inputs.upper, numbers, FORMATS[0], 4, most=most)
+    near = errors <= most
+    np.testing.assert_array_equal(np.isfinite(some), near)
+    np.testing.assert_allclose(some[near], errors[near], rtol=1e-5)
+    np.testing.assert_array_equal(*(np.where(near, x, 0) for x in (found, whole)))
+    change = whole - weight
+    np.testing.assert_allclose(errors_in_order(change, inputs.upper, 4), inputs.error(change), rtol=1e-3)
+    np.testing.assert_allclose(errors_in_order(change, inputs.upper, 4), errors, rtol=1e-3)
