@@ -20,7 +20,7 @@ Score = Callable[[Array], Array]
 
 _PIECE = 2**14  # so many elements are counted at once: they stay in the first caches
 _WORTH_SAMPLING = 8  # pieces; a round over a smaller group costs as little as a sample
-_WORTH_COUNTING_IN_PLACE = 8  # pieces of an array
+_WORTH_CODE = 8  # pieces; smaller arrays are copied into one, as code for one costs more than it saves
 _STRIDE = 13  # one piece of an array in so many is sampled
 
 
@@ -164,14 +164,17 @@ def _sums(hits: list[Array]) -> Array:
 
 
 def can_be_cut(values: Sequence[Array]) -> bool:
-    """Returns whether a position in each array is an int32, as a piece's is."""
-    return all(value.size < 2**31 for value in values)
+    """Returns whether a position in each array, or in all small ones together, is an int32, as a piece's is."""
+    small = sum(value.size for value in values if value.size < _WORTH_CODE * _PIECE)
+    return max(small + _PIECE, *(value.size for value in values)) < 2**31
 
 
 class Pieces:
-    """All arrays as pieces of one length, each from one array; a last one overlaps, a short one is filled up before.
+    """All arrays as pieces of one length, each from one array.
 
-    Of what a piece holds, elements from ``begin`` to ``end`` of its array count.
+    Large arrays are read where they lie, by code of their size; the others from one that holds all of them. Of what a
+    piece holds, elements from ``begin`` to ``end`` count: a last one overlaps with the one before, and what lies before
+    a short array is no part of it.
 
     Attributes:
       group: ``[P]``, that each piece is ranked in.
@@ -185,23 +188,39 @@ class Pieces:
         self._ranked = ranked
         sizes = [value.size for value in ranked.values]
         self._length = min(_PIECE, 1 << (max(*sizes, 2) - 1).bit_length())
+        large = [i for i, size in enumerate(sizes) if size >= _WORTH_CODE * self._length]
+        small = sorted(set(range(len(sizes))) - set(large))
+        self._sources: list[tuple[Array, Score]] = [(ranked.values[i], ranked.scores) for i in large]
+        source, start = (
+            np.zeros(len(sizes), np.int32),
+            np.zeros(len(sizes), np.int64),
+        )  # where each array is, and begins
+        source[large] = np.arange(len(large))
+        if small:
+            source[small] = len(large)
+            start[small] = self._length + np.cumsum([0, *(sizes[i] for i in small[:-1])])
+            self._sources.append(self._together([ranked.values[i] for i in small]))
         cut = [(i, at) for i, size in enumerate(sizes) for at in range(0, size, self._length)]
-        self._array = np.array([i for i, _ in cut], np.int32)
-        self._begin = np.array([at for _, at in cut], np.int32)
-        self._end = np.array([min(at + self._length, sizes[i]) for i, at in cut], np.int32)
-        self._rank = np.array(ranked.ranks, np.uint32)[self._array]
-        # Taking a piece costs as much as counting it. Code that counts in place, a size, costs more than it saves on
-        # small arrays; and ranks on a level are counted in few pieces.
-        self._large = np.array(sizes) >= _WORTH_COUNTING_IN_PLACE * self._length
-        self._as_given = len({value.dtype for value in ranked.values}) == 1  # else no branch could return them all
-        self.group = np.array(ranked.group, np.int32)[self._array]
-        self.sizes = (self._end - self._begin).astype(np.uint32)
-        large = np.array(ranked.sizes) >= _WORTH_SAMPLING * self._length
-        nth = self._begin // self._length
-        middle = np.minimum(_STRIDE, -(-np.array(sizes) // self._length))[self._array] // 2
-        sampled = large[self.group] & (nth % _STRIDE == middle)
-        read = np.bincount(self._array, self.sizes * sampled, len(sizes))[self._array]
-        self.share = np.where(sampled, np.array(sizes)[self._array] / np.maximum(read, 1), 0).astype(np.float32)
+        array = np.array([i for i, _ in cut], np.int32)
+        begin = np.array([at for _, at in cut], np.int64)
+        end = np.minimum(begin + self._length, np.array(sizes)[array])
+        self._source = source[array]
+        self._begin, self._end = ((start[array] + at).astype(np.int32) for at in (begin, end))
+        self._rank = (np.array(ranked.ranks, np.int64) + start)[array].astype(np.uint32)  # of a source's first element
+        self.group = np.array(ranked.group, np.int32)[array]
+        self.sizes = (end - begin).astype(np.uint32)
+        sampled = (np.array(ranked.sizes) >= _WORTH_SAMPLING * self._length)[self.group]
+        middle = np.minimum(_STRIDE, -(-np.array(sizes) // self._length))[array] // 2
+        sampled &= begin // self._length % _STRIDE == middle
+        read = np.bincount(array, self.sizes * sampled, len(sizes))[array]
+        self.share = np.where(sampled, np.array(sizes)[array] / np.maximum(read, 1), 0).astype(np.float32)
+
+    def _together(self, values: Sequence[Array]) -> tuple[Array, Score]:
+        """One array of all elements, after as many that are none as a piece has, and what makes scores of them."""
+        score: Score = self._ranked.scores
+        if len({value.dtype for value in values}) > 1:
+            values, score = [score(value) for value in values], lambda scores: scores
+        return jnp.concatenate([jnp.zeros(self._length, values[0].dtype), *values]), score
 
     @staticmethod
     def places(before: Sequence[Any], found: Array) -> list[Array]:
@@ -225,33 +244,31 @@ class Pieces:
           at: ``[G, K]`` probes: keys of scores, or ranks.
           is_read: ``[P]``, the pieces that are counted; of the others there are zeros.
         """
-        ranked, known = self._ranked, (self._array, self._begin, self._end, self.group, self._rank)
+        ranked, known = self._ranked, (self._source, self._begin, self._end, self.group, self._rank)
 
         def row(i: Any) -> Array:
-            array, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
+            source, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
+
+            def index() -> Array:  # made anew in each kernel, rather than held
+                return end - self._length + lax.iota(jnp.int32, self._length)
 
             def reach(scores: Array) -> Array:
                 return _sums([scores >= each for each in probes.unorder(at[g], ranked.dtype)])
 
-            def ties(scores: Array, index: Array) -> Array:
-                tied, ranks = (scores == level[g]) & (index >= begin), rank - index.astype(jnp.uint32)
+            def ties(scores: Array) -> Array:
+                tied, ranks = (scores == level[g]) & (index() >= begin), rank - index().astype(jnp.uint32)
                 return _sums([tied & (ranks >= each) for each in at[g].astype(jnp.uint32)])
 
-            def taken() -> Array:
-                return lax.cond(on_level, ties, lambda scores, _: reach(scores), *self._taken(array, begin, end))
+            def of_piece(value: Array, score: Score, then: Score) -> Array:
+                held = lax.dynamic_slice(value, (end - self._length,), (self._length,))
+                return then(jnp.where(index() >= begin, score(held), -jnp.inf))
 
-            def in_place(value: Array) -> Array:
-                return reach(self._own(ranked.scores(self._held(value, end)), begin, end)[0])
+            def of_any(then: Score) -> Array:
+                each = [functools.partial(of_piece, *source, then) for source in self._sources]
+                return lax.switch(source, each)
 
-            if not self._large.any():
-                return taken()
-            large = [
-                functools.partial(in_place, value)
-                for value, it_is in zip(ranked.values, self._large, strict=True)
-                if it_is
-            ]
-            nth = jnp.asarray(np.cumsum(self._large, dtype=np.int32) - 1)[array]
-            return lax.cond(on_level | ~jnp.asarray(self._large)[array], taken, lambda: lax.switch(nth, large))
+            # Scores are counted where they are made, by code for each source; ranks in few pieces, which are copied.
+            return lax.cond(on_level, lambda: ties(of_any(lambda scores: scores)), lambda: of_any(reach))
 
         def one(i: Any, counts: Array) -> Array:
             # The branches hold a row each: all counts would be copied into them and out.
@@ -259,25 +276,3 @@ class Pieces:
             return lax.dynamic_update_index_in_dim(counts, found, i, 0)
 
         return lax.fori_loop(0, len(self.group), one, jnp.zeros((len(self.group), at.shape[1]), jnp.uint32))
-
-    def _taken(self, array: Array, begin: Array, end: Array) -> tuple[Array, Array]:
-        """A piece's scores, the least one where no element is, and the position of each in its array."""
-        ranked = self._ranked
-
-        def part(value: Array, end: Array) -> Array:
-            held = self._held(value, end)
-            return held if self._as_given else ranked.scores(held)
-
-        held = lax.switch(array, [functools.partial(part, value) for value in ranked.values], end)
-        return self._own(ranked.scores(held) if self._as_given else held, begin, end)
-
-    def _held(self, value: Array, end: Array) -> Array:
-        """As many elements before ``end`` as a piece has; a short array is filled up before."""
-        if value.size < self._length:
-            return jnp.pad(value, (self._length - value.size, 0))
-        return lax.dynamic_slice(value, (end - self._length,), (self._length,))
-
-    def _own(self, scores: Array, begin: Array, end: Array) -> tuple[Array, Array]:
-        """Scores from ``begin`` on, the least one before, and the position of each in its array."""
-        index = end - self._length + lax.iota(jnp.int32, self._length)
-        return jnp.where(index >= begin, scores, -jnp.inf), index

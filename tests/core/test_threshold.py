@@ -163,8 +163,8 @@ def test_pieces_overlap_are_filled_up_and_sampled(single_device, rng, monkeypatc
     """Arrays of less than a piece, of whole pieces, and of some and a rest; groups with a sample and without."""
     monkeypatch.setattr(counting, "_PIECE", 64)
     shapes = [(7,), (64,), (3, 5, 65), (8, 128), (), (2, 33), (1000,)]
-    for dtype in ("float32", "bfloat16"):
-        values = [jnp.asarray(np.round(rng.normal(size=shape) * 64) / 64, dtype) for shape in shapes]
+    for dtypes in (["float32"] * 7, ["bfloat16"] * 7, ["float32", "bfloat16", "float16"] * 2 + ["bfloat16"]):
+        values = [jnp.asarray(np.round(rng.normal(size=s) * 64) / 64, d) for s, d in zip(shapes, dtypes, strict=True)]
         for group in ([0] * 7, [0, 1, 2, 2, 1, 0, 2]):
             sizes = np.bincount(group, [value.size for value in values]).astype(int)
             for part in (0.0, 0.03, 0.5, 1.0):
