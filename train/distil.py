@@ -269,10 +269,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     known, names = sorted(models.MODELS), ", ".join(distillation.METHODS)
     options.add(parser, weights=None, dataset="digits", data_dir=None, workdir=Path("runs/distil"), batch_size=128)
-    add("--teacher", default="cnn", choices=known, help="model that is trained first, without --weights")
+    add(
+        "--teacher",
+        default="cnn",
+        choices=known,
+        metavar="MODEL",
+        help="trained first, without --weights: one of %(choices)s",
+    )
     add("--teacher_seed", type=int, default=0, help="of its parameters and its order of images")
     add("--teacher_epochs", type=float, help="of its training; without it as many as students")
-    add("--student", default="lenet300", choices=known, help="model that learns from it, from fresh parameters")
+    add(
+        "--student",
+        default="lenet300",
+        choices=known,
+        metavar="MODEL",
+        help="learns from it, from fresh parameters; of the same",
+    )
     add("--start", metavar="FILE", help="published weights that the student begins with, or 'teacher'")
     add("--zeros", type=float, help="fraction of its kernels' weights that --start is pruned to, the smallest")
     add("--macs", type=float, help="fraction of multiply-accumulates that --start is cut to, in channels")
