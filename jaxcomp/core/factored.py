@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
+from jaxcomp.core.halves import forms, upper_product
+
 
 class Factored(NamedTuple):
     """Second moments of a layer's inputs, and the factors of their inverses.
@@ -59,12 +61,12 @@ class Factored(NamedTuple):
 
     def solve(self, wanted: np.ndarray) -> np.ndarray:
         r"""Solves :math:`H^{-1} B` for B ``wanted`` ``[groups, n, out]``."""
-        found = np.matmul(self.upper, self.in_order(wanted))
-        return self.as_before(np.matmul(self.upper.swapaxes(1, 2), found))
+        found = upper_product(self.upper, self.in_order(wanted))
+        return self.as_before(upper_product(self.upper, found, turned=True))
 
     def error(self, change: np.ndarray) -> np.ndarray:
         r"""Computes :math:`\operatorname{diag} D^\top H D` of a change of weights D: ``[groups, 1, out]`` float64."""
-        return np.asarray(np.sum(change * np.matmul(self.moment, change), 1, keepdims=True, dtype=np.float64))
+        return forms(self.moment, change)[:, None]
 
 
 def _factors(moment: np.ndarray, order: np.ndarray) -> np.ndarray | None:

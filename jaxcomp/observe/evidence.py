@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcomp.core.factored import Factored
+from jaxcomp.core.halves import forms
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.held_out import Examples, counts, least_gain
 from jaxcomp.observe.row_moments import ROWS, Lack, Moment, ratios, with_outer
@@ -67,7 +68,7 @@ class Part(NamedTuple):
           lacking: the share; 0 where it is not known.
         """
         off = np.einsum("gn,gno->go", self.mean.astype(np.float64), change)
-        found = np.sum(change * np.matmul(self.now, change), 1, dtype=np.float64)
+        found = forms(self.now, change)
         if self.lack is not None and lacking:
             mean, cross, squares = self.lack
             off += lacking * mean.astype(np.float64)

@@ -144,23 +144,25 @@ def rounded(
       settings: of the methods.
       plain: the weight rounded to the nearest.
     """
-    format, search, own = target.scheme.format, whole is not plain.grid, plain
+    format, search = target.scheme.format, whole is not plain.grid
     if settings.rate is not None:
         known = known if known.reaches else known.uncorrelated()
         return _priced(target, use, leaf, known, whole, settings, plain if search else None)
     if known.other is None or not known.reaches:
         return plain
+    own = near = _judged(use, leaf, known, plain)
     if search:
-        widest = Solution(_on_grid(leaf, leaf, whole, format), whole)
-        mixed = _better(target, use, leaf, known, widest, plain)
-        own = plain if mixed is plain else mixed._replace(back=1.0)
+        widest = _judged(use, leaf, known, Solution(_on_grid(leaf, leaf, whole, format), whole))
+        own = _better(target, use, leaf, widest, near)
     layer, inputs, unit = _layer(target, use, leaf, known, whole, settings)
     ratios = np.linspace(1, 0.2, RATIOS) if search else np.ones(1)
     values, ratio = _searched(layer, inputs, ratios.astype(np.float32), format, settings)
     grid = _reaching(target, use, leaf, whole, ratio) if search else whole
     found = _on_grid(unmatrix(use, values.astype(np.float64) * unit, leaf.shape), leaf, grid, format)
-    better = _better(target, use, leaf, known, Solution(found, grid), own, known.least_gain())
-    return own if better.back == 1 else better
+    better = _better(target, use, leaf, _judged(use, leaf, known, Solution(found, grid)), own, known.least_gain())
+    if better is own or better.solution.back == 1:
+        return plain if own is near else own.solution._replace(back=1.0)
+    return better.solution
 
 
 def _reaching(target: Target, use: Use, leaf: Any, whole: Grid, ratio: np.ndarray) -> Grid:
@@ -300,30 +302,43 @@ def _shared(layer: _Layer, errors: np.ndarray) -> np.ndarray:
     return errors if layer.apart else np.full_like(errors, errors.sum())
 
 
-def _better(
-    target: Target, use: Use, leaf: Any, known: Evidence, found: Solution, plain: Solution, least: float = 0.0
-) -> Solution:
+class _Judged(NamedTuple):
+    """A solution and its mean squared error of each output, ``[groups, out]``, where it is held out and fitted to."""
+
+    solution: Solution
+    held: np.ndarray
+    fit: np.ndarray
+
+
+def _judged(use: Use, leaf: Any, known: Evidence, own: Solution) -> _Judged:
+    old, new = (matrix(use, x) for x in (leaf, own.leaf))
+    return _Judged(own, *(known.error(new, old, held) for held in (True, False)))
+
+
+def _better(target: Target, use: Use, leaf: Any, found: _Judged, plain: _Judged, least: float = 0.0) -> _Judged:
     """The better of two solutions, output by output where each has scales of its own; in float64.
 
     A solution must be better on what it was fitted to and on what was held out, there by some part over all outputs.
     """
-    old, *both = (matrix(use, x) for x in (leaf, found.leaf, plain.leaf))
-    held, fit = ([known.error(x, old, held) for x in both] for held in (True, False))
-    if not _apart(target, use, found.grid):
-        held, fit = ([np.full_like(error, error.sum()) for error in errors] for errors in (held, fit))
-    worse = ((held[0] >= held[1]) | (fit[0] >= fit[1]))[:, None]
-    if np.where(worse[:, 0], held[1], held[0]).sum() > (1 - least) * held[1].sum():
+    both = found.solution, plain.solution
+    held, fit = ((getattr(found, name), getattr(plain, name)) for name in ("held", "fit"))
+    if _apart(target, use, found.solution.grid):
+        worse = (held[0] >= held[1]) | (fit[0] >= fit[1])
+    else:
+        worse = np.full(held[0].shape, held[0].sum() >= held[1].sum() or fit[0].sum() >= fit[1].sum())
+    if np.where(worse, held[1], held[0]).sum() > (1 - least) * held[1].sum():
         return plain
     if not worse.any():
-        return found._replace(back=0.0)
-    pick = _in_grid(use, worse, leaf.shape, target, found.grid)
+        return found._replace(solution=both[0]._replace(back=0.0))
+    columns, errors = worse[:, None], (np.where(worse, one[1], one[0]) for one in (held, fit))
+    pick = _in_grid(use, columns, leaf.shape, target, both[0].grid)
     scale, zero_point = (
-        jax.device_put(np.where(pick, *(np.asarray(getattr(x.grid, name)) for x in (plain, found))))
+        jax.device_put(np.where(pick, *(np.asarray(getattr(x.grid, name)) for x in both[::-1])))
         for name in ("scale", "zero_point")
     )
-    values = np.where(_spread(use, worse, leaf.shape), np.asarray(plain.leaf), np.asarray(found.leaf))
-    grid = Grid(scale, zero_point, found.grid.block)
-    return Solution(beside(jax.device_put(values), leaf), grid, float(worse.mean()))
+    values = np.where(_spread(use, columns, leaf.shape), *(np.asarray(x.leaf) for x in both[::-1]))
+    grid = Grid(scale, zero_point, both[0].grid.block)
+    return _Judged(Solution(beside(jax.device_put(values), leaf), grid, float(worse.mean())), *errors)
 
 
 def _spread(use: Use, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
