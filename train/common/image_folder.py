@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.common import known
 from train.common.checks import check_labels, readable
 from train.common.errors import UserError
 from train.common.stored import Reading, Stored, in_memory
@@ -211,21 +212,26 @@ def _of_records(where: str, paths: list[Path]) -> Found:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     source = readable(where, lambda: ArrayRecordDataSource([str(path) for path in paths]))
-    labels, total = np.zeros(len(source), np.int32), hashlib.sha256()
-    for path in paths:
-        total.update(f"{path.name} {path.stat().st_size}\n".encode())
-    for at in range(0, len(source), 1024):
-        numbers = list(range(at, min(at + 1024, len(source))))
-        read = readable(where, functools.partial(source.__getitems__, numbers))
-        for number, record in zip(numbers, read, strict=True):
-            labels[number] = _example(record, LABEL_KEYS, f"{where}: record {number}")
-    total.update(labels.tobytes())
+
+    def read() -> tuple[np.ndarray, str]:
+        labels, total = np.zeros(len(source), np.int32), hashlib.sha256()
+        for path in paths:
+            total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        for at in range(0, len(source), 1024):
+            numbers = list(range(at, min(at + 1024, len(source))))
+            records = readable(where, functools.partial(source.__getitems__, numbers))
+            for number, record in zip(numbers, records, strict=True):
+                labels[number] = _example(record, LABEL_KEYS, f"{where}: record {number}")
+        total.update(labels.tobytes())
+        return labels, total.hexdigest()
+
+    labels, digest = known.labels(where, paths, " ".join(LABEL_KEYS), read)
 
     def fetch(numbers: Sequence[int]) -> list[bytes]:
         records = readable(where, lambda: source.__getitems__(list(numbers)))
         return [_example(own, IMAGE_KEYS, f"{where}: record {n}") for n, own in zip(numbers, records, strict=True)]
 
-    return Found(fetch, lambda number: f"record {number}", labels, total.hexdigest())
+    return Found(fetch, lambda number: f"record {number}", labels, digest)
 
 
 def write_records(path: Path, pairs: Iterable[tuple[bytes, int]]) -> None:

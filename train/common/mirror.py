@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from train.common import known
 from train.common.errors import UserError
 
 NOTE = "held_by.json"
@@ -71,8 +72,7 @@ def copied(path: str) -> str:
     if (address := _address(path)) is None:
         return path
     above, _, name = address.rpartition("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxcomp"
-    local = cache / f"{above.rsplit('/', 1)[-1]}-{hashlib.sha256(above.encode()).hexdigest()[:12]}" / name
+    local = known.cache() / f"{above.rsplit('/', 1)[-1]}-{hashlib.sha256(above.encode()).hexdigest()[:12]}" / name
     print(f"copying {address} to {local}, as far as it is not there", file=sys.stderr)
     Mirror(address, local).pull(alone=True)
     if not any(local.iterdir()):

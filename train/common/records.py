@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.common import known
 from train.common.checks import ANEW, check_labels, check_shards, readable
 from train.common.errors import UserError, first_line
 from train.common.stored import Reading, Stored, in_memory, several_sizes
@@ -143,7 +144,9 @@ def _read_classes(
     where, open_ = _sources(builder, split)
     keys = columns.image, columns.label
     raw = open_(decoders={columns.image: tfds.decode.SkipDecoding()})
-    labels, digest = _labels(raw, keys, where)
+    about = builder.info.splits
+    files = about[split].filepaths if isinstance(about, dict) else ()
+    labels, digest = known.labels(where, files, " ".join(keys), lambda: _labels(raw, keys, where))
     check_labels(where, labels, columns.classes or 0)
 
     def fetch(numbers: Sequence[int]) -> list[Any]:
