@@ -44,6 +44,20 @@ def concrete(params: Any, maker: str) -> Any:
       {'gain': Array(2., dtype=float32, weak_type=True)}
     """
     params = as_arrays(params)
+    check_values(params, maker)
+    return params
+
+
+def check_values(params: Any, maker: str) -> None:
+    """Refuses what has no values to work on: shapes, and what a transformation (jit, grad, vmap) traces.
+
+    Args:
+      params: a tree of anything.
+      maker: what works on them, for the error.
+
+    Raises:
+      ArgumentError: names the path.
+    """
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
             kind = "a shape" if isinstance(leaf, jax.ShapeDtypeStruct) else "traced, inside of jit, grad or vmap"
@@ -52,7 +66,6 @@ def concrete(params: Any, maker: str) -> Any:
                 f"{maker} works on values, and {which} is {kind}: call {maker} outside of "
                 "jit, with arrays (what it returns can be used inside)"
             )
-    return params
 
 
 def as_array(path: Any, leaf: Any) -> Any:

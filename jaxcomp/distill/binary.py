@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
 from jaxcomp.core.logits import divergence, expected_log
-from jaxcomp.distill.inputs import check_temperature, check_where, counted, logit_pair
+from jaxcomp.distill.inputs import check_logits, check_temperature, check_where, counted, logit_pair, real_type
 
 
 def binary_kl(student: Array, teacher: Array, *, temperature: float = 1.0, where: Any = None) -> Array:
@@ -68,7 +67,8 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     """
     if labels.shape != logits.shape:
         raise ArgumentError(f"labels must be of the logits' shape {logits.shape}, got {labels.shape}")
-    real = wide(logits.dtype)
+    check_logits(logits)
+    real = real_type(logits)
     unknown = labels < 0
     yes = jnp.where(unknown, 0, labels).astype(real)
     terms = -expected_log(jnp.stack([yes, 1 - yes], axis=-1), _yes_no(jnp.asarray(logits).astype(real), 1.0))

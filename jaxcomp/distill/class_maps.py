@@ -8,9 +8,8 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
 from jaxcomp.core.logits import log_total
-from jaxcomp.distill.inputs import check_temperature
+from jaxcomp.distill.inputs import check_logits, check_temperature, real_type
 
 
 def map_classes(logits: Array, to: Sequence[int], classes: int, *, temperature: float = 1.0) -> Array:
@@ -39,13 +38,14 @@ def map_classes(logits: Array, to: Sequence[int], classes: int, *, temperature: 
       [0.2, 0.8]
     """
     check_temperature(temperature)
+    check_logits(logits)
     place = np.asarray(to)
     if place.shape != logits.shape[-1:] or not np.issubdtype(place.dtype, np.integer):
         raise ArgumentError(f"to must hold one integer for each of {logits.shape[-1]} classes, got shape {place.shape}")
     if place.size and (place.max() >= classes or place.min() < -1):
         raise ArgumentError(f"to must map to classes in [0, {classes}), or to -1, got {place.min()} to {place.max()}")
     sources, filled = _table(place, classes)
-    softened = jnp.asarray(logits).astype(wide(logits.dtype)) / temperature
+    softened = jnp.asarray(logits).astype(real_type(logits)) / temperature
     filled = np.broadcast_to(filled, (*logits.shape[:-1], *filled.shape))  # else ranks would be promoted
     grouped = jnp.where(filled, jnp.take(softened, sources, axis=-1), -jnp.inf)
     return temperature * log_total(grouped)[..., 0]

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
 from jaxcomp.core.types import Params
-from jaxcomp.distill.inputs import mask_of
+from jaxcomp.distill.inputs import mask_of, real_type
 from jaxcomp.distill.layers import batch_norm, by_batch, dense, dense_init, norm_init, resize
 
 KINDS = {2: "vector [batch, c]", 3: "tokens [batch, n, c]", 4: "map [batch, h, w, c]"}
@@ -86,7 +85,7 @@ def connect(
 
 
 def _join(values: Params, x: Array, mask: Array, *, after: tuple[int, ...], prefix: int) -> Array:
-    x = x.astype(wide(x.dtype))
+    x = x.astype(real_type(x))
     fewer = math.prod(after[:-1]) < math.prod(x.shape[1:-1])
     for project in (not fewer, fewer):  # both are linear: the projection goes where positions are fewer
         if not project:

@@ -20,6 +20,31 @@ def check_temperature(temperature: Any) -> None:
         raise ArgumentError(f"temperature must be above 0, got {temperature}")
 
 
+def real_type(*values: Array) -> Any:
+    """Returns the dtype in which losses of real numbers are computed: float32, or float64 where one of them is.
+
+    Raises:
+      ArgumentError: for complex numbers, of which no loss would see the imaginary part.
+    """
+    for value in values:
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ArgumentError(
+                f"losses are of real numbers, got {value.dtype} of shape {value.shape}: give its absolute values, or "
+                "its real and imaginary parts side by side"
+            )
+    return wide(*(value.dtype for value in values))
+
+
+def check_logits(logits: Array) -> None:
+    """Refuses logits without an axis of classes, or of none.
+
+    Raises:
+      ArgumentError: with the shape.
+    """
+    if not (logits.ndim and logits.shape[-1]):
+        raise ArgumentError(f"logits must be [..., classes], of a class or more, got shape {logits.shape}")
+
+
 def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: bool = False) -> tuple[Array, Array]:
     """Converts logits to the dtype to compute in, without a gradient to the teacher; 0 in examples that do not count.
 
@@ -44,6 +69,7 @@ def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: boo
         raise ArgumentError(
             f"student and teacher logits must have one shape, got {student.shape} and {teacher.shape}{advice}"
         )
+    check_logits(student)
     if matrix:
         _check_examples(student.shape, 2, "[batch, classes] logits", ranks=(2,))
     return _ready(student, teacher, where, student.shape[:-1])
@@ -73,6 +99,8 @@ def feature_pair(
             "jc.distill.connect(student.shape, teacher.shape) makes one from the other"
         )
     _check_examples(student.shape, least, "[batch, ...] features")
+    if 0 in (*student.shape[1:], *teacher.shape[1:]):
+        raise ArgumentError(f"features must have a number or more, got {student.shape} and {teacher.shape}")
     return _ready(student, teacher, where, student.shape[:1])
 
 
@@ -93,7 +121,7 @@ def _check_examples(shape: tuple[int, ...], least: int, what: str, ranks: tuple[
 
 
 def _ready(student: Array, teacher: Array, where: Any, batch: tuple[int, ...]) -> tuple[Array, Array]:
-    real = wide(student.dtype, teacher.dtype)
+    real = real_type(student, teacher)
     pair = jnp.asarray(student).astype(real), jax.lax.stop_gradient(jnp.asarray(teacher)).astype(real)
     if where is None:
         return pair

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
 from jaxcomp.core.logits import divergence, expected_log, log_probabilities
-from jaxcomp.distill.inputs import check_temperature, counted, logit_pair
+from jaxcomp.distill.inputs import check_logits, check_temperature, counted, logit_pair, real_type
 
 
 def kl(student: Array, teacher: Array, *, temperature: float = 1.0, where: Any = None) -> Array:
@@ -118,7 +117,8 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Ar
     """
     if not 0 <= smoothing < 1:
         raise ArgumentError(f"smoothing is a share of probability and must be in [0, 1), got {smoothing}")
-    log_q = log_probabilities(logits.astype(wide(logits.dtype)))
+    check_logits(logits)
+    log_q = log_probabilities(logits.astype(real_type(logits)))
     loss, weight = _of_labels(log_q, labels)
     if not smoothing:
         return loss

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
-from jaxcomp.distill.inputs import counted, feature_pair
+from jaxcomp.distill.inputs import counted, feature_pair, real_type
 
 
 def ofd(student: Array, teacher: Array, margin: Array, *, where: Any = None) -> Array:
@@ -69,7 +68,7 @@ def ofd_margin(scale: Array, bias: Array) -> Array:
 
     Reference: Heo et al., A comprehensive overhaul of feature distillation, 2019.
     """
-    real = wide(scale.dtype, bias.dtype)
+    real = real_type(scale, bias)
     scale, bias = jnp.abs(jnp.asarray(scale).astype(real)), jnp.asarray(bias).astype(real)
     fixed = scale == 0
     ratio = bias / jnp.where(fixed, 1, scale)

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
-from jaxcomp.core.leaves import wide
 from jaxcomp.core.logits import log_probabilities, log_total
+from jaxcomp.distill.inputs import check_logits, real_type
 
 BITS = 4
 _LEAST = 12.0
@@ -55,9 +55,10 @@ def store_labels(logits: Array, k: int = 5) -> Array:
     Reference: Shen and Xing, A fast knowledge distillation framework for visual recognition (FKD, with marginal
     smoothing), 2022; the levels are ours.
     """
+    check_logits(logits)
     classes = logits.shape[-1]
     _check(classes, k)
-    log_p = log_probabilities(logits.astype(wide(logits.dtype)))
+    log_p = log_probabilities(logits.astype(real_type(logits)))
     top, index = jax.lax.top_k(jnp.where(jnp.isnan(log_p), -jnp.inf, log_p), k)
     left = jnp.put_along_axis(log_p, index, jnp.full(index.shape, -jnp.inf, log_p.dtype), axis=-1, inplace=False)
     beside = jnp.concatenate([top[..., 1:], log_total(left[..., None, :])[..., 0]], -1) - top[..., :1]
@@ -66,7 +67,8 @@ def store_labels(logits: Array, k: int = 5) -> Array:
     unknown = jnp.any(jnp.isnan(logits) | jnp.isposinf(logits), axis=-1, keepdims=True)
     index = jnp.where(unknown, _UNKNOWN, jnp.where(jnp.isneginf(top[..., :1]), _NOTHING, index))
     bits = jnp.concatenate([_bits(index, _index_bits(classes)), _bits(codes, BITS)], axis=-1)
-    return jnp.packbits(bits, axis=-1)
+    filled = jnp.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)])
+    return _numbers(filled, 8).astype(jnp.uint8)  # packbits fails where there is no example
 
 
 def load_labels(stored: Array, classes: int, k: int = 5) -> Array:
@@ -95,7 +97,7 @@ def load_labels(stored: Array, classes: int, k: int = 5) -> Array:
             f"shape {stored.shape}: give the classes and k of store_labels"
         )
     wide_ = _index_bits(classes)
-    bits = jnp.unpackbits(stored, axis=-1)[..., : k * (wide_ + BITS)]
+    bits = _bits(stored, 8)[..., : k * (wide_ + BITS)]
     index, codes = _numbers(bits[..., : k * wide_], wide_), _numbers(bits[..., k * wide_ :], BITS)
     levels = jnp.asarray(np.where(np.arange(len(LEVELS)) < len(LEVELS) - 1, LEVELS, -np.inf), jnp.float32)
     beside = levels[codes]
@@ -123,11 +125,11 @@ def _bits(numbers: Array, size: int) -> Array:
     """``[..., n * size]`` uint8 of 0 and 1, the highest bit of each first."""
     shifts = np.arange(size)[::-1].reshape(*[1] * numbers.ndim, -1).astype(np.int32)
     bits = (numbers.astype(jnp.int32)[..., None] >> shifts) & 1
-    return bits.astype(jnp.uint8).reshape(*numbers.shape[:-1], -1)
+    return bits.astype(jnp.uint8).reshape(*numbers.shape[:-1], numbers.shape[-1] * size)
 
 
 def _numbers(bits: Array, size: int) -> Array:
     """The inverse: ``[..., n]`` int32."""
-    grouped = bits.reshape(*bits.shape[:-1], -1, size).astype(jnp.int32)
+    grouped = bits.reshape(*bits.shape[:-1], bits.shape[-1] // size, size).astype(jnp.int32)
     weights = 2 ** np.arange(size)[::-1].astype(np.int32)
     return jnp.sum(grouped * weights.reshape(*[1] * (grouped.ndim - 1), -1), axis=-1)

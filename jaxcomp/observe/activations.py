@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.arrays import concrete
-from jaxcomp.core.channels import Group
+from jaxcomp.core.channels import Group, check_groups
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import leaves_of
@@ -64,6 +64,7 @@ def activations(
     Reference: Molchanov et al., Pruning convolutional neural networks, 2017 (the mean); Hu et al., Network trimming,
     2016 (zeros after ReLU).
     """
+    check_groups(groups)
     params = concrete(params, "activations")
     views = {group.name: _views(groups, group) for group in groups}
     axes: dict[Value, set[int]] = {}

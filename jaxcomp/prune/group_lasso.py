@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from jaxcomp.core.channels import ChannelGroups
+from jaxcomp.core.channels import ChannelGroups, check_groups
 from jaxcomp.core.leaves import single
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.types import Params
@@ -35,6 +35,7 @@ def group_lasso(groups: ChannelGroups, params: Params) -> Array:
     Reference: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006; Wen et al.,
     Learning structured sparsity in deep neural networks, 2016.
     """
+    check_groups(groups)
     named = named_leaves(params)
     voting = floating(groups, named)
     paths = {m.path for group in groups for m in group.members if m.path in voting}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from jaxcomp.core.channels import ChannelGroups
+from jaxcomp.core.channels import ChannelGroups, check_groups
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.rules import assign
 
@@ -38,6 +38,7 @@ def least_kept(
       >>> least_kept(jc.trace.groups(mlp, params, jnp.ones((1, 3))), rules=["a"], maximum=0.5)
       {'a': 8, 'b': 3}
     """
+    check_groups(groups)
     if minimum < 1:
         raise ArgumentError(f"minimum must be at least 1 channel, got {minimum!r}")
     pairs = [rule if isinstance(rule, tuple) else (rule, 0.0) for rule in rules]

@@ -11,9 +11,9 @@ from jax import Array, lax
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format, decode, encode
 from jaxcomp.quant.granularity import numbers_for
+from jaxcomp.quant.layer import check_layer
 
 
-@functools.partial(jax.jit, static_argnames=("format", "steps", "learning_rate", "strength"))
 def adaround(
     weight: Array,
     moment: Array,
@@ -45,6 +45,9 @@ def adaround(
     Returns:
       ``[groups, reduction, out]``, on the grid.
 
+    Raises:
+      ArgumentError: for a layer whose parts do not fit or are no numbers.
+
     Example:
       >>> unit = Grid(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1), int))
       >>> alike = jnp.array([[[1.0, 0.9], [0.9, 1.0]]])
@@ -54,6 +57,21 @@ def adaround(
 
     Reference: Nagel et al., Up or down? Adaptive rounding for post-training quantization, 2020.
     """
+    check_layer(weight, moment, grid, format, kept)
+    return _learned(weight, moment, grid, format, kept, steps, learning_rate, strength)
+
+
+@functools.partial(jax.jit, static_argnames=("format", "steps", "learning_rate", "strength"))
+def _learned(
+    weight: Array,
+    moment: Array,
+    grid: Grid,
+    format: Format,
+    kept: Array | bool,
+    steps: int,
+    learning_rate: float,
+    strength: float,
+) -> Array:
     low, high = _neighbors(weight, grid, format)
     nearest = jnp.where(weight - low <= high - weight, low, high)
     kept = jnp.broadcast_to(kept, weight.shape)

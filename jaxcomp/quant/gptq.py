@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.cholesky import product
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.factored import Factored
 from jaxcomp.core.meshes import on_set_mesh
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
+from jaxcomp.quant.layer import check_layer
 from jaxcomp.quant.padded import common, padded, power
 from jaxcomp.quant.ranges import quantized
 
@@ -91,6 +94,10 @@ def gptq(
     Returns:
       ``[groups, reduction, out]``, on the grid.
 
+    Raises:
+      ArgumentError: for a layer whose parts do not fit or are no numbers, a moment that is not positive
+        definite, and inside of jit.
+
     Example:
       >>> unit = Grid(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1), int))
       >>> alike = jnp.array([[[1.0, 0.9], [0.9, 1.0]]])
@@ -100,7 +107,11 @@ def gptq(
 
     Reference: Frantar et al., GPTQ, 2023; Frantar and Alistarh, Optimal brain compression, 2022.
     """
+    check_values({"weight": weight, "moment": moment, "grid": grid, "kept": kept}, "gptq")
+    check_layer(weight, moment, grid, format, kept)
     inputs = Factored.of(moment, None, act_order)
+    if np.size(moment) and np.isnan(inputs.upper).any():
+        raise ArgumentError("moment must be positive definite: raise its diagonal by a hundredth of its mean")
     return fixed(np.asarray(weight), inputs, _numbers(grid, kept, np.shape(weight)), format, block)[0]
 
 
@@ -233,6 +244,10 @@ def descend(
     Returns:
       ``[groups, reduction, out]``, on the grid.
 
+    Raises:
+      ArgumentError: for a layer whose parts do not fit or are no numbers, a moment without a positive
+        diagonal, and inside of jit.
+
     Example:
       >>> unit = Grid(jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1), int))
       >>> alike = jnp.array([[[1.0, 0.9], [0.9, 1.0]]])
@@ -242,7 +257,12 @@ def descend(
 
     Reference: Behdin et al., QuantEase, 2023.
     """
+    given = {"weight": weight, "start": start, "moment": moment, "grid": grid, "kept": kept}
+    check_values(given, "descend")
+    check_layer(weight, moment, grid, format, kept, start)
     weight, start, moment = map(np.asarray, (weight, start, moment))
+    if not (np.diagonal(moment, axis1=1, axis2=2) > 0).all():
+        raise ArgumentError("moment must be positive definite: there are numbers on its diagonal that are not above 0")
     return descended(weight, start, moment, _numbers(grid, kept, weight.shape), format, sweeps, block)
 
 

@@ -4,8 +4,10 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.share.cluster import check_count
 
@@ -26,14 +28,15 @@ def optimal(values: Any, k: int, *, importance: Any = None, zero: bool = False) 
       values: ``[...]`` floating point, finite.
       k: centers, 1 to 65,536.
       importance: ``[...]``, f, at least 0: of a Fisher or Hessian diagonal (:func:`jaxcomp.observe.fisher_diagonal`);
-        None: all alike.
+        None, or 0 everywhere: all alike.
       zero: whether one of the centers is 0.
 
     Returns:
       ``[at most k]`` of float64, in order; fewer where there are fewer distinct weights.
 
     Raises:
-      ArgumentError: for k out of range, shapes that differ, or numbers that are not finite or negative importance.
+      ArgumentError: for k out of range, shapes that differ, numbers that are not real or not finite, negative
+        importance, and inside of jit.
 
     Example:
       >>> optimal(np.array([0.9, 1.1, -2.0, 5.0, 5.0]), 3).round(6).tolist()
@@ -58,6 +61,12 @@ def optimal(values: Any, k: int, *, importance: Any = None, zero: bool = False) 
 
 
 def _checked(values: Any, importance: Any) -> tuple[np.ndarray, np.ndarray]:
+    given = {"values": values} | ({} if importance is None else {"importance": importance})
+    check_values(given, "optimal")
+    for name, value in given.items():
+        kind = getattr(value, "dtype", None) or np.asarray(value).dtype
+        if not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+            raise ArgumentError(f"{name} must be an array of real numbers, got {type(value).__name__} of {kind}")
     x = np.asarray(jax.device_get(values), np.float64).reshape(-1)
     weight = np.ones_like(x) if importance is None else np.asarray(jax.device_get(importance), np.float64)
     if importance is not None and np.shape(importance) != np.shape(values):
@@ -69,7 +78,7 @@ def _checked(values: Any, importance: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ArgumentError("importance holds NaN, infinity or numbers below 0")
     if x.size == 0:
         raise ArgumentError("there are no weights to share values")
-    return x, weight
+    return x, weight if weight.any() else np.ones_like(x)
 
 
 def _distinct(x: np.ndarray, weight: np.ndarray, zero: bool) -> tuple[np.ndarray, np.ndarray]:

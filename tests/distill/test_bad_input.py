@@ -142,3 +142,32 @@ def test_places_in_a_memory_that_are_no_integers_of_the_batch():
     for index, negatives in ((LABELS[:2], jnp.zeros((3, 5), int)), (LABELS, LABELS), (LABELS, jnp.zeros((3, 5)))):
         with pytest.raises(ArgumentError, match=r"index must be integers of shape \(3,\) and negatives of \(3, K\)"):
             jax.eval_shape(loss.apply, values, memory, Z, Z, index, negatives)
+
+
+@pytest.mark.parametrize("name", [*ON_LOGITS, *ON_FEATURES])
+def test_complex_numbers(name):
+    args = MAPS if name in ("attention", "nst", "hierarchical", "channel_wise") else Z
+    with pytest.raises(ArgumentError, match=r"of real numbers, got complex64 of shape .*: give its absolute values"):
+        (ON_LOGITS | ON_FEATURES)[name](args + 1j, args)
+
+
+ON_ONE = {
+    "cross_entropy": lambda z: distill.cross_entropy(z, jnp.zeros(z.shape[:-1], int)),
+    "binary_cross_entropy": lambda z: distill.binary_cross_entropy(z, jnp.zeros(z.shape)),
+    "map_classes": lambda z: distill.map_classes(z, [0] * sum(z.shape[-1:]), 2),
+    "store_labels": lambda z: distill.store_labels(z, 2),
+}
+
+
+@pytest.mark.parametrize("name", [*ON_LOGITS, *ON_ONE])
+@pytest.mark.parametrize("shape", [(), (3, 0)])
+def test_logits_of_no_class(name, shape):
+    z = jnp.zeros(shape)
+    with pytest.raises(ArgumentError, match=r"must be \[..., classes\], of a class or more, got shape"):
+        ON_ONE[name](z) if name in ON_ONE else ON_LOGITS[name](z, z)
+
+
+@pytest.mark.parametrize("name", ["hint", "attention", "nst", "channel_wise"])
+def test_features_of_no_channel(name):
+    with pytest.raises(ArgumentError, match="a number or more"):
+        ON_FEATURES[name](MAPS[..., :0], MAPS[..., :0])

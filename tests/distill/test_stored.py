@@ -34,6 +34,12 @@ def reference(logits, k):
     return np.array(found)
 
 
+def test_a_batch_of_none_is_stored():
+    stored = jc.distill.store_labels(jnp.zeros((0, 10)))
+    assert stored.shape == (0, jc.distill.stored_bytes(10))
+    assert jc.distill.load_labels(stored, 10).shape == (0, 10)
+
+
 @pytest.mark.parametrize(("classes", "k"), [(10, 5), (1000, 5), (3, 3), (2, 2), (300, 12)])
 def test_probabilities_are_those_of_the_reference(rng, classes, k):
     logits = rng.normal(size=(40, classes)).astype(np.float32) * rng.choice([0.1, 1, 4, 20], size=(40, 1))

@@ -40,6 +40,12 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
     ),
     "a function for groups": (lambda: jc.rewrite.importance(net, PARAMS), ("groups", "function", "jc.trace.groups(")),
     "channels of a function": (lambda: jc.prune.channels(net, 0.5), ("groups", "function", "jc.trace.groups(")),
+    "activations of a function": (
+        lambda: jc.observe.activations(net, PARAMS, [X]),
+        ("groups", "function", "jc.trace.groups("),
+    ),
+    "a penalty of a function": (lambda: jc.prune.group_lasso(net, PARAMS), ("groups", "function", "jc.trace.groups(")),
+    "limits of a function": (lambda: jc.prune.least_kept(net), ("groups", "function", "jc.trace.groups(")),
     "a score for a fraction": (lambda: choose("l2"), ("fraction", "'l2'", "of channels")),
     "a list of compressors": (lambda: jc.chain([HALF, HALF]), ("chain", "list", "chain(*list)")),
     "a maker in a chain": (lambda: jc.chain(jc.prune.magnitude), ("argument 0", "magnitude", "call it")),

@@ -1,5 +1,6 @@
 """The exact codebook against dynamic programming over all cuts, written out."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -58,3 +59,21 @@ def test_what_is_wrong_is_said():
         with pytest.raises(ArgumentError, match=words):
             call()
     assert optimal(np.array([2.0, 1.0, 2.0]), 5).tolist() == [1.0, 2.0]
+
+
+def test_inside_of_jit_it_says_so():
+    for given in ("values", "importance"):
+        call = lambda x, given=given: optimal(**({"values": np.ones(4), "k": 2} | {given: x}))  # noqa: E731
+        with pytest.raises(ArgumentError, match=f"'{given}' is traced.* call optimal outside of jit"):
+            jax.jit(call)(np.ones(4))
+
+
+@pytest.mark.parametrize("values", [1j * np.ones(4), {"w": np.ones(4)}, "abc"])
+def test_what_is_no_array_of_real_numbers_is_refused(values):
+    with pytest.raises(ArgumentError, match="values must be an array of real numbers, got"):
+        optimal(values, 2)
+
+
+def test_importance_of_nothing_is_that_of_all_alike():
+    values = np.array([0.9, 1.1, -2.0, 5.0, 5.0])
+    np.testing.assert_array_equal(optimal(values, 3, importance=0 * values), optimal(values, 3))
