@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,11 @@ from jaxcomp.quant.layer import check_layer
 
 
 def adaround(
-    weight: Array,
-    moment: Array,
+    weight: Any,
+    moment: Any,
     grid: Grid,
     format: Format,
-    kept: Array | bool = True,
+    kept: Any = True,
     *,
     steps: int = 500,
     learning_rate: float = 0.03,
@@ -63,11 +64,11 @@ def adaround(
 
 @functools.partial(jax.jit, static_argnames=("format", "steps", "learning_rate", "strength"))
 def _learned(
-    weight: Array,
-    moment: Array,
+    weight: Any,
+    moment: Any,
     grid: Grid,
     format: Format,
-    kept: Array | bool,
+    kept: Any,
     steps: int,
     learning_rate: float,
     strength: float,
