@@ -163,7 +163,7 @@ class Evidence:
         part, size = self.other, host_unit(max(np.max(np.abs(x), initial=0) for x in (end, start, old)))
         way, done = (((one - other) / size).astype(part.now.dtype) for one, other in ((end, start), (start, old)))
         length = float(part.squares(way, 0.0).sum())
-        ahead = np.sum(way * np.matmul(part.now, done), dtype=np.float64)
+        ahead = np.sum(way * np.matmul(part.now, done), dtype=np.float64) if done.any() else 0.0
         to, off = (np.einsum("gn,gno->go", part.mean.astype(np.float64), x) for x in (way, done))
         if part.lack is not None:
             by = self.unit / size

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.halves import forms
 from jaxcomp.core.units import host_unit
 
 
@@ -44,20 +45,20 @@ class Moment(NamedTuple):
     lack: Lack | None = None
 
     @classmethod
-    def of(cls, rows: np.ndarray, lacking: np.ndarray, units: tuple[float, float]) -> "Moment":
-        """Computes the moments of rows ``[groups, positions, n]`` and what results lack ``[groups, positions, out]``.
+    def of(cls, rows: np.ndarray, changes: np.ndarray, weight: np.ndarray, units: tuple[float, float]) -> "Moment":
+        """Computes the moments of rows ``[groups, positions, n]``, and of what results lack as rows have changed.
 
-        Both arrays are overwritten.
+        Rows and changes are overwritten.
 
         Args:
-          rows, lacking: in units.
-          units: of both.
+          rows, changes: in units.
+          weight: ``[groups, n, out]``.
+          units: of the rows, and of what changes and weights are multiplied to.
         """
-        mean, less = _centered(rows), _centered(lacking)
-        turned = rows.swapaxes(1, 2)
-        lack = Lack(less, np.matmul(turned, lacking), np.sum(lacking * lacking, 1, dtype=np.float64).astype(rows.dtype))
-        by = units[1] if lack.squares.any() or lack.mean.any() else 0.0
-        found = cls(rows.shape[1], (units[0], by), mean, np.matmul(turned, rows), lack)
+        mean = _centered(rows)
+        lack, size = _lack(rows, changes, weight)
+        by = units[1] * size if lack.squares.any() or lack.mean.any() else 0.0
+        found = cls(rows.shape[1], (units[0], by), mean, np.matmul(rows.swapaxes(1, 2), rows), lack)
         return found if found.squares().any() else found._replace(units=(0.0, by))
 
     @classmethod
@@ -113,6 +114,9 @@ def ratios(some: tuple[float, float], others: tuple[float, float]) -> list[float
 ROWS = 64
 """Rows of a matrix that are worked on together: whole matrices would not stay in the cache."""
 
+FEWER = 1.5
+"""How many times as many products of rows and weights there must be, to go through the moments of inputs instead."""
+
 NOTHING = Moment(0, (0.0, 0.0), None, None)
 """The moment of no rows."""
 
@@ -154,11 +158,33 @@ def moments_of(
     with np.errstate(all="ignore"):  # what is not finite stays so, and is named where it is used
         unit, size, by = _unit([weight]), _unit(rows), _unit(changes)
         own = (weight / unit).astype(rows[0].dtype)
-        some = [_joined(rows, take, size) for take in takes]
-        lacking = [np.matmul(_joined(changes, take, by), own) for take in takes]
-        less = _unit(lacking)
-        units = size, by * less * unit
-        return [Moment.of(one, other / other.dtype.type(less), units) for one, other in zip(some, lacking, strict=True)]
+        both = ((_joined(rows, take, size), _joined(changes, take, by)) for take in takes)
+        return [Moment.of(*each, own, (size, by * unit)) for each in both]
+
+
+def _lack(rows: np.ndarray, changes: np.ndarray, weight: np.ndarray) -> tuple[Lack, float]:
+    """What results lack, and the unit that it is in; through the moments of inputs where that takes fewer products.
+
+    Both arrays are overwritten.
+
+    Args:
+      rows: ``[groups, positions, n]``, about their means.
+      changes: likewise, not about them.
+      weight: ``[groups, n, out]``.
+    """
+    (_, count, n), out, turned = rows.shape, weight.shape[2], rows.swapaxes(1, 2)
+    if FEWER * n * (count + out) > count * out:
+        lacking = np.matmul(changes, weight)
+        size = _unit([lacking])
+        lacking /= lacking.dtype.type(size)
+        mean = _centered(lacking)
+        squares = np.sum(lacking * lacking, 1, dtype=np.float64).astype(rows.dtype)
+        return Lack(mean, np.matmul(turned, lacking), squares), size
+    mean = np.matmul(_centered(changes)[:, None], weight)[:, 0]
+    squares = np.maximum(forms(np.matmul(changes.swapaxes(1, 2), changes), weight), 0)
+    size = host_unit(max(np.max(np.abs(mean), initial=0), math.sqrt(np.max(squares, initial=0) / max(count, 1))))
+    cross = np.matmul(np.matmul(turned, changes), weight) / rows.dtype.type(size)
+    return Lack(mean / rows.dtype.type(size), cross, (squares / size**2).astype(rows.dtype)), size
 
 
 def _unit(arrays: Sequence[np.ndarray]) -> float:

@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 import jaxcomp as jc
+from jaxcomp.observe import row_moments
 from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import NO_BETTER, Examples, examples_of, is_better, is_worse
 from jaxcomp.observe.row_moments import moments_of
@@ -225,7 +226,9 @@ def test_held_out_examples_are_whole_and_spread() -> None:
     assert alone.split_axes((1, 8)).held.tolist() == [6, 7]
 
 
-def test_moments_are_about_their_means_and_add_up() -> None:
+@pytest.mark.parametrize("fewer", [1.5, 0.0])
+def test_moments_are_about_their_means_and_add_up(fewer: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_moments, "FEWER", fewer)
     rng = np.random.default_rng(0)
     rows = (1e3 + rng.standard_normal((2, 40, 5))).astype(np.float32) * np.float32(1e-22)
     change = rng.standard_normal((2, 40, 5)).astype(np.float32) * np.float32(1e-26)
@@ -249,9 +252,11 @@ def test_moments_are_about_their_means_and_add_up() -> None:
     assert 0.5 < np.mean(np.diagonal(known.inputs, axis1=1, axis2=2)) < 4
 
 
+@pytest.mark.parametrize("fewer", [1.5, 0.0])
 @pytest.mark.parametrize("centered", [True, False])
-def test_errors_are_those_of_the_rows(centered: bool) -> None:
+def test_errors_are_those_of_the_rows(centered: bool, fewer: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of inputs that hardly vary, have hardly changed, and are of any size."""
+    monkeypatch.setattr(row_moments, "FEWER", fewer)
     rng = np.random.default_rng(0)
     size = np.float32(1e-18)
     rows = (1 + 1e-3 * rng.standard_normal((1, 200, 6))).astype(np.float32) * size
