@@ -163,7 +163,7 @@ def moments_of(
 
 
 def _lack(rows: np.ndarray, changes: np.ndarray, weight: np.ndarray) -> tuple[Lack, float]:
-    """What results lack, and the unit that it is in; through the moments of inputs where that takes fewer products.
+    """Sums up what results lack, and finds its unit; through the moments of inputs where that takes fewer products.
 
     Both arrays are overwritten.
 

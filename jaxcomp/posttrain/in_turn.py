@@ -89,6 +89,7 @@ class InTurn:
         self.found = {path: self.near(path, False) for path in self.blind}
         self.examples = examples_of(self.given)
         self.means = find_biases(self.program, self.own) if self.biases else Biases({}, {})
+        self._programs: dict[Any, Any] = {}
         self._sites = {path: each.sites for path, each in self.own.items() if path not in self.blind}
         leaves = {path: each.leaf for path, each in self.found.items()}
         self._start = jax.tree.leaves(replace_leaves(self.params, leaves))
@@ -136,7 +137,7 @@ class InTurn:
             return solve(path, *args)
 
         options = self.places, self.altered, biases, gather, self.apart
-        walk = Walk(self.program, self._sites, telling, *options, beside=beside)
+        walk = Walk(self.program, self._sites, telling, *options, beside=beside, programs=self._programs)
         batches = [jax.tree.leaves(batch) for batch in self.given]
         new = walk.run(jax.tree.leaves(self.params), batches, self._start)
         tell(len(self._sites), len(self._sites), f"all layers ({what})")

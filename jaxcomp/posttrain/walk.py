@@ -101,6 +101,7 @@ class Walk(Interpreter):
         apart: bool = False,
         measured: bool = True,
         beside: "Walk | None" = None,
+        programs: dict[Any, Any] | None = None,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -116,6 +117,7 @@ class Walk(Interpreter):
           measured: whether ``errors`` are; else a site and what follows it are one program.
           beside: another walk, that has run, of the same program, parameters and batches: its programs are taken, and
             what the old parameters gave is not computed anew, so that there are no ``errors``.
+          programs: those of other walks through the same program, and of this one.
         """
         super().__init__()
         self._program, self._solve, self._places, self._uses = program, solve, places, sites
@@ -126,7 +128,7 @@ class Walk(Interpreter):
         self._gather, self._apart, self._measured = gather, apart, measured and beside is None
         self._beside = beside
         self._splits: bool = measured if beside is None else beside._splits
-        self._programs: dict[Any, Any] = {} if beside is None else beside._programs
+        self._programs: dict[Any, Any] = ({} if programs is None else programs) if beside is None else beside._programs
         self._means: dict[str, list[np.ndarray]] = {} if beside is None else beside._means
         self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
         self.errors: dict[str, tuple[float, float]] = {}
