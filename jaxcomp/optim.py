@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.core import leaves, paths
-from jaxcomp.core.called import checked
+from jaxcomp.core.called import check_optimizer, checked
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
 from jaxcomp.core.types import Compressor, Note, Params, State
@@ -50,7 +50,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
       An optax transformation. Its first update turns dense parameters into the view.
 
     Raises:
-      ArgumentError: (from its init) for a recipe with learned values; (from its update) without ``params``.
+      ArgumentError: for what is no optimizer or compressor; (from its init) for a recipe with learned values; (from
+        its update) without ``params``.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcomp as jc
@@ -62,6 +63,7 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
       [0.0, -1.899999976158142]
     """
     checked(compressor, "compress(optimizer, compressor): compressor")
+    check_optimizer(optimizer, "compress(optimizer, compressor): optimizer")
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Params) -> CompressState:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxcomp.augment.augmentation import Augmentation
 from jaxcomp.augment.labels import Labels
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 
@@ -29,7 +31,8 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Augmentation:
       >>> normalize([0.5], [0.25])(jax.random.key(0), jnp.full((1, 1, 1, 1), 255, jnp.uint8))[0].item().__round__(4)
       2.0
     """
-    means, stds = ([float(x) for x in jnp.ravel(jnp.asarray(each))] for each in (mean, std))
+    check_values({"mean": mean, "std": std}, "normalize")
+    means, stds = ([float(x) for x in np.ravel(np.asarray(each, float))] for each in (mean, std))
     if not stds or not min(stds) > 0:
         raise ArgumentError(f"normalize: std must be above 0 in every channel, got {std}")
 

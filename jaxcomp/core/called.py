@@ -27,6 +27,19 @@ def checked(value: Any, where: str) -> Compressor:
     )
 
 
+def check_optimizer(value: Any, where: str) -> None:
+    """Refuses a ``value`` that is no optax transformation; ``where`` names the argument, for the error.
+
+    Raises:
+      ArgumentError: with what came, and what to give.
+    """
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise ArgumentError(
+            f"{where} must be an optax transformation, like optax.adam(1e-3), got {value!r:.80}"
+            + (": call it" if callable(value) else "")
+        )
+
+
 def printed(maker: Callable[Arguments, Compressor]) -> Callable[Arguments, Compressor]:
     """Lets the compressors that a function makes print as the call that made them.
 

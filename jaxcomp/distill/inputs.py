@@ -4,10 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.scalars import is_number
 
 
 def check_temperature(temperature: Any) -> None:
@@ -16,7 +18,8 @@ def check_temperature(temperature: Any) -> None:
     Raises:
       ArgumentError: with the temperature.
     """
-    if isinstance(temperature, int | float) and not temperature > 0:
+    known = isinstance(temperature, np.generic) or not hasattr(temperature, "shape")
+    if known and not (is_number(temperature) and temperature > 0):
         raise ArgumentError(f"temperature must be above 0, got {temperature}")
 
 

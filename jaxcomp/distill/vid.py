@@ -41,6 +41,8 @@ def vid(teacher_shape: Sequence[int], *, variance: float = 5.0, floor: float = 1
 
     Reference: Ahn et al., Variational information distillation for knowledge transfer, 2019.
     """
+    if not len(teacher_shape):
+        raise ArgumentError("teacher_shape must be of features, [batch, ..., channels], got ()")
     if not 0 < floor < variance:
         raise ArgumentError(f"variance must be above floor, and that above 0, got {variance} and {floor}")
     channels = int(teacher_shape[-1])

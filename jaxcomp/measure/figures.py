@@ -66,8 +66,8 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
     """Draws how often each class was taken for each other, as counts.
 
     Args:
-      labels: ``[n]`` integers, the classes.
-      predicted: ``[n]`` integers, what they were taken for; those below 0, which are no class, are left out.
+      labels: ``[n]`` integers, the classes; those below 0, which are no class, are left out.
+      predicted: ``[n]`` integers, what they were taken for; likewise.
       classes: how many there are.
       width: inches at most.
 
@@ -75,6 +75,7 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
       A ``matplotlib.figure.Figure``: a row a class, a column a prediction; what is right is not colored.
 
     Raises:
+      ArgumentError: for shapes that differ, or integers of more classes.
       MissingExtraError: without matplotlib.
 
     Example:
@@ -82,8 +83,15 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
       >>> [text.get_text() for text in drawing.axes[0].texts]
       ['1', '1', '1']
     """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if labels.shape != predicted.shape or max(labels.max(initial=-1), predicted.max(initial=-1)) >= classes:
+        raise ArgumentError(
+            f"labels and predicted must have one shape and be below {classes} classes, got shapes {labels.shape} and "
+            f"{predicted.shape}, up to {labels.max(initial=-1)} and {predicted.max(initial=-1)}"
+        )
+    labels, predicted = (each[(labels >= 0) & (predicted >= 0)] for each in (labels, predicted))
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels[predicted >= 0], predicted[predicted >= 0]), 1)
+    np.add.at(counts, (labels, predicted), 1)
     side = min(width, 1.5 + 0.36 * classes)
     size = min(8, 20 * side / classes)
     drawing = canvas.blank(side, side)

@@ -12,6 +12,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.meshes import automatic
 from jaxcomp.core.programs import compiled
+from jaxcomp.core.scalars import is_whole
 from jaxcomp.core.types import Params
 from jaxcomp.core.units import host_unit
 from jaxcomp.observe.batches import Batches, Select, called, inputs_of, kind_of
@@ -149,6 +150,9 @@ def observer(
     scans = {
         value: sorted({s for use in own for s in use.scans}, key=nested.__getitem__) for value, own in readers.items()
     }
+
+    if places is not None and not is_whole(places):
+        raise ArgumentError(f"places must be a whole number of at least 1, or None for all, got {places!r}")
 
     def probe(own: list[Use]) -> Callable[[Any], list[Any]]:
         return lambda x: [sums(use, _rows(use, x, of, places) / size[id(use)]) for use in own]

@@ -135,6 +135,11 @@ def _check_arguments(leaves: list[layout.Leaf], notes: dict[str, Note], metadata
             f"notes are given for {_listing(unknown)}, which the tree does not have; its paths are "
             f"{_listing(known)}. Save the tree that `describe` was called with, or rename the notes."
         )
+    for path, note in notes.items():
+        if not isinstance(note, Note):
+            raise ArgumentError(
+                f"notes must be {{path: jc.Note}}, as `describe` returns, got {note!r:.40} for {path!r}"
+            )
     container.check_metadata(metadata)
 
 

@@ -13,6 +13,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import check_finite
 from jaxcomp.core.paths import named_leaves, replace_leaves
 from jaxcomp.core.programs import compiled
+from jaxcomp.core.scalars import is_whole
 from jaxcomp.core.tables import table, with_left_out
 from jaxcomp.core.types import Params
 from jaxcomp.observe.batches import Batches, Select, checked_batches
@@ -123,8 +124,8 @@ def equalize(
 
     Reference: Nagel et al., Data-free quantization through weight equalization and bias correction, 2019.
     """
-    if rounds < 1:
-        raise ArgumentError(f"rounds must be at least 1, got {rounds!r}")
+    if not is_whole(rounds):
+        raise ArgumentError(f"rounds must be a whole number of at least 1, got {rounds!r}")
     params = concrete(params, "equalize")
     check_unquantized(apply_fn, params, "equalize")
     given = checked_batches(apply_fn, params, [example])

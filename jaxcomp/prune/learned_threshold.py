@@ -11,6 +11,7 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import by_mask
 from jaxcomp.core.meshes import spread_like
+from jaxcomp.core.scalars import is_number
 from jaxcomp.core.types import Compressor, Learned, Note, Params, State, Step
 
 
@@ -41,7 +42,7 @@ def learned_threshold(start: float = -5.0, *, shrink: bool = False) -> Compresso
 
     Reference: Kusupati et al., Soft threshold weight reparameterization for learnable sparsity, 2020.
     """
-    if not math.isfinite(start):
+    if not (is_number(start) and math.isfinite(start)):
         raise ArgumentError(f"start must be a finite number, got {start!r}")
 
     def init(params: Params) -> State:

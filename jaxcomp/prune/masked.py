@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.core import leaves
+from jaxcomp.core.called import check_optimizer
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.paths import in_container, named_leaves, path_string
@@ -101,6 +102,7 @@ def masked_optimizer(optimizer: optax.GradientTransformation) -> optax.GradientT
 
     Reference: Evci et al., Rigging the lottery, 2020.
     """
+    check_optimizer(optimizer, "masked_optimizer(optimizer): optimizer")
     inner = optax.with_extra_args_support(optimizer)
 
     def update(

@@ -13,6 +13,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.reproducible import filled_up, rounded, sum_runs
+from jaxcomp.core.scalars import is_whole
 from jaxcomp.core.types import Skipped
 
 Shape = tuple[int, ...]
@@ -176,9 +177,9 @@ def blocks(shape: Sequence[int] = (8, 128)) -> Pattern:
 
     Reference: Gray et al., GPU kernels for block-sparse weights, 2017.
     """
-    block = tuple(shape)
-    if not block or min(block) < 1:
-        raise ArgumentError(f"blocks(shape) needs sizes of at least 1, got {shape!r}")
+    block = tuple(shape) if isinstance(shape, Sequence) else ()
+    if not block or not all(map(is_whole, block)):
+        raise ArgumentError(f"blocks(shape) needs a whole number of at least 1 for each axis, got {shape!r}")
 
     def of(shape: Shape) -> Shape | Skipped:
         if len(shape) < len(block):

@@ -11,6 +11,7 @@ from jax import Array
 from jaxcomp.core import leaves
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.paths import path_string
+from jaxcomp.core.scalars import is_number
 from jaxcomp.core.types import Params, Schedule
 from jaxcomp.core.units import unit
 from jaxcomp.prune.patterns import Pattern, filters, fitted
@@ -118,7 +119,7 @@ def _root_mean_square(pattern: Pattern, values: Array) -> Array:
 def _proximal(
     strength: float, learning_rate: float | Schedule, shrunk: Callable[[str, Array, Any], Array]
 ) -> optax.GradientTransformation:
-    if not strength >= 0:
+    if not (is_number(strength) and strength >= 0):
         raise ArgumentError(f"strength must be at least 0, got {strength!r}")
 
     def update(updates: Params, state: ProximalState, params: Params | None = None) -> tuple[Params, ProximalState]:

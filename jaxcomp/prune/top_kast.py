@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxcomp.core.called import printed
+from jaxcomp.core.called import checked, printed
 from jaxcomp.core.kept import kept as kept_by
 from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.types import Compressor, Note, Params, State, Step
@@ -34,6 +34,8 @@ def top_kast(forward: Compressor, backward: Compressor) -> Compressor:
 
     Reference: Jayakumar et al., Top-KAST: top-k always sparse training, 2020.
     """
+    for name, each in {"forward": forward, "backward": backward}.items():
+        checked(each, f"top_kast(forward, backward): {name}")
 
     def init(params: Params) -> State:
         return {"forward": forward.init(params), "backward": backward.init(params)}

@@ -8,6 +8,7 @@ from jax import Array
 from jaxcomp.core import leaves
 from jaxcomp.core.axes import Axes, usual_size
 from jaxcomp.core.called import printed
+from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.stacked import Axes as Stacked
 from jaxcomp.core.stacked import stacked as layer_by_layer
 from jaxcomp.core.straight_through import pass_through
@@ -15,7 +16,7 @@ from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Block, Compressor, Grid, Note
 from jaxcomp.quant.formats import Format, as_format, decode, encode
 from jaxcomp.quant.granularity import block_of, check_block, groups, numbers_for, place
-from jaxcomp.quant.ranges import Fit, grid_between, mean_size, min_max
+from jaxcomp.quant.ranges import Fit, check_fit, grid_between, mean_size, min_max
 
 
 def code_range(bits: int | str | Format, symmetric: bool = True) -> tuple[int, int]:
@@ -63,9 +64,22 @@ def fit_grid(
       [[0.009999999776482582, 0.019999999552965164]]
     """
     format = as_format(bits, symmetric)
+    check_fit(fit)
+    check_real(w)
     cut = block_of(w.shape, axis, block)
     low, high = (fit or default_fit(format))(groups(w.astype(leaves.wide(w.dtype)), axis, cut), format)
     return placed(grid_between(low, high, format, usual_size(w.shape)), w.shape, cut)
+
+
+def check_real(w: Any) -> None:
+    """Refuses what is no array of real numbers: codes have no imaginary part.
+
+    Raises:
+      ArgumentError: with what came.
+    """
+    if not hasattr(w, "dtype") or jnp.issubdtype(w.dtype, jnp.complexfloating):
+        came = f"{w.dtype} of shape {w.shape}" if hasattr(w, "dtype") else type(w).__name__
+        raise ArgumentError(f"w must be an array of real numbers, got {came}")
 
 
 def default_fit(format: Format) -> Fit:
@@ -206,6 +220,7 @@ def fake(
     """
     format = as_format(bits, symmetric)
     check_block(block)
+    check_fit(fit)
     made = tensorwise(
         lambda w: fit_grid(w, format, axis, block=block, fit=fit),
         lambda w, grid: fake_quantize(w, grid, format),
@@ -221,6 +236,7 @@ def note_of(grid: Grid, format: Format) -> Note:
 
 def _unclipped(w: Array, grid: Grid, format: Format) -> tuple[Array, Array, Array]:
     """Codes before they are clipped, scale, zero point; in the scale's float, as 8 bits of bfloat16 would not do."""
+    check_real(w)
     scale, zero_point = numbers_for(w, grid)
     codes = encode(w.astype(scale.dtype) / scale, format) + zero_point
     return codes, scale, zero_point

@@ -20,7 +20,7 @@ from jaxcomp.quant.fake import default_fit, fit_grid, note_of
 from jaxcomp.quant.formats import Format, as_format
 from jaxcomp.quant.gradients import members, rounded_levels, settled
 from jaxcomp.quant.granularity import all_zero, check_block
-from jaxcomp.quant.ranges import Fit, mean_size, min_max
+from jaxcomp.quant.ranges import Fit, check_fit, mean_size, min_max
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("scale", "offset"), meta_fields=("block",))
@@ -121,6 +121,7 @@ def learned_grids(format: Format, axis: Axes, block: int | None, start: Fit, vie
       view: ``(w, grid, format, gradient_scale=...)`` to the tensor on its grid.
     """
     check_block(block)
+    check_fit(start, "start")
 
     def fitted(w: Array, fit: Fit) -> Steps:
         grid = fit_grid(w, format, axis, block=block, fit=fit)

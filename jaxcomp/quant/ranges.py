@@ -15,6 +15,7 @@ from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import replicated
 from jaxcomp.core.reproducible import counted, rounded, steady_sum
+from jaxcomp.core.scalars import is_number
 from jaxcomp.core.types import Grid
 from jaxcomp.core.units import unit
 from jaxcomp.quant.formats import Format, decode, encode
@@ -49,6 +50,24 @@ class NamedFit:
 
 
 _MAKERS: dict[str, Callable[..., Fit]] = {}
+
+
+def check_fit(fit: Any, name: str = "fit") -> None:
+    """Refuses what is no fit: a name, a number, or a function that makes fits and was not called. None is one.
+
+    Raises:
+      ArgumentError: with the ``name`` of the argument, and what came.
+
+    Example:
+      >>> check_fit(mse)
+      Traceback (most recent call last):
+      ...
+      jaxcomp.core.errors.ArgumentError: fit must be a range, as jc.quant.mse() is, or None; got jc.quant.mse: call it
+    """
+    uncalled = next((known for known, maker in _MAKERS.items() if maker is fit), None)
+    if uncalled or not (fit is None or callable(fit)):
+        came = f"jc.quant.{uncalled}: call it" if uncalled else repr(fit)[:40]
+        raise ArgumentError(f"{name} must be a range, as jc.quant.mse() is, or None; got {came}")
 
 
 def _by_name(maker: Callable[..., Fit]) -> Callable[..., Fit]:
@@ -246,6 +265,9 @@ def mean_size(factor: float = 1.0) -> Fit:
     Reference: Rastegari et al., XNOR-Net, 2016.
     """
 
+    if not (is_number(factor) and factor > 0):
+        raise ArgumentError(f"mean_size needs a factor above 0, got {factor!r}")
+
     def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         del format
         high = factor * mean_of(jnp.abs(groups.values), groups, groups.values != 0)
@@ -263,6 +285,9 @@ def deviations(number: float = 3.0) -> Fit:
 
     Reference: Bhalgat et al., LSQ+, 2020.
     """
+
+    if not (is_number(number) and number > 0):
+        raise ArgumentError(f"deviations needs a number above 0, got {number!r}")
 
     def fit(groups: ScaleGroups, format: Format) -> tuple[Array, Array]:
         del format

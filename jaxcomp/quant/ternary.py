@@ -10,6 +10,7 @@ from jaxcomp.core.called import printed
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.meshes import spread_like
+from jaxcomp.core.scalars import is_number
 from jaxcomp.core.straight_through import pass_through
 from jaxcomp.core.tensorwise import tensorwise
 from jaxcomp.core.types import Compressor, Grid
@@ -58,7 +59,7 @@ def ternary(*, axis: Axes = None, block: int | None = None, threshold: float = 0
 
     Reference: Li and Liu, Ternary weight networks, 2016.
     """
-    if not 0 < threshold < 1:
+    if not (is_number(threshold) and 0 < threshold < 1):
         raise ArgumentError(f"threshold is a part of the mean size, in (0, 1), got {threshold!r}")
     check_block(block)
     format = integer(2)

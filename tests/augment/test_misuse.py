@@ -73,3 +73,11 @@ def test_augmentations_print_as_the_calls_that_made_them() -> None:
     policy = augment.rand_augment(1, 3, operations=["rotate"], fill=128)
     text = "sequence(flip(0.5), rand_augment(1, 3, operations=['rotate'], fill=128), trivial_augment())"
     assert repr(augment.sequence(FLIP, policy, augment.trivial_augment())) == text
+
+
+def test_normalize_is_made_inside_of_jit_too():
+    images = jnp.ones((1, 2, 2, 1))
+    made = jax.jit(lambda images: augment.normalize([0.5], [0.25])(jax.random.key(0), images)[0])
+    np.testing.assert_array_equal(made(images), 2)
+    with pytest.raises(ArgumentError, match=r"'mean' is traced.* call normalize outside of jit"):
+        jax.jit(lambda mean: augment.normalize(mean, 0.25)(jax.random.key(0), images)[0])(0.5)

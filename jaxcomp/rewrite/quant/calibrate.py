@@ -17,7 +17,7 @@ from jaxcomp.core.types import Grid, Params
 from jaxcomp.observe.batches import Select, checked_batches
 from jaxcomp.observe.held_out import EVERYTHING, KINDS, Examples, examples_of
 from jaxcomp.quant.formats import Format
-from jaxcomp.quant.ranges import Fit, grid_between, histogram, mean_size, mse
+from jaxcomp.quant.ranges import Fit, check_fit, grid_between, histogram, mean_size, mse
 from jaxcomp.rewrite.quant.scheme import INT8, Schemes
 from jaxcomp.rewrite.quant.targets import Shared, find_targets
 from jaxcomp.trace.integer_weights import check_reads_weights
@@ -119,6 +119,7 @@ def calibrate(
     """
     if momentum is not None and (fit is not None or not 0 <= momentum < 1):
         raise ArgumentError(f"momentum must be in [0, 1) and stand in place of fit; got {momentum!r}, fit={fit!r}")
+    check_fit(fit)
     if bins < 2:
         raise ArgumentError(f"a histogram needs at least 2 bins, got {bins!r}")
     params = concrete(params, "calibrate")

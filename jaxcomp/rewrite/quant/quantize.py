@@ -314,6 +314,11 @@ def _inputs_left(program: Program, targets: Targets) -> Targets:
 
 
 def _checked_ranges(ranges: dict[str, Grid], targets: Targets) -> dict[str, Grid]:
+    for path, grid in ranges.items():
+        if not isinstance(grid, Grid):
+            raise ArgumentError(
+                f"ranges must be {{path: Grid}}, as jc.rewrite.calibrate returns, got {grid!r:.40} for {path!r}"
+            )
     for path in ranges.keys() & targets.weights.keys():
         scale = ranges[path].scale
         known = not isinstance(scale, jax.ShapeDtypeStruct | jax.core.Tracer)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcomp.core.channels import Group, Member
@@ -217,6 +218,10 @@ def _holders(found: Groups, name: str) -> list[Group]:
 
 
 def _checked(group: Group, name: str, given: Any) -> np.ndarray:
+    if isinstance(given, jax.core.Tracer):
+        raise ArgumentError(
+            f"the keep mask of group {name!r} is traced, inside of jit, grad or vmap: cut outside of them"
+        )
     mask = np.asarray(given)
     if mask.dtype != np.bool_ or mask.shape != (group.size,):
         raise ArgumentError(
