@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcomp.core import leaves, paths
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.called import check_optimizer, checked
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.learned import learned
@@ -179,6 +180,7 @@ def describe(opt_state: Any, compressor: Compressor, params: Params | None = Non
       {'kernel': 4}
     """
     behind, state, step = _adaptor(opt_state, params)
+    check_values({"step": step}, "describe")
     return dict(compressor.describe(behind, _own_state(compressor, behind, state), int(step)))
 
 

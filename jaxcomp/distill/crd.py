@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import automatic
 from jaxcomp.core.types import Params, State
@@ -137,7 +139,8 @@ def crd_negatives(labels: Any, count: int = 16384) -> Callable[[Array, Array], A
       >>> sorted(set(draw(jax.random.key(0), jnp.array([1]))[0].tolist()))
       [0, 2]
     """
-    labels = jnp.asarray(labels)
+    check_values({"labels": labels}, "crd_negatives")
+    known, labels = np.asarray(labels), jnp.asarray(labels)
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer) or count < 1:
         raise ArgumentError(
             f"labels must be [examples] integers and count at least 1, got {labels.dtype} of shape {labels.shape} "
@@ -147,7 +150,7 @@ def crd_negatives(labels: Any, count: int = 16384) -> Callable[[Array, Array], A
     sorted_labels = labels[order]
     # A class is one stretch of this order; drawing from what is left of it and right of it needs no rejection.
     starts, ends = (jnp.searchsorted(sorted_labels, labels, side=side).astype(jnp.int32) for side in ("left", "right"))
-    if int(jnp.max(ends - starts)) == labels.shape[0]:
+    if np.unique(known).size < 2:
         raise ArgumentError("labels must be of two classes or more: there are no negatives")
 
     def draw(key: Array, index: Array) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcomp.core.arrays import check_values
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.measure import canvas
 from jaxcomp.measure.summary import Summary
@@ -83,6 +84,7 @@ def class_confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, *, 
       >>> [text.get_text() for text in drawing.axes[0].texts]
       ['1', '1', '1']
     """
+    check_values({"labels": labels, "predicted": predicted}, "class_confusion")
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     if labels.shape != predicted.shape or max(labels.max(initial=-1), predicted.max(initial=-1)) >= classes:
         raise ArgumentError(
@@ -186,6 +188,7 @@ def weight_histograms(before: Mapping[str, Any], after: Mapping[str, Any], *, wi
       >>> drawing.axes[0].texts[0].get_text()
       '48.0% zero'
     """
+    check_values({"before": before, "after": after}, "weight_histograms")
     before, after = ({p: w for p, w in side.items() if canvas.is_float(w)} for side in (before, after))
     paths = list(dict.fromkeys([*before, *after]))
     drawing, panels = canvas.grid(max(len(paths), 1), 4, (2.7, 1.8), width)

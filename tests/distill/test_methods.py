@@ -291,3 +291,9 @@ def test_learned_values_have_gradients_beside_a_mesh(rng, name):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert a.any()
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+
+
+def test_negatives_are_found_inside_of_jit_too():
+    labels = np.array([0, 1, 0, 2])
+    drawn = jax.jit(lambda key: distill.crd_negatives(labels, 9)(key, jnp.arange(4)))(jax.random.key(0))
+    assert (labels[np.asarray(drawn)] != labels[:, None]).all()

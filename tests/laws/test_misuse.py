@@ -76,6 +76,18 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
         lambda: jax.eval_shape(lambda keep: shrink(net, PARAMS, X, keep={"a": keep})[1], jnp.ones(4, bool)),
         ("keep", "'a'", "outside of them"),
     ),
+    "traced labels": (
+        lambda: jax.eval_shape(lambda x: jc.distill.crd_negatives(x)(jax.random.key(0), x), jnp.arange(3)),
+        ("crd_negatives", "'labels' is traced", "outside of jit"),
+    ),
+    "notes of a traced state": (
+        lambda: jax.eval_shape(lambda p: jc.optim.describe(jc.optim.compress(SGD, HALF).init(p), HALF) and X, PARAMS),
+        ("describe", "'step' is traced", "outside of jit"),
+    ),
+    "a drawing of traced weights": (
+        lambda: jax.eval_shape(lambda p: jc.measure.weight_histograms(p, p) and X, PARAMS),
+        ("weight_histograms", "/a' is traced", "outside of jit"),
+    ),
     "words for numbers": (lambda: jc.prune.proximal_l1("a", 0.1), ("strength", "'a'", "at least 0")),
     "rounds that are not whole": (
         lambda: jc.posttrain.equalize(net, PARAMS, X, rounds=1.5),
