@@ -9,11 +9,11 @@ def get_config() -> ConfigDict:
     """Minutes on 2 CPU cores."""
     config = default_detection.get_config()
     config.dataset, config.image_size = "digits", 0
-    config.batch_size, config.shift, config.flip = 16, 4, False
-    options = {"backbone": "resnet", "backbone_options": {"depth": 8, "width": 8}, "width": 16}
+    config.batch_size, config.shift, config.flip = 8, 4, False
+    options = {"backbone": "resnet", "backbone_options": {"depth": 8, "width": 16}, "width": 32}
     for phase in (config.teacher, config.student):
         phase.options = ConfigDict(options)
         phase.learning_rate = 4e-3
-    config.teacher.epochs, config.student.epochs, config.record_every = 30.0, 40.0, 5.0
-    config.student.sparsity, config.student.prune_until = 0.85, 0.5
+    config.teacher.epochs, config.student.epochs, config.record_every = 15.0, 25.0, 5.0
+    config.student.sparsity, config.student.prune_until = 0.92, 0.4
     return config
