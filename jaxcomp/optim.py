@@ -41,7 +41,8 @@ def compress(optimizer: optax.GradientTransformation, compressor: Compressor) ->
     would with ``compressor.apply`` inside its loss. The update that optax adds is ``view - params`` and rounds:
     zeros come out exact, other values within a unit in the last place of the larger of old and new; :func:`finalize`
     gives them exactly. The compressor itself is given the gradients at the view: they are not 0 where the view is. In a
-    chain it comes last: what followed would change the view.
+    chain it comes last: what followed would change the view. So would what mixes parameters (``lookahead``,
+    ``optax.contrib.schedule_free``): ``optimizer`` is their place.
 
     Args:
       optimizer: any optax transformation.

@@ -191,10 +191,8 @@ class Pieces:
         large = [i for i, size in enumerate(sizes) if size >= _WORTH_CODE * self._length]
         small = sorted(set(range(len(sizes))) - set(large))
         self._sources: list[tuple[Array, Score]] = [(ranked.values[i], ranked.scores) for i in large]
-        source, start = (
-            np.zeros(len(sizes), np.int32),
-            np.zeros(len(sizes), np.int64),
-        )  # where each array is, and begins
+        # The source that each array is in, and where it begins there.
+        source, start = np.zeros(len(sizes), np.int32), np.zeros(len(sizes), np.int64)
         source[large] = np.arange(len(large))
         if small:
             source[small] = len(large)

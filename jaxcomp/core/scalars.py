@@ -2,17 +2,23 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a value is one real number, of Python or NumPy, and not NaN.
+    """Returns whether a value is one real number, of Python, NumPy or JAX, that is known and not NaN.
 
     Example:
-      >>> is_number(2), is_number("2"), is_number(True), is_number(float("nan"))
-      (True, False, False, False)
+      >>> is_number(2), is_number(jnp.bfloat16(2)), is_number("2"), is_number(True), is_number(float("nan"))
+      (True, True, False, False, False)
     """
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and value == value
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        if isinstance(value, jax.core.Tracer) or value.ndim or not jnp.issubdtype(value.dtype, jnp.number):
+            return False
+        value = np.asarray(value).item()
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def is_whole(value: Any, least: int = 1) -> bool:

@@ -107,7 +107,7 @@ def test_channels_that_are_never_made_or_read_stay() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ArgumentError, match="rounds must be at least 1"):
+    with pytest.raises(ArgumentError, match="rounds must be a whole number of at least 1"):
         equalize(mobile, network(), IMAGE, rounds=0)
     with pytest.raises(ArgumentError, match="strength must be in"):
         smooth(mobile, network(), [IMAGE], strength=2)

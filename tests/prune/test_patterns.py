@@ -187,7 +187,7 @@ def test_numbers_that_are_no_nm_are_refused(arguments):
 
 def test_blocks_without_a_size_are_refused():
     for shape in ((), (0, 2)):
-        with pytest.raises(ArgumentError, match="sizes of at least 1"):
+        with pytest.raises(ArgumentError, match="whole number of at least 1"):
             blocks(shape)
 
 
