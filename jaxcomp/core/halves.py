@@ -23,7 +23,7 @@ def forms(matrix: np.ndarray, change: np.ndarray) -> np.ndarray:
       [[6.0]]
     """
     found = np.zeros((len(change), change.shape[2]))
-    for here in _blocks(change.shape[1]):
+    for here in blocks(change.shape[1], ROWS):
         own = change[:, here]
         slopes = np.matmul(matrix[:, here, here], own)
         if here.start:
@@ -44,7 +44,7 @@ def upper_product(upper: np.ndarray, wanted: np.ndarray, turned: bool = False) -
       [1.0, 5.0]
     """
     found = np.empty(wanted.shape, np.result_type(upper, wanted))
-    for here in _blocks(wanted.shape[1]):
+    for here in blocks(wanted.shape[1], ROWS):
         if turned:
             found[:, here] = np.matmul(upper[:, : here.stop, here].swapaxes(1, 2), wanted[:, : here.stop])
         else:
@@ -52,5 +52,11 @@ def upper_product(upper: np.ndarray, wanted: np.ndarray, turned: bool = False) -
     return found
 
 
-def _blocks(size: int) -> Iterator[slice]:
-    return (slice(first, min(first + ROWS, size)) for first in range(0, size, ROWS))
+def blocks(size: int, block: int) -> Iterator[slice]:
+    """Cuts ``size`` rows into blocks of ``block``, of which the last may be shorter.
+
+    Example:
+      >>> [*blocks(5, 2)]
+      [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return (slice(first, min(first + block, size)) for first in range(0, size, block))

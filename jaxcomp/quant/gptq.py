@@ -5,7 +5,7 @@ rows of a block. What one layer alone would compile takes longer than to round i
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jaxcomp.core.arrays import check_values
 from jaxcomp.core.cholesky import product
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.factored import Factored
+from jaxcomp.core.halves import blocks
 from jaxcomp.core.meshes import on_set_mesh
 from jaxcomp.core.types import Grid
 from jaxcomp.quant.formats import Format
@@ -204,7 +205,7 @@ def _errors(upper: np.ndarray, shape: Sequence[int], step: Any, block: int, most
     groups, size, outs = shape
     columns: Any = slice(None)
     found, changes = np.zeros((groups, 1, outs)), np.empty((groups, size, outs), np.float32)
-    for here in _blocks(size, block):
+    for here in blocks(size, block):
         slopes = np.matmul(upper[:, : here.start, here].swapaxes(1, 2), changes[:, : here.start])
         changes[:, here] = step(here, columns, slopes)
         found[..., columns] += np.sum(np.square(changes[:, here], dtype=np.float64), 1, keepdims=True)
@@ -287,7 +288,7 @@ def descended(
     """
     now, off = start.copy(), start - weight
     choices = choices and _padded_choices(choices)
-    for here in [*_blocks(now.shape[1], block)] * sweeps:
+    for here in [*blocks(now.shape[1], block)] * sweeps:
         slopes, some = np.matmul(moment[:, here], off), [x[:, here] for x in numbers]
         own = choices and choices._replace(which=choices.which[:, here])
         now[:, here], changes = _rounded(now[:, here], slopes, some, moment[:, here, here], own, False, format, block)
@@ -342,10 +343,6 @@ def _padded_choices(given: Choices) -> Choices:
     tables = (0, max(TABLES - len(bits), 0))
     which, price = np.asarray(given.which, np.int32), np.asarray(given.price, np.float32)
     return Choices(np.pad(levels, ends, "edge"), np.pad(bits, (tables, ends), "edge"), which, price)
-
-
-def _blocks(size: int, block: int) -> Iterator[slice]:
-    return (slice(first, min(first + block, size)) for first in range(0, size, block))
 
 
 @functools.partial(jax.jit, static_argnames="format")

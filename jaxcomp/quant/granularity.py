@@ -157,7 +157,7 @@ def numbers_for(w: Array, grid: Grid) -> tuple[Array, Array]:
     """Returns scale and zero point of ``grid``, in the scale's float, as they broadcast against ``w``."""
     scale, zero_point = grid.scale, grid.zero_point.astype(grid.scale.dtype)
     if grid.block is None:
-        if not all(1 in (n, size) or n == size for n, size in zip(scale.shape[::-1], w.shape[::-1], strict=False)):
+        if not all(n in (1, size) for n, size in zip(scale.shape[::-1], w.shape[::-1], strict=False)):
             raise ArgumentError(f"a grid of scales {scale.shape} is of no tensor {w.shape}: fit one to this tensor")
         return along(scale, w), along(zero_point, w)
     scale, zero_point = (spread(numbers, w.shape, grid.block) for numbers in (scale, zero_point))

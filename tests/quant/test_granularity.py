@@ -6,6 +6,7 @@ import pytest
 
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.types import Grid
 from jaxcomp.quant import fake_quantize, fit_grid
 from jaxcomp.quant.granularity import spread
 
@@ -57,3 +58,11 @@ def test_other_blocks_are_refused(block):
     for make in (jc.quant.fake, jc.quant.lsq, jc.quant.pact, jc.quant.binary, jc.quant.ternary):
         with pytest.raises(ArgumentError, match="block must be a whole number of weights of at least 1, or None"):
             make(block=block)
+
+
+@pytest.mark.parametrize("scales", [(4, 3), (1, 4), (2,), (3, 1)])
+def test_a_grid_of_another_tensor_is_refused(scales):
+    """One that would broadcast to more than the tensor too."""
+    grid = Grid(jnp.ones(scales), jnp.zeros(scales, jnp.int32))
+    with pytest.raises(ArgumentError, match=r"is of no tensor \(1, 3\)"):
+        jc.quant.quantize(jnp.ones((1, 3)), grid, 8)

@@ -35,6 +35,12 @@ def labels(
       files: that it is in.
       about: what else tells what is read: other words, other labels.
       read: reads both.
+
+    Returns:
+      ``[n]`` integers, and a SHA-256 in hexadecimal digits.
+
+    Raises:
+      UserError: what ``read`` raises.
     """
     try:
         stats = [Path(file).stat() for file in files]
@@ -46,9 +52,7 @@ def labels(
     path = cache() / "labels" / sealed.digest([about, *held])
     found = _kept(path)
     if found is None:
-        from train.common.progress import (
-            waiting,  # JAX comes with it, and those who ask for the cache have no need of it
-        )
+        from train.common.progress import waiting  # JAX comes with it
 
         with waiting(f"reading {where} once, for its labels"):
             found = read()
