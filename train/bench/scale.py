@@ -211,10 +211,10 @@ def _alone(pipe: Any, model: Callable[[], nn.Module], shape: tuple[int, ...], ca
         lambda event, *_, **__: compiled.append(event) if event == COMPILED else None
     )
     images = np.random.default_rng(1).standard_normal(shape, np.float32)
-    module = model()
-    network = Network(module.apply, filled(module, jnp.zeros((1, *shape[2:]))), [jnp.asarray(x) for x in images])
     try:
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout)
+        module = model()
+        network = Network(module.apply, filled(module, jnp.zeros((1, *shape[2:]))), [jnp.asarray(x) for x in images])
         ready = CALLS[call](network)
         for turn in ("first", "second"):
             compiled.clear()
