@@ -20,15 +20,17 @@ if __name__ == "__main__":
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 import jaxcomp as jc
+from jaxcomp.core.paths import named_leaves, replace_leaves
 from train.common import data, hosts, image_folder, lock, mirror, phases, report, sealed, teaching, views
 from train.common.errors import UserError
 from train.common.loop import Phase, fit
@@ -233,6 +235,16 @@ def figures_of(whose: str, found: dict[str, Any]) -> dict[str, Any]:
     return {f"{whose}_{name}": value for name, value in found.items() if name not in COUNTS}
 
 
+def halved(variables: Any, rounded: Collection[str]) -> Any:
+    """Biases, norms' parameters and statistics as bfloat16 holds them, in float32: a file has two bytes for each."""
+    others = {
+        path: leaf.astype(jnp.bfloat16).astype(leaf.dtype)
+        for path, leaf in named_leaves(variables).items()
+        if leaf.ndim < 2 and path not in rounded and jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    return replace_leaves(variables, others)
+
+
 def kernel_sparsity(params: Any) -> float:
     """The fraction of zeros among all kernels."""
     kernels = [np.asarray(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
@@ -316,6 +328,8 @@ def finish(job: Job, began: float, phases_of: list[Trained], frozen: Any, traine
     plain, view = last.net.in_float(trained)
     with waiting("describing the student"):
         notes = {} if last.net.integers is not None else last.notes
+    if config.student.others_bits == 16:
+        packed = halved(packed, {f"params/{name}" for name, note in notes.items() if note.grid})
     shipped, there = ship(job, last.net, student, packed, trained, notes)
     with waiting("scoring in this one"), jax.default_device(jax.local_devices(backend="cpu")[0]):
         both = (teacher, frozen), (student, packed)

@@ -1,6 +1,6 @@
 """An augmentation: a pure function of a key, images and labels that draws for each image by a key of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -179,3 +179,17 @@ def checked_probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ArgumentError(f"{name} must be a probability in [0, 1], got {value}")
     return value
+
+
+def checked_augmentations(name: str, given: Sequence[Any]) -> None:
+    """Refuses arguments that are no augmentations; ``name`` is the function's, for the error.
+
+    Raises:
+      ArgumentError: with what came.
+    """
+    for n, each in enumerate(given):
+        if not isinstance(each, Augmentation):
+            raise ArgumentError(
+                f"{name}: argument {n} must be an augmentation, like jc.augment.flip(), got {each!r:.80}"
+                + (": call it" if callable(each) else "")
+            )

@@ -91,25 +91,34 @@ def random_resized_crop(
 
 def _window(drawn: Array, height: int, width: int, scale: Any, ratio: Any) -> Window:
     """Where to cut, of ``[4 TRIES, batch]`` uniform numbers."""
+    own, fits = fitting(drawn, height, width, scale, ratio)
+    tall, wide = _largest(height, width, ratio)
+    middle = Window(*(jnp.int32(n) for n in ((height - tall) // 2, (width - wide) // 2, tall, wide)))
+    return Window(*(jnp.where(fits, *pair) for pair in zip(own, middle, strict=True)))
+
+
+def fitting(drawn: Array, height: int, width: int, scale: Any, ratio: Any) -> tuple[Window, Array]:
+    """Finds the first of some random rectangles that fits into an image.
+
+    Args:
+      drawn: ``[4 TRIES, batch]`` uniform numbers.
+      height, width: of the images.
+      scale: least and greatest share of the area.
+      ratio: least and greatest width by height.
+
+    Returns:
+      The rectangle, and ``[batch]`` bool, whether one fits: else it is any.
+    """
     share, shape, down, right = drawn.reshape(4, TRIES, -1)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = jnp.exp(low + (high - low) * shape)
     tall, wide = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (area / aspect, area * aspect))
     fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
-    first, any_fits = jnp.argmax(fits, axis=0), fits.any(axis=0)
-    middle_tall, middle_wide = _largest(height, width, ratio)
-    own_tall, own_wide, down, right = (
-        jnp.take_along_axis(x, first[None], axis=0)[0] for x in (tall, wide, down, right)
-    )
-    tall, wide = jnp.where(any_fits, own_tall, middle_tall), jnp.where(any_fits, own_wide, middle_wide)
+    first = jnp.argmax(fits, axis=0)[None]
+    tall, wide, down, right = (jnp.take_along_axis(x, first, axis=0)[0] for x in (tall, wide, down, right))
     top, left = integers(down, height - tall + 1), integers(right, width - wide + 1)
-    return Window(
-        jnp.where(any_fits, top, (height - middle_tall) // 2),
-        jnp.where(any_fits, left, (width - middle_wide) // 2),
-        tall,
-        wide,
-    )
+    return Window(top, left, tall, wide), fits.any(axis=0)
 
 
 def _largest(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:

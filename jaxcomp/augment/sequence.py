@@ -2,9 +2,8 @@
 
 from jax import Array
 
-from jaxcomp.augment.augmentation import Augmentation, parted
+from jaxcomp.augment.augmentation import Augmentation, checked_augmentations, parted
 from jaxcomp.augment.labels import Labels
-from jaxcomp.core.errors import ArgumentError
 
 
 def sequence(*augmentations: Augmentation) -> Augmentation:
@@ -25,12 +24,7 @@ def sequence(*augmentations: Augmentation) -> Augmentation:
       >>> images.shape, labels.tolist()
       ((2, 32, 32, 3), [3, 7])
     """
-    for n, each in enumerate(augmentations):
-        if not isinstance(each, Augmentation):
-            raise ArgumentError(
-                f"sequence: argument {n} must be an augmentation, like jc.augment.flip(), got {each!r:.80}"
-                + (": call it" if callable(each) else "")
-            )
+    checked_augmentations("sequence", augmentations)
 
     def move(keys: Array, images: Array, labels: Labels) -> tuple[Array, Labels]:
         for n, each in enumerate(augmentations):

@@ -13,12 +13,14 @@ KEY = jax.random.key(7)
 MIXING = {
     "mixup": augment.mixup(0.4, classes=CLASSES),
     "cutmix": augment.cutmix(classes=CLASSES),
+    "one_of": augment.one_of(augment.mixup(0.8, classes=CLASSES), augment.cutmix(classes=CLASSES)),
 }
 SINGLE = {
     "flip": augment.flip(),
     "pad_crop": augment.pad_crop(2),
     "random_resized_crop": augment.random_resized_crop(),
     "cutout": augment.cutout(4),
+    "random_erasing": augment.random_erasing(0.7),
     "color_jitter": augment.color_jitter(0.8, 0.8, 0.8, 0.2),
     "rand_augment": augment.rand_augment(1),
     "trivial_augment": augment.trivial_augment(operations=["rotate", "contrast"]),

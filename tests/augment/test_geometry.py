@@ -87,7 +87,9 @@ def test_each_image_moves_with_its_own_mask() -> None:
 def test_what_is_not_geometric_leaves_boxes_and_masks_alone() -> None:
     images, boxes = drawn_boxes()
     given = augment.Labels(jnp.arange(COUNT), jnp.asarray(boxes), jnp.asarray(images[..., 0]))
-    view = augment.sequence(augment.cutout(5), augment.color_jitter(0.5, 0.5), augment.normalize(0.5, 0.5))
+    view = augment.sequence(
+        augment.cutout(5), augment.random_erasing(1), augment.color_jitter(0.5, 0.5), augment.normalize(0.5, 0.5)
+    )
     found = view(KEY, images, given)[1]
     for own, other in zip(found, given, strict=True):
         np.testing.assert_array_equal(own, other)

@@ -132,6 +132,14 @@ def test_a_sequence_is_its_parts_with_other_keys() -> None:
     same(augment.sequence()(KEY, images, labels), (jnp.asarray(images), jnp.asarray(labels)))
 
 
+def test_one_of_some_is_as_likely_as_the_others() -> None:
+    images = np.full((3000, 1, 1, 1), 9, np.uint8)
+    marks = [augment.random_erasing(1.0, area=(1, 1), ratio=(1, 1), fill=n) for n in range(3)]
+    found = np.bincount(np.asarray(augment.one_of(*marks)(KEY, images)[0]).ravel(), minlength=3)
+    assert found.sum() == 3000
+    assert (np.abs(found - 1000) < 90).all()  # 3.5 deviations
+
+
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_keys_of_other_generators_draw_by_image_too(impl: str) -> None:
     images, labels = batch()
@@ -148,7 +156,13 @@ def test_keys_of_the_old_kind_are_the_same() -> None:
 def test_nothing_happens_at_zero_strength() -> None:
     images, labels = batch()
     whole = augment.random_resized_crop(scale=(1, 1), ratio=(1.25, 1.25))  # the images' own ratio
-    others = augment.pad_crop(0), augment.cutout(0), augment.color_jitter(), augment.rand_augment(0)
+    others = (
+        augment.pad_crop(0),
+        augment.cutout(0),
+        augment.random_erasing(0),
+        augment.color_jitter(),
+        augment.rand_augment(0),
+    )
     weak = augment.rand_augment(1, 0, operations=augment.OPERATIONS[:12])
     still = augment.sequence(augment.flip(0), *others, weak, whole)
     same(still(KEY, images, labels), (jnp.asarray(images), jnp.asarray(labels)))

@@ -20,6 +20,9 @@ MAKERS = {
     "0 < least <= most <= 1, got (0.5, 0.1)": lambda: augment.random_resized_crop(scale=(0.5, 0.1)),
     "ratio must be widths by heights": lambda: augment.random_resized_crop(ratio=(-1, 1)),
     "size must be a height and a width": lambda: augment.random_resized_crop((0, 3)),
+    "random_erasing: probability must be a probability in [0, 1], got -1": lambda: augment.random_erasing(-1),
+    "random_erasing: area must be shares": lambda: augment.random_erasing(area=(0, 0.5)),
+    "random_erasing: ratio must be widths": lambda: augment.random_erasing(ratio=(2, 1)),
     "brightness must be 0 or more": lambda: augment.color_jitter(brightness=-0.1),
     "hue must be a share of the circle in [0, 0.5]": lambda: augment.color_jitter(hue=0.6),
     "mixup: alpha must be above 0": lambda: augment.mixup(0),
@@ -31,6 +34,8 @@ MAKERS = {
     "got none": lambda: augment.rand_augment(operations=[]),
     "std must be above 0": lambda: augment.normalize([0.5], [0.0]),
     "like jc.augment.flip(), got <function flip": lambda: augment.sequence(augment.flip),
+    "one_of: argument 0 must be an augmentation": lambda: augment.one_of("flip"),
+    "one_of: one augmentation or more is needed": lambda: augment.one_of(),
     "argument 1 must be an augmentation": lambda: augment.sequence(augment.flip(), 3),
 }
 FLIP, MIX = augment.flip(), augment.mixup(classes=5)
@@ -54,6 +59,9 @@ CALLS = {
     "must know how many: cutmix(classes=10)": lambda: augment.cutmix()(KEY, IMAGES, LABELS),
     "mixup cannot mix boxes and masks": lambda: MIX(
         KEY, IMAGES, augment.Labels(boxes=jnp.zeros((4, 1, 4)), masks=jnp.zeros((4, 8, 10)))
+    ),
+    "one_of: all must give images and labels of the same shapes": lambda: augment.one_of(FLIP, MIX)(
+        KEY, IMAGES, LABELS
     ),
     "in a sequence too, class 9": lambda: augment.sequence(FLIP, MIX)(KEY, IMAGES, np.array([0, 9, 1, 2])),
     "rand_augment takes images of 1 channel or of 3": lambda: augment.rand_augment()(KEY, IMAGES[..., :2]),

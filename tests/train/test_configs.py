@@ -72,7 +72,7 @@ SMALL = {
     "imagenet_resnet50_rigl": ("{'blocks': (1, 1), 'width': 8}", "{'blocks': (1, 1), 'width': 8}"),
     "imagenet_vit_b16": (
         "{'blocks': (1, 1), 'width': 8}",
-        "{'patch': 16, 'width': 24, 'depth': 2, 'heads': 3, 'distilled': True}",
+        "{'patch': 16, 'width': 24, 'depth': 2, 'heads': 3, 'distilled': True, 'drop_path': 0.5}",
     ),
 }
 

@@ -12,6 +12,7 @@ import pytest
 
 import jaxcomp as jc
 from tests.train.conftest import TINY, Cli, assert_same_end
+from train import compress
 from train.common import stages
 from train.common.errors import UserError
 from train.common.loop import read_metrics
@@ -90,6 +91,27 @@ def test_what_is_kept_as_best_is_as_sparse_as_was_asked() -> None:
         stages.stages(config, {})
     config.best_from = 0.6
     assert len(stages.stages(config, {})) == 1
+
+
+def test_short_numbers_are_of_no_integer_network() -> None:
+    config = default.get_config()
+    config.student.others_bits = 16
+    assert len(stages.stages(config, {})) == 1
+    for own in ({}, {"stages": lambda config: [Stage("a", 1, 1, grids=Grids(4, 4))]}):
+        config.student.input_bits = 0 if own else 4
+        with pytest.raises(UserError, match="others_bits=16 is of networks whose weights alone are rounded"):
+            stages.stages(config, own)
+
+
+def test_short_numbers_are_those_that_no_recipe_rounds() -> None:
+    leaves = {"kernel": jnp.full((2, 2), 1 / 3), "bias": jnp.full(2, 1 / 3), "scale": jnp.full(2, 1 / 3)}
+    tree = {"params": leaves, "batch_stats": {"mean": jnp.full(2, -1 / 3), "count": jnp.array(257)}}
+    found = compress.halved(tree, {"params/scale"})
+    assert jax.tree.map(lambda new, old: bool((new == old).all()), found, tree) == {
+        "params": {"kernel": True, "bias": False, "scale": True},
+        "batch_stats": {"mean": False, "count": True},
+    }
+    assert found["params"]["bias"][0] == jnp.bfloat16(1 / 3)
 
 
 def test_pmap_trains_no_stage_that_is_rewritten() -> None:

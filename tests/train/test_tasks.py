@@ -51,6 +51,10 @@ def test_a_task_goes_through_the_whole_job(cli: Cli, tmp_path: Path, task: str) 
     assert {"pictures.png", "integers.jcz"} <= {path.name for path in workdir.iterdir()}
     page = (workdir / "report.html").read_text()
     assert page.count("data:image/png") >= 6 * 3
+    shipped, _ = jc.pack.load(workdir / "model.jcz")
+    short = [np.asarray(leaf) for leaf in _leaves(shipped) if np.ndim(leaf) == 1]  # biases, norms, statistics
+    assert short
+    assert all((leaf.view(np.uint32) & 0xFFFF == 0).all() for leaf in short)
     saved, _ = jc.pack.load(workdir / "integers.jcz")
     assert any(np.asarray(leaf).dtype == np.int8 for leaf in _leaves(saved))
     assert f"test_{METRIC[task]}" in read_metrics(workdir / "metrics.jsonl")[-1]

@@ -161,7 +161,15 @@ def load(
 
 
 def train_batch(
-    split: Split, step: int, batch_size: int, seed: int, *, shift: int, flip: bool, rows: slice = slice(None)
+    split: Split,
+    step: int,
+    batch_size: int,
+    seed: int,
+    *,
+    shift: int,
+    flip: bool,
+    repeats: int = 1,
+    rows: slice = slice(None),
 ) -> dict[str, np.ndarray]:
     """The batch of a step: a pure function of the seed and the step, so that a resumed run sees the same images.
 
@@ -176,20 +184,26 @@ def train_batch(
       seed: of order and augmentation.
       shift: pixels.
       flip: whether images are mirrored.
+      repeats: views of each image in a batch, of as many fewer images; an epoch has as many steps.
       rows: those of the batch that are read: each host reads its own, and all make one batch together.
 
     Returns:
-      ``image [rows, h, w, c]`` uint8, ``label [rows, ...]``, ``index [rows]`` int32, the images' numbers in the split,
-      and where images were skipped that cannot be decoded, ``valid [rows]`` float32, which is 0 for them.
+      ``image [rows, h, w, c]`` uint8, ``label [rows, ...]``, ``index [rows]`` int32, the images' numbers in the split
+      (plus its length for each view before, where there are several), and where images were skipped that cannot be
+      decoded, ``valid [rows]`` float32, which is 0 for them.
+
+    Reference: Hoffer et al., Augment your batch: Improving generalization through instance repetition, 2020.
     """
     batch_size = min(batch_size, len(split))
     epoch, position = divmod(step, len(split) // batch_size)
-    chosen = _order(len(split), seed, epoch)[position * batch_size : (position + 1) * batch_size]
-    own = chosen[rows]
+    different = -(-batch_size // repeats)
+    chosen = _order(len(split), seed, epoch)[position * different : (position + 1) * different]
+    seen = (np.arange(repeats)[:, None] * len(split) + chosen).ravel()[:batch_size][rows]
+    own = seen % len(split)
     stored = isinstance(split.images, Stored)
-    images, sound = split.images.drawn(own, seed, epoch) if stored else (split.images[own], np.ones(1))
+    images, sound = split.images.drawn(seen, seed, epoch) if stored else (split.images[own], np.ones(1))
     images = _augment(images, np.random.default_rng([seed, 1, step]), shift, flip, batch_size, rows)
-    batch = {"image": images, "label": split.labels[own], "index": own.astype(np.int32)}
+    batch = {"image": images, "label": split.labels[own], "index": seen.astype(np.int32)}
     return batch if sound.all() else batch | {"valid": sound}
 
 

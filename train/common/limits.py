@@ -39,6 +39,7 @@ def check(config: ConfigDict, parallel: str) -> None:
         student.input_bits,
         "0, or 2 to 8",
     )
+    _need(student.others_bits in (16, 32), "student.others_bits", student.others_bits, "16 or 32")
     _need(0 < student.macs <= 1, "student.macs", student.macs, "a fraction in (0, 1]")
     cut = student.macs < 1
     if student.input_bits and parallel == "pmap":
@@ -74,7 +75,11 @@ def check(config: ConfigDict, parallel: str) -> None:
     _need(0 < config.best_from <= 1, "best_from", config.best_from, "a fraction in (0, 1]")
     for field in ("seed", "image_size", "shift", "weight_decay", "warmup", "clip"):
         _need(config[field] >= 0, field, config[field], "0 or more")
+    repeats = student.repeats
+    _need(not distill.views or repeats == 1, "student.repeats", repeats, "1 with distill.views, a view of each")
     for phase in ("teacher", "student"):
+        repeats = config[phase].get("repeats", 1)
+        _need(1 <= repeats <= config.batch_size, f"{phase}.repeats", repeats, "1 view or more, up to batch_size")
         for field in ("epochs", "learning_rate"):
             _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
 

@@ -39,6 +39,7 @@ class Phase:
       score_every: records from one score to the next; the last is always scored.
       best_from: the step from which on the state that is scored best is what the phase ends with; None: the last is.
       parts: of a batch, computed one after the other.
+      repeats: of :func:`train.common.data.train_batch`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Phase:
     score_every: int = 1
     best_from: int | None = None
     parts: int = 1
+    repeats: int = 1
 
 
 def fit(
@@ -161,7 +163,7 @@ def batches(
     rows = own_rows(count)
 
     def make(step: int) -> Any:
-        how: dict[str, Any] = {"shift": phase.shift, "flip": phase.flip, "rows": rows}
+        how: dict[str, Any] = {"shift": phase.shift, "flip": phase.flip, "repeats": phase.repeats, "rows": rows}
         batch = data.train_batch(split, step, phase.batch_size, phase.seed, **how)
         return parallel.place(data.fill(beside(step, batch), rows.stop - rows.start))
 

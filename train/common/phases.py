@@ -106,8 +106,9 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset, stage: Any 
     whole = dataset.task.whole  # else boxes and masks move with the images, as views
     moved = whole * config.shift, whole and config.flip
     best = steps if config.best_from == 1 else int(config.best_from * steps)
+    repeats = config[name].get("repeats", 1)  # configurations may write a teacher of their own
     how = {"learning_rate": fields.learning_rate, "score_every": config.evaluate_every, "best_from": best}
-    return Phase(known, steps, every, batch_size, seed, *moved, rate, parts=config.accumulate, **how)
+    return Phase(known, steps, every, batch_size, seed, *moved, rate, parts=config.accumulate, repeats=repeats, **how)
 
 
 def make_phases(config: ConfigDict, dataset: data.Dataset, stages: Sequence[Any]) -> list[Phase]:

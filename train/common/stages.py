@@ -86,11 +86,20 @@ def stages(config: ConfigDict, own: dict[str, Callable[..., Any]], parallel: str
 
     Raises:
       UserError: for stages that are no list of such, have one name, quantize twice, or rewrite what pmap trains; for a
-        best state that may be of a sparsity below the one that is asked.
+        best state that may be of a sparsity below the one that is asked; for shorter numbers in an integer network.
     """
-    if "stages" not in own:
-        return _usual(config, own.get("recipe", make_recipe))
-    found = own["stages"](config)
+    found = (
+        _usual(config, own.get("recipe", make_recipe)) if "stages" not in own else _own(own["stages"](config), parallel)
+    )
+    if config.student.others_bits < 32 and any(each.grids for each in found):
+        raise UserError(
+            "--config.student.others_bits=16 is of networks whose weights alone are rounded: leave it at 32"
+        )
+    return found
+
+
+def _own(found: Any, parallel: str) -> list[Stage]:
+    """Those of a configuration's own function."""
     if not isinstance(found, list | tuple) or not found or not all(isinstance(each, Stage) for each in found):
         raise UserError("stages(config) of the configuration must return a list of train.common.stages.Stage")
     names = [each.name for each in found]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxcomp as jc
-from train.models.own import Own
+from train.models.own import Own, key_of
 from train.tasks.classification import CLASSIFICATION
 from train.tasks.task import Batch, Outputs, Task
 
@@ -131,7 +131,11 @@ def network(module: Any, mean: tuple[float, ...], std: tuple[float, ...], dtype:
     def learn(variables: Variables, batch: Batch) -> tuple[Outputs, Variables]:
         stats = [name for name in variables if name != "params"]
         images, valid = normalized(batch["image"]), batch["valid"]
-        how = {"step": batch.get("step", 0)} if isinstance(module, Own) else {}
+        step, how = batch.get("step", 0), dict[str, Any]()
+        if isinstance(module, Own):
+            how = {"step": step}
+        elif getattr(module, "drop_path", 0):
+            how = {"rngs": {"dropout": key_of(step)}}
         given, moved = module.apply(as_computed(variables), images, train=True, valid=valid, mutable=stats, **how)
         return cast(given, jnp.float32), moved
 

@@ -84,7 +84,11 @@ class Stored:
         return self._read(np.arange(self.count)[index], lambda number, encoded: self._square(encoded))[0]
 
     def drawn(self, numbers: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Random parts of images, which belong to the seed, the epoch and the image; squares where none are asked.
+        """Random parts of images, which belong to the seed, the epoch and the number; squares where none are asked.
+
+        Args:
+          numbers: of images; ``number + n * len(self)`` is another part of the same.
+          seed, epoch: of the draws.
 
         Returns:
           ``[n, h, w, c]`` uint8, and ``[n]`` float32: 0 for one that is skipped, which is black.
@@ -126,12 +130,14 @@ class Stored:
         return next((image.shape for image in read if image is not None), (1, 1, self.channels))
 
     def _chunk(self, how: Callable[[int, Any], np.ndarray], numbers: list[int]) -> list[np.ndarray | None]:
-        return [self._one(how, *pair) for pair in zip(numbers, self.fetch(numbers), strict=True)]
+        fetched = self.fetch([number % self.count for number in numbers])
+        return [self._one(how, *pair) for pair in zip(numbers, fetched, strict=True)]
 
     def _one(self, how: Callable[[int, Any], np.ndarray], number: int, encoded: Any) -> np.ndarray | None:
         try:
             return how(number, encoded)
         except Exception as error:  # whatever the decoder says
+            number %= self.count
             told = f"{self.names(number)} cannot be read ({first_line(error)})"
             if self.reading.corrupt != "skip":
                 raise UserError(

@@ -63,10 +63,11 @@ def _called(call: ast.expr, classes: int) -> augment.Augmentation:
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in NAMES:
         raise ValueError(f"{ast.unparse(call)} is none of these calls")
     maker: Callable[..., augment.Augmentation] = getattr(augment, call.func.id)
+    own = [_called(each, classes) if isinstance(each, ast.Call) else ast.literal_eval(each) for each in call.args]
     given: dict[str, Any] = {word.arg or "**": ast.literal_eval(word.value) for word in call.keywords}
     if "classes" in inspect.signature(maker).parameters:
         given.setdefault("classes", classes)
-    return maker(*map(ast.literal_eval, call.args), **given)
+    return maker(*own, **given)
 
 
 def moves(text: str, shift: int, flip: bool) -> str:

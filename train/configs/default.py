@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
                 "options": {"widths": (32, 64, 128)},  # of that model
                 "epochs": 10.0,  # passes over the training images
                 "learning_rate": 2e-3,  # at its start; a cosine ends at 0
+                "repeats": 1,  # views of an image in a batch, of as many fewer images
             },
             "student": {
                 "model": "cnn",  # a name of train.models
@@ -45,12 +46,14 @@ def get_config() -> ConfigDict:
                 "from_teacher": True,  # start from the teacher's weights (the same model only)
                 "epochs": 20.0,  # passes over the training images
                 "learning_rate": 2e-3,  # at its start; a cosine ends at 0
+                "repeats": 1,  # views of an image in a batch, of as many fewer images
                 "sparsity": 0.95,  # fraction of the kernels' weights that are zero at the end
                 "scope": "global",  # what weights are ranked over: "global" or "layer"
                 "prune_until": 0.6,  # fraction of the steps over which sparsity rises
                 "prune_every": 10,  # steps from one ranking of the weights to the next
                 "bits": 8,  # of a kernel's weight, 2 to 8
                 "input_bits": 0,  # of what layers read, trained and shipped as integers; 0: weights alone are rounded
+                "others_bits": 32,  # of what no recipe rounds, as biases and norms: 32, or 16 (bfloat16) in the file
                 "macs": 1.0,  # fraction of the teacher's multiply-accumulates that is left, by cutting channels first
                 "integers": False,  # whether a network that computes in integers is made at the end, integers.jcz
             },

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.teacher.epochs = config.student.epochs = 60.0
     config.record_every = 10.0
     config.student.sparsity, config.distill.temperature, config.distill.alpha = 0.8, 1.0, 0.5
+    config.student.others_bits = 16
     return config

@@ -197,7 +197,8 @@ def _mode(function: Callable[..., Any], drop: tuple[str, ...] = ()) -> Callable[
     return keywords
 
 
-def _key(step: Any) -> jax.Array:
+def key_of(step: Any) -> jax.Array:
+    """The key from which a network draws in a step."""
     return jax.random.fold_in(jax.random.key(0), step)
 
 
@@ -207,7 +208,7 @@ def _linen(module: nn.Module) -> Own:
     def apply(
         variables: Any, images: Any, *, train: bool = False, valid: Any = None, mutable: Any = None, step: Any = 0
     ) -> Any:
-        how = {"rngs": {"params": _key(step)}} if train else {}  # whatever a module calls what it draws from
+        how = {"rngs": {"params": key_of(step)}} if train else {}  # whatever a module calls what it draws from
         if mutable is not None:
             how["mutable"] = mutable
         return module.apply(variables, images, **how, **keywords(train, valid))
@@ -225,7 +226,7 @@ def _plain(init: Callable[..., Any], function: Callable[..., Any]) -> Own:
     def apply(
         variables: Any, images: Any, *, train: bool = False, valid: Any = None, mutable: Any = None, step: Any = 0
     ) -> Any:
-        how = keywords(train, valid) | ({"key": _key(step) if train else None} if keyed else {})
+        how = keywords(train, valid) | ({"key": key_of(step) if train else None} if keyed else {})
         if set(variables) > {"params"}:
             out = function(variables, images, **how)  # in training with what has moved
             return out if mutable is not None or not isinstance(out, tuple) else out[0]
@@ -266,7 +267,7 @@ def _random(rest: Any, step: Any) -> Any:
     """The streams of a step, from which dropout draws."""
 
     def filled(number: int, own: Any) -> Any:
-        value = jnp.zeros((), jnp.uint32) if isinstance(own, nnx.RngCount) else jax.random.fold_in(_key(step), number)
+        value = jnp.zeros((), jnp.uint32) if isinstance(own, nnx.RngCount) else jax.random.fold_in(key_of(step), number)
         return own.replace(value)
 
     flat = nnx.to_flat_state(rest)
@@ -302,7 +303,7 @@ def _equinox(name: str, make: Callable[..., Any], shapes: Any) -> Own:
         module = equinox.nn.inference_mode(module, value=not train)
         how = keywords(train, None)
         if keyed and train:
-            keys = jax.random.split(_key(step), len(images))
+            keys = jax.random.split(key_of(step), len(images))
             out = jax.vmap(lambda image, key: module(image, key=key, **how))(images, keys)
         else:
             out = jax.vmap(lambda image: module(image, **how))(images)

@@ -13,18 +13,21 @@ class Encoder(nn.Module):
     Attributes:
       heads: of the attention.
       hidden: channels between the dense layers.
+      drop_path: of :class:`ViT`, here.
     """
 
     heads: int
     hidden: int
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """``[batch, tokens, width]`` -> the same."""
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
-        x = x + nn.MultiHeadDotProductAttention(self.heads)(norm()(x))
+        kept = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
+        x = x + kept(nn.MultiHeadDotProductAttention(self.heads)(norm()(x)))
         y = nn.gelu(nn.Dense(self.hidden)(norm()(x)), approximate=False)
-        return x + nn.Dense(x.shape[-1])(y)
+        return x + kept(nn.Dense(x.shape[-1])(y))
 
 
 class ViT(nn.Module):
@@ -38,9 +41,12 @@ class ViT(nn.Module):
       heads: of each attention; they divide the width.
       distilled: whether a second token learns, with a head of its own; training gives the logits of both, inference
         their mean.
+      drop_path: probability with which training leaves a branch of the last encoder out, example by example; that of
+        those before rises from 0 (stochastic depth).
 
     Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021; Touvron et al., Training data-efficient image
-    transformers and distillation through attention (DeiT), 2021.
+    transformers and distillation through attention (DeiT), 2021; Huang et al., Deep networks with stochastic depth,
+    2016.
     """
 
     classes: int
@@ -49,6 +55,7 @@ class ViT(nn.Module):
     depth: int = 4
     heads: int = 4
     distilled: bool = False
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
@@ -63,8 +70,8 @@ class ViT(nn.Module):
         tokens = [self.param(name, nn.initializers.zeros, (1, 1, self.width)) for name in names]
         x = jnp.concatenate([*(jnp.broadcast_to(each, (x.shape[0], 1, self.width)) for each in tokens), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
-        for _ in range(self.depth):
-            x = Encoder(self.heads, 4 * self.width)(x)
+        for number in range(self.depth):
+            x = Encoder(self.heads, 4 * self.width, self.drop_path * number / max(self.depth - 1, 1))(x, train)
         x = nn.LayerNorm(epsilon=1e-6)(x[:, : len(names)])
         logits = nn.Dense(self.classes, name="head")(x[:, 0])
         if not self.distilled:

@@ -165,3 +165,22 @@ def test_labels_are_spread_over_all_classes() -> None:
     np.testing.assert_allclose(smooth, wanted, rtol=1e-6)
     again = views.smoothed(lambda step, batch: {**batch, "label": smooth}, 0.3, 3)(jnp.int32(0), BATCH)["label"]
     np.testing.assert_allclose(again, 0.7 * np.asarray(wanted) + 0.1, rtol=1e-6)  # of mixtures too
+
+
+def test_branches_of_a_vit_are_left_out_in_training_alone() -> None:
+    """Of one encoder in two, two branches: equal images have four results, one of them what inference computes."""
+    options = {"patch": 4, "width": 8, "depth": 2, "heads": 2}
+    plain, dropping = (
+        network(models.create("vit", 3, options | own), (0.5,), (0.25,)) for own in ({}, {"drop_path": 0.5})
+    )
+    image = np.broadcast_to(RNG.integers(0, 256, (1, 8, 8, 1)).astype(np.uint8), (256, 8, 8, 1))
+    variables = plain.init(jax.random.key(0), image[:1])
+    jax.tree.map(np.testing.assert_array_equal, variables, dropping.init(jax.random.key(0), image[:1]))
+    np.testing.assert_array_equal(plain.infer(variables, image[:2]), dropping.infer(variables, image[:2]))
+    learn = jax.jit(lambda step: dropping.learn(variables, {"image": image, "valid": np.ones(256), "step": step})[0])
+    first, again, other = (np.asarray(learn(step)) for step in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    kinds, counts = np.unique(first.round(4), axis=0, return_counts=True)
+    assert len(kinds) == 4
+    assert counts.min() > 256 / 4 - 28  # 4 deviations

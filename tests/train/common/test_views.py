@@ -20,7 +20,7 @@ from train.common.step import TrainState, hard_loss, init_state, make_step, netw
 DATASET = data.load("digits")
 MODEL = network(models.create("cnn", 10, {"widths": (4,)}), (0.3,), (0.4,))
 PHASE = Phase("teacher", steps=6, record_every=2, batch_size=400, seed=3, shift=1, flip=False)
-TEXT = "pad_crop(1), trivial_augment(operations=['rotate']), mixup(0.4)"
+TEXT = "pad_crop(1), trivial_augment(operations=['rotate']), one_of(mixup(0.4), cutmix())"
 
 
 def run(workdir: Path, steps: int, parallel: str = "jit") -> TrainState:
@@ -61,6 +61,29 @@ def test_an_image_has_one_view_an_epoch() -> None:
     assert (first != other).any()
     turned = {name: x[::-1] for name, x in batch.items()}
     np.testing.assert_array_equal(seen(jnp.int32(1), turned)["image"], first[::-1])
+
+
+def test_images_that_come_several_times_are_seen_differently() -> None:
+    """Other images of an epoch, as often; the first of each as alone; together what all hosts read."""
+    how = {"shift": 0, "flip": False, "repeats": 3}
+    batches = [data.train_batch(DATASET.train, step, 10, 5, **how) for step in range(140)]
+    plain = data.train_batch(DATASET.train, 0, 4, 5, shift=0, flip=False)
+    n, first = len(DATASET.train), batches[0]
+    assert (first["index"] // n).tolist() == [0] * 4 + [1] * 4 + [2] * 2
+    np.testing.assert_array_equal(first["index"][:4], plain["index"])
+    np.testing.assert_array_equal(first["index"][4:8] - n, plain["index"])
+    np.testing.assert_array_equal(first["image"][4:8], plain["image"])
+    parts = [data.train_batch(DATASET.train, 0, 10, 5, **how, rows=slice(k, k + 5)) for k in (0, 5)]
+    for key in first:
+        np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), first[key])
+    per_epoch = n // 10
+    once = np.concatenate([batch["index"] for batch in batches[:per_epoch]]) % n
+    assert len(set(once)) == 4 * per_epoch
+    view = views.read("pad_crop(2), rand_augment(1, 20, operations=['rotate', 'shear_x'])", DATASET)
+    assert view is not None
+    batch = {**first, "valid": np.ones(10, np.float32)}
+    seen = np.asarray(views.in_step(view, 0, per_epoch)(jnp.int32(0), batch)["image"])
+    assert all((seen[k] != seen[k + 4]).any() for k in range(4))
 
 
 def test_padding_adds_nothing_to_its_neighbor() -> None:
