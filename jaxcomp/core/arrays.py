@@ -97,6 +97,21 @@ def as_array(path: Any, leaf: Any) -> Any:
     )
 
 
+def check_arrays(**given: Any) -> None:
+    """Refuses arguments that are no arrays, such as lists: of several arrays, or of numbers.
+
+    Args:
+      **given: an array of JAX or NumPy, or what JAX takes for one; by the argument's name.
+
+    Raises:
+      ArgumentError: names the argument.
+    """
+    for name, each in given.items():
+        if not isinstance(each, jax.Array | np.ndarray | np.generic) and not hasattr(each, "__jax_array__"):
+            came = "a shape" if isinstance(each, jax.ShapeDtypeStruct) else f"{type(each).__name__} ({each!r:.40})"
+            raise ArgumentError(f"{name} must be an array, got {came}: jnp.asarray makes one of numbers")
+
+
 def held(tree: Any) -> Any:
     """Converts numbers of Python and NumPy to arrays, for views: leaves that are no numbers stay as they are.
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.logits import divergence, expected_log
 from jaxcomp.distill.inputs import check_logits, check_temperature, check_where, counted, logit_pair, real_type
@@ -65,6 +66,7 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
       >>> round(binary_cross_entropy(jnp.zeros(3), jnp.array([1, 0, -1])).item(), 4)
       1.3863
     """
+    check_arrays(logits=logits, labels=labels)
     if labels.shape != logits.shape:
         raise ArgumentError(f"labels must be of the logits' shape {logits.shape}, got {labels.shape}")
     check_logits(logits)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.types import Params
 from jaxcomp.distill.inputs import mask_of, real_type
@@ -74,6 +75,7 @@ def connect(
         return {**values, **({"norm": norm_init(after[-1])} if norm else {})}
 
     def apply(values: Params, features: Array, *, where: Any = None) -> Array:
+        check_arrays(features=features)
         if features.shape[1:] != before:
             raise ArgumentError(f"the connector was made for features [batch, {str(before)[1:]}, got {features.shape}")
         if before == after and not norm:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxcomp.core.arrays import check_values
+from jaxcomp.core.arrays import check_arrays, check_values
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.meshes import automatic
 from jaxcomp.core.types import Params, State
@@ -162,6 +162,7 @@ def crd_negatives(labels: Any, count: int = 16384) -> Callable[[Array, Array], A
 
 
 def _check(index: Array, negatives: Array, student: Array) -> None:
+    check_arrays(index=index, negatives=negatives)
     batch = student.shape[0]
     shapes = index.shape == (batch,) and negatives.ndim == 2 and negatives.shape[0] == batch and negatives.shape[1] > 0
     if not shapes or not all(jnp.issubdtype(x.dtype, jnp.integer) for x in (index, negatives)):

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.logits import divergence, log_probabilities
 from jaxcomp.distill.inputs import check_temperature, check_where, expanded, feature_pair, mean_where
@@ -31,6 +32,7 @@ def per_position(values: Array, *, where: Any = None) -> Array:
       >>> per_position(losses, where=labels != 255).tolist()
       [3.0]
     """
+    check_arrays(values=values)
     where = jnp.ones(values.shape, bool) if where is None else where
     check_where(where, values.shape)
     if values.ndim < 2:
@@ -66,6 +68,7 @@ def channel_wise(student: Array, teacher: Array, *, temperature: float = 4.0, wh
     Reference: Shu et al., Channel-wise knowledge distillation for dense prediction, 2021.
     """
     check_temperature(temperature)
+    check_arrays(student=student, teacher=teacher)
     if student.ndim < 3:
         raise ArgumentError(f"channel_wise takes [batch, positions..., channels], got {student.shape}")
     student, teacher = feature_pair(student, teacher)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.logits import divergence, log_probabilities, log_total
 from jaxcomp.distill.inputs import check_temperature, counted, logit_pair
@@ -78,6 +79,7 @@ def _is_label(labels: Array, logits: Array) -> Array:
       >>> _is_label(jnp.array([1, -1]), jnp.zeros((2, 2))).tolist()
       [[False, True], [False, False]]
     """
+    check_arrays(labels=labels)
     if labels.shape != logits.shape[:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ArgumentError(
             f"labels must be integers of shape {logits.shape[:-1]}, got {labels.dtype} of shape {labels.shape}"

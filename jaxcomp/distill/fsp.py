@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.distill.inputs import counted, feature_pair
 
@@ -36,7 +37,11 @@ def fsp(student: tuple[Array, Array], teacher: tuple[Array, Array], *, where: An
 
     Reference: Yim et al., A gift from knowledge distillation, 2017.
     """
-    for name, (first, second) in (("student", student), ("teacher", teacher)):
+    for name, layers in (("student", student), ("teacher", teacher)):
+        if not isinstance(layers, tuple | list) or len(layers) != 2:
+            raise ArgumentError(f"{name} must be the features of two layers, a pair of arrays, got {layers!r:.40}")
+        first, second = layers
+        check_arrays(**{f"{name}[0]": first, f"{name}[1]": second})
         if first.ndim < 3 or first.shape[:-1] != second.shape[:-1]:
             raise ArgumentError(
                 f"the {name}'s two layers must have one batch and the same positions, got {first.shape} and "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.leaves import wide
 from jaxcomp.core.scalars import is_number
@@ -35,15 +36,16 @@ def real_type(*values: Array) -> Any:
                 f"losses are of real numbers, got {value.dtype} of shape {value.shape}: give its absolute values, or "
                 "its real and imaginary parts side by side"
             )
-    return wide(*(value.dtype for value in values))
+    return jax.dtypes.canonicalize_dtype(wide(*(value.dtype for value in values)))  # NumPy's may be wider
 
 
 def check_logits(logits: Array) -> None:
-    """Refuses logits without an axis of classes, or of none.
+    """Refuses logits that are no array, without an axis of classes, or of none.
 
     Raises:
-      ArgumentError: with the shape.
+      ArgumentError: with what came.
     """
+    check_arrays(logits=logits)
     if not (logits.ndim and logits.shape[-1]):
         raise ArgumentError(f"logits must be [..., classes], of a class or more, got shape {logits.shape}")
 
@@ -65,6 +67,7 @@ def logit_pair(student: Array, teacher: Array, where: Any = None, *, matrix: boo
       >>> [logits.tolist() for logits in pair]
       [[[1.0, 2.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]
     """
+    check_arrays(student=student, teacher=teacher)
     if student.shape != teacher.shape:
         advice = ""
         if student.shape[:-1] == teacher.shape[:-1]:
@@ -93,6 +96,7 @@ def feature_pair(
     Raises:
       ArgumentError: for shapes that do not fit.
     """
+    check_arrays(student=student, teacher=teacher)
     count = {"all": None, "positions": -1, "batch": 1}[alike]
     ranks = student.ndim == teacher.ndim or alike == "batch"
     if not ranks or student.ndim < 2 or student.shape[:count] != teacher.shape[:count]:
@@ -135,11 +139,12 @@ def _ready(student: Array, teacher: Array, where: Any, batch: tuple[int, ...]) -
 
 
 def check_where(where: Any, *shapes: tuple[int, ...]) -> None:
-    """Refuses a mask ``where`` that does not hold bools of one of ``shapes``.
+    """Refuses a mask ``where`` that is no array of bools of one of ``shapes``.
 
     Raises:
-      ArgumentError: with the shapes.
+      ArgumentError: with what came.
     """
+    check_arrays(where=where)
     if where.shape not in shapes or where.dtype != bool:
         raise ArgumentError(
             f"where must hold bools of shape {' or '.join(map(str, shapes))}, got {where.dtype} of shape {where.shape}"

@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.logits import divergence, expected_log, log_probabilities
 from jaxcomp.distill.inputs import check_logits, check_temperature, counted, logit_pair, real_type
@@ -129,6 +130,7 @@ def cross_entropy(logits: Array, labels: Array, *, smoothing: float = 0.0) -> Ar
 
 def _of_labels(log_q: Array, labels: Array) -> tuple[Array, Array]:
     """The cross-entropy of each example, and the sum of its labels' probabilities."""
+    check_arrays(labels=labels)
     if labels.shape == log_q.shape:
         labels = labels.astype(log_q.dtype)
         return -expected_log(labels, log_q), jnp.sum(labels, axis=-1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.distill.inputs import counted, feature_pair, real_type
 
@@ -37,9 +38,10 @@ def ofd(student: Array, teacher: Array, margin: Array, *, where: Any = None) -> 
 
     Reference: Heo et al., A comprehensive overhaul of feature distillation, 2019.
     """
+    check_arrays(margin=margin)
+    student, teacher = feature_pair(student, teacher, where)
     if margin.shape != teacher.shape[-1:]:
         raise ArgumentError(f"margin must hold one number for each of {teacher.shape[-1]} channels, got {margin.shape}")
-    student, teacher = feature_pair(student, teacher, where)
     axes = tuple(range(1, student.ndim))
     least = jax.lax.stop_gradient(jnp.asarray(margin)).astype(teacher.dtype).reshape(*(1,) * (student.ndim - 1), -1)
     target = jnp.maximum(teacher, least)
@@ -68,6 +70,7 @@ def ofd_margin(scale: Array, bias: Array) -> Array:
 
     Reference: Heo et al., A comprehensive overhaul of feature distillation, 2019.
     """
+    check_arrays(scale=scale, bias=bias)
     real = real_type(scale, bias)
     scale, bias = jnp.abs(jnp.asarray(scale).astype(real)), jnp.asarray(bias).astype(real)
     fixed = scale == 0

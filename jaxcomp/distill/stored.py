@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxcomp.core.arrays import check_arrays
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.logits import log_probabilities, log_total
 from jaxcomp.distill.inputs import check_logits, real_type
@@ -91,6 +92,7 @@ def load_labels(stored: Array, classes: int, k: int = 5) -> Array:
       1
     """
     _check(classes, k)
+    check_arrays(stored=stored)
     if stored.dtype != jnp.uint8 or stored.shape[-1:] != (stored_bytes(classes, k),):
         raise ArgumentError(
             f"{k} of {classes} classes are stored in uint8 [..., {stored_bytes(classes, k)}], got {stored.dtype} of "

@@ -53,9 +53,9 @@ def vid(teacher_shape: Sequence[int], *, variance: float = 5.0, floor: float = 1
         return {"variance": jnp.full(channels, raw, jnp.float32)}
 
     def apply(values: Params, student: Array, teacher: Array, *, where: Any = None) -> Array:
+        student, teacher = feature_pair(student, teacher, where)
         if teacher.shape[-1] != channels:
             raise ArgumentError(f"the loss was made for features of {channels} channels, got {teacher.shape}")
-        student, teacher = feature_pair(student, teacher, where)
         axes = tuple(range(1, student.ndim))
         learned = jax.nn.softplus(values["variance"].astype(student.dtype)) + floor
         sigma = learned.reshape(*(1,) * len(axes), -1)

@@ -144,6 +144,44 @@ def test_places_in_a_memory_that_are_no_integers_of_the_batch():
             jax.eval_shape(loss.apply, values, memory, Z, Z, index, negatives)
 
 
+NO_ARRAYS = ([[0.0]], [Z, Z], 1.0, None, "logits", {"logits": Z}, jax.eval_shape(lambda: Z))
+OTHERS = {
+    "cross_entropy": (distill.cross_entropy, (Z, LABELS), ("logits", "labels")),
+    "soft_and_hard": (distill.soft_and_hard, (Z, Z, LABELS), ("student", "teacher", "labels")),
+    "dkd": (distill.dkd, (Z, Z, LABELS), ("student", "teacher", "labels")),
+    "binary_cross_entropy": (distill.binary_cross_entropy, (Z, Z), ("logits", "labels")),
+    "per_position": (distill.per_position, (Z,), ("values",)),
+    "ofd": (distill.ofd, (MAPS, MAPS, jnp.zeros(5)), ("student", "teacher", "margin")),
+    "ofd_margin": (distill.ofd_margin, (Z, Z), ("scale", "bias")),
+    "store_labels": (distill.store_labels, (Z,), ("logits",)),
+    "load_labels": (lambda stored: distill.load_labels(stored, 5, 2), (jnp.zeros(3, jnp.uint8),), ("stored",)),
+    "connect": (lambda x: distill.connect((3, 4), (3, 5)).apply({}, x), (Z,), ("features",)),
+    "fsp": (lambda s, t: distill.fsp((s, MAPS), (MAPS, t)), (MAPS, MAPS), (r"student\[0\]", r"teacher\[1\]")),
+    "fsp of one": (distill.fsp, ((MAPS, MAPS), (MAPS, MAPS)), ("student", "teacher")),
+    **{name: (loss, (MAPS, MAPS), ("student", "teacher")) for name, loss in ON_FEATURES.items()},
+    **{name: (loss, (Z, Z), ("student", "teacher")) for name, loss in ON_LOGITS.items()},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_array(name):
+    loss, args, names = OTHERS[name]
+    for i, argument in enumerate(names):
+        for other in NO_ARRAYS:
+            with pytest.raises(ArgumentError, match=f"{argument} must be (an array|the features of two), got "):
+                loss(*args[:i], other, *args[i + 1 :])
+    if name in ON_LOGITS | ON_FEATURES:
+        for other in ([True] * 3, True, "all"):
+            with pytest.raises(ArgumentError, match="where must be an array, got (list|bool|str)"):
+                loss(*args, where=other)
+
+
+@pytest.mark.parametrize("name", ["kl", "hint", "cross_entropy", "ofd_margin", "store_labels"])
+def test_numpys_float64_is_float32_where_jax_has_no_other(name):
+    loss, args, _ = OTHERS[name]
+    assert loss(*(np.asarray(x, np.float64 if x.dtype == jnp.float32 else x.dtype) for x in args)).dtype != np.float64
+
+
 @pytest.mark.parametrize("name", [*ON_LOGITS, *ON_FEATURES])
 def test_complex_numbers(name):
     args = MAPS if name in ("attention", "nst", "hierarchical", "channel_wise") else Z
