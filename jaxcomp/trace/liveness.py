@@ -32,7 +32,7 @@ def live_values(
 
 def _back(frame: Frame, live: set[Value], reads: Reads, effects: bool) -> None:
     for node in reversed(frame.nodes):
-        if node.frames and node.op != "custom_vjp_call":
+        if node.frames:
             _through(node, live, reads, effects)
         elif (effects and has_effects(node)) or not live.isdisjoint(node.outs):
             live.update(reads(node))
@@ -58,6 +58,8 @@ def _through(node: Node, live: set[Value], reads: Reads, effects: bool) -> None:
         if acts or not live.isdisjoint(node.outs) or not live.isdisjoint(inside):
             live |= inside | {*node.ins, *node.outs}
         return
+    if node.op == "custom_vjp_call" and not live.isdisjoint(node.outs):
+        live.update(node.ins)  # the functions of its derivative may read what its body does not
     skipped = 1 if node.op == "cond" else 0
     for body in node.frames:
         live.update(inner for inner, out in zip(body.outs, node.outs, strict=True) if out in live)

@@ -90,6 +90,25 @@ def test_convolutions_in_a_row_need_one_transpose(tmp_path: Path) -> None:
     assert report.operators["Transpose"] == 1
 
 
+@jax.custom_vjp
+def own_vjp(w: Any, x: Any) -> Any:
+    return jnp.tanh(x) * w
+
+
+own_vjp.defvjp(lambda w, x: (own_vjp(w, x), (w, x)), lambda known, g: (g.sum((0, 1, 2)), g * known[0]))
+
+
+@jax.custom_jvp
+def own_jvp(w: Any, x: Any) -> Any:
+    return x @ w
+
+
+@own_jvp.defjvp
+def _(given: Any, tangents: Any) -> Any:
+    (w, x), (dw, dx) = given, tangents
+    return x @ w, dx @ w + x @ dw
+
+
 PRIMITIVES: dict[str, tuple[Function, tuple[int, ...]]] = {
     "depthwise": (lambda w, x: conv(x, w, feature_group_count=4), (3, 3, 1, 8)),
     "grouped": (lambda w, x: conv(x, w, 2, feature_group_count=2), (3, 3, 2, 6)),
@@ -125,6 +144,9 @@ PRIMITIVES: dict[str, tuple[Function, tuple[int, ...]]] = {
     "sums": (lambda w, x: jnp.cumsum(x * w, 1) + x.prod(2, keepdims=True) + jnp.any(x > 2, 1, keepdims=True), (4,)),
     "updates": (lambda w, x: lax.dynamic_update_slice(x, x[:, :2] * w, (0, 3, 0, 0)), (4,)),
     "carried": (lambda w, x: lax.scan(lambda h, r: (jnp.tanh(h * w + r), h), x[:, 0], x.swapaxes(0, 1))[1], (4,)),
+    "counted": (lambda w, x: lax.fori_loop(0, 2, lambda i, h: jnp.tanh(h * w + i), x), (4,)),
+    "half read": (lambda w, x: lax.scan(lambda h, r: (h + r, (h * r, h - r)), x[0] * w, x)[1][0], (4,)),
+    "derivatives of its own": (own_vjp, (4,)),
     "branches": (lambda w, x: lax.cond(x.sum() > 0, lambda x: x * w, lambda x: x - w, x), (4,)),
     "merged": (lambda w, x: conv(x, w).reshape(2, 30, 2, 2).swapaxes(1, 2).reshape(4, -1), (3, 3, 4, 4)),
 }  # fmt: skip
@@ -232,6 +254,13 @@ def test_stacked_layers_in_integers(tmp_path: Path) -> None:
     x = normal(4, 8)
     new, params = integers(fn=fn, params=stack, x=x)
     assert export.onnx(tmp_path / "model.onnx", new, params, x).integer_sites == 3
+    assert off(tmp_path / "model.onnx", new, params, x) <= 1e-2
+
+
+def test_integers_of_functions_with_derivatives_of_their_own(tmp_path: Path) -> None:
+    x = normal(4, 8)
+    new, params = integers(fn=lambda p, x: own_jvp(p["w"], x), params={"w": normal(8, 4)}, x=x)
+    export.onnx(tmp_path / "model.onnx", new, params, x)
     assert off(tmp_path / "model.onnx", new, params, x) <= 1e-2
 
 

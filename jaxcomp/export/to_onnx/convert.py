@@ -60,7 +60,7 @@ class Converter:
                     if isinstance(x, Tensor):
                         self.tensors.setdefault(x.name, value)
         self._depth -= 1
-        return [read(value) for value in frame.outs]
+        return [read(value) if value.const is not None or value in env or value in self._live else _unread(value) for value in frame.outs]
 
     def node(self, node: Node, operands: list[Operand]) -> list[Operand]:
         """Writes one primitive."""
@@ -180,6 +180,11 @@ class Converter:
             which = elementwise.apply(self.graph, "Cast", [which], bool, to=elementwise.onnx_dtype(bool))
         pairs = zip(map(valued, yes), map(valued, no), strict=True)
         return [elementwise.apply(self.graph, "Where", [which, a, b], a.dtype) for a, b in pairs]
+
+
+def _unread(value: Value) -> Const:
+    """Stands for a result of a body that nothing depends on, as the counter of a loop is."""
+    return Const(np.zeros((1,) * len(value.dims), value.dtype))
 
 
 _ANY_SIZE = {*contractions.RULES, *reductions.RULES, "concatenate", "stack", "unstack", "split", "rev"}

@@ -43,6 +43,16 @@ def marking() -> Iterator[None]:
         _MARKING.reset(token)
 
 
+@contextlib.contextmanager
+def unmarked() -> Iterator[None]:
+    """Returns a context of plain arithmetic within :func:`marking`: for derivatives, since a mark has none."""
+    token = _MARKING.set(False)
+    try:
+        yield
+    finally:
+        _MARKING.reset(token)
+
+
 def is_marking() -> bool:
     """Returns whether a function is being exported."""
     return _MARKING.get()

@@ -16,6 +16,7 @@ from jaxcomp.trace.interpreter import EMIT, AxisMask, Interpreter
 from jaxcomp.trace.ir import MATMULS, Node, Value
 from jaxcomp.trace.packed import chain
 from jaxcomp.trace.packed.leaf import Packed
+from jaxcomp.trace.packed.marked import unmarked
 
 
 class PackedInterpreter(Interpreter):
@@ -78,7 +79,8 @@ class PackedInterpreter(Interpreter):
 
     def tangent(self, x: Any, tangent: Any) -> Any:
         if isinstance(x, Packed):
-            return jax.jvp(lambda packed: packed.dense(), (x,), (tangent,))[1]
+            with unmarked():
+                return jax.jvp(lambda packed: packed.dense(), (x,), (tangent,))[1]
         return super().tangent(x, tangent)
 
 

@@ -91,7 +91,7 @@ class Flow:
     def __init__(self, program: Program, places: Places, origins: Origins) -> None:
         """Takes a program."""
         self.places, self.origins = places, origins
-        self.live = _live(program.frame, [program.frame.outs[i] for i in _results(program)])
+        self.live = live_values(program.frame, [program.frame.outs[i] for i in _results(program)])
         self._next: dict[Frame, dict[Node, Node | None]] = {}
         self._readers: dict[Frame, dict[Value, list[Node]]] = {}
         self._depth: dict[Node | None, int] = {None: 0}
@@ -211,16 +211,6 @@ def _inner(nodes: Iterable[Node]) -> Iterator[Node]:
                 yield from (each for each in all_nodes(body) if not each.frames)
         else:
             yield node
-
-
-def _live(frame: Frame, roots: Iterable[Value]) -> set[Value]:
-    """The values that results are computed of, those in the functions of derivatives too."""
-    live = live_values(frame, roots)
-    for node in all_nodes(frame):
-        if node.op == "custom_vjp_call" and not live.isdisjoint(node.outs):
-            (body,) = node.frames
-            live |= live_values(body, [own for own, out in zip(body.outs, node.outs, strict=True) if out in live])
-    return live
 
 
 def _same_code(one: Node, other: Node) -> bool:
