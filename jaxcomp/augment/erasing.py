@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxcomp.augment.augmentation import Augmentation, checked_probability, parted, uniforms
 from jaxcomp.augment.crop import TRIES, fitting
@@ -67,5 +67,7 @@ def random_erasing(
 
 def _noise(keys: Array, images: Array) -> Array:
     """Uniform levels for each pixel of each image."""
-    levels = jax.vmap(lambda key: jax.random.bits(key, images.shape[1:], jnp.uint8))(keys)
+    count = math.prod(images.shape[1:])
+    words = jax.vmap(lambda key: jax.random.bits(key, (-(-count // 4),), jnp.uint32))(keys)  # bytes would cost as much
+    levels = lax.bitcast_convert_type(words, jnp.uint8).reshape(len(images), -1)[:, :count].reshape(images.shape)
     return levels if images.dtype == jnp.uint8 else levels.astype(images.dtype) / jnp.asarray(255, images.dtype)

@@ -39,6 +39,7 @@ def augmentations() -> dict[str, augment.Augmentation]:
         "pad_crop": usual[0],
         "random_resized_crop": augment.random_resized_crop(),
         "cutout": augment.cutout(16),
+        "random_erasing": augment.random_erasing(),
         "color_jitter": augment.color_jitter(0.8, 0.8, 0.8, 0.2),
         "mixup": augment.mixup(classes=CLASSES),
         "cutmix": augment.cutmix(classes=CLASSES),
