@@ -125,14 +125,14 @@ VERBS = """
 Adds Aligns Alternates Applies Arranges Assigns Averages Blanks Broadcasts Builds Calls Carries Casts Changes Checks
 Chooses Clips Codes Collects Combines Compares Compiles Completes Compresses Computes Concatenates Converts Convolves
 Correlates Counts Crops Cuts Decodes Decouples Deflates Dequantizes Describes Divides Draws Drops Embeds Emits Encodes
-Equalizes Estimates Evaluates Exchanges Expands Factors Fetches Fills Finds Fits Fixes Flattens Folds Follows Freezes
-Fuses Gives Groups Guesses Hides Imports Inflates Interpolates Intersects Inverts Joins Keeps Labels Lays Learns Leaves
-Lets Lists Loads Looks Makes Maps Marks Masks Measures Merges Mirrors Mixes Moves Multiplies Names Normalizes Notes
-Packs Pads Passes Pastes Places Plans Prints Probes Projects Prunes Puts Quantizes Raises Ranks Reads Rebuilds Refuses
-Removes Reorders Repeats Replaces Replicates Reports Reshapes Resizes Returns Reverses Rounds Runs Saves Says Scores
-Searches Selects Sets Shares Shortens Shows Shrinks Slices Solves Sorts Spaces Spells Splits Spreads Squeezes Stacks
-Starts Stretches Subtracts Sums Tabulates Takes Tells Ties Traces Trains Translates Transposes Turns Unpacks Updates
-Uses Views Wraps Writes Yields Zeroes
+Equalizes Erases Estimates Evaluates Exchanges Expands Factors Fetches Fills Finds Fits Fixes Flattens Folds Follows
+Freezes Fuses Gives Groups Guesses Hides Imports Inflates Interpolates Intersects Inverts Joins Keeps Labels Lays Learns
+Leaves Lets Lists Loads Looks Makes Maps Marks Masks Measures Merges Mirrors Mixes Moves Multiplies Names Normalizes
+Notes Packs Pads Passes Pastes Places Plans Prints Probes Projects Prunes Puts Quantizes Raises Ranks Reads Rebuilds
+Refuses Removes Reorders Repeats Replaces Replicates Reports Reshapes Resizes Returns Reverses Rounds Runs Saves Says
+Scores Searches Selects Sets Shares Shortens Shows Shrinks Slices Solves Sorts Spaces Spells Splits Spreads Squeezes
+Stacks Starts Stretches Subtracts Sums Tabulates Takes Tells Ties Traces Trains Translates Transposes Turns Unpacks
+Updates Uses Views Wraps Writes Yields Zeroes
 """
 """The words that docstrings of functions open with: verbs, in the third person."""
 

@@ -182,7 +182,7 @@ def checked_probability(name: str, value: float) -> float:
 
 
 def checked_augmentations(name: str, given: Sequence[Any]) -> None:
-    """Refuses arguments that are no augmentations; ``name`` is the function's, for the error.
+    """Refuses ``given`` arguments that are no augmentations; ``name`` is the function's, for the error.
 
     Raises:
       ArgumentError: with what came.

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxcomp.core import threshold
+from jaxcomp.core.host import are_here, put_like
 from jaxcomp.core.leaves import wide
-from jaxcomp.core.meshes import is_explicit, mesh_is_set
 
 ON_HOST: dict[Any, Callable[[np.ndarray], np.ndarray]] = {jnp.abs: np.abs, threshold.itself: lambda scores: scores}
 """Functions of scores that NumPy has, of the same bits."""
@@ -35,7 +34,7 @@ def keep_largest(
       >>> keep_largest([jnp.array([0.1, -0.5, 0.5, 0.2])], [1], [0])[0].tolist()
       [False, True, False, False]
     """
-    if score not in ON_HOST or mesh_is_set() or not all(map(_is_here, [*values, *keep])):
+    if score not in ON_HOST or any(map(jnp.iscomplexobj, values)) or not are_here([*values, *keep]):
         counts: Any = keep
         if not all(isinstance(count, int) for count in keep):
             counts = jnp.stack([jnp.asarray(count, jnp.uint32) for count in keep])
@@ -46,7 +45,7 @@ def keep_largest(
         own = [i for i, each in enumerate(group) if each == g]
         kept = mask_of([scores[i] for i in own], int(count))
         masks |= zip(own, kept, strict=True)
-    return [_beside(masks[i], value) for i, value in enumerate(values)]
+    return [put_like(masks[i], value) for i, value in enumerate(values)]
 
 
 def mask_of(scores: Sequence[np.ndarray], keep: int) -> list[np.ndarray]:
@@ -72,17 +71,3 @@ def mask_of(scores: Sequence[np.ndarray], keep: int) -> list[np.ndarray]:
         mask[np.flatnonzero(flat == level)[: keep - np.count_nonzero(mask)]] = True
     cut = np.split(mask, np.cumsum([own.size for own in parts])[:-1]) if parts else []
     return [own.reshape(like.shape) for own, like in zip(cut, scores, strict=True)]
-
-
-def _is_here(x: Any) -> bool:
-    """Whether real numbers can be looked at where they are, in the memory of a CPU, and are on no mesh."""
-    if not isinstance(x, jax.Array):
-        return isinstance(x, int | np.integer | np.ndarray) and not np.iscomplexobj(x)
-    if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable or is_explicit(x) or jnp.iscomplexobj(x):
-        return False
-    return [device.platform for device in x.devices()] == ["cpu"]
-
-
-def _beside(mask: np.ndarray, like: Any) -> Array:
-    committed = isinstance(like, jax.Array) and like.committed
-    return jax.device_put(mask, like.sharding if committed else None)

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcomp.core.errors import PathError
+from jaxcomp.core.host import are_here, put_like
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.programs import together
 from jaxcomp.core.types import Params, State
@@ -72,20 +74,29 @@ def map_states(function: Callable[..., Any], params: Params, state: State) -> St
     )
 
 
-def map_view(function: Callable[[Any, Any], Any], params: Params, state: State) -> Params:
+def map_view(
+    function: Callable[[Any, Any], Any],
+    params: Params,
+    state: State,
+    on_host: Callable[[Any, Any], np.ndarray] | None = None,
+) -> Params:
     """Maps ``function(leaf, own state)`` over leaves that have a state; the others stay as they are.
 
-    Outside of transformations that is one program, found again for the same function object.
+    Outside of transformations that is a program a shape, found again for the same function object.
 
     Args:
       function: from ``(leaf, own state)`` to an array.
       params: parameters.
       state: of ``params``' structure, ``optax.MaskedNode()`` where a leaf has none.
+      on_host: the same of NumPy's arrays, for those that a CPU holds: nothing is compiled then. None: there is none.
     """
     check_alike(params, state)
     pairs: list[tuple[Any, Any]] = []
     jax.tree.map(lambda leaf, node: None if left_out(node) else pairs.append((leaf, node)), params, state)
-    found = iter(together(function, check=False)(pairs)[0])
+    if on_host is not None and are_here(jax.tree.leaves(pairs)):
+        found = iter([put_like(on_host(np.asarray(leaf), np.asarray(node)), leaf) for leaf, node in pairs])
+    else:
+        found = iter(together(function, check=False)(pairs)[0])
     return jax.tree.map(lambda leaf, node: leaf if left_out(node) else next(found), params, state)
 
 

@@ -1,10 +1,12 @@
 """The pruner: score x pattern x distribution x schedule x regrowth, each a value."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -139,16 +141,16 @@ def _apply_masks(params: Params, state: State) -> Params:
       params: parameters.
       state: of a pruner, which holds masks.
     """
-    return leaves.map_view(_masked, params, _masks(state))
+    return leaves.map_view(_masked, params, _masks(state), functools.partial(_masked, xp=np))
 
 
-def _masked(leaf: Array, kept: Array) -> Array:
+def _masked(leaf: Any, kept: Any, xp: Any = jnp) -> Any:
     if leaf.shape != kept.shape:
         raise ArgumentError(
             f"a parameter of shape {leaf.shape} has a mask of shape {kept.shape}: the state was made for "
             "other parameters; make one for these, compressor.init(params)"
         )
-    return jnp.where(kept, leaf, jnp.zeros_like(leaf))
+    return xp.where(kept, leaf, xp.zeros_like(leaf))
 
 
 def _kept(params: Params, state: State) -> Params:

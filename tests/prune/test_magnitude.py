@@ -122,3 +122,17 @@ def test_scores_of_gradients_leave_complex_weights_with_a_note():
     state = prune.update(params, prune.init(params), 1, grads=params)
     assert jnp.array_equal(prune.apply(params, state)["a"], params["a"])
     assert "complex" in prune.describe(params, state, 1)["a"].skipped
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn", "complex64"])
+def test_the_hosts_view_is_that_of_jit_and_compiles_nothing(rng, monkeypatch, dtype):
+    w = jnp.asarray(np.where(rng.random((9, 7)) < 0.2, [[np.nan], [-0.0], [1.0]] * 3, rng.normal(size=(9, 7))), dtype)
+    params, prune = {"w": w, "count": jnp.array(3)}, jc.prune.magnitude(0.5)
+    state = prune.init(params)
+    compiled = jax.jit(prune.apply)(params, state)
+    monkeypatch.setattr("jaxcomp.core.leaves.together", lambda *args, **named: pytest.fail("it was compiled"))
+    view = prune.apply(params, state)
+    assert view["w"].dtype == w.dtype
+    assert [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(view)] == [
+        np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(compiled)
+    ]
