@@ -27,6 +27,11 @@ def is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
+def is_key(leaf: Any) -> bool:
+    """Returns whether a leaf holds random keys (``jax.random.key``)."""
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def single(dtype: Any) -> Any:
     """Returns the single precision of a dtype's kind: float32, or complex64."""
     return jnp.dtype(jnp.complex64 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float32)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import not_finite
+from jaxcomp.core.leaves import is_key
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Note, Params
@@ -231,7 +232,7 @@ def _count(path: str, leaf: Any) -> tuple[str, tuple[int, ...], int, int, int]:
     """A leaf's dtype, shape, number of values, number of non-zeros, and bits of one value."""
     if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer):
         raise ArgumentError(f"{path!r} has a shape but no values: summarize arrays, outside of jit and eval_shape")
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return str(leaf.dtype), leaf.shape, leaf.size, leaf.size, 8 * leaf.dtype.itemsize
     values = np.asarray(leaf)
     numeric = values.dtype.kind not in "OSUMm"

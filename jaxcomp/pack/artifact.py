@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError, ArtifactError, MissingExtraError
+from jaxcomp.core.leaves import is_key
 from jaxcomp.core.types import Note, Params
 from jaxcomp.pack import coding, container, entropy, layout, pieces, stored
 
@@ -161,7 +163,7 @@ def _check_structure(leaves: list[layout.Leaf]) -> None:
 
 
 def fetch(leaf: layout.Leaf) -> np.ndarray:
-    """Fetches the array of a leaf as it is stored: to the host, in this machine's byte order.
+    """Fetches the array of a leaf as it is stored: to the host, in this machine's byte order; of random keys the data.
 
     Raises:
       ArgumentError: if it is no concrete array of numbers, or not all of it is here.
@@ -169,12 +171,8 @@ def fetch(leaf: layout.Leaf) -> np.ndarray:
     name, value = leaf.name, leaf.value
     if isinstance(value, jax.core.Tracer):
         raise ArgumentError(f"{name}: needs a concrete array and got a tracer: save outside jit and grad")
-    dtype = getattr(value, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
-        raise ArgumentError(
-            f"{name}: a leaf needs to be an array of numbers and is of dtype {dtype}: save "
-            "`jax.random.key_data(key)` in its place, or leave it out of the tree"
-        )
+    if isinstance(value, jax.Array) and is_key(value):
+        value = jax.random.key_data(value)
     if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
         raise ArgumentError(f"{name}: is spread over other processes: gather it first (process_allgather)")
     array = np.asarray(value)
@@ -192,12 +190,14 @@ def load(path: Path, *, like: Params | None = None, max_bytes: int | None = None
     Args:
       path: the file.
       like: a pytree of arrays, or of anything with a shape and a dtype, with the paths, shapes and dtypes of
-        the saved tree. Without it, the tree comes back as dicts, and lists where it had sequences.
+        the saved tree. Without it, the tree comes back as dicts, and lists where it had sequences, and random keys as
+        their data.
       max_bytes: the most bytes that the arrays may take in memory; the header may take a 64th of it, or 16 MiB. None:
         1 GiB, 1000 times the file, or the size of ``like``, whichever is most.
 
     Returns:
-      ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved.
+      ``(params, metadata)``; the leaves are NumPy arrays, bit for bit those that were saved, and random keys where
+      ``like`` has them.
 
     Raises:
       ArtifactError: if the file is no artifact, was cut short or altered, is not like ``like``, or is larger than
@@ -274,10 +274,21 @@ def put(path: Path, arrays: dict[str, np.ndarray], like: Params) -> Params:
             f"{path}: is not like the tree given: {_listing(sorted(wrong), '; ')}. Load without `like` "
             "to see what the file holds."
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+    leaves = [_as_key(arrays[name], leaf) if is_key(leaf) else arrays[name]
+              for name, leaf in zip(wanted, jax.tree.leaves(like), strict=True)]  # fmt: skip
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _as_key(data: np.ndarray, like: Any) -> jax.Array:
+    """Random keys of their data, of the generator that a key or its shape ``like`` is for."""
+    made: list[Any] = []
+    jax.eval_shape(lambda key: made.append(jax.random.key_impl(key)), like)  # a shape alone is not asked
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=made[0])
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[tuple[int, ...], str]:
+    if is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
     dtype = getattr(leaf, "dtype", None)
     return tuple(np.shape(leaf)), str(np.asarray(leaf).dtype if dtype is None else dtype)
 

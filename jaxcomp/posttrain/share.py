@@ -85,7 +85,7 @@ def share(
       params: parameters alone or a whole tree of variables.
       batches: calibration batches of one shape, each the tuple of the other arguments (or the single one).
       k: centers of each weight that a matmul or a convolution reads, the one at 0 included; by path or rules, None:
-        that weight stays.
+        that weight stays, as one of fewer than k numbers does.
       rate, file_bytes: as of :func:`round_weights`: what a bit is worth, or the bytes that the file may take; then k is
         at most 256.
       fisher: likewise, what the loss feels of weights; without a rate too: errors of outputs of which it feels little
@@ -119,6 +119,8 @@ def share(
     program = trace(apply_fn, params, *given[0])
     uses = with_factors(program, uses_of(program), [*named.values()])
     counts = _counts(k, [path for path, each in uses.items() if each.sites and is_real(named[path])], named)
+    few = {path: count for path, count in counts.items() if count > named[path].size}
+    counts = {path: count for path, count in counts.items() if path not in few}
     own = {path: uses[path] for path in counts}
     if (rate is not None or file_bytes is not None) and max(counts.values(), default=1) > MOST:
         raise ArgumentError(f"a file has tables of at most {MOST} values: k must be no more beside a rate, got {k!r}")
@@ -143,6 +145,7 @@ def share(
     centers = {path: np.unique(np.asarray(each.leaf)) for path, each in layers.found.items()}
     methods = {path: (f"{len(each)} centers", "share") for path, each in centers.items()}
     skipped = {path: "not asked for" for path, each in uses.items() if each.sites and path not in own}
+    skipped |= {path: f"{count} centers for {named[path].size} weights" for path, count in few.items()}
     return Shared(layers.new_params, centers, layers.report(named, methods, skipped))
 
 
@@ -152,6 +155,4 @@ def _counts(k: Centers, paths: list[str], named: Mapping[str, Any]) -> dict[str,
     for path, count in found.items():
         check_count(count)
         check_finite({path: named[path]}, why="which no center is near to")
-        if count > named[path].size:
-            raise ArgumentError(f"{path!r}: {count} centers for {named[path].size} weights: give fewer, or None")
     return found

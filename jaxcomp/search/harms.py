@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
 from jaxcomp.core.finite import not_a_number
-from jaxcomp.core.leaves import wide
+from jaxcomp.core.leaves import is_key, wide
 from jaxcomp.core.paths import named_leaves
 from jaxcomp.core.units import common_unit
 
@@ -126,7 +126,7 @@ def _gap(before: Any, after: Any) -> Any:
 
 def _plain(leaf: Any) -> Any:
     """Random keys by their bits, and truth values and short integers in 32 bits."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     leaf = jnp.asarray(leaf)
     short = jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.dtype.itemsize < 4

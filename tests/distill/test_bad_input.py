@@ -172,7 +172,7 @@ def test_what_is_no_array(name):
                 loss(*args[:i], other, *args[i + 1 :])
     if name in ON_LOGITS | ON_FEATURES:
         for other in ([True] * 3, True, "all"):
-            with pytest.raises(ArgumentError, match="where must be an array, got (list|bool|str)"):
+            with pytest.raises(ArgumentError, match=r"where must be an array, got (list|bool|str)"):
                 loss(*args, where=other)
 
 

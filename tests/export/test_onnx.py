@@ -77,6 +77,13 @@ def test_models_as_they_are(name: str, tmp_path: Path) -> None:
     assert onnx.load(file).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+def test_random_keys_among_parameters(tmp_path: Path) -> None:
+    params, x = {"w": normal(4), "key": jax.random.key(0), "other": jax.random.split(jax.random.key(1))}, normal(2, 4)
+    fn = lambda p, x: x * p["w"] + jax.random.uniform(p["key"], (4,))  # noqa: E731
+    export.onnx(tmp_path / "model.onnx", fn, params, x)
+    assert off(tmp_path / "model.onnx", fn, params, x) <= 1e-5
+
+
 def test_any_batch_is_taken(tmp_path: Path) -> None:
     fn, params = prepared(CASES["cnn"])
     export.onnx(tmp_path / "model.onnx", fn, params, CASES["cnn"].example, shapes="batch, ...")
@@ -109,6 +116,7 @@ def _(given: Any, tangents: Any) -> Any:
     return x @ w, dx @ w + x @ dw
 
 
+HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 PRIMITIVES: dict[str, tuple[Function, tuple[int, ...]]] = {
     "depthwise": (lambda w, x: conv(x, w, feature_group_count=4), (3, 3, 1, 8)),
     "grouped": (lambda w, x: conv(x, w, 2, feature_group_count=2), (3, 3, 2, 6)),
@@ -147,6 +155,8 @@ PRIMITIVES: dict[str, tuple[Function, tuple[int, ...]]] = {
     "counted": (lambda w, x: lax.fori_loop(0, 2, lambda i, h: jnp.tanh(h * w + i), x), (4,)),
     "half read": (lambda w, x: lax.scan(lambda h, r: (h + r, (h * r, h - r)), x[0] * w, x)[1][0], (4,)),
     "derivatives of its own": (own_vjp, (4,)),
+    "drawn": (lambda w, x: x * w + jax.random.normal(jax.random.fold_in(jax.random.key(0), 1), (5, 4)), (4,)),
+    "placed": (lambda w, x: lax.with_sharding_constraint(x * w, HERE), (4,)),
     "branches": (lambda w, x: lax.cond(x.sum() > 0, lambda x: x * w, lambda x: x - w, x), (4,)),
     "merged": (lambda w, x: conv(x, w).reshape(2, 30, 2, 2).swapaxes(1, 2).reshape(4, -1), (3, 3, 4, 4)),
 }  # fmt: skip

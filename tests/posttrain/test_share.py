@@ -120,9 +120,15 @@ def test_every_model(name: str) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(apply_fn(new.params, CASES[name].example)))
 
 
+def test_weights_of_fewer_numbers_than_centers_stay() -> None:
+    new = share(residual, PARAMS, [X], {"head": 200, "up": 4})
+    assert sorted(new.centers) == ["up"]
+    assert (new.params["head"] == PARAMS["head"]).all()
+    assert "200 centers for 192 weights" in str(new.report)
+
+
 @pytest.mark.parametrize(("options", "said"), [
     ({"k": 0}, "k is a number of centers, from 1"),
-    ({"k": 1000}, "'head': 1000 centers for 192 weights"),
     ({"k": [("up", 512)], "rate": 1.0}, "a file has tables of at most 256 values"),
     ({"rate": 0}, "rate must be a number above 0"),
     ({"file_bytes": -1}, "file_bytes must be a whole number"),

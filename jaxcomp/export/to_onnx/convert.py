@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcomp.core.leaves import is_key
 from jaxcomp.export.to_onnx import codes, contractions, elementwise, indices, reductions, shapes
 from jaxcomp.export.to_onnx.elementwise import file_dtype
 from jaxcomp.export.to_onnx.graph import Graph
@@ -46,7 +47,9 @@ class Converter:
         env: dict[Value, Operand] = dict(zip(frame.ins, operands, strict=True))
 
         def read(value: Value) -> Operand:
-            return env[value] if value.const is None else Const(np.asarray(value.const, value.dtype))
+            if value.const is not None:
+                return Const(value.const if is_key(value.const) else np.asarray(value.const, value.dtype))
+            return env[value] if value in env or value in self._live else unread(value)
 
         self._depth += 1
         for node in frame.nodes:
@@ -60,7 +63,7 @@ class Converter:
                     if isinstance(x, Tensor):
                         self.tensors.setdefault(x.name, value)
         self._depth -= 1
-        return [read(value) if value.const is not None or value in env or value in self._live else _unread(value) for value in frame.outs]
+        return [read(value) for value in frame.outs]
 
     def node(self, node: Node, operands: list[Operand]) -> list[Operand]:
         """Writes one primitive."""
@@ -111,10 +114,12 @@ class Converter:
                 "export the function for sizes that are numbers",
             )
         else:
-            arrays = [np.broadcast_to(array, value.dims) for array, value in zip(arrays, node.ins, strict=True)]
+            pairs = zip(arrays, node.ins, strict=True)
+            arrays = [array if is_key(array) else np.broadcast_to(array, value.dims) for array, value in pairs]
         outs = compat.bind(node.equation, [jnp.asarray(array) for array in arrays])
         path = next((x.path for x in operands if isinstance(x, Const) and x.path), "")
-        return [Const(np.asarray(out), path if len(outs) == 1 else "") for out in outs]
+        path = path if len(outs) == 1 else ""
+        return [Const(out if is_key(out) else np.asarray(out), path) for out in outs]
 
     def _inside(self, node: Node, operands: list[Operand]) -> list[Operand]:
         """Writes the bodies of a primitive that has some."""
@@ -182,9 +187,9 @@ class Converter:
         return [elementwise.apply(self.graph, "Where", [which, a, b], a.dtype) for a, b in pairs]
 
 
-def _unread(value: Value) -> Const:
-    """Stands for a result of a body that nothing depends on, as the counter of a loop is."""
-    return Const(np.zeros((1,) * len(value.dims), value.dtype))
+def unread(value: Value) -> Const:
+    """Stands for a ``value`` that no result depends on, as the counter of a loop is."""
+    return Const(np.zeros((1,) * len(value.dims), np.float32))
 
 
 _ANY_SIZE = {*contractions.RULES, *reductions.RULES, "concatenate", "stack", "unstack", "split", "rev"}

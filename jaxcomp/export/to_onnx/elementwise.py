@@ -223,5 +223,6 @@ RULES: dict[str, Rule] = {
     "select_n": _select,
     "convert_element_type": _cast,
     "reduce_precision": _reduce_precision,
-    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "optimization_barrier", "reshard", "name"), _same),
+    **dict.fromkeys(("copy", "copy_p", "stop_gradient", "optimization_barrier", "name"), _same),
+    **dict.fromkeys(("reshard", "sharding_constraint", "layout_constraint", "mesh_cast", "pvary", "pcast"), _same),
 }

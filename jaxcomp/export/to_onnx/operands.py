@@ -51,11 +51,12 @@ class Const:
     """A number that is known.
 
     Attributes:
-      array: of the value's rank (or a scalar, which fits any); 1 along axes that are yet to be broadcast.
+      array: of the value's rank (or a scalar, which fits any); 1 along axes that are yet to be broadcast. Random keys
+        stay JAX's, of their own shape.
       path: the parameter that it is, if it is one.
     """
 
-    array: np.ndarray
+    array: Any
     path: str = ""
 
     @property

@@ -15,12 +15,13 @@ from jaxcomp.core.arrays import concrete
 from jaxcomp.core.calls import unjitted
 from jaxcomp.core.errors import ArgumentError, MissingExtraError
 from jaxcomp.core.files import write_atomically
+from jaxcomp.core.leaves import is_key
 from jaxcomp.core.paths import path_string
 from jaxcomp.core.tables import table
 from jaxcomp.core.types import Params
 from jaxcomp.export.metadata import checked_metadata
 from jaxcomp.export.to_onnx import handed
-from jaxcomp.export.to_onnx.convert import Converter, written
+from jaxcomp.export.to_onnx.convert import Converter, unread, written
 from jaxcomp.export.to_onnx.elementwise import file_dtype
 from jaxcomp.export.to_onnx.fuse import fused
 from jaxcomp.export.to_onnx.graph import OPSET, Graph
@@ -157,7 +158,9 @@ def _named(paths: Sequence[str], one: str) -> list[str]:
 
 def _converted(graph: Graph, program: Program, params: Params, inputs: list[Port], results: list[Port]) -> Converter:
     """Writes the program into the graph, and what comes of it into ``results``."""
-    leaves = [_constant(path, leaf) for path, leaf in zip(program.paths, jax.tree.leaves(params), strict=True)]
+    live = live_values(program.frame, program.frame.outs)
+    rows = zip(program.paths, jax.tree.leaves(params), program.frame.ins, strict=False)  # inputs follow
+    leaves = [_constant(path, leaf) if value in live else unread(value) for path, leaf, value in rows]
     given: list[Operand] = []
     for name, dims, dtype in inputs:
         if not compat.is_number(dtype):
@@ -167,7 +170,7 @@ def _converted(graph: Graph, program: Program, params: Params, inputs: list[Port
         for axis, size in enumerate(dims):
             if compat.is_symbolic(size):
                 graph.sizes.setdefault(str(size), (name, axis))
-    converter = Converter(graph, live_values(program.frame, program.frame.outs))
+    converter = Converter(graph, live)
     outs = converter.body(program.frame, [*leaves, *given])
     for name, x, value in zip(_named(program.out_paths, "output"), outs, program.frame.outs, strict=True):
         results.append((written(graph, x, value, name), value.dims, value.dtype))
@@ -175,9 +178,9 @@ def _converted(graph: Graph, program: Program, params: Params, inputs: list[Port
 
 
 def _constant(path: str, leaf: Any) -> Const:
-    if isinstance(leaf, jax.ShapeDtypeStruct) or not compat.is_number(leaf.dtype):
+    if isinstance(leaf, jax.ShapeDtypeStruct) or not (compat.is_number(leaf.dtype) or is_key(leaf)):
         raise ArgumentError(f"the parameter {path!r} must be an array of numbers, got {leaf}")
-    return Const(np.asarray(leaf), path)
+    return Const(leaf if is_key(leaf) else np.asarray(leaf), path)
 
 
 def _handed(

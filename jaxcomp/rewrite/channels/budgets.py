@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.errors import ArgumentError
+from jaxcomp.core.leaves import is_key
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.types import Params
 from jaxcomp.rewrite.channels.ranking import KeepMasks, Ranking
@@ -112,7 +113,7 @@ def _runner(groups: Groups, params: Params, keep: KeepMasks) -> Callable[[], Any
 def _concrete(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | np.ndarray):
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         count = int(np.prod(leaf.shape))
         return jax.random.split(jax.random.key(0), max(count, 1))[:count].reshape(leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
