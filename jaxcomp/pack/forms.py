@@ -227,7 +227,7 @@ def set_bits(flat: np.ndarray) -> np.ndarray:
     return words != 0 if word == flat.itemsize else np.any(words.reshape(flat.size, -1), axis=1)
 
 
-def streams_at(flat: np.ndarray, form: Form, where: np.ndarray, most: float, kept: dict[str, Any]) -> list[Any]:
+def streams_at(flat: np.ndarray, form: Form, where: np.ndarray, most: float, kept: dict[Any, Any]) -> list[Any]:
     """Encodes a tensor at some positions, as if these were all.
 
     Args:
@@ -235,7 +235,7 @@ def streams_at(flat: np.ndarray, form: Form, where: np.ndarray, most: float, kep
       form: in which.
       where: positions.
       most: bytes above which any streams will do.
-      kept: what was found of positions for another form there, by how zeros are left out; it is added to.
+      kept: what was found for other forms there, of positions by how zeros are left out, and of values; it is added to.
     """
     positions, streams, most = where, [], most - sum(map(len, form.before))
     if form.where:
@@ -245,8 +245,18 @@ def streams_at(flat: np.ndarray, form: Form, where: np.ndarray, most: float, kep
             kept[form.where] = where[stored], squeeze(packed.tobytes(), 1, most)
         positions, stream = kept[form.where]
         streams.append(stream)
-    values = form.convert(form.values(positions))
-    return [*streams, *form.before, squeeze(values.tobytes(), form.itemsize, most - sum(map(len, streams)))]
+    values = form.convert(form.values(positions)).tobytes()
+    return [*streams, *form.before, _squeezed(values, form.itemsize, most - sum(map(len, streams)), kept)]
+
+
+def _squeezed(raw: bytes, itemsize: int, most: float, kept: dict[Any, Any]) -> bytes:
+    """Squeezes bytes once: however zeros are left out, the same values stay. What was cut short is not kept."""
+    if (raw, itemsize) in kept:
+        return kept[raw, itemsize]
+    stream = squeeze(raw, itemsize, most)
+    if len(stream) < most:
+        kept[raw, itemsize] = stream
+    return stream
 
 
 def smallest(flat: np.ndarray, forms: list[Form], where: np.ndarray, most: float) -> tuple[Form, list[Any]]:
@@ -259,8 +269,8 @@ def smallest(flat: np.ndarray, forms: list[Form], where: np.ndarray, most: float
       most: bytes; forms that leave out zeros are compared with each other alone, as positions have another coder.
     """
     best: tuple[float, Form, list[Any]] | None = None
-    kept: dict[str, Any] = {}
-    for form in sorted(forms, key=lambda form: form.itemsize):
+    kept: dict[Any, Any] = {}
+    for form in sorted(forms, key=lambda form: (form.itemsize, not form.where)):  # others give up soon
         least = math.inf if best is None else best[0]
         more = _HEADER * (len(form.before) + 1 + bool(form.where))
         streams = streams_at(flat, form, where, (least if form.where else min(least, most)) - more, kept)
@@ -282,7 +292,8 @@ def promising(flat: np.ndarray, forms: list[Form], most: float) -> list[Form]:
     if 2 * where.size >= flat.size:
         return forms
     sizes: list[float] = []
-    share, kept = where.size / flat.size, dict[str, Any]()
+    share, kept = where.size / flat.size, dict[Any, Any]()
+    forms = sorted(forms, key=lambda form: not form.where)  # as in `smallest`
     for form in forms:
         fixed = sum(map(len, form.before))
         streams = streams_at(flat, form, where, fixed + (_DOUBT * min([most, *sizes]) - fixed) * share, kept)

@@ -44,13 +44,15 @@ def of(array: np.ndarray) -> Palette | None:
     if not is_real(array) or array.itemsize > 8:
         return None
     flat = array.reshape(-1)
-    words = flat.view(f"u{flat.itemsize}")
+    words, most = flat.view(f"u{flat.itemsize}"), min(MOST, flat.size // 8)
+    if np.unique(words[: 16 * MOST]).size > most:  # a glance tells most tensors
+        return None
     held = np.unique(words[pieces.sample(words.size)])
     for piece in pieces.ranges(words.size):
-        if len(held) > min(MOST, words.size // 8):
+        if len(held) > most:
             return None
         held = np.union1d(held, words[slice(*piece)])
-    if len(held) > min(MOST, words.size // 8):
+    if len(held) > most:
         return None
     values = held.view(flat.dtype)
     order = np.argsort(values.astype(np.float64), kind="stable")

@@ -46,7 +46,9 @@ def on_grid(levels, scale, dtype="float32"):
 def test_every_dtype_and_shape_comes_back(name, shape):
     for density in (0.0, 0.1, 1.0):
         values = np.asarray(RNG.normal(size=shape) * 3 * (RNG.random(shape) < density))
-        there_and_back((np.abs(values) if name.startswith("uint") else values).astype(coding.dtype_named(name)))
+        with np.errstate(invalid="ignore"):  # two bits hold few of them: any others will do
+            array = (np.abs(values) if name.startswith("uint") else values).astype(coding.dtype_named(name))
+        there_and_back(array)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"])

@@ -188,7 +188,7 @@ class Converter:
 
 
 def unread(value: Value) -> Const:
-    """Stands for a ``value`` that no result depends on, as the counter of a loop is."""
+    """Makes what stands for a ``value`` that no result depends on, as the counter of a loop is."""
     return Const(np.zeros((1,) * len(value.dims), np.float32))
 
 
