@@ -25,7 +25,7 @@ class Factored(NamedTuple):
     upper: np.ndarray
 
     @classmethod
-    def of(cls, moment: Any, damping: float | None, act_order: bool = False) -> "Factored":
+    def of(cls, moment: Any, damping: float | None, act_order: bool = False, overwrite: bool = False) -> "Factored":
         r"""Factors layer Hessians whose diagonals are raised by :math:`\lambda` times their mean.
 
         Rounding alone makes eigenvalues of n inputs negative by some 1e-7 n of the largest: where that is more than the
@@ -35,8 +35,9 @@ class Factored(NamedTuple):
           moment: mean products :math:`X X^\top`, ``[groups, n, n]``, finite.
           damping: the least :math:`\lambda`; None: they are positive definite, or the factor is NaN.
           act_order: whether inputs of large mean squares come first.
+          overwrite: whether the moment may become that of the result, which saves a copy.
         """
-        moment = np.array(moment, np.float32)
+        moment = (np.asarray if overwrite else np.array)(moment, np.float32)
         places = np.arange(moment.shape[-1])
         squares = moment[:, places, places]
         mean = float(squares.mean(dtype=np.float64))

@@ -277,6 +277,21 @@ class Seen(NamedTuple):
         """Adds what ``other`` batches, or sites, say."""
         return Seen(self.fit.merged(other.fit), self.held.merged(other.held))
 
+    def apart(self, outs: Sequence[int], units: Sequence[float]) -> "list[Seen]":
+        """Splits what was summed up for several layers of the same inputs; they share the moments of these.
+
+        Args:
+          outs: the outputs of each layer, side by side.
+          units: by which its weights were divided.
+        """
+        ends = np.cumsum(outs).tolist()
+        takes = [slice(end - size, end) for end, size in zip(ends, outs, strict=True)]
+        return [Seen(*both) for both in zip(*(own.apart(takes, units) for own in self), strict=True)]
+
+    def copied(self) -> "Seen":
+        """Returns the same, its moments of the inputs shared with no other."""
+        return Seen(*(own._replace(now=own.now.copy()) if own.rows else own for own in self))
+
     @property
     def sizes(self) -> np.ndarray:
         """Sums of squares, of the inputs and of the results' lack; not finite where one of them is not."""

@@ -94,6 +94,15 @@ def input_rows(use: Use, x: Any, places: int | None = None) -> Any:
     return x.reshape(use.size(use.stack[len(use.scans) :]), -1, size)
 
 
+def rows_read(use: Use) -> Any:
+    """Tells how a site's inputs become rows, hashable: sites of one value that agree in it read the same rows."""
+    sizes = use.size(use.stack), use.size(reduction(use)), [use.size(axis) for axis in use.window]
+    window = [use.node.outs[0].shape[axis] for axis in use.contraction.window]
+    layout = [use.node.params.get(name) for name in ("padding", "window_strides", "lhs_dilation", "rhs_dilation")]
+    factor = np.asarray(use.factor, np.float64).tolist()
+    return repr((use.is_conv, use.input, feature_groups(use), len(use.scans), sizes, window, layout, factor))
+
+
 def _patches(use: Use, x: Any, places: int | None) -> Any:
     """``[batch x places, window, channels]``: taken axis by axis, which compiles in a fifth of the time of slices."""
     params = use.node.params

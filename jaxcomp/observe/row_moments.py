@@ -74,6 +74,19 @@ class Moment(NamedTuple):
             own = own + self.rows * np.square(self.mean.astype(np.float64))
         return own * self.units[0] ** 2
 
+    def apart(self, takes: Sequence[slice], units: Sequence[float]) -> "list[Moment]":
+        """Splits the moment of inputs that several layers read: each has what its own results lack.
+
+        Args:
+          takes: the results of each layer.
+          units: by which its weights were divided.
+        """
+        found = []
+        for take, unit in zip(takes, units, strict=True):
+            lack = self.lack and Lack(*(np.ascontiguousarray(x[..., take]) for x in self.lack))
+            found.append(self._replace(units=(self.units[0], self.units[1] * unit), lack=lack))
+        return found
+
     def merged(self, other: "Moment") -> "Moment":
         """Merges the moments of the rows of both, by Chan's formula: nothing cancels."""
         if not self.rows or not other.rows:

@@ -135,8 +135,9 @@ def correct_biases(
         apart = bool(getattr(ranges, "judging", None))
         walk = Walk(program, {}, lambda *_: None, None, altered, biases, apart=apart)
         with np.errstate(invalid="ignore"):  # what is not finite is named below
-            new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
-        missing |= {bias.weight: walk.unmoved[bias.path] for bias in biases if bias.path in walk.unmoved}
+            way = walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in given], now)
+        new = way.new
+        missing |= {bias.weight: way.unmoved[bias.path] for bias in biases if bias.path in way.unmoved}
     check_finite(new, "on the data the corrected bias ", "as do the results that it is added to")
     examples = examples_of(given)
     if new and counts(examples)[1] < ENOUGH:

@@ -97,18 +97,19 @@ class InTurn:
 
     def _solve(self) -> None:
         set_ = [each for path in self.own for each in self.means.of.get(path, ())]
-        self.walk, self.moved = self._walked(self._solved, True, set_)
+        both = self.judged and self.better is not None
+        walk = self._walked(self._solved, True, set_, other=(lambda path: self.plain[path].leaf) if both else None)
+        self.way, *others = walk.ways
         few = counts(self.examples)[1] < ENOUGH
-        bare = self._walked(self._kept, False, [], self.walk) if set_ and few and self.judged else None
+        bare = self._walked(self._kept, False, [], walk).ways if set_ and few and self.judged else []
         # What is better layer by layer must be so at the end too: errors of layers may cancel, or add up.
-        if self.judged and not self._is_plain:
-            other = self._walked(self._kept, False, set_, self.walk)
-            if any(is_worse(self.walk.lost, each[0].lost) for each in (other, bare) if each):
-                self.walk, self.moved = self._walked(self._kept, False, set_)
-                self.found |= self.plain
-        if bare and self._is_plain and not is_better(self.walk.lost, bare[0].lost):
-            self.walk, self.moved = self._walked(self._kept, False, [])
-            self.walk.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
+        if both and not self._is_plain and any(is_worse(self.way.lost, each.lost) for each in (*others, *bare)):
+            (self.way,) = others
+            self.found |= self.plain
+        if bare and self._is_plain and not is_better(self.way.lost, bare[0].lost):
+            self.way = self._walked(self._kept, False, []).ways[0]
+            self.way.unmoved |= dict.fromkeys([each.path for each in set_], NO_BETTER)
+        self.moved = {each.path: self.way.new[each.path] for each in set_ if each.path in self.way.new}
 
     @property
     def _is_plain(self) -> bool:
@@ -128,7 +129,7 @@ class InTurn:
             self.found[path] = self.better(path, use, known, self.plain[path])
         return self.found[path].leaf
 
-    def _walked(self, solve: Any, gather: bool, biases: Any, beside: Walk | None = None) -> tuple[Walk, dict[str, Any]]:
+    def _walked(self, solve: Any, gather: bool, biases: Any, beside: Walk | None = None, other: Any = None) -> Walk:
         tell, done = told(self.progress), itertools.count()
         what = self.what if gather else "nearest, to compare"
 
@@ -137,11 +138,10 @@ class InTurn:
             return solve(path, *args)
 
         options = self.places, self.altered, biases, gather, self.apart
-        walk = Walk(self.program, self._sites, telling, *options, beside=beside, programs=self._programs)
-        batches = [jax.tree.leaves(batch) for batch in self.given]
-        new = walk.run(jax.tree.leaves(self.params), batches, self._start)
+        walk = Walk(self.program, self._sites, telling, *options, beside=beside, programs=self._programs, other=other)
+        walk.run(jax.tree.leaves(self.params), [jax.tree.leaves(batch) for batch in self.given], self._start)
         tell(len(self._sites), len(self._sites), f"all layers ({what})")
-        return walk, {each.path: new[each.path] for each in biases if each.path in new}
+        return walk
 
     @property
     def new_params(self) -> Params:
@@ -162,18 +162,18 @@ class InTurn:
         def row(path: str) -> RoundRow:
             if path not in self.found:
                 return RoundRow(path, np.shape(named[path]), skipped=skipped[path])
-            error, whole = self.walk.errors.get(path, (0.0, 0.0))
-            why = self.blind.get(path, "" if path in self.walk.errors else ALL_AT_ONCE)
+            error, whole = self.way.errors.get(path, (0.0, 0.0))
+            why = self.blind.get(path, "" if path in self.way.errors else ALL_AT_ONCE)
             shown = self.found[path].back, error / whole if whole else None
             return RoundRow(path, np.shape(named[path]), *methods[path], *shown, *self._bias(path), why)
 
         paths = [path for path in self.program.paths if path in self.found or path in skipped]
-        others = left_out(self.program, {*paths} | self.moved.keys() - self.walk.unmoved.keys())
+        others = left_out(self.program, {*paths} | self.moved.keys() - self.way.unmoved.keys())
         return RoundReport(tuple(map(row, paths)), others, judged_on(self.examples))
 
     def _bias(self, path: str) -> tuple[str, str]:
         """Which was moved, and why none was."""
         own = [each.path for each in self.means.of.get(path, ())]
-        why = [self.walk.unmoved[each] for each in own if each in self.walk.unmoved]
+        why = [self.way.unmoved[each] for each in own if each in self.way.unmoved]
         moved = "" if why else ", ".join(own)
         return moved, "" if moved else (why or [self.means.missing.get(path, "not asked for")])[0]

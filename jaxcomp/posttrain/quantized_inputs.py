@@ -25,7 +25,7 @@ Altered = Callable[[Any, Examples], Any]
 
 
 def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[str, Grid]) -> dict[Node, Altered]:
-    """Returns how the inputs of each site are quantized; not inside of scans.
+    """Returns how the inputs of each site are quantized, the same function where it is the same; not inside of scans.
 
     Examples that are held out are quantized by grids that they had no part in, if those are known: so unseen ones are.
 
@@ -37,7 +37,7 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
     Raises:
       ArgumentError: for static inputs without a range; the weight is named.
     """
-    found, judging = {}, getattr(ranges, "judging", {})
+    found, judging, alike = {}, getattr(ranges, "judging", {}), dict[Any, Altered]()
     for path, target in targets.weights.items():
         if target.scheme.inputs == "static" and path not in ranges:
             raise ArgumentError(
@@ -46,8 +46,15 @@ def altered_inputs(targets: Targets, uses: Mapping[str, Uses], ranges: Mapping[s
             )
         for use in uses[path].sites if target.scheme.inputs is not None else ():
             if not use.scans:
-                found[use.node] = _altered(target, use, ranges.get(path), judging.get(path))
+                own = _altered(target, use, ranges.get(path), judging.get(path))
+                found[use.node] = alike.setdefault(_kind(target, use, ranges.get(path), judging.get(path)), own)
     return found
+
+
+def _kind(target: Target, use: Use, *grids: Grid | None) -> Any:
+    """Tells whether inputs are altered alike, by equality."""
+    numbers = [None if own is None else [np.asarray(x).tolist() for x in own[:2]] for own in grids]
+    return target.scheme.input_format, repr((target.scheme.inputs, use.input.rows, numbers))
 
 
 def _altered(target: Target, use: Use, grid: Grid | None, judging: Grid | None) -> Altered:

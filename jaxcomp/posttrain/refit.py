@@ -107,11 +107,11 @@ def refit(
         return jax.device_put(unmatrix(use, new, leaf.shape).astype(leaf.dtype))
 
     walk = Walk(program, fitted, solve, places, measured=False)
-    new = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], jax.tree.leaves(masked))
-    cut = {path: jnp.where(kept[path], named[path], 0) for path in fitted if path in new}
-    found, plain = (replace_leaves(masked, {path: own[path] for path in cut}) for own in (new, cut))
+    way = walk.run(jax.tree.leaves(params), [jax.tree.leaves(batch) for batch in given], jax.tree.leaves(masked))
+    cut = {path: jnp.where(kept[path], named[path], 0) for path in fitted if path in way.new}
+    found, plain = (replace_leaves(masked, {path: own[path] for path in cut}) for own in (way.new, cut))
     # What is better layer by layer must be so at the end too.
-    return found if is_better(walk.lost, lost(program, params, plain, given)) else plain
+    return found if is_better(way.lost, lost(program, params, plain, given)) else plain
 
 
 def _kept(groups: Groups, named: Mapping[str, Any], keep: Mapping[str, Any]) -> dict[str, np.ndarray]:

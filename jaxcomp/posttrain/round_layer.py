@@ -250,7 +250,7 @@ def _layer(
     """A layer, what flows into it, and the unit of its weights, a power of two."""
     old = aim = matrix(use, leaf)
     unit = host_unit(np.max(np.abs(old), initial=0))
-    inputs = Factored.of(known.moment(), settings.damping, settings.act_order)
+    inputs = Factored.of(known.moment(), settings.damping, settings.act_order, overwrite=True)
     if settings.correct and known.corrects:
         far = known.aim(old, inputs)
         aim = old + known.share(old, far, old) * (far - old)

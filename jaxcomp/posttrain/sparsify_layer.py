@@ -69,18 +69,20 @@ class Recipe:
           use: the site.
           leaf: its value.
           known: statistics of its sites' inputs; None: nothing is known.
-          moment: of its inputs, if that is known in place of ``known``.
+          moment: of its inputs, if that is known in place of ``known``; it is overwritten.
         """
         fisher = self.fisher.get(path)
         if known is not None and moment is None:
             moment = known.part.products()
         weight = matrix(use, leaf)
         unit = host_unit(np.max(np.abs(weight), initial=0))
+        norms = None if moment is None else np.sqrt(_squares(moment))[..., None]
+        fresh = known is None or moment is not known.part.now
         fisher_unit = 1.0 if fisher is None else host_unit(np.max(fisher, initial=0))
         return LayerMatrix(
             weight=np.asarray(weight / unit, np.float32),
-            inputs=None if moment is None else Factored.of(moment, self.damping),
-            norms=None if moment is None else np.sqrt(_squares(moment))[..., None],
+            inputs=None if moment is None else Factored.of(moment, self.damping, overwrite=fresh),
+            norms=norms,
             fisher=None if fisher is None else jnp.asarray(matrix(use, fisher) / fisher_unit, jnp.float32),
             factor=self.factors.get(path, 1.0),
             unit=unit,
@@ -153,17 +155,20 @@ class Recipe:
         return self._pruned(self.layer(path, use, leaf, all_), old, all_, goal)
 
     def _refitted(self, layer: LayerMatrix, mask: Any, goal: Any) -> tuple[Any, np.ndarray]:
-        """Returns a mask, the method's own unless one is given, and its best weights: to judge a given one, a sweep's.
+        """Returns a mask, the method's own unless one is given, and weights: its best, or those of a sweep.
 
-        A sweep takes a hundredth of what least squares take of large layers, and errs by some tenths more.
+        SparseGPT's sweep takes a hundredth of what least squares take of large layers, and errs by some tenths more: it
+        stands for itself, and of large layers it judges any mask.
         """
-        judges = mask is not None and not self.refit
-        chosen = mask if mask is not None else self.pruner.prune(layer, *_keep(goal))[0]
-        if judges and float(np.sum(np.asarray(chosen).sum(1, dtype=np.float64) ** 3)) / 3 > MOST_PRODUCTS:
-            _, new = sparsegpt(layer.weight, layer.moment, upper=layer.upper, mask=chosen)
-        else:
-            new = reconstruct.least_squares(layer.weight, layer.moment, chosen)
-        return chosen, np.asarray(new, np.float64)
+        judges, new = mask is not None and not self.refit, None
+        if mask is None:
+            mask, new = self.pruner.prune(layer, *_keep(goal))
+        sweeps, large = self.pruner.sweeps(layer.weight.shape), _products(mask) > MOST_PRODUCTS
+        if judges and (sweeps or large):
+            _, new = sparsegpt(layer.weight, layer.moment, upper=layer.upper, mask=mask)
+        elif self.refit or not (sweeps and large):
+            new = reconstruct.least_squares(layer.weight, layer.moment, mask)
+        return mask, np.asarray(new, np.float64)
 
     @property
     def refits(self) -> bool:
@@ -202,6 +207,11 @@ class _Matrix(NamedTuple):
 def _keep(goal: Any) -> tuple[int, Any]:
     """How many weights are kept, or 0 and a pattern."""
     return (0, goal) if isinstance(goal, tuple) else (goal, None)
+
+
+def _products(mask: Any) -> float:
+    """How many products the least squares of all outputs of a layer take."""
+    return float(np.sum(np.asarray(mask).sum(1, dtype=np.float64) ** 3)) / 3
 
 
 def _squares(moment: Any) -> np.ndarray:

@@ -73,6 +73,7 @@ class Pruner(NamedTuple):
       needs: ``"moment"`` or ``"fisher"``, if it cannot do without.
       updates: whether the weights that are left change.
       other: what it does with a layer of a shape, ``[groups, reduction, out]``, if that is not what its name says.
+      sweeps: whether one sweep finds the weights of such a layer; else they are the best of their mask.
     """
 
     prune: Callable[[LayerMatrix, int, NofM | None], tuple[Any, Any]]
@@ -80,6 +81,7 @@ class Pruner(NamedTuple):
     needs: str = ""
     updates: bool = False
     other: Callable[[Sequence[int]], str] = lambda shape: ""
+    sweeps: Callable[[Sequence[int]], bool] = lambda shape: False
 
 
 def _by_scores(scores: Callable[[LayerMatrix], Any], per_output: bool = False, needs: str = "") -> Pruner:
@@ -146,6 +148,7 @@ PRUNERS = {
         lambda layer: _felt(layer, reconstruct.obs_scores(layer.weight, layer.moment)),
         "moment",
         updates=True,
+        sweeps=lambda shape: True,
     ),
     "obc": Pruner(
         lambda layer, keep, pattern: obc(layer.weight, layer.moment, keep, pattern=pattern),
@@ -156,5 +159,7 @@ PRUNERS = {
 }
 """By name."""
 PRUNERS["auto"] = PRUNERS["obc"]._replace(
-    prune=lambda layer, *goal: PRUNERS[_instead(layer.weight.shape) or "obc"].prune(layer, *goal), other=_instead
+    prune=lambda layer, *goal: PRUNERS[_instead(layer.weight.shape) or "obc"].prune(layer, *goal),
+    other=_instead,
+    sweeps=lambda shape: bool(_instead(shape)),
 )

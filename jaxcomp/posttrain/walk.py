@@ -6,6 +6,7 @@ stretch of nodes, each compiled whole, on all batches before the next.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcomp.core.leaves import wide
+from jaxcomp.core.memory import give_back
 from jaxcomp.core.meshes import beside
 from jaxcomp.core.paths import leaves_of
 from jaxcomp.core.programs import compiled
 from jaxcomp.observe.evidence import Seen
 from jaxcomp.observe.held_out import ENOUGH, Examples, by_chance, chance, examples_of
-from jaxcomp.observe.matrices import matrix
+from jaxcomp.observe.matrices import matrix, rows_read
 from jaxcomp.observe.moments import seen_at
 from jaxcomp.observe.row_moments import NOTHING
 from jaxcomp.posttrain.find_biases import Bias
@@ -52,6 +54,24 @@ class _OfParams(NamedTuple):
     place: int
 
 
+@dataclass(eq=False)
+class Way:
+    """One way to replace parameters, and what became of the network by it.
+
+    Attributes:
+      new: the new value of each parameter whose sites were all reached.
+      errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
+        the square of those, on the examples that are held out; what is read in loops and branches alone has none.
+      unmoved: by path, why biases were left as they are.
+      lost: of each of those examples, the squared errors of all results over the mean of their squares.
+    """
+
+    new: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, tuple[float, float]] = field(default_factory=dict)
+    unmoved: dict[str, str] = field(default_factory=dict)
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
 def _value(x: _OfParams, known: dict[_Applied, list[Any]]) -> Any:
     """A value that depends on parameters alone, given those that are known; it becomes known."""
     if x.made not in known:
@@ -81,12 +101,9 @@ class Walk(Interpreter):
     """Walks a program; see :meth:`run`.
 
     Attributes:
-      errors: for each parameter that was replaced, the squared difference of its sites' results from the old ones, and
-        the square of those, on the examples that are held out; what is read in loops and branches alone has none.
       examples: the examples of each batch.
-      unmoved: by path, why biases were left as they are.
-      lost: of each of those examples, the squared errors of all results over the mean of their squares.
-      results: with the new parameters, one list a batch each, then with the old ones.
+      ways: as its parameters are solved, and the other way if there is one.
+      results: with the new parameters, one list a batch each, way after way, then with the old ones.
     """
 
     def __init__(
@@ -102,6 +119,7 @@ class Walk(Interpreter):
         measured: bool = True,
         beside: "Walk | None" = None,
         programs: dict[Any, Any] | None = None,
+        other: Callable[[str], Any] | None = None,
     ):
         """Takes the sites of the parameters to replace.
 
@@ -118,23 +136,26 @@ class Walk(Interpreter):
           beside: another walk, that has run, of the same program, parameters and batches: its programs are taken, and
             what the old parameters gave is not computed anew, so that there are no ``errors``.
           programs: those of other walks through the same program, and of this one.
+          other: gives other new values, once they are solved: the network is walked both ways, side by side, at two
+            thirds of the passes of two walks.
         """
         super().__init__()
         self._program, self._solve, self._places, self._uses = program, solve, places, sites
         self._sites = {use.node: (path, use) for path, uses in sites.items() for use in uses}
         self._left = {path: len(uses) for path, uses in sites.items()}
         self._inputs, self._biases = inputs or {}, {bias.node: bias for bias in biases}
+        self._alike = self._groups()
         self._sums: dict[str, Seen] = {}
+        self._ahead: dict[Node, Seen] = {}
         self._gather, self._apart, self._measured = gather, apart, measured and beside is None
         self._beside = beside
         self._splits: bool = measured if beside is None else beside._splits
         self._programs: dict[Any, Any] = ({} if programs is None else programs) if beside is None else beside._programs
         self._means: dict[str, list[np.ndarray]] = {} if beside is None else beside._means
-        self._known: tuple[dict[_Applied, list[Any]], dict[_Applied, list[Any]]] = ({}, {})
-        self.errors: dict[str, tuple[float, float]] = {}
+        self._other = other
+        self.ways = [Way() for _ in range(1 if other is None else 2)]
+        self._known: list[dict[_Applied, list[Any]]] = [{} for _ in (*self.ways, "old")]
         self.examples: list[Examples] = []
-        self.unmoved: dict[str, str] = {}
-        self.lost = np.zeros(0)
         self.results: list[Any] = []
 
     def run(
@@ -142,8 +163,8 @@ class Walk(Interpreter):
         params: Sequence[Any],
         batches: Sequence[Sequence[Any]],
         start: Sequence[Any] | None = None,
-    ) -> dict[str, Any]:
-        """Returns the new value of each parameter whose sites were all reached.
+    ) -> Way:
+        """Returns what becomes of the network as its parameters are solved, the first of ``ways``.
 
         Args:
           params: the leaves of the parameters.
@@ -153,28 +174,30 @@ class Walk(Interpreter):
         self._given = params, batches
         self._batches, self.examples = len(batches), examples_of([tuple(batch) for batch in batches])
         self._leaves = [_Applied(None, ()) for _ in params]
-        for known, values in zip(self._known, (start or params, params), strict=True):
+        for known, values in zip(self._known, [start or params for _ in self.ways] + [params], strict=True):
             known.update({leaf: [value] for leaf, value in zip(self._leaves, values, strict=True)})
-        self._streams = self._batches * (2 if self._beside is None else 1)
-        data = [_Streams((column * 2)[: self._streams]) for column in zip(*batches, strict=True)]
+        self._news = self._batches * len(self.ways)
+        self._streams = self._news + (self._batches if self._beside is None else 0)
+        data = [_Streams(column * (self._streams // self._batches)) for column in zip(*batches, strict=True)]
         outs = self.body(self._program.frame, [*(_OfParams(leaf, 0) for leaf in self._leaves), *data])
         if self._beside is not None:
             both = zip(outs, self._beside.results, strict=True)
-            outs = [_Streams([*x, *old[len(x) :]]) if isinstance(x, _Streams) else x for x, old in both]
-        self.results, self.lost = outs, self._lost(outs)
-        named = zip(self._program.paths, self._leaves, strict=True)
-        return {path: self._known[0][leaf][0] for path, leaf in named if self._left.get(path) == 0}
+            outs = [_Streams([*x, *old[-self._batches :]]) if isinstance(x, _Streams) else x for x, old in both]
+        self.results = outs
+        named = [pair for pair in zip(self._program.paths, self._leaves, strict=True) if self._left.get(pair[0]) == 0]
+        for way, known, lost in zip(self.ways, self._known, self._lost(outs), strict=False):
+            way.new, way.lost = {path: known[leaf][0] for path, leaf in named}, lost
+        return self.ways[0]
 
     def lost_with(self, new: Mapping[str, Any]) -> np.ndarray:
-        """Returns ``lost`` with other values of the parameters that were replaced, by the programs that there are."""
+        """Returns what other values of the parameters that were replaced lose, by the programs that there are."""
         now = dict(zip(self._program.paths, (self._known[0][leaf][0] for leaf in self._leaves), strict=True))
         if all(len(self._uses[path]) == 1 and now[path] is leaf for path, leaf in new.items()):
-            return self.lost  # of parameters with more sites, all but the last were computed with the old ones
+            return self.ways[0].lost  # of parameters with more sites, all but the last were computed with the old ones
         now |= new
         kept: Solve = lambda path, *_: now[path]  # noqa: E731
         again = Walk(self._program, self._uses, kept, gather=False, beside=self)
-        again.run(*self._given, [now[path] for path in self._program.paths])
-        return again.lost
+        return again.run(*self._given, [now[path] for path in self._program.paths]).lost
 
     def body(self, frame: Frame, operands: Sequence[Any]) -> list[Any]:
         """Runs a body, its nodes between those at which the walk stops as one."""
@@ -209,16 +232,16 @@ class Walk(Interpreter):
         if not here and not any(isinstance(x, _Streams) for x in operands):
             made = _Applied(node, operands)
             return [_OfParams(made, i) for i in range(len(node.outs))]
-        ready, leak = self._observe(node, here, operands), None
+        ready, leaks = self._observe(node, here, operands), [None for _ in self.ways]
         alone = Frame(node.ins, [node], node.outs)
         if node in self._biases:
             bias = self._biases[node]
             ready = [bias.weight]
-            outs, leak = self._set(bias, alone, operands)
+            outs, leaks = self._set(bias, alone, operands)
         else:
             outs = self._applied(alone, operands)
         if self._measured and node.op not in LOOPS:
-            self.errors |= {path: self._error(outs[0], leak) for path in ready}
+            self._note(ready, outs[0], leaks)
         return outs
 
     def _applied(self, frame: Frame, operands: list[Any]) -> list[Any]:
@@ -238,11 +261,16 @@ class Walk(Interpreter):
         program, data = self._programs[key], [list(operands[i]) for i in places]
 
         def run() -> Iterator[list[Any]]:
+            last = None
             for stream in streams:
-                known, given = self._known[stream >= self._batches], [own[stream] for own in data]
+                known, given = self._known[stream // self._batches], [own[stream] for own in data]
                 for own in data:
                     own[stream] = None
-                yield program(given, [known[leaf][0] for leaf in leaves])
+                outs = program(given, [known[leaf][0] for leaf in leaves])
+                del given
+                jax.block_until_ready(last)  # what waits to be run holds memory: one batch at a time
+                last = outs
+                yield outs
 
         return run()
 
@@ -269,63 +297,78 @@ class Walk(Interpreter):
             return
         for i in (i for i, x in enumerate(operands) if isinstance(x, _Streams)):
             operands[i] = _Streams(operands[i])
-            for stream, own in enumerate(self.examples):
+            for stream in range(self._news):
+                own = self.examples[stream % self._batches]
                 operands[i][stream] = self._inputs[node](operands[i][stream], own)
 
-    def _set(self, bias: Bias, frame: Frame, operands: list[Any]) -> tuple[list[Any], Any]:
+    def _set(self, bias: Bias, frame: Frame, operands: list[Any]) -> tuple[list[Any], list[Any]]:
         """Moves a bias by as much as the means of what it is added to have moved, if that is no mere chance.
 
         Returns:
-          The results of what adds it, and what the examples that are held out had a part in, as it broadcasts against
-          them.
+          The results of what adds it, and for each way what the examples that are held out had a part in, as it
+          broadcasts against them.
         """
-        half, now, shift = self._batches, self.examples, bias.axes
-        before = self._each(frame, operands, range(half))
-        means = [own.means(x[0], shift) for own, x in zip(now, before, strict=True)]
-        old = self._each(frame, operands, range(half, self._streams))
-        _let_go(operands, half)
+        examples, shift = self.examples, bias.axes
+
+        def means(results: Iterable[list[Any]]) -> list[np.ndarray]:
+            return [own.means(x[0], shift) for own, x in zip(examples * len(self.ways), results, strict=False)]
+
+        now = means(self._each(frame, operands, range(self._news)))
+        old = self._each(frame, operands, range(self._news, self._streams))
+        _let_go(operands, self._news)
         rest = list(old)
         if rest:
-            self._means[bias.path] = [own.means(x[0], shift) for own, x in zip(now, rest, strict=True)]
-        leak = self._moved(bias, [mean - was for mean, was in zip(means, self._means[bias.path], strict=True)])
-        new = self._each(frame, operands, range(half))
+            self._means[bias.path] = means(rest)
+        off = [mean - was for mean, was in zip(now, self._means[bias.path] * len(self.ways), strict=True)]
+        each = [off[first : first + self._batches] for first in range(0, self._news, self._batches)]
+        leaks = [self._moved(i, bias, own) for i, own in enumerate(each)]
+        new = self._each(frame, operands, range(self._news))
         _let_go(operands)
-        return [_Streams(column) for column in zip(*new, *rest, strict=True)], leak
+        outs = [_Streams(column) for column in zip(*new, *rest, strict=True)]
+        give_back()
+        return outs, leaks
 
-    def _moved(self, bias: Bias, off: list[np.ndarray]) -> Any:
-        """Moves a bias by what examples' means are off by, unless by chance; returns held-out ones' part in it."""
+    def _moved(self, i: int, bias: Bias, off: list[np.ndarray]) -> Any:
+        """Moves a bias one way by what examples' means are off by, unless by chance; returns held-out ones' part in it.
+
+        Args:
+          i: which of the ways.
+          bias: what is moved.
+          off: of the examples of each batch.
+        """
         held = np.concatenate([own.held_means(len(rows)) for own, rows in zip(self.examples, off, strict=True)])
         each, fit = np.concatenate(off), ~held
         if (self._apart or len(each) < ENOUGH) and fit.any():
             each, fit = each[fit], fit[fit]
         leaf, result = self._leaf(bias.path), bias.node.outs[0]
-        value = self._known[0][leaf][0]
+        value = self._known[i][leaf][0]
         self._left[bias.path] = 0
         if by_chance(each):
-            self.unmoved[bias.path] = chance(len(each))
-            self._replace({bias.path: value})
+            self.ways[i].unmoved[bias.path] = chance(len(each))
+            self._replace(i, {bias.path: value})
             return None
         mean = np.mean(each, 0)
         real = wide(jnp.result_type(value))
         moved = np.asarray(value).astype(real) - (bias.sign * mean.reshape(np.shape(value))).astype(real)
-        self._replace({bias.path: beside(jax.device_put(moved.astype(jnp.result_type(value))), value)})
+        self._replace(i, {bias.path: beside(jax.device_put(moved.astype(jnp.result_type(value))), value)})
         shape = [n if i in bias.axes else 1 for i, n in enumerate(result.shape)]
         return (mean - np.mean(each[fit], 0)).reshape(shape).astype(wide(result.dtype)) if fit.any() else None
 
     def _at(self, x: Any, stream: int) -> Any:
         if isinstance(x, _Streams):
             return x[stream]
-        return _value(x, self._known[stream >= self._batches]) if isinstance(x, _OfParams) else x
+        return _value(x, self._known[stream // self._batches]) if isinstance(x, _OfParams) else x
 
     def _observe(self, node: Node, here: Sequence[tuple[str, Use]], operands: list[Any]) -> list[str]:
         """Sums up what flows into sites; replaces the parameters that have no more of them to come."""
         if not here:
             return []
+        give_back()
         uses = [use for _, use in here]
         if not self._gather:
             found = [Seen(NOTHING, NOTHING)] * len(uses)
         else:
-            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(*here[0], operands)]
+            found = self._inside(node, uses, operands) if node.op in LOOPS else [self._direct(uses[0], operands)]
         for (path, _), seen in zip(here, found, strict=True):
             before = self._sums.get(path)
             self._sums[path] = seen if before is None else before.added(seen)
@@ -334,20 +377,38 @@ class Walk(Interpreter):
         solved = {
             path: self._solve(path, use, self._sums.pop(path)) for path, use in dict(here).items() if path in ready
         }
-        self._replace(solved)
+        self._replace(0, solved)
+        if self._other is not None:
+            self._replace(1, {path: self._other(path) for path in solved})
         return ready
 
-    def _replace(self, solved: Mapping[str, Any]) -> None:
+    def _replace(self, i: int, solved: Mapping[str, Any]) -> None:
+        known = self._known[i]
         for leaf, path in zip(self._leaves, self._program.paths, strict=True):
             if path in solved:
-                self._known[0][leaf] = [solved[path]]
-        for made in [made for made in self._known[0] if made.node is not None] if solved else []:
-            del self._known[0][made]
+                known[leaf] = [solved[path]]
+        for made in [made for made in known if made.node is not None] if solved else []:
+            del known[made]
 
-    def _direct(self, path: str, use: Use, operands: list[Any]) -> Seen:
-        x, weight = operands[1 - use.side], matrix(use, self._known[1][self._leaf(path)][0])
-        inputs = ((self._at(x, i), self._at(x, i + self._batches)) for i in range(self._batches))
-        return seen_by(use, self._places, self.examples, inputs, weight)
+    def _groups(self) -> dict[Node, list[tuple[str, Use]]]:
+        """The sites that read the same rows, for each of them; outside of loops."""
+        found: dict[Any, list[tuple[str, Use]]] = {}
+        for node, (path, use) in self._sites.items():
+            read = node.ins[1 - use.side], self._inputs.get(node), rows_read(use)
+            found.setdefault(read, []).append((path, use))
+        return {use.node: group for group in found.values() for _, use in group}
+
+    def _direct(self, use: Use, operands: list[Any]) -> Seen:
+        """Sums up what flows into a site, once for all sites that read the same."""
+        group = self._alike[use.node]
+        if use.node not in self._ahead:
+            weights = [matrix(own, self._known[-1][self._leaf(path)][0]) for path, own in group]
+            x = operands[1 - use.side]
+            inputs = ((self._at(x, i), self._at(x, i + self._news)) for i in range(self._batches))
+            seen = seen_by(use, self._places, self.examples, inputs, weights)
+            self._ahead |= zip((own.node for _, own in group), seen, strict=True)
+        found = self._ahead.pop(use.node)
+        return found.copied() if any(own.node in self._ahead for _, own in group) else found
 
     def _inside(self, node: Node, uses: list[Use], operands: list[Any]) -> list[Seen]:
         frame = Frame(node.ins, [node], node.outs)
@@ -355,26 +416,28 @@ class Walk(Interpreter):
         batches = [[self._at(x, i) for x in operands] for i in range(self._batches)]
         return seen_at(alone, uses, batches, self.examples, self._places)
 
-    def _lost(self, outs: Sequence[Any]) -> np.ndarray:
-        """The squared errors of all results over the mean of their squares, of each example that is held out."""
+    def _lost(self, outs: Sequence[Any]) -> list[np.ndarray]:
+        """By each way, of each example that is held out, the squared errors of all results over their mean squares."""
         if sum(own.size for own in self.examples) < 2:
-            return np.zeros(0)
-        total: Any = 0.0
+            return [np.zeros(0) for _ in self.ways]
+        total: Any = np.zeros((len(self.ways), 1))
         for out in outs:
             if isinstance(out, _Streams) and jnp.issubdtype(out[0].dtype, jnp.floating):
-                errors, squares = self._squares(out, None)
+                *errors, squares = self._squares(out, [None for _ in self.ways])
                 if squares.any():
-                    total = total + errors / squares.mean()
-        return np.atleast_1d(total)
+                    total = total + np.stack(errors) / squares.mean()
+        return list(total)
 
-    def _error(self, out: _Streams, leak: Any) -> tuple[float, float]:
-        errors, squares = self._squares(out, leak)
-        return float(errors.sum()), float(squares.sum())
+    def _note(self, paths: Sequence[str], out: _Streams, leaks: Sequence[Any]) -> None:
+        """Notes the errors of what parameters have a result of."""
+        *errors, whole = self._squares(out, leaks).sum(1).tolist() if paths else [0.0] * (len(self.ways) + 1)
+        for way, error in zip(self.ways, errors, strict=True):
+            way.errors |= dict.fromkeys(paths, (error, whole))
 
-    def _squares(self, out: _Streams, leak: Any) -> np.ndarray:
-        """The squared errors of a value and its squares, ``[2, examples]``, where it is held out."""
-        both = zip(self.examples, out[: self._batches], out[self._batches :], strict=True)
-        return np.concatenate([squares_of(own, new, old, leak) for own, new, old in both], 1)
+    def _squares(self, out: _Streams, leaks: Sequence[Any]) -> np.ndarray:
+        """The squared errors of a value by each way, and its squares, held out: ``[ways + 1, examples]``."""
+        each = zip(self.examples, *(out[i : i + self._batches] for i in range(0, len(out), self._batches)), strict=True)
+        return np.concatenate([squares_of(own, new, old, leaks) for own, *new, old in each], 1)
 
 
 def lost(
@@ -391,5 +454,4 @@ def lost(
     """
     walk = Walk(program, {}, lambda *_: None, None, inputs)
     now = leaves_of(changed, program.paths, "the changed parameters")
-    walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now)
-    return walk.lost
+    return walk.run(jax.tree.leaves(params), [jax.tree.leaves(each) for each in batches], now).lost

@@ -12,7 +12,7 @@ from jax import lax
 import jaxcomp as jc
 from jaxcomp.core.errors import ArgumentError, RuleError
 from jaxcomp.core.paths import named_leaves
-from jaxcomp.posttrain import correct_biases, round_weights
+from jaxcomp.posttrain import correct_biases, round_weights, walk, walk_sums
 from jaxcomp.rewrite import Scheme, calibrate, densify, fake_quantize, quantize
 from tests.rewrite.channels.test_models import CASES, prepared
 from tests.rewrite.lowrank.test_factors import conv, normal
@@ -218,3 +218,57 @@ def test_errors(options: dict[str, Any], said: str) -> None:
         round_weights(two_layers, LAYERS, [X], [("none", WEIGHTS)])
     with pytest.raises(ArgumentError, match="method must be 'exact' or 'fast'"):
         correct_biases(two_layers, LAYERS, [X], LAYERS, method="slow")  # type: ignore[arg-type]
+
+
+def attention(p: Any, x: jax.Array) -> jax.Array:
+    q, k, v = (x @ p[name] for name in "qkv")
+    return jax.nn.softmax(q @ k.T) @ v @ p["out"]
+
+
+def strides(p: Any, x: jax.Array) -> jax.Array:
+    pairs = zip("abc", ((1, 1), (1, 1), (2, 2)), strict=True)
+    return sum(jnp.mean(conv(by, "SAME")({"w": p[name]}, x), (1, 2)) for name, by in pairs)  # type: ignore[return-value]
+
+
+ALIKE = {
+    "attention": (attention, dict.fromkeys("qkv", (6, 6)) | {"out": (6, 3)}, X, [3, 1]),
+    "strides": (strides, dict.fromkeys("abc", (3, 3, 6, 4)), normal(32, 6, 6, 6), [2, 1]),
+}
+
+
+@pytest.mark.parametrize("scheme", [Scheme(3, inputs=None), Scheme(8)])
+@pytest.mark.parametrize("name", ALIKE)
+def test_sites_that_read_the_same_share_its_moments(name: str, scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, shapes, x, groups = ALIKE[name]
+    params, summed = {key: normal(*shape, seed=ord(key[0])) for key, shape in shapes.items()}, list[int]()
+
+    def seen_by(*args: Any) -> Any:
+        summed.append(len(args[-1]))
+        return walk_sums.seen_by(*args)
+
+    monkeypatch.setattr(walk, "seen_by", seen_by)
+    ranges = calibrate(function, params, [x], scheme)
+    together = round_weights(function, params, [x], scheme, ranges=ranges)
+    assert summed == groups
+    monkeypatch.setattr(walk, "rows_read", lambda use: id(use.node))
+    alone = round_weights(function, params, [x], scheme, ranges=ranges)
+    assert summed[len(groups) :] == [1] * sum(groups)
+    for path, one in together.params.items():
+        np.testing.assert_array_equal(one, alone.params[path])
+    for one, other in zip(together.report.rows, alone.report.rows, strict=True):
+        assert one.error == pytest.approx(other.error, rel=1e-3)
+
+
+def test_what_is_read_through_other_factors_or_grids_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    summed = list[int]()
+
+    def seen_by(*args: Any) -> Any:
+        summed.append(len(args[-1]))
+        return walk_sums.seen_by(*args)
+
+    monkeypatch.setattr(walk, "seen_by", seen_by)
+    params = {name: normal(6, 4, seed=ord(name)) for name in "abc"}
+    function = lambda p, x: x @ p["a"] + x @ (2 * p["b"]) + x @ p["c"]  # noqa: E731
+    coarse = Scheme(8, inputs="dynamic", input_bits=4)
+    round_weights(function, params, [X], [("c", coarse), (".*", Scheme(8, inputs=None))])
+    assert summed == [1, 1, 1]

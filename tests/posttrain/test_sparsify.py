@@ -22,6 +22,7 @@ from jaxcomp.observe.moments import second_moments
 from jaxcomp.posttrain import sparsify
 from jaxcomp.prune import reconstruct
 from jaxcomp.prune.obc import obc
+from jaxcomp.prune.sparsegpt import sparsegpt
 from tests.rewrite import models
 from tests.rewrite.channels.test_models import CASES, prepared
 from tests.rewrite.parity import randomize
@@ -163,6 +164,16 @@ def test_a_weight_that_two_sites_read_is_solved_for_both_and_others_are_named() 
     np.testing.assert_allclose(
         own.params["twice"], reconstruct.least_squares(params["twice"][None], held, mask)[0], atol=1e-3
     )
+
+
+def test_sparsegpt_is_judged_by_a_sweep_over_what_was_not_held_out() -> None:
+    x, w, held = normal(400, 8) @ normal(8, 24) + 0.1 * normal(400, 24), normal(24, 16), np.arange(400) % 4 == 3
+    sparse = sparsify(lambda p, x: x @ p["w"], {"w": w}, [x], 0.6, method="sparsegpt")
+    damped = quadratic.damped((x[~held].T @ x[~held])[None])
+    _, new = sparsegpt(w[None], damped, mask=sparse.masks["w"][None])
+    off, whole = x[held] @ (new[0] - w), x[held] @ w
+    assert not sparse.report.rows[0].back
+    assert sparse.report.rows[0].error == pytest.approx(float(jnp.sum(off**2) / jnp.sum(whole**2)), rel=1e-3)
 
 
 def test_masks_go_on_in_training_and_global_magnitude_is_that_of_the_view() -> None:
