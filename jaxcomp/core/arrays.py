@@ -119,8 +119,13 @@ def held(tree: Any) -> Any:
       tree: any tree; one that holds JAX arrays alone comes back itself.
 
     Raises:
-      ArgumentError: for numbers out of range.
+      ArgumentError: for numbers out of range, and for shapes.
     """
-    if not any(isinstance(leaf, NUMBERS) for leaf in jax.tree.leaves(tree)):
+    leaves = jax.tree.leaves(tree)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise ArgumentError(
+            "compressors work on arrays, and got shapes: jax.eval_shape(compressor.init, params) gives those of a state"
+        )
+    if not any(isinstance(leaf, NUMBERS) for leaf in leaves):
         return tree
     return jax.tree.map(lambda leaf: as_array((), leaf) if isinstance(leaf, NUMBERS) else leaf, tree)

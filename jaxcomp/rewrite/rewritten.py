@@ -55,7 +55,7 @@ class Rewritten(Generic[Plan]):
     """A function that a rewrite made: ``fn(params, *inputs)``, pure: jit, differentiate, vmap, shard, export it.
 
     It traces the original once for each shape of its inputs (the example's is there from the start), checks that the
-    parameters are those that it was returned with, and runs.
+    parameters are those that it was returned with, of these or other floating-point types (bfloat16), and runs.
 
     A rewrite subclasses it, and says what is found in a traced program and what runs that:
 
@@ -237,7 +237,11 @@ class RewrittenPacked(Rewritten[Plan]):
         """Returns the leaves of the parameters, some of them packed."""
         leaves: list[Any] = []
         whole = jax.tree.unflatten(self._structure, super().leaves(params))
-        jax.tree.map(lambda _, leaf: leaves.append(leaf), self.full, whole)  # a packed leaf is one
+
+        def take(_: Any, before: Any, leaf: Any) -> None:
+            leaves.append(leaf.following(before) if isinstance(leaf, Packed) else leaf)
+
+        jax.tree.map(take, self.full, self._small, whole)  # a packed leaf is one
         return leaves
 
     def operands(self, leaves: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxcomp.core import meshes
+from jaxcomp.core.leaves import is_inexact
 from jaxcomp.core.programs import settings
 from jaxcomp.core.types import Params
 from jaxcomp.trace import compat
@@ -21,7 +22,7 @@ def shapes_of(params: Params) -> Params:
 
 
 class Plans(Generic[Plan]):
-    """Plans by the structure, shapes and dtypes of inputs, and by the settings that JAX traces in.
+    """Plans by the structure, shapes and dtypes of inputs, the dtypes of parameters, and JAX's settings of traces.
 
     Under Explicit axes by layouts too: they are types there.
 
@@ -42,27 +43,43 @@ class Plans(Generic[Plan]):
             for a leaf that every device holds in full.
           inputs: the other arguments.
         """
-        layouts = meshes.layouts(params, inputs)
-        key = _key(layouts, inputs)
+        layouts, dtypes = meshes.layouts(params, inputs), self._other_dtypes(params)
+        key = _key(layouts, dtypes, inputs)
         if key in self._known:
             return self._known[key]
-        program, plan = self._make(self._full if layouts is None else _laid_out(self._full, layouts), inputs)
+        full = self._full if dtypes is None else _cast(self._full, dtypes)
+        program, plan = self._make(full if layouts is None else _laid_out(full, layouts), inputs)
         self._keep(key, program, plan)
         return plan
 
     def remember(self, params: Params, inputs: tuple[Any, ...], program: Program, plan: Plan) -> None:
         """Keeps a ``plan`` made already for a ``program``, if ``params`` and ``inputs`` are on no Explicit mesh."""
         if meshes.explicit_mesh((params, inputs)) is None and not meshes.mesh_is_set():
-            self._keep(_key(None, inputs), program, plan)
+            self._keep(_key(None, None, inputs), program, plan)
+
+    def _other_dtypes(self, params: Sequence[Any]) -> tuple[Any, ...] | None:
+        """The dtypes of parameters that were cast, as bfloat16 trains; None where none was.
+
+        What is not needed any more, None, goes with the others of its dtype.
+        """
+        own = jax.tree.leaves(self._full)
+        pairs = list(zip(params, own, strict=True))
+        others = {old.dtype: new.dtype for new, old in pairs if is_inexact(new) and is_inexact(old)}
+        cast = tuple(
+            others.get(old.dtype, old.dtype) if new is None
+            else new.dtype if is_inexact(new) and is_inexact(old) else old.dtype
+            for new, old in pairs
+        )  # fmt: skip
+        return None if all(dtype == old.dtype for dtype, old in zip(cast, own, strict=True)) else cast
 
     def _keep(self, key: Any, program: Program, plan: Plan) -> None:
         if not _holds_tracers(program):
             self._known[key] = plan
 
 
-def _key(layouts: Any, inputs: tuple[Any, ...]) -> Any:
+def _key(layouts: Any, dtypes: Any, inputs: tuple[Any, ...]) -> Any:
     leaves, tree = jax.tree.flatten(inputs)
-    return tree, layouts, settings(), tuple(_type(x) for x in leaves)
+    return tree, layouts, dtypes, settings(), tuple(_type(x) for x in leaves)
 
 
 def _type(leaf: Any) -> Any:
@@ -70,6 +87,14 @@ def _type(leaf: Any) -> Any:
         return leaf.shape, leaf.dtype, bool(leaf.weak_type), None
     layout = jax.typeof(leaf).sharding if meshes.is_explicit(leaf) else None
     return np.shape(leaf), jax.dtypes.result_type(leaf), bool(getattr(jax.typeof(leaf), "weak_type", False)), layout
+
+
+def _cast(full: Params, dtypes: Sequence[Any]) -> Params:
+    leaves, tree = jax.tree.flatten(full)
+    pairs = zip(leaves, dtypes, strict=True)
+    return jax.tree.unflatten(
+        tree, [x if x.dtype == dtype else jax.ShapeDtypeStruct(x.shape, dtype) for x, dtype in pairs]
+    )
 
 
 def _laid_out(full: Params, layouts: Sequence[Any]) -> Params:

@@ -114,6 +114,7 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, str, str]]] = {
         lambda: jc.optim.compress(HALF, SGD),
         ("compressor", "Gradient", "compress(optimizer, compressor)"),
     ),
+    "shapes for a view": (lambda: HALF.init(jax.eval_shape(lambda: PARAMS)), ("compressors", "shapes", "eval_shape(")),
     "no compressor": (lambda: jc.straight_through(0.5), ("compressor", "0.5", "magnitude(0.5)")),
     "sparsities without paths": (
         lambda: jc.prune.prune(0.5, distribution=[0.5]),

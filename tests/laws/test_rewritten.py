@@ -94,6 +94,32 @@ def test_it_computes_what_it_promises_alone_and_mapped(name: str, network: str) 
             new(params, x)
 
 
+def cast(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf, tree)
+
+
+@LAW
+def test_it_computes_and_trains_in_bfloat16(name: str, network: str) -> None:
+    new, small, x = made(name, network)
+    wanted = np.asarray(new(small, x))
+
+    def loss(small: Any) -> Any:
+        out = new(cast(small), cast(x))
+        return (out.astype(jnp.float32) ** 2).mean(), out
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))
+    if name == "fold_batch_norm" and network == "convolutional":  # 1e-5 is another number there
+        with pytest.raises(ArgumentError, match=r"types other .*: call fold_batch_norm with parameters and an example"):
+            step(small)
+        return
+    (_, out), slopes = step(small)
+    assert out.dtype == jnp.bfloat16
+    assert np.abs(np.asarray(out, np.float32) - wanted).mean() <= 0.05 * np.abs(wanted).max()
+    for slope, leaf in zip(jax.tree.leaves(slopes), jax.tree.leaves(small), strict=True):
+        assert leaf.dtype != jnp.float32 or (slope.dtype == jnp.float32 and np.isfinite(slope).all())
+    np.testing.assert_array_equal(new(small, x), wanted)
+
+
 @LAW
 def test_batches_may_be_in_parts_and_larger(name: str, network: str, mesh: jax.sharding.Mesh) -> None:
     """Results and gradients of a batch over devices, of rows over devices, of a batch that was never seen."""

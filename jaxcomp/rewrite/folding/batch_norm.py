@@ -137,8 +137,8 @@ class Folded(Rewritten[Found]):
         found = self._find(program)
         if found.made != self._made:
             raise ArgumentError(
-                "for arguments of these shapes other scales and shifts, or weights, can be folded than for the "
-                f"example: call {self.name} with an example of these shapes"
+                "for arguments of these shapes and types other scales and shifts, or weights, can be folded than for "
+                f"the example: call {self.name} with parameters and an example of these"
             )
         return found
 

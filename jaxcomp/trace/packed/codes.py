@@ -160,6 +160,11 @@ class Codes(Packed):
         scale = self.parts["input_scale"]
         return Grid(scale, self.parts.get("input_zero_point", jnp.zeros(scale.shape, jnp.int32)))
 
+    def following(self, before: Packed) -> Self:
+        """Returns it as of the dtype that its scales were cast to from those of ``before``."""
+        own, was = self.parts["scale"].dtype, before.parts["scale"].dtype
+        return self if own == was else self._with(dtypes=(own.name, *self.dtypes[1:]))
+
     def dense(self) -> jax.Array:
         """Returns the value, rounded once to each dtype that it goes through."""
         if self.fields is not None:

@@ -80,6 +80,10 @@ class Packed:
         """The dtype of the value."""
         return jnp.result_type(*self.parts.values())
 
+    def following(self, before: "Packed") -> Self:
+        """Returns it as of the dtype that its parts are of, where they were cast: ``before`` has those as they were."""
+        return self
+
     def dense(self) -> jax.Array:
         """Multiplies the parts out, in full precision on every platform."""
         operands: list[Any] = []
