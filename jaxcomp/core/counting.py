@@ -85,9 +85,8 @@ def masks(ranked: Ranked, level: Array, cut: Array, places: Sequence[Any] | None
     group, ranks = np.array(ranked.group, np.int32), np.array(ranked.ranks, np.uint32)
     levels, cuts = level[group], cut.astype(jnp.uint32)[group]
     limits = jnp.where(cuts <= ranks, ranks - cuts + 1, 0)
-    at = functools.partial(lax.dynamic_index_in_dim, keepdims=False)
     return [
-        _mask(value, at(levels, i), at(limits, i), ranked.score, ranked.dtype)
+        _mask(value, levels[i], limits[i], ranked.score, ranked.dtype)
         for value, i in zip(ranked.values, places or range(len(group)), strict=True)
     ]
 
@@ -141,11 +140,13 @@ def _mask(value: Array, level: Array, limit: Array, score: Score, dtype: Any) ->
 
 
 def _index(shape: tuple[int, ...], after: Array) -> Array:
-    """Row-major position of each element; tied to ``after`` as the scores are."""
+    """Row-major position of each element; of several axes tied to ``after`` as the scores are."""
+    if len(shape) < 2:
+        return lax.iota(jnp.uint32, shape[0]) if shape else jnp.uint32(0)
     strides = np.cumprod((1, *shape[:0:-1]), dtype=np.uint32)[::-1]
     strides = lax.optimization_barrier((jnp.asarray(strides), after))[0]
     iotas = [lax.broadcasted_iota(jnp.uint32, shape, axis) * strides[axis] for axis in range(len(shape))]
-    return functools.reduce(jnp.add, iotas, jnp.zeros(shape, jnp.uint32))
+    return functools.reduce(jnp.add, iotas)
 
 
 def _plain_sums(hits: list[Array]) -> Array:
@@ -153,14 +154,14 @@ def _plain_sums(hits: list[Array]) -> Array:
     return jnp.stack([jnp.sum(hit, dtype=jnp.uint32) for hit in hits])
 
 
-def _sums(hits: list[Array]) -> Array:
-    """How many are True along the last axis, ``[..., K]``: XLA:CPU fuses into one variadic reduction, and reads once.
+def _sums(hits: list[Array]) -> list[Array]:
+    """How many are True, of each: XLA:CPU fuses into one variadic reduction, and reads once.
 
     It runs eight counts four times as fast as a single plain one.
     """
     zeros = [jnp.uint32(0)] * len(hits)
     add = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]  # noqa: E731
-    return jnp.stack(lax.reduce([hit.astype(jnp.uint32) for hit in hits], zeros, add, (hits[0].ndim - 1,)), -1)
+    return lax.reduce([hit.astype(jnp.uint32) for hit in hits], zeros, add, (0,))
 
 
 def can_be_cut(values: Sequence[Array]) -> bool:
@@ -230,7 +231,7 @@ class Pieces:
           before: the numbers.
           found: keys that a search found, none of which is 0.
         """
-        zero = (found[0] == 0).astype(jnp.int32)  # no key is 0
+        zero = (found[0] == 0).astype(jnp.uint32)  # no key is 0
         return [place + zero for place in before]
 
     def count(self, on_level: Any, level: Array, at: Array, is_read: Array) -> Array:
@@ -242,7 +243,9 @@ class Pieces:
           at: ``[G, K]`` probes: keys of scores, or ranks.
           is_read: ``[P]``, the pieces that are counted; of the others there are zeros.
         """
-        ranked, known = self._ranked, (self._source, self._begin, self._end, self.group, self._rank)
+        group = self.group.astype(np.uint32)
+        known = self._source, self._begin, self._end, group, self._rank
+        levels = probes.unorder(at, self._ranked.dtype)
 
         def row(i: Any) -> Array:
             source, begin, end, g, rank = (jnp.asarray(each)[i] for each in known)
@@ -250,23 +253,24 @@ class Pieces:
             def index() -> Array:  # made anew in each kernel, rather than held
                 return end - self._length + lax.iota(jnp.int32, self._length)
 
-            def reach(scores: Array) -> Array:
-                return _sums([scores >= each for each in probes.unorder(at[g], ranked.dtype)])
+            def reach(scores: Array) -> list[Array]:
+                return _sums([scores >= each for each in levels[g]])
 
-            def ties(scores: Array) -> Array:
+            def ties(scores: Array) -> list[Array]:
                 tied, ranks = (scores == level[g]) & (index() >= begin), rank - index().astype(jnp.uint32)
                 return _sums([tied & (ranks >= each) for each in at[g].astype(jnp.uint32)])
 
-            def of_piece(value: Array, score: Score, then: Score) -> Array:
-                held = lax.dynamic_slice(value, (end - self._length,), (self._length,))
+            def of_piece(value: Array, score: Score, then: Callable[[Array], Any]) -> Any:
+                held = lax.dynamic_slice(value, (first,), (self._length,))
                 return then(jnp.where(index() >= begin, score(held), -jnp.inf))
 
-            def of_any(then: Score) -> Array:
+            def of_any(then: Callable[[Array], Any]) -> Any:
                 each = [functools.partial(of_piece, *source, then) for source in self._sources]
                 return lax.switch(source, each)
 
+            first = (end - self._length).astype(jnp.uint32)  # an index without a sign is not looked at for one
             # Scores are counted where they are made, by code for each source; ranks in few pieces, which are copied.
-            return lax.cond(on_level, lambda: ties(of_any(lambda scores: scores)), lambda: of_any(reach))
+            return jnp.stack(lax.cond(on_level, lambda: ties(of_any(lambda own: own)), lambda: of_any(reach)))
 
         def one(i: Any, counts: Array) -> Array:
             # The branches hold a row each: all counts would be copied into them and out.

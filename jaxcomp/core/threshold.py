@@ -141,7 +141,7 @@ def _piece_by_piece(ranked: Ranked, keep: Array) -> list[Array]:
     if sample.any():
         begin, sought = _SAMPLE, _in_sample(ranked, sought, in_sample, group, apart)
     # One loop for all searches: the code that takes a piece from its array stands in it once.
-    places = [jnp.int32(i) for i in range(len(ranked.values))]
+    places = [jnp.uint32(i) for i in range(len(ranked.values))]
     start = sought, jnp.zeros(keep.shape, ranked.dtype), jnp.zeros_like(sought.low), places
     _, level, cut, places = lax.fori_loop(begin, _TIES + 1, search, start)
     return counting.masks(ranked, level, cut, places)
