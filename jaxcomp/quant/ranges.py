@@ -157,7 +157,7 @@ def _least_squares(
         return steady_sum(_weighted(jnp.square(off / size), groups), shared)
 
     def better(i: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
-        ratio = (steps - i).astype(low.dtype) * (1 / steps)
+        ratio = jnp.asarray(steps - i).astype(low.dtype) * (1 / steps)
         now = error(ratio)
         return jnp.minimum(now, best[0]), jnp.where(now < best[0], ratio, best[1])
 

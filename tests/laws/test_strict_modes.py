@@ -1,4 +1,4 @@
-"""The laws of JAX's strict modes: nothing is promoted in silence, float32 stays float32 where float64 is allowed."""
+"""The laws of JAX's modes: nothing is promoted in silence, float32 stays float32 beside float64, all runs un-jitted."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -69,6 +69,32 @@ def test_recipes(name: str, container: str, mode: str) -> None:
         begun = recipe.init(params)
         moved = recipe.update(params, begun, jnp.int32(2))
         assert close((begun, moved, recipe.apply(params, moved)), (first, state, view))
+
+
+UNJITTED = {
+    "step sizes": lambda: jc.quant.lsq(4),
+    "least squares": lambda: jc.quant.fake("fp4_e2m1", fit=jc.quant.mse(2)),
+}
+"""Of what is compiled by itself, and of what loops."""
+
+
+@pytest.mark.parametrize("name", UNJITTED)
+def test_recipes_where_nothing_is_compiled(name: str) -> None:
+    recipe, params = UNJITTED[name](), {"w": networks()["dense"].params["up"]}
+    state = recipe.init(params)
+    view = recipe.apply(params, state)
+    with jax.disable_jit():
+        begun = recipe.init(params)
+        assert close((begun, recipe.apply(params, begun)), (state, view))
+
+
+def test_rewrites_where_nothing_is_compiled() -> None:
+    function, params, x = networks()["dense"]
+    with jax.disable_jit():
+        new, small = jc.rewrite.fold_weights(function, params, x)
+        same(new(small, x), function(params, x))
+        codes = jc.rewrite.quantize(function, params, x, scheme=jc.rewrite.Scheme(inputs=None))[1]
+    same(codes, jc.rewrite.quantize(function, params, x, scheme=jc.rewrite.Scheme(inputs=None))[1])
 
 
 @pytest.mark.parametrize(("name", "network", "mode"), pairs(list(REWRITES), QUICK_REWRITES, list(networks())))
