@@ -207,7 +207,8 @@ class _Search:
 
     def _result(self, node: Node, operands: list[Any]) -> np.ndarray:
         (result,) = compat.bind(node.equation, compat.laid_out(node.equation, operands))
-        return np.asarray(result, np.float64)
+        values = np.asarray(result)
+        return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 
     def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
         """Random numbers of both signs and all magnitudes."""

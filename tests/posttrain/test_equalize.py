@@ -106,6 +106,16 @@ def test_channels_that_are_never_made_or_read_stay() -> None:
     np.testing.assert_array_equal(new.params["down"], [[0.0], [2.0], [2.0]])
 
 
+def test_complex_values_on_the_way_are_looked_at_whole() -> None:
+    params, x = {"up": normal(4, 8), "down": normal(8, 2)}, normal(3, 4)
+
+    def fn(p: Any, x: Any) -> Any:
+        return jnp.abs(lax.complex(jax.nn.relu(x @ p["up"]), jnp.ones((3, 8)))) @ p["down"]
+
+    new = posttrain.equalize(fn, params, x, scheme=None).params
+    np.testing.assert_array_equal(fn(new, x), fn(params, x))
+
+
 def test_errors() -> None:
     with pytest.raises(ArgumentError, match="rounds must be a whole number of at least 1"):
         equalize(mobile, network(), IMAGE, rounds=0)
