@@ -17,6 +17,7 @@ def are_here(values: Iterable[Any]) -> bool:
       values: arrays of JAX and NumPy, and integers.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> are_here([jnp.ones(2), 3])
       True
     """
@@ -31,6 +32,7 @@ def put_like(array: np.ndarray, like: Any) -> Array:
       like: the array to follow.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> put_like(np.zeros(1, bool), jnp.ones(1)).tolist()
       [False]
     """

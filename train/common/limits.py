@@ -77,9 +77,8 @@ def check(config: ConfigDict, parallel: str) -> None:
         _need(config[field] >= 0, field, config[field], "0 or more")
     repeats = student.repeats
     _need(not distill.views or repeats == 1, "student.repeats", repeats, "1 with distill.views, a view of each")
+    _need(1 <= repeats <= config.batch_size, "student.repeats", repeats, "1 view or more, up to batch_size")
     for phase in ("teacher", "student"):
-        repeats = config[phase].get("repeats", 1)
-        _need(1 <= repeats <= config.batch_size, f"{phase}.repeats", repeats, "1 view or more, up to batch_size")
         for field in ("epochs", "learning_rate"):
             _need(config[phase][field] > 0, f"{phase}.{field}", config[phase][field], "a number above 0")
 

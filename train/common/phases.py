@@ -106,7 +106,7 @@ def make_phase(config: ConfigDict, name: str, dataset: data.Dataset, stage: Any 
     whole = dataset.task.whole  # else boxes and masks move with the images, as views
     moved = whole * config.shift, whole and config.flip
     best = steps if config.best_from == 1 else int(config.best_from * steps)
-    repeats = config[name].get("repeats", 1)  # configurations may write a teacher of their own
+    repeats = config.student.repeats if name == "student" else 1
     how = {"learning_rate": fields.learning_rate, "score_every": config.evaluate_every, "best_from": best}
     return Phase(known, steps, every, batch_size, seed, *moved, rate, parts=config.accumulate, repeats=repeats, **how)
 

@@ -38,7 +38,6 @@ def get_config() -> ConfigDict:
                 "options": {"widths": (32, 64, 128)},  # of that model
                 "epochs": 10.0,  # passes over the training images
                 "learning_rate": 2e-3,  # at its start; a cosine ends at 0
-                "repeats": 1,  # views of an image in a batch, of as many fewer images
             },
             "student": {
                 "model": "cnn",  # a name of train.models
