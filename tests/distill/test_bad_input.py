@@ -153,7 +153,7 @@ OTHERS = {
     "per_position": (distill.per_position, (Z,), ("values",)),
     "ofd": (distill.ofd, (MAPS, MAPS, jnp.zeros(5)), ("student", "teacher", "margin")),
     "ofd_margin": (distill.ofd_margin, (Z, Z), ("scale", "bias")),
-    "store_labels": (distill.store_labels, (Z,), ("logits",)),
+    "store_labels": (lambda z: distill.store_labels(z, 2), (Z,), ("logits",)),
     "load_labels": (lambda stored: distill.load_labels(stored, 5, 2), (jnp.zeros(3, jnp.uint8),), ("stored",)),
     "connect": (lambda x: distill.connect((3, 4), (3, 5)).apply({}, x), (Z,), ("features",)),
     "fsp": (lambda s, t: distill.fsp((s, MAPS), (MAPS, t)), (MAPS, MAPS), (r"student\[0\]", r"teacher\[1\]")),
