@@ -14,6 +14,6 @@ def get_config() -> ConfigDict:
     for phase in (config.teacher, config.student):
         phase.options = ConfigDict(options)
         phase.learning_rate = 4e-3
-    config.teacher.epochs, config.student.epochs, config.record_every = 14.0, 21.0, 7.0
-    config.student.sparsity, config.student.prune_until = 0.9, 0.4
+    config.teacher.epochs, config.student.epochs, config.record_every = 15.0, 25.0, 5.0
+    config.student.sparsity, config.student.prune_until = 0.905, 0.4
     return config

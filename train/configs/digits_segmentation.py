@@ -14,5 +14,5 @@ def get_config() -> ConfigDict:
         phase.options = ConfigDict({"widths": (12, 24, 48), "attention": False})
         phase.learning_rate, phase.epochs = 1e-2, 20.0
     config.record_every = 5.0
-    config.student.sparsity, config.student.prune_until = 0.91, 0.5
+    config.student.sparsity, config.student.prune_until = 0.9, 0.5
     return config
