@@ -54,7 +54,24 @@ def within(height: int, width: int, row: Array, column: Array, tall: Array | int
       >>> within(1, 5, jnp.array([0]), jnp.array([2]), 1, 2).astype(int).ravel().tolist()
       [0, 1, 1, 0, 0]
     """
-    top, left = row - tall // 2, column - broad // 2
+    return rectangle(height, width, row - tall // 2, column - broad // 2, tall, broad)
+
+
+def rectangle(height: int, width: int, top: Array, left: Array, tall: Array | int, broad: Array | int) -> Array:
+    """Marks the pixels of a rectangle with a corner.
+
+    Args:
+      height, width: of the images.
+      top, left: ``[batch]`` int32: its upper left corner, in pixels.
+      tall, broad: its sides in pixels, ``[batch]`` int32 or an int.
+
+    Returns:
+      ``[batch, height, width]`` bool.
+
+    Example:
+      >>> rectangle(1, 5, jnp.array([0]), jnp.array([2]), 1, 2).astype(int).ravel().tolist()
+      [0, 0, 1, 1, 0]
+    """
     y, x = jnp.arange(height, dtype=jnp.int32)[None], jnp.arange(width, dtype=jnp.int32)[None]
     rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
     columns = (x >= left[:, None]) & (x < (left + broad)[:, None])

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from jaxcomp.augment.augmentation import Augmentation, checked_probability, parted, uniforms
 from jaxcomp.augment.crop import TRIES, fitting
+from jaxcomp.augment.cutout import rectangle
 from jaxcomp.augment.labels import Labels
 from jaxcomp.core.errors import ArgumentError
 
@@ -55,10 +56,7 @@ def random_erasing(
         height, width = images.shape[1:3]
         chance, *drawn = uniforms(parted(keys, 0), 1 + 4 * TRIES)
         (top, left, tall, wide), fits = fitting(jnp.stack(drawn), height, width, area, ratio)
-        y, x = jnp.arange(height, dtype=jnp.int32)[None], jnp.arange(width, dtype=jnp.int32)[None]
-        rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
-        columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
-        inside = rows[:, :, None] & columns[:, None, :] & ((chance < probability) & fits)[:, None, None]
+        inside = rectangle(height, width, top, left, tall, wide) & ((chance < probability) & fits)[:, None, None]
         new = _noise(parted(keys, 1), images) if fill is None else jnp.asarray(fill, images.dtype)
         return jnp.where(inside[..., None], new, images), labels
 
